@@ -1,0 +1,95 @@
+"""Checkpoint tensors into an abstract module, and a module's tensors back under their names."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.weights.names import checkpoint_key, from_torch_layout, to_torch_layout
+
+M = TypeVar("M", bound=nnx.Module)
+DTYPES = ("float32", "bfloat16", "float16")
+# transformers used to save this constant (int64 0 … 76) with CLIP; no class has it any more.
+_IGNORED = {"text_model.embeddings.position_ids"}
+
+
+def as_dtype(name: str) -> np.dtype:
+    """The dtype of that name.
+
+    Raises:
+      UserError: it is none of those that networks are held in.
+    """
+    if name not in DTYPES:
+        raise UserError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
+    return jnp.dtype(name)
+
+
+def fill(abstract: M, tensors: Mapping[str, np.ndarray], dtype: str, where: str) -> M:
+    """Puts tensors into an abstract module (from `nnx.eval_shape`), in `dtype`.
+
+    The largest tensors come first, one at a time, so that the copy which a conversion needs never
+    comes on top of a full model: the peak of a load stays near the size of the parameters.
+
+    Args:
+      where: the file or folder, for the message.
+
+    Raises:
+      UserError: tensors are missing, left over, of another shape, not floating point or too large
+        for the dtype; every such tensor is named.
+    """
+    target = as_dtype(dtype)
+    graphdef, state = nnx.split(abstract)
+    slots = {checkpoint_key(path): (path, var) for path, var in nnx.to_flat_state(state)}
+    problems = [f"missing: {key}" for key in slots.keys() - tensors.keys()]
+    problems += [f"unexpected: {key}" for key in tensors.keys() - slots.keys() - _IGNORED]
+    shared = slots.keys() & tensors.keys()
+    problems += [_misfit(key, tensors[key], *slots[key]) for key in shared]
+    filled = []
+    for key in sorted(shared, key=lambda key: (-tensors[key].size, key)):
+        if any(problems):  # nothing is converted for a model that cannot be used
+            break
+        path, var = slots[key]
+        try:
+            value = _on_device(from_torch_layout(path, tensors[key]), target)
+            filled.append((path, var.replace(value)))
+        except FloatingPointError:
+            problems.append(f"too large for {dtype}: {key}")
+    problems = sorted(filter(None, problems))
+    if problems:
+        head = f"{where} does not fit {type(abstract).__name__}:"
+        raise UserError("\n  ".join([head, *problems]))
+    return nnx.merge(graphdef, nnx.from_flat_state(filled))
+
+
+def _misfit(key: str, tensor: np.ndarray, path: tuple[Any, ...], var: nnx.Variable) -> str:
+    """What is wrong with the tensor for that slot; empty if nothing is."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return f"dtype of {key}: {tensor.dtype}, floating point is wanted"
+    wanted = to_torch_layout(path, np.broadcast_to(np.float32(0), var.shape)).shape
+    if tensor.shape != wanted:
+        return f"shape of {key}: {tensor.shape} in the file, {wanted} in the model"
+    return ""
+
+
+def _on_device(view: np.ndarray, dtype: np.dtype) -> jax.Array:
+    """The tensor on the device, whose memory is its own (not the file's map)."""
+    with np.errstate(over="raise"):  # a value past float16's range would silently become infinite
+        array = np.array(view, dtype, order="C")
+    return jax.block_until_ready(jnp.asarray(array))
+
+
+def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
+    """A module's parameters under torch's names and in torch's layout (views where possible).
+
+    LoRA leaves are left out: a wrapped layer gives its base weights under its own name.
+    """
+    state = nnx.state(module) if isinstance(module, nnx.Module) else module
+    return {
+        checkpoint_key(path): to_torch_layout(path, np.asarray(var[...]))
+        for path, var in nnx.to_flat_state(state)
+        if isinstance(var, nnx.Param) and not isinstance(var, nnx.LoRAParam)
+    }

@@ -1,0 +1,183 @@
+"""The safetensors format, read through a memory map and written with the same bytes every time.
+
+A file is the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape,
+data_offsets; padded with spaces to 8 bytes) and the tensors' bytes without gaps. The `safetensors`
+library writes metadata in random order and knows bfloat16 only through torch; hence this module.
+"""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from flax_sd.errors import UserError
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_HEADER = 100_000_000  # bytes; the library's own limit
+
+
+class _Entry(NamedTuple):
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    begin: int  # bytes from the start of the file
+    end: int
+
+
+class TensorFile(Mapping[str, np.ndarray]):
+    """A safetensors file: its header in memory, its tensors mapped when they are asked for.
+
+    Attributes:
+      path: the file.
+      metadata: the strings of `__metadata__`.
+
+    Raises:
+      UserError: the file is missing, cut short or not safetensors.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        header, start, size = _read_header(self.path)
+        metadata = header.pop("__metadata__", {})
+        self.metadata: dict[str, str] = metadata if isinstance(metadata, dict) else {}
+        self._entries = {key: _entry(self.path, key, raw, start) for key, raw in header.items()}
+        _check_coverage(self.path, self._entries, start, size)
+        self._bytes = np.memmap(self.path, np.uint8, "r")
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """The tensor's shape, without touching its bytes."""
+        return self._entries[key].shape
+
+    def dtype(self, key: str) -> np.dtype:
+        """The tensor's dtype, without touching its bytes."""
+        return self._entries[key].dtype
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """The tensor as a read-only view of the file."""
+        dtype, shape, begin, end = self._entries[key]
+        return np.asarray(self._bytes)[begin:end].view(dtype).reshape(shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _broken(path: pathlib.Path, what: str) -> UserError:
+    return UserError(f"{path} is not a whole safetensors file: {what}; fetch or write it again")
+
+
+def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
+    """The header, where the data begins and where the file ends."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there (a safetensors file is wanted)")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= _MAX_HEADER:
+            raise _broken(path, "it does not begin with a header's length")
+        if 8 + length > size:
+            raise _broken(path, f"its header needs {8 + length} bytes, the file has {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise _broken(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not a JSON object")
+    return header, 8 + length, size
+
+
+def _entry(path: pathlib.Path, key: str, raw: object, start: int) -> _Entry:
+    """One line of the header, checked by itself."""
+    try:
+        assert isinstance(raw, dict)
+        name, shape, (begin, end) = raw["dtype"], tuple(raw["shape"]), raw["data_offsets"]
+        assert all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise _broken(path, f"its header says nonsense about {key}: {raw}") from error
+    if name not in _DTYPES:
+        raise UserError(f"{path}: {key} has dtype {name}, not one of {', '.join(_DTYPES)}")
+    if end - begin != math.prod(shape) * _DTYPES[name].itemsize:
+        raise _broken(path, f"{key} of {name} {list(shape)} cannot fill {end - begin} bytes")
+    return _Entry(_DTYPES[name], shape, start + begin, start + end)
+
+
+def _check_coverage(path: pathlib.Path, entries: dict[str, _Entry], start: int, size: int) -> None:
+    """The tensors must follow one another without gap or overlap up to the file's end."""
+    at = start
+    for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != at:
+            raise _broken(path, f"{key} begins at byte {entry.begin}, where {at} is expected")
+        at = entry.end
+    if at != size:
+        raise _broken(path, f"its tensors end at byte {at}, the file has {size}")
+
+
+def write(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a safetensors file: equal content, equal bytes; it appears whole or not at all.
+
+    Tensors are fetched from `tensors` one at a time, twice (for the header, then for the bytes).
+
+    Raises:
+      UserError: the file cannot be written (a full disk, a missing folder).
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.part")
+    order = sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
+    try:
+        with aside.open("wb") as file:
+            file.write(_header(tensors, order, metadata or {}))
+            for key in order:
+                flat = np.ascontiguousarray(tensors[key]).reshape(-1)
+                file.write(flat.view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _header(
+    tensors: Mapping[str, np.ndarray], order: list[str], metadata: Mapping[str, str]
+) -> bytes:
+    """Length and header; tensors lie in `order`, widest dtype first, so that each is aligned."""
+    entries, at = {}, 0
+    for key in order:
+        tensor = tensors[key]
+        end = at + tensor.size * tensor.dtype.itemsize
+        entries[key] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    first = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    text = json.dumps(first | dict(sorted(entries.items())), separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
