@@ -1,0 +1,173 @@
+import diffusers.optimization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from flax_sd import optim
+from flax_sd.config import OptimConfig
+from flax_sd.errors import UserError
+
+TOTAL = 30
+CASES = [
+    OptimConfig(schedule="constant", warmup_steps=5),
+    OptimConfig(schedule="constant_with_warmup", warmup_steps=7),
+    OptimConfig(schedule="linear"),
+    OptimConfig(schedule="linear", warmup_steps=4),
+    OptimConfig(schedule="cosine", warmup_steps=3),
+    OptimConfig(schedule="cosine", cycles=1.75),
+    OptimConfig(schedule="cosine_with_restarts"),
+    OptimConfig(schedule="cosine_with_restarts", cycles=3.0),
+    OptimConfig(schedule="cosine_with_restarts", cycles=4.0, warmup_steps=2),
+    OptimConfig(schedule="polynomial"),
+    OptimConfig(schedule="polynomial", power=2.5, warmup_steps=6),
+]
+
+
+def their_rates(cfg, steps):
+    """The rates of diffusers' scheduler, one an update."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=cfg.learning_rate)
+    common = {"num_warmup_steps": cfg.warmup_steps, "num_training_steps": TOTAL}
+    if cfg.schedule == "cosine" and cfg.cycles is not None:  # get_scheduler does not pass it on
+        scheduler = diffusers.optimization.get_cosine_schedule_with_warmup(
+            optimizer, num_cycles=cfg.cycles, **common
+        )
+    else:
+        scheduler = diffusers.optimization.get_scheduler(
+            cfg.schedule, optimizer, num_cycles=cfg.cycles or 1, power=cfg.power, **common
+        )
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize("cfg", CASES, ids=lambda c: f"{c.schedule}-{c.warmup_steps}-{c.cycles}")
+def test_schedule_is_diffusers_at_every_step(cfg):
+    theirs = their_rates(cfg, TOTAL + 1)
+    ours = [optim.learning_rate_at(cfg, step, TOTAL) for step in range(TOTAL + 1)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-20)
+
+    # What the update multiplies by is the same number in float32.
+    cfg = cfg.model_copy(update={"weight_decay": 0.0, "beta1": 0.0, "max_grad_norm": 0.0})
+    tx = optim.make_optimizer(cfg, TOTAL)
+    params = {"unet": jnp.zeros(1)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for rate in theirs:
+        updates, state = update({"unet": jnp.full(1, 1e3)}, state, params)
+        np.testing.assert_allclose(-updates["unet"][0], rate, rtol=3e-6, atol=1e-20)
+
+
+def test_rates_stay_at_the_end_past_the_last_step():
+    cfg = OptimConfig(schedule="cosine")
+    assert optim.learning_rate_at(cfg, TOTAL + 9, TOTAL) == optim.learning_rate_at(
+        cfg, TOTAL, TOTAL
+    )
+
+
+def test_polynomial_refuses_a_rate_below_its_end():
+    with pytest.raises(UserError, match="learning_rate is 1e-08.*must be larger"):
+        optim.make_optimizer(OptimConfig(schedule="polynomial", learning_rate=1e-8), TOTAL)
+
+
+GROUPED = OptimConfig(
+    learning_rate=3e-2,
+    text_encoder_learning_rate=5e-3,
+    weight_decay=0.1,
+    text_encoder_weight_decay=0.0,
+    schedule="linear",
+    warmup_steps=2,
+    max_grad_norm=0.7,
+)
+
+
+def params_and_grads(steps):
+    """A zero and a random leaf a group, and gradients of which some are clipped and some not."""
+    rng = np.random.default_rng(0)
+    shapes = {"unet": {"down": (4, 3), "up": (5, 4)}, "text_encoder": {"down": (2, 7)}}
+
+    def draw(size):
+        return jax.tree.map(
+            lambda shape: (size * rng.normal(size=shape)).astype(np.float32),
+            shapes,
+            is_leaf=lambda x: isinstance(x, tuple),
+        )
+
+    params = draw(1.0)
+    params["unet"]["up"] *= 0
+    return params, [draw(size) for size in [0.02, 1.0, 0.05, 3.0, 0.3][:steps]]
+
+
+def their_steps(cfg, params, grads):
+    """torch: clip over all, AdamW with two groups, LambdaLR."""
+    leaves = jax.tree.map(lambda p: torch.nn.Parameter(torch.tensor(p)), params)
+    text = list(leaves["text_encoder"].values())
+    main = list(leaves["unet"].values())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": main},
+            {"params": text, "lr": cfg.text_encoder_learning_rate, "weight_decay": 0.0},
+        ],
+        lr=cfg.learning_rate,
+        betas=(cfg.beta1, cfg.beta2),
+        eps=cfg.epsilon,
+        weight_decay=cfg.weight_decay,
+    )
+    scheduler = diffusers.optimization.get_scheduler(
+        cfg.schedule, optimizer, num_warmup_steps=cfg.warmup_steps, num_training_steps=TOTAL
+    )
+    for grad in grads:
+        for leaf, g in zip(jax.tree.leaves(leaves), jax.tree.leaves(grad), strict=True):
+            leaf.grad = torch.tensor(g)
+        torch.nn.utils.clip_grad_norm_(main + text, cfg.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+    return jax.tree.map(lambda p: p.detach().numpy(), leaves)
+
+
+def our_steps(tx, params, grads):
+    params = jax.tree.map(jnp.asarray, params)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for grad in grads:
+        updates, state = update(grad, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return params
+
+
+def test_five_steps_are_torch_adamw():
+    params, grads = params_and_grads(5)
+    theirs = their_steps(GROUPED, params, grads)
+    ours = our_steps(optim.make_optimizer(GROUPED, TOTAL), params, grads)
+    for start, a, b in zip(*map(jax.tree.leaves, (params, ours, theirs)), strict=True):
+        moved = np.linalg.norm(b - start)
+        # As a share of the movement, beside the rounding of the leaf itself.
+        assert np.linalg.norm(a - b) <= 1e-6 * moved + 1e-7 * np.linalg.norm(start)
+
+
+def test_zero_turns_clipping_off():
+    params, grads = params_and_grads(2)
+    cfg = GROUPED.model_copy(update={"max_grad_norm": 0.0})
+    theirs = their_steps(cfg.model_copy(update={"max_grad_norm": 1e9}), params, grads)
+    ours = our_steps(optim.make_optimizer(cfg, TOTAL), params, grads)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, theirs)
+
+
+def test_group_of_a_path():
+    assert optim.group_of("text_encoder_2.text_model.x.down") == optim.TEXT_ENCODER
+    assert optim.group_of("unet.text_encoder.x") == optim.MAIN
+
+
+def test_groups_reach_into_module_states():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    params = {"unet": nnx.state(model), "text_encoder": nnx.state(model)}
+    tx = optim.make_optimizer(GROUPED.model_copy(update={"warmup_steps": 0}), TOTAL)
+    state = tx.init(params)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    bias = {name: updates[name]["bias"][...] for name in params}  # starts at 0: no decay
+    np.testing.assert_allclose(bias["unet"], -3e-2, rtol=1e-5)
+    np.testing.assert_allclose(bias["text_encoder"], -5e-3, rtol=1e-5)
