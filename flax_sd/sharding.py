@@ -1,0 +1,180 @@
+"""Where arrays live: the mesh of devices, what is copied to each and what is divided among them."""
+
+import importlib.util
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int, PyTree
+
+from flax_sd.errors import UserError
+
+AXES = ("data", "fsdp")
+BATCH = PartitionSpec(AXES)  # the batch axis is divided over both
+SMALL = 2**16  # elements; dividing a smaller leaf saves nothing and costs a gather
+
+
+def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arranges the devices (all of them, or those given) as data × fsdp.
+
+    Args:
+      data: copies of the model that divide the batch; -1 takes the devices left by fsdp.
+      fsdp: devices that share one copy of the frozen weights.
+      devices: all of them if None.
+
+    Raises:
+      UserError: the product is not the number of devices.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    if fsdp < 1 or (data < 1 and data != -1):
+        raise UserError(
+            f"mesh.data is {data} and mesh.fsdp is {fsdp}; both count devices (data may be -1: "
+            "all that fsdp leaves)"
+        )
+    if data == -1 and count % fsdp:
+        raise UserError(f"mesh.fsdp is {fsdp}, which does not divide the {count} devices")
+    if data != -1 and data * fsdp != count:
+        raise UserError(
+            f"mesh.data {data} x mesh.fsdp {fsdp} = {data * fsdp}, but there are {count} devices; "
+            "mesh.data -1 takes all that fsdp leaves"
+        )
+    shape = (count // fsdp if data == -1 else data, fsdp)
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding that puts a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Copies every leaf to every device; the result may be donated, the source stays valid."""
+    return jax.tree.map(lambda leaf: put(leaf, replicated(mesh)), tree)
+
+
+def put(leaf: jax.Array | np.ndarray | float, sharding: NamedSharding) -> jax.Array:
+    """A copy of a leaf that every process holds alike, under a sharding.
+
+    It goes through a host copy of its own: `jax.device_put` may share the source's memory, and
+    donating its result would delete the source (even with `may_alias=False`).
+    """
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        bits = put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(bits, impl=str(jax.random.key_impl(leaf)))
+    host = np.array(leaf, dtype=jnp.result_type(leaf))
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def fsdp_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Divides the largest axis that "fsdp" divides; small leaves and odd ones are replicated."""
+    parts = mesh.shape["fsdp"]
+    axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or not axes or math.prod(shape) < SMALL:
+        return replicated(mesh)
+    largest = max(axes, key=lambda axis: shape[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+
+
+def shard_frozen(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Places frozen weights by `fsdp_sharding`.
+
+    On one process this may share the source's memory, which halves the peak: never donate it.
+    """
+
+    def place(leaf: jax.Array) -> jax.Array:
+        sharding = fsdp_sharding(leaf.shape, mesh)
+        return put(leaf, sharding) if jax.process_count() > 1 else jax.device_put(leaf, sharding)
+
+    return jax.tree.map(place, tree)
+
+
+def process_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
+    """The rows of a global batch that this process's devices hold, in order.
+
+    Raises:
+      UserError: the batch cannot be divided over the devices.
+    """
+    if batch_size % mesh.size:
+        lower = batch_size // mesh.size * mesh.size
+        near = f"{lower} or {lower + mesh.size}" if lower else str(mesh.size)
+        raise UserError(
+            f"a batch of {batch_size} does not divide over {mesh.size} devices; near it: {near}"
+        )
+    mine = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    rows = [np.arange(batch_size)[index] for index in mine.values() if index is not None]
+    return np.unique(np.concatenate(rows))
+
+
+def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Global arrays from the rows that each process holds (`process_rows`), divided by row."""
+    sharding = NamedSharding(mesh, BATCH)
+    return jax.tree.map(
+        lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)), tree
+    )
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process; all processes must call it at the same point."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def initialize_distributed() -> bool:
+    """Joins the other processes if the environment says that there are any, and says if it did.
+
+    Call it before anything touches a device, and before signal handlers are installed: it takes
+    SIGTERM for itself.
+    """
+    cluster = find_cluster(os.environ, tpu_vm=_on_tpu_vm())
+    if cluster == "explicit":
+        jax.distributed.initialize(
+            os.environ["JAX_COORDINATOR_ADDRESS"],
+            int(os.environ["JAX_NUM_PROCESSES"]),
+            int(os.environ["JAX_PROCESS_ID"]),
+        )
+    elif cluster is not None:
+        jax.distributed.initialize()
+    return cluster is not None
+
+
+def find_cluster(environ: Mapping[str, str], *, tpu_vm: bool = False) -> str | None:
+    """The kind of several-process environment that the variables describe, or None.
+
+    explicit: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; slurm: inside `srun`
+    with more than one task (in a bare `salloc` shell SLURM_STEP_NODELIST is missing); tpu: GKE names
+    more than one worker, there are several slices, or on a TPU VM the metadata server knows.
+
+    Raises:
+      UserError: only some of the three JAX variables are set.
+    """
+    explicit = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    missing = [name for name in explicit if name not in environ]
+    if not missing:
+        return "explicit"
+    if len(missing) < len(explicit):
+        found = ", ".join(name for name in explicit if name in environ)
+        raise UserError(f"{found} is set but {', '.join(missing)} is not; set all three or none")
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    if all(name in environ for name in slurm) and int(environ.get("SLURM_NTASKS", "1")) > 1:
+        return "slurm"
+    workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES", "")
+    if "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environ:
+        return "tpu"
+    if tpu_vm and not workers and "TPU_SKIP_MDS_QUERY" not in environ:
+        return "tpu"
+    return None
+
+
+def _on_tpu_vm() -> bool:
+    """Whether this machine has TPU chips that JAX will use."""
+    chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
+    wanted = "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu")
+    return wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None

@@ -1,0 +1,59 @@
+"""Runs Python in processes of their own: fake devices, several processes, and kills."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def start(code: str, *args: object, **environ: object) -> subprocess.Popen[str]:
+    """Starts `python -W error -c code args` at the repository's root, its output piped."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **{k: str(v) for k, v in environ.items()}}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], timeout: float = 120) -> str:
+    """Waits for success and returns what was printed."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, err
+    return out
+
+
+def run(code: str, *args: object, **environ: object) -> str:
+    """Starts and finishes."""
+    return finish(start(code, *args, **environ))
+
+
+def run_two(code: str, *args: object) -> list[str]:
+    """Runs the code in two processes that `initialize_distributed` joins."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        start(
+            code,
+            *args,
+            JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
+            JAX_NUM_PROCESSES=2,
+            JAX_PROCESS_ID=rank,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [finish(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
