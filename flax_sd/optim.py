@@ -106,8 +106,8 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientT
     """
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=zeros, nu=zeros)
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")  # two, so both can be donated
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
     def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
         count = state.count + 1
