@@ -11,9 +11,8 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from PIL import Image
-
 import emoji
+from PIL import Image
 
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 STYLE = "3d render"
