@@ -1,0 +1,186 @@
+"""CLIP's tokenizer: prompts to 77 token ids, the same ids as transformers' CLIPTokenizer.
+
+The byte-pair encoding itself is the `tokenizers` library's; here is how the folders that people
+have are read: vocab.json + merges.txt (the hub's), or tokenizer.json alone (what transformers 5
+saves), with the special tokens in any of four places.
+"""
+
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int32
+from tokenizers import models, normalizers, pre_tokenizers
+
+from flax_sd.errors import UserError
+
+LENGTH = 77  # tokens, with the first and the last
+_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "LICENSE",
+)
+_NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
+_DEFAULTS = dict.fromkeys(_NAMED, "<|endoftext|>") | {"bos_token": "<|startoftext|>"}
+_WORDS = (  # transformers 5.23, models/clip/tokenization_clip.py
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+logger = logging.getLogger("flax_sd")
+
+
+class Tokenizer:
+    """Prompts to ids: first token, up to 75 of text, last token, padding.
+
+    Attributes:
+      bos, eos, pad: ids of the first token, the last one and the padding.
+    """
+
+    def __init__(self, files: dict[str, bytes], where: str):
+        """Builds the tokenizer from the contents of its folder, which `save` writes again.
+
+        Raises:
+          UserError: files are missing or not what their names say.
+        """
+        self._files = files
+        read = {name: _parse(files, name, where) for name in files if name.endswith(".json")}
+        vocab, merges = _vocabulary(read, files.get("merges.txt"), where)
+        special, added = _special_tokens(read)
+        self._core = tokenizers.Tokenizer(
+            models.BPE(
+                vocab=vocab,
+                merges=merges,
+                continuing_subword_prefix="",
+                end_of_word_suffix="</w>",
+                unk_token=special["unk_token"],
+            )
+        )
+        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+        self._core.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), spaces, normalizers.Lowercase()]
+        )
+        words = pre_tokenizers.Split(tokenizers.Regex(_WORDS), "removed", invert=True)
+        self._core.pre_tokenizer = pre_tokenizers.Sequence(
+            [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        self._core.add_tokens(added)
+        self.bos, self.eos, self.pad = (
+            self._core.token_to_id(special[f"{name}_token"]) for name in ("bos", "eos", "pad")
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
+        """Reads a tokenizer's folder.
+
+        Raises:
+          UserError: as the constructor.
+        """
+        folder = pathlib.Path(folder)
+        present = [folder / name for name in _FILES if (folder / name).is_file()]
+        return cls({path.name: path.read_bytes() for path in present}, str(folder))
+
+    def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b 77"]:
+        """The ids; text past the 75th token is cut off and named in a log warning.
+
+        Raises:
+          UserError: a prompt holds half a surrogate pair, which is no character.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        ids = np.full((len(prompts), LENGTH), self.pad, np.int32)
+        for row, prompt in zip(ids, prompts, strict=True):
+            if not prompt.isascii() and prompt.encode(errors="replace").decode() != prompt:
+                raise UserError(f"prompt {prompt!r} holds half a surrogate pair; write it as UTF-8")
+            encoding = self._core.encode(prompt, add_special_tokens=False)
+            kept = encoding.ids[: LENGTH - 2]
+            if len(encoding.ids) > len(kept):
+                tail = prompt[encoding.offsets[len(kept)][0] :]
+                logger.warning("cut off, past %d tokens of a prompt: %r", len(kept), tail)
+            row[: len(kept) + 2] = [self.bos, *kept, self.eos]
+        return ids
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the files that were read."""
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self._files.items():
+            (folder / name).write_bytes(data)
+
+
+def _parse(files: dict[str, bytes], name: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(files[name])
+    except ValueError as error:
+        raise UserError(f"{where}/{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}/{name} is not a JSON object")
+    return value
+
+
+def _vocabulary(
+    read: dict[str, Any], merges: bytes | None, where: str
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token to id, and the pairs in the order in which they are merged."""
+    if "tokenizer.json" in read:  # goes before the other two, as in transformers
+        model = read["tokenizer.json"].get("model", {})
+        vocab, pairs = model.get("vocab"), model.get("merges")
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs or []]
+    elif "vocab.json" in read and merges is not None:
+        lines = merges.decode("utf-8", "replace").split("\n")
+        vocab = read["vocab.json"]
+        pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    else:
+        raise UserError(
+            f"{where} holds no tokenizer: vocab.json and merges.txt are wanted, or tokenizer.json"
+        )
+    whole = isinstance(vocab, dict) and all(len(pair) == 2 for pair in pairs)
+    known = whole and all(part in vocab for a, b in pairs for part in (a, b, a + b))
+    if not known:
+        raise UserError(f"{where}: the vocabulary and the merges of the tokenizer do not fit")
+    return vocab, [(a, b) for a, b in pairs]
+
+
+def _special_tokens(read: dict[str, Any]) -> tuple[dict[str, str], list[tokenizers.AddedToken]]:
+    """The text of each named token, and every token that is found in text before the words are.
+
+    The order of precedence is transformers': `added_tokens_decoder` of tokenizer_config.json, or
+    else special_tokens_map.json before tokenizer_config.json, with the flags of tokenizer.json.
+    """
+    config = read.get("tokenizer_config.json", {})
+    by_id = {int(i): _token(value) for i, value in config.get("added_tokens_decoder", {}).items()}
+    named = _DEFAULTS | {key: config[key] for key in _NAMED if config.get(key)}
+    if not by_id:
+        named |= {k: v for k, v in read.get("special_tokens_map.json", {}).items() if k in _NAMED}
+        texts = [_text(value) for value in named.values()]
+        for text, i in read.get("added_tokens.json", {}).items():
+            special = text in texts
+            by_id[i] = tokenizers.AddedToken(text, normalized=not special, special=special)
+        for value in read.get("tokenizer.json", {}).get("added_tokens", []):
+            by_id[value["id"]] = _token(value)
+    added = [token for _, token in sorted(by_id.items())]
+    known = {token.content for token in added}
+    for value in named.values():  # a text named twice, with other flags, counts as named last
+        if _text(value) not in known:
+            token = _token(value)
+            token.special = True
+            added.append(token)
+    return {key: _text(value) for key, value in named.items()}, added
+
+
+def _text(value: str | dict[str, Any]) -> str:
+    return value if isinstance(value, str) else value["content"]
+
+
+def _token(value: str | dict[str, Any]) -> tokenizers.AddedToken:
+    """A token with its flags; a bare string is matched in the text as it was typed."""
+    if isinstance(value, str):
+        return tokenizers.AddedToken(value, special=True)
+    flags = {k: v for k, v in value.items() if k not in ("id", "__type", "content")}
+    return tokenizers.AddedToken(value["content"], **flags)
