@@ -21,8 +21,8 @@ BUNDLED = pathlib.Path(flax_sd.__file__).parent / "bundled" / "base" / "tokenize
 LAYOUTS = ["sd1", "sd2", "sd1 of transformers 5", "sd2 of transformers 5", "textual inversion"]
 PIECES = (
     "a cat~Hello!~it's~DON'T~we'LL~I'd~123~4,5~<|endoftext|>~<|EndOfText|>~<|startoftext|>~!~!!~?!"
-    "~\u200b~\u200d~👩\u200d👩\u200d👧~é~e\u0301~İ~ß~Σς~ﬁ~\t~\n~  ~\u00a0~\u3000~你好~日本語~<b>x</b>"
-    "~&amp;~\ufeff~Ａ~½~٣~\x00~\x7f~<cat-toy>~<sks>~<SKS>~[x]~[X]~…~--~’s~'S~😀~\u2028~\x85~\u0345"
+    "~\u200b~\u200d~👩\u200d👩\u200d👧~é~e\u0301~İ~ß~Σς~ﬁ~\t~\n~  ~\u00a0~\u3000~你好~日本語~"
+    "<b>x</b>~&amp;~\ufeff~Ａ~½~٣~\x00~\x7f~<cat-toy>~<sks>~<SKS>~[x]~[X]~…~--~’s~'S~😀~\u2028~\x85~\u0345"
     "~ǅ~한국어~नमस्ते"
 ).split("~")
 
