@@ -1,0 +1,52 @@
+"""One low-rank update in memory, in torch's layout and independent of any file format."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Adapter(NamedTuple):
+    """ΔW = alpha / rank · up @ down, for one linear or convolution (Hu et al. 2021, §4.1).
+
+    Attributes:
+      down: [rank, in], or [rank, in, h, w] for a convolution.
+      up: [out, rank], or [out, rank, 1, 1].
+      alpha: a number; equal to the rank it leaves `up @ down` as it is.
+    """
+
+    down: np.ndarray
+    up: np.ndarray
+    alpha: float | int
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of `down`."""
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """What `up @ down` is multiplied by at strength 1."""
+        return self.alpha / self.rank
+
+    def delta(self) -> np.ndarray:
+        """ΔW in float32, shaped as torch's weight: [out, in] or [out, in, h, w]."""
+        down = np.asarray(self.down, np.float32)
+        up = np.asarray(self.up, np.float32).reshape(len(self.up), self.rank)
+        flat = self.scale * (up @ down.reshape(self.rank, -1))
+        return flat.reshape(len(up), *down.shape[1:]).astype(np.float32)
+
+
+# component ("unet", "text_encoder", "text_encoder_2") -> dotted path of the module -> its update
+LoRAFile = dict[str, dict[str, Adapter]]
+
+
+def alpha_of(scale: np.float32, rank: int) -> float:
+    """The alpha behind a float32 `alpha / rank`: the round number that divides to it, if one does.
+
+    scale · rank alone gives 0.49999997 for alpha 0.5 at rank 41.
+    """
+    product = float(scale) * rank
+    round_number = float(f"{product:.6g}")
+    exact = math.isfinite(product) and np.float32(round_number / rank) == np.float32(scale)
+    return round_number if exact else product

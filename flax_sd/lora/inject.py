@@ -1,0 +1,180 @@
+"""LoRA into the layers of a network, in place, and out again."""
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.lora.adapter import Adapter, alpha_of
+from flax_sd.lora.layers import Layer, LoRA, LoRAScale, LoRAWeights, down_shape
+from flax_sd.lora.targets import Slot, match, slots
+
+Init = Literal["gaussian", "kaiming"]
+
+
+def inject(
+    model: nnx.Module,
+    targets: str,
+    rank: int,
+    alpha: float | int,
+    init: Init,
+    key: jax.Array,
+    name: str = "default",
+) -> list[str]:
+    """Puts a fresh LoRA, to be trained, into the layers that `targets` picks; returns the paths.
+
+    `up` starts at zero, so that nothing changes; `down` as in peft 0.21.2: "gaussian" is
+    N(0, 1/rank²), "kaiming" U(±1/√fan_in). A layer's draw depends on the key and its own path
+    alone. An abstract model (from `nnx.eval_shape`) gets abstract leaves.
+
+    Raises:
+      UserError: `targets` picks nothing, or rank, alpha, init or name cannot be.
+    """
+    if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
+        raise UserError(f"lora rank {rank} and alpha {alpha}: both must be positive")
+    if init not in ("gaussian", "kaiming"):
+        raise UserError(f"lora init {init!r} is not one of gaussian, kaiming")
+    paths, table = match(model, targets), slots(model)
+    _check_free(name, {path: table[path] for path in paths})
+    for path in paths:
+        # crc32 rather than hash(): the same in every process.
+        path_key = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
+        _add(table[path], name, _fresh(table[path].base, rank, alpha, init, path_key))
+    return paths
+
+
+def _fresh(base: Layer, rank: int, alpha: float | int, init: Init, key: jax.Array) -> LoRAWeights:
+    shape = down_shape(base, rank)
+    up_shape = (*(1,) * (len(shape) - 2), rank, base.out_features)
+    if isinstance(base.kernel.get_value(), jax.ShapeDtypeStruct):
+        return LoRAWeights(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, up_shape, ())))
+    if init == "gaussian":
+        down = jax.random.normal(key, shape, jnp.float32) / rank
+    else:  # torch's kaiming_uniform_ with a = √5, the start of its own Linear and Conv2d
+        bound = 1 / math.sqrt(math.prod(shape[:-1]))
+        down = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    return LoRAWeights(down, jnp.zeros(up_shape, jnp.float32), jnp.float32(alpha / rank))
+
+
+def attach(
+    model: nnx.Module, adapters: Mapping[str, Adapter], strength: float | int, name: str = "default"
+) -> None:
+    """Puts adapters (of a file) beside the layers they belong to, each with its own rank and alpha.
+
+    Raises:
+      UserError: a path is not a layer of the model, a shape does not fit or the name is taken;
+        every such adapter is named and the model left as it was.
+    """
+    table = slots(model)
+    problems = [f"no such layer: {path}" for path in adapters.keys() - table.keys()]
+    for path in adapters.keys() & table.keys():
+        problems += [f"{path}: {what}" for what in misfits(table[path].base, adapters[path])]
+    if problems:
+        head = f"LoRA {name!r} does not fit {type(model).__name__}:"
+        raise UserError("\n  ".join([head, *sorted(problems)]))
+    _check_free(name, {path: table[path] for path in adapters})
+    for path, adapter in adapters.items():
+        down, up = (_from_torch(array) for array in (adapter.down, adapter.up))
+        scale = jnp.float32(strength * adapter.scale)
+        _add(table[path], name, LoRAWeights(down, up, scale))
+
+
+def misfits(base: Layer, adapter: Adapter) -> list[str]:
+    """What keeps an adapter from fitting a layer, in words; torch's layouts."""
+    *window, c_in, rank = down_shape(base, adapter.rank)
+    want_down = (rank, c_in, *window)
+    want_up = (base.out_features, rank, *(1 for _ in window))
+    pairs = (("down", adapter.down, want_down), ("up", adapter.up, want_up))
+    return [
+        f"{which} is {list(array.shape)}, the model's layer needs {list(want)}"
+        for which, array, want in pairs
+        if array.shape != want
+    ]
+
+
+def _from_torch(array: np.ndarray) -> jax.Array:
+    return jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T, jnp.float32)
+
+
+def _to_torch(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
+
+
+def _check_free(name: str, targets: Mapping[str, Slot]) -> None:
+    """An adapter's name is an attribute of an nnx.Dict, and given once."""
+    if not name or name.startswith("_") or hasattr(nnx.Dict, name):
+        raise UserError(f"a LoRA cannot be called {name!r}: take letters, digits and dashes")
+    taken = [
+        p for p, s in targets.items() if isinstance(s.layer, LoRA) and name in s.layer.adapters
+    ]
+    if taken:
+        raise UserError(f"a LoRA called {name!r} is there already ({taken[0]}): take another name")
+
+
+def _add(slot: Slot, name: str, weights: LoRAWeights) -> None:
+    layer = slot.layer
+    if not isinstance(layer, LoRA):
+        layer = LoRA(layer)
+        setattr(slot.parent, slot.name, layer)
+    layer.adapters[name] = weights
+
+
+def detach(model: nnx.Module, name: str = "default") -> None:
+    """Takes a LoRA out; a layer left without any is the very object that it was before.
+
+    Raises:
+      UserError: the model has no LoRA of that name.
+    """
+    wrapped = _wrapped(model)
+    names = sorted({name for _, lora in wrapped for name in lora.adapters})
+    if name not in names:
+        raise UserError(
+            f"no LoRA called {name!r} is attached; there is {', '.join(names) or 'none'}"
+        )
+    for slot, lora in wrapped:
+        lora.adapters.pop(name, None)
+        if not lora.adapters:
+            setattr(slot.parent, slot.name, lora.base)
+
+
+def _wrapped(model: nnx.Module) -> list[tuple[Slot, LoRA]]:
+    return [(slot, slot.layer) for slot in slots(model).values() if isinstance(slot.layer, LoRA)]
+
+
+def merge(model: nnx.Module) -> None:
+    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32."""
+    for slot, lora in _wrapped(model):
+        kernel = lora.base.kernel
+        deltas = [lora.adapters[name].delta() for name in sorted(lora.adapters)]
+        kernel[...] = sum(deltas, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
+        setattr(slot.parent, slot.name, lora.base)
+
+
+def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, Adapter]:
+    """The adapters called `name`, as numpy arrays in torch's layout; alpha includes the strength.
+
+    Raises:
+      UserError: there are none.
+    """
+    state = nnx.state(model) if isinstance(model, nnx.Module) else model
+    leaves: dict[str, dict[str, np.ndarray]] = {}
+    for path, var in nnx.to_flat_state(state):
+        if isinstance(var, (nnx.LoRAParam, LoRAScale)) and path[-3:-1] == ("adapters", name):
+            layer = ".".join(map(str, path[:-3]))
+            leaves.setdefault(layer, {})[str(path[-1])] = np.asarray(var.get_value())
+    if not leaves:
+        raise UserError(f"no LoRA called {name!r} is in the model")
+    return {
+        layer: Adapter(
+            down=_to_torch(leaf["down"]),
+            up=_to_torch(leaf["up"]),
+            alpha=alpha_of(np.float32(leaf["scale"]), leaf["down"].shape[-1]),
+        )
+        for layer, leaf in leaves.items()
+    }

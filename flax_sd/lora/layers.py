@@ -1,0 +1,102 @@
+"""A linear or convolution with low-rank updates beside it."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Layer = nnx.Linear | nnx.Conv
+Leaf = jax.Array | jax.ShapeDtypeStruct  # the latter in an abstract model
+
+
+class LoRAScale(nnx.Variable):
+    """strength · alpha / rank as an array, so that it is an argument of a jitted function."""
+
+
+class LoRAWeights(nnx.Module):
+    """One named update: down and up (trained, float32), and what their product is scaled by.
+
+    Laid out as nnx lays out kernels: [in, rank] and [rank, out], or [h, w, in, rank] and
+    [1, 1, rank, out].
+    """
+
+    def __init__(self, down: Leaf, up: Leaf, scale: Leaf):
+        self.down, self.up = nnx.LoRAParam(down), nnx.LoRAParam(up)
+        self.scale = LoRAScale(scale)
+
+    def delta(self) -> Float[Array, "*kernel"]:
+        """scale · down @ up in the shape of the layer's kernel, in float32."""
+        down, up = self.down[...], self.up[...]
+        product = jnp.matmul(down, up.reshape(up.shape[-2:]), precision=jax.lax.Precision.HIGHEST)
+        return self.scale[...] * product
+
+
+class LoRA(nnx.Module):
+    """y = base(x) + Σ scale · up(down(x)) over its adapters (Hu et al. 2021, §4.1).
+
+    It stands in its layer's place. For a convolution `down` has the base's kernel, stride and
+    padding and `up` is 1x1, as in peft.
+    """
+
+    def __init__(self, base: Layer):
+        self.base = base
+        self.adapters: nnx.Dict[LoRAWeights] = nnx.Dict()
+
+    @property
+    def kernel(self) -> nnx.Param:
+        """The base's, for whoever asks a layer for its dtype or shape."""
+        return self.base.kernel
+
+    @property
+    def bias(self) -> nnx.Param | None:
+        """The base's."""
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        """The base's."""
+        return self.base.in_features
+
+    @property
+    def out_features(self) -> int:
+        """The base's."""
+        return self.base.out_features
+
+    def __call__(self, x: Float[Array, "*b c_in"]) -> Float[Array, "*b2 c_out"]:
+        y = self.base(x)
+        for name in sorted(self.adapters):  # one order of summation, whatever the order of loading
+            weights = self.adapters[name]
+            down = weights.down[...].astype(x.dtype)
+            # Scaled in float32, so that 16 bits round scale and weight together, once.
+            up = (weights.scale[...] * weights.up[...]).astype(x.dtype)
+            y += _down(self.base, x, down) @ up.reshape(up.shape[-2:])
+        return y
+
+
+def _down(base: Layer, x: Float[Array, "*b c_in"], down: Array) -> Float[Array, "*b2 r"]:
+    if isinstance(base, nnx.Linear):
+        return x @ down
+    strides, pads = _window(base)
+    return jax.lax.conv_general_dilated(
+        x, down, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _window(conv: nnx.Conv) -> tuple[list[int], list[tuple[int, int]]]:
+    """Strides and pads, of a convolution that spells them out."""
+    plain = conv.feature_group_count == 1 and conv.kernel_dilation in (1, (1, 1))
+    strides, pads = conv.strides, conv.padding
+    if not plain or isinstance(strides, int | None) or isinstance(pads, str | int):
+        raise ValueError(f"LoRA needs a plain convolution, strides and pads written out: {conv}")
+    return list(strides), [(pad, pad) if isinstance(pad, int) else pad for pad in pads]
+
+
+def down_shape(base: Layer, rank: int) -> tuple[int, ...]:
+    """The shape of `down` for that layer: its kernel's, with the rank in place of the outputs.
+
+    Raises:
+      ValueError: it is a convolution that a LoRA cannot follow (grouped, dilated, "SAME").
+    """
+    if isinstance(base, nnx.Conv):
+        _window(base)
+    return (*base.kernel.shape[:-1], rank)

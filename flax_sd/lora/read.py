@@ -1,0 +1,137 @@
+"""LoRA files read: kohya's, PEFT's and diffusers', new and old."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.lora.adapter import Adapter, LoRAFile
+from flax_sd.lora.alphas import AlphaRule, alpha_rule
+from flax_sd.lora.inject import misfits
+from flax_sd.lora.names import Place, parse, table
+from flax_sd.lora.refuse import refuse_family, refuse_format
+from flax_sd.lora.targets import Slot, slots
+from flax_sd.weights.safetensors import TensorFile
+
+_NAMES_IN_FOLDER = (
+    "lora.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+)
+
+
+def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoRAFile:
+    """Reads a LoRA of kohya, PEFT or diffusers (new or old) for the given networks.
+
+    Each module keeps its own rank and alpha; a 1x1 convolution's tensors and a linear's stand for
+    one another, as the model's layer needs them.
+
+    Args:
+      path: the file, or a folder that holds it under one of its usual names.
+      modules: component ("unet", "text_encoder", "text_encoder_2") -> network; may be abstract.
+
+    Raises:
+      UserError: it is no LoRA, of a format or a family that does not fit, or a key of it cannot be
+        used; every such key is named.
+    """
+    file = TensorFile(_locate(pathlib.Path(path)))
+    where = f"LoRA {file.path}"
+    layers = {component: slots(module) for component, module in modules.items()}
+    shapes = {key: file.shape(key) for key in file}
+    refuse_family(where, shapes, *_widths(layers))
+    refuse_format(where, file)
+
+    groups, problems = _group(file, layers)
+    raw_peft = any(key.startswith("base_model.model.") for key in file)
+    rule = alpha_rule(file.path, file.metadata, raw_peft)
+    lora: LoRAFile = {}
+    for place, parts in groups.items():
+        slot = layers[place.component][place.path]
+        adapter, wrong = _adapter(file, place, parts, slot, rule)
+        problems += wrong
+        if adapter:
+            lora.setdefault(place.component, {})[place.path] = adapter
+    if problems:
+        raise UserError("\n  ".join([f"{where} does not fit the model:", *sorted(problems)]))
+    return lora
+
+
+def _locate(path: pathlib.Path) -> pathlib.Path:
+    if path.is_dir():
+        found = [path / name for name in _NAMES_IN_FOLDER if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path} is a folder without {', '.join(_NAMES_IN_FOLDER)}")
+        return found[0]
+    if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
+        raise UserError(
+            f"{path} is a pickle, which can run code when it is opened; convert it where it comes "
+            f"from with safetensors.torch.save_file(torch.load({path.name!r}), 'lora.safetensors')"
+        )
+    return path
+
+
+def _widths(layers: Mapping[str, Mapping[str, Slot]]) -> tuple[int, int]:
+    """Width of the text that the UNet attends to, and of the first text encoder; 0 if absent."""
+
+    def inputs(component: str, end: str) -> int:
+        found = (s.base for path, s in layers.get(component, {}).items() if path.endswith(end))
+        return next((base.kernel.shape[-2] for base in found), 0)
+
+    return inputs("unet", "attn2.to_k"), inputs("text_encoder", "self_attn.q_proj")
+
+
+def _group(
+    file: TensorFile, layers: Mapping[str, Mapping[str, Slot]]
+) -> tuple[dict[Place, dict[str, str]], list[str]]:
+    """The file's keys by layer and part; and a line for each that has no layer, or one twice."""
+    places = table(layers)
+    groups: dict[Place, dict[str, str]] = {}
+    problems = []
+    for key in sorted(file):
+        name = parse(key)
+        place = places.get(name.module) if name else None
+        if name is None or place is None:
+            problems.append(f"no such layer: {key}")
+        elif name.part in groups.setdefault(place, {}):
+            problems.append(f"the same tensor twice: {groups[place][name.part]} and {key}")
+        else:
+            groups[place][name.part] = key
+    return groups, problems
+
+
+def _adapter(
+    file: TensorFile, place: Place, parts: dict[str, str], slot: Slot, rule: AlphaRule
+) -> tuple[Adapter | None, list[str]]:
+    """One layer's update, or what is wrong with it."""
+    missing = {"down", "up"} - parts.keys()
+    if missing:
+        return None, [f"no {' or '.join(sorted(missing))} beside {min(parts.values())}"]
+    tensors = {part: np.asarray(file[key], np.float32) for part, key in parts.items()}
+    problems = [f"NaN or infinite: {parts[p]}" for p, t in tensors.items() if not _finite(t)]
+    if "alpha" in tensors and tensors["alpha"].size != 1:
+        problems.append(f"{parts['alpha']} is {list(tensors['alpha'].shape)}, not one number")
+    if problems or not len(tensors["down"]):
+        return None, problems or [f"rank 0: {parts['down']}"]
+    rank = len(tensors["down"])
+    alpha = tensors["alpha"].item() if "alpha" in tensors else rule(place, rank)
+    is_conv = isinstance(slot.base, nnx.Conv)
+    down, up = (_as_layer(tensors[part], is_conv) for part in ("down", "up"))
+    adapter = Adapter(down, up, alpha)
+    wrong = misfits(slot.base, adapter)
+    return (None if wrong else adapter), [f"{parts['down']}: {what}" for what in wrong]
+
+
+def _finite(array: np.ndarray) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def _as_layer(array: np.ndarray, is_conv: bool) -> np.ndarray:
+    """[a, b] or [a, b, 1, 1], as the layer has it; a larger window is left to `misfits`."""
+    if is_conv and array.ndim == 2:
+        return array[:, :, None, None]
+    if not is_conv and array.ndim == 4 and array.shape[2:] == (1, 1):
+        return array[:, :, 0, 0]
+    return array

@@ -1,0 +1,26 @@
+"""Stable Diffusion's UNets at their real size, abstract, made once."""
+
+import pytest
+from flax import nnx
+
+from flax_sd.models.unet import UNet2DConditionModel
+from flax_sd.models.unet_config import UNetConfig
+
+SD15 = UNetConfig(cross_attention_dim=768)
+SD21 = UNetConfig(
+    cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+)
+
+
+def abstract_unet(config: UNetConfig) -> UNet2DConditionModel:
+    return nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="session")
+def sd15() -> UNet2DConditionModel:
+    return abstract_unet(SD15)
+
+
+@pytest.fixture(scope="session")
+def sd21() -> UNet2DConditionModel:
+    return abstract_unet(SD21)
