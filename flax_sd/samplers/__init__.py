@@ -1,0 +1,109 @@
+"""Samplers as pure functions over tables: `from_config`, then `init`, `scale_input` and `step`.
+
+A sampler is named as in diffusers' scheduler_config.json, and gives diffusers' numbers.
+"""
+
+import difflib
+import inspect
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flax_sd.errors import UserError
+from flax_sd.samplers.ddim import make_ddim
+from flax_sd.samplers.ddpm import make_ddpm
+from flax_sd.samplers.euler import make_euler
+from flax_sd.samplers.euler_ancestral import make_euler_ancestral
+from flax_sd.samplers.loop import make_sample_loop
+from flax_sd.samplers.noise import TorchGenerator, initial_noise, step_noise
+from flax_sd.samplers.pndm import make_pndm
+from flax_sd.samplers.sampler import Carry, Sampler
+from flax_sd.scheduler_config import explicit_fields
+
+__all__ = [
+    "SAMPLERS",
+    "Carry",
+    "Sampler",
+    "TorchGenerator",
+    "by_name",
+    "from_config",
+    "initial_noise",
+    "make_sample_loop",
+    "step_noise",
+]
+
+
+class Entry(NamedTuple):
+    """One sampler."""
+
+    class_name: str  # diffusers'
+    make: Callable[..., Sampler]  # (config, number of steps, keyword-only step options)
+
+
+SAMPLERS = {
+    "ddpm": Entry("DDPMScheduler", make_ddpm),
+    "ddim": Entry("DDIMScheduler", make_ddim),
+    "pndm": Entry("PNDMScheduler", make_pndm),
+    "euler": Entry("EulerDiscreteScheduler", make_euler),
+    "euler_a": Entry("EulerAncestralDiscreteScheduler", make_euler_ancestral),
+}
+
+
+def from_config(
+    scheduler_config: Mapping[str, Any], num_inference_steps: int, **step_options: Any
+) -> Sampler:
+    """Builds the sampler that a scheduler_config.json describes.
+
+    Args:
+      scheduler_config: the parsed file; its `_class_name` chooses the sampler.
+      num_inference_steps: as diffusers' `set_timesteps`; PNDM calls the network more often.
+      **step_options: the options of diffusers' `step`, such as eta or s_churn.
+
+    Raises:
+      UserError: the class, a field, an option or the number of steps is not supported.
+    """
+    makers = {entry.class_name: entry.make for entry in SAMPLERS.values()}
+    name = scheduler_config.get("_class_name")
+    if name not in makers:
+        known = ", ".join(makers)
+        raise UserError(f"scheduler config has _class_name {name!r}: supported are {known}")
+    make = makers[name]
+    options = _read_options(name, make, step_options)
+    return make(scheduler_config, num_inference_steps, **options)
+
+
+def _read_options(
+    name: str, make: Callable[..., Sampler], step_options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options as `make` declares them: its keyword-only parameters, numbers or flags."""
+    parameters = inspect.signature(make).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    problems = []
+    for option, value in step_options.items():
+        if option not in defaults:
+            problems.append(f"{option} is unknown: it has {', '.join(defaults) or 'none'}")
+        elif not isinstance(value, numbers.Real):
+            problems.append(f"{option} is {value!r}: should be a number")
+    if problems:
+        raise UserError("\n  ".join([f"step options of {name}:", *problems]))
+    return {option: type(defaults[option])(value) for option, value in step_options.items()}
+
+
+def by_name(name: str, checkpoint_config: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's scheduler config made one of another class: `Class.from_config(other.config)`.
+
+    Fields that the file sets and the class reads are kept, the class's own defaults serve for the
+    rest: so SD 1.5's "ddim" has SD's betas and offset, and DDIM's `set_alpha_to_one` from the file.
+
+    Args:
+      name: a key of `SAMPLERS`.
+      checkpoint_config: the parsed scheduler_config.json.
+
+    Raises:
+      UserError: there is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        near = difflib.get_close_matches(name, SAMPLERS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise UserError(f"there is no sampler {name!r}{hint}: there are {', '.join(SAMPLERS)}")
+    return {"_class_name": SAMPLERS[name].class_name, **explicit_fields(checkpoint_config)}

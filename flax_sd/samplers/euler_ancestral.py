@@ -1,0 +1,79 @@
+"""Euler steps down past the next σ, then noise back up to it (k-diffusion's `euler_ancestral`)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from flax_sd.errors import UserError
+from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
+from flax_sd.samplers.sigmas import SigmaConfig, denoised, init_noise_sigma, sigma_steps
+from flax_sd.scheduler_config import read_config
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EulerAncestralConfig(SigmaConfig):
+    """The fields of diffusers' `EulerAncestralDiscreteScheduler`."""
+
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+
+
+class EulerAncestralTables(NamedTuple):
+    """Values of each step, float32 [m]."""
+
+    sigma: Table
+    dt: Table  # σ_down - σ
+    sigma_up: Table  # of the noise
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EulerAncestral(Sampler):
+    """x ← x + (x - x̂_0) / σ · (σ_down - σ) + σ_up z, where σ_down² + σ_up² = σ_next²."""
+
+    tables: EulerAncestralTables
+    prediction_type: str = dataclasses.field(metadata={"static": True})
+
+    def scale_input(
+        self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
+    ) -> Float[Array, "b h w c"]:
+        """x / √(σ² + 1), which has the variance that the network was trained on."""
+        return jnp.asarray(x) / jnp.sqrt(row(self.tables, i).sigma ** 2 + 1)
+
+    def step(
+        self,
+        carry: Carry,
+        model_output: Float[ArrayLike, "b h w c_out"],
+        i: Int[ArrayLike, ""],
+        noise: Float[ArrayLike, "b h w c"] | None = None,
+    ) -> Carry:
+        """One step; noise is drawn on the last one too, where its scale is 0."""
+        if noise is None:
+            raise UserError("Euler ancestral draws noise at each step: step() needs it")
+        at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
+        x0 = denoised(self.prediction_type, x, out, sigma=at.sigma, sigma_hat=at.sigma)
+        x = x + (x - x0) / at.sigma * at.dt
+        return Carry(x + at.sigma_up * jnp.asarray(noise, jnp.float32))
+
+
+def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> EulerAncestral:
+    """Builds the sampler that diffusers' `EulerAncestralDiscreteScheduler` is with this config.
+
+    Raises:
+      UserError: the config or the number of steps is not one that the sampler supports.
+    """
+    config = read_config(EulerAncestralConfig, raw)
+    t, sigmas = sigma_steps(config, num_inference_steps)
+    start, end = sigmas[:-1], sigmas[1:]
+    up = np.sqrt(end**2 * (start**2 - end**2) / start**2)
+    down = np.sqrt(end**2 - up**2)
+    return EulerAncestral(
+        grid=Grid(t, np.full(t.shape, True), init_noise_sigma(config, sigmas)),
+        tables=EulerAncestralTables(start, down - start, up),
+        prediction_type=config.prediction_type,
+    )

@@ -1,0 +1,90 @@
+"""What all samplers share: a table a step made once on the host, and a pure step that reads it.
+
+A sampler is a pytree, so that it can be an argument of a jitted function: its tables are leaves,
+and only what changes the program (class, config, whether noise is drawn) is static.
+"""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+Table = (
+    Any  # one value a step: float32 [m] in NumPy, made on the host; a scalar Array inside a step
+)
+Tables = TypeVar("Tables")
+
+
+class Carry(NamedTuple):
+    """What goes from step to step."""
+
+    x: jax.Array  # [b, h, w, c] float32, the latents at the level of the next step
+    memory: Any = ()  # a multistep method's earlier outputs
+
+
+class Grid(NamedTuple):
+    """The steps themselves."""
+
+    timesteps: np.ndarray  # [m] int32, or float32 where diffusers asks for fractions
+    draws: np.ndarray  # bool [m], the steps at which diffusers draws noise
+    init_noise_sigma: np.floating  # scalar float32, the scale of the first x
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler(abc.ABC):
+    """Steps from noise to a sample; all that a caller knows of any method."""
+
+    grid: Grid
+
+    @property
+    def timesteps(self) -> Shaped[Array, " m"]:
+        """What the network is called with at each step."""
+        return jnp.asarray(self.grid.timesteps)
+
+    @property
+    def draws(self) -> Bool[Array, " m"]:
+        """The steps at which diffusers takes noise from the generator."""
+        return jnp.asarray(self.grid.draws)
+
+    @property
+    def init_noise_sigma(self) -> Float[Array, ""]:
+        """Standard deviation of the first x."""
+        return jnp.asarray(self.grid.init_noise_sigma)
+
+    def init(self, x: Float[ArrayLike, "b h w c"]) -> Carry:
+        """The first carry, from x = noise · init_noise_sigma."""
+        return Carry(jnp.asarray(x, jnp.float32))
+
+    def scale_input(
+        self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
+    ) -> Float[Array, "b h w c"]:
+        """What the network is called with at step i."""
+        del i
+        return jnp.asarray(x)
+
+    @abc.abstractmethod
+    def step(
+        self,
+        carry: Carry,
+        model_output: Float[ArrayLike, "b h w c_out"],
+        i: Int[ArrayLike, ""],
+        noise: Float[ArrayLike, "b h w c"] | None = None,
+    ) -> Carry:
+        """Goes from the level of step i to that of step i + 1.
+
+        Args:
+          carry: of the step before, or of `init`.
+          model_output: of the network at `timesteps[i]`, guidance included.
+          i: which step; may be traced.
+          noise: N(0, I); read by stochastic samplers only, at the steps of `draws`.
+        """
+
+
+def row(tables: Tables, i: Int[ArrayLike, ""]) -> Tables:
+    """Entry i of each table; i may be traced."""
+    return jax.tree.map(lambda table: jnp.asarray(table)[i], tables)

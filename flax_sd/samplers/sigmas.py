@@ -1,0 +1,67 @@
+"""The σ parametrisation of Euler's family: x = x_0 + σ ε, so that σ² = (1 - ᾱ) / ᾱ.
+
+Karras et al. 2022 (arXiv 2206.00364) write diffusion sampling as an ODE in σ; the network, trained
+on √ᾱ x, is called with x / √(σ² + 1).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from flax_sd.samplers.spacing import SpacedConfig, float_timesteps
+from flax_sd.schedule import alphas_cumprod
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmaConfig(SpacedConfig):
+    """The fields that Euler and Euler ancestral share."""
+
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "linspace"
+    rescale_betas_zero_snr: bool = False
+
+
+def sigma_steps(
+    config: SigmaConfig, num_inference_steps: int
+) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m_plus_1"]]:
+    """The timesteps and the σ at each of them, with the 0 at which the last step ends.
+
+    "linspace" visits fractional timesteps: σ is interpolated linearly between whole ones.
+
+    Raises:
+      UserError: the number of steps is not one that the spacing can make.
+    """
+    alphas = alphas_cumprod(config, zero_snr=config.rescale_betas_zero_snr)
+    if config.rescale_betas_zero_snr:
+        alphas[-1] = 2**-24  # as in diffusers: keeps the first σ finite
+    t = float_timesteps(config, num_inference_steps)
+    sigmas = np.interp(t, np.arange(len(alphas)), np.sqrt((1 - alphas) / alphas))
+    return t, np.append(sigmas, 0).astype(np.float32)
+
+
+def init_noise_sigma(config: SigmaConfig, sigmas: Float32[np.ndarray, " n"]) -> np.float32:
+    """Scale of the first x: σ_max, or √(σ_max² + 1) if the first step begins below T - 1."""
+    if config.timestep_spacing == "leading":
+        return np.sqrt(sigmas.max() ** 2 + 1)
+    return sigmas.max()
+
+
+def denoised(
+    prediction_type: str,
+    x: Float[Array, "b h w c"],
+    out: Float[Array, "b h w c"],
+    *,
+    sigma: Float[Array, ""],
+    sigma_hat: Float[Array, ""],
+) -> Float[Array, "b h w c"]:
+    """x̂_0 from x = x_0 + σ ε and the network's output.
+
+    With churn x has the larger σ̂, of which diffusers takes account for "epsilon" only.
+    """
+    if prediction_type == "epsilon":
+        return x - sigma_hat * out
+    if prediction_type == "sample":
+        return out
+    return out * (-sigma / jnp.sqrt(sigma**2 + 1)) + x / (sigma**2 + 1)

@@ -1,0 +1,79 @@
+"""Which of the T training timesteps n sampling steps visit (Lin et al. 2023, table 2)."""
+
+import dataclasses
+import operator
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from flax_sd.errors import UserError
+from flax_sd.scheduler_config import BetaConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpacedConfig(BetaConfig):
+    """The fields that choose the timesteps."""
+
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    steps_offset: int = 0
+
+
+def integer_timesteps(
+    config: SpacedConfig, num_inference_steps: int, alphas: np.ndarray
+) -> Int32[np.ndarray, " n"]:
+    """The timesteps from noisy to clean for samplers that look ᾱ_t up.
+
+    Raises:
+      UserError: more steps than training had, or a timestep that training did not have.
+    """
+    n, total = num_inference_steps, config.num_train_timesteps
+    check_steps(n, at_most=total)
+    timesteps = _spaced(config, n).round().astype(np.int32)
+    if timesteps.max() >= len(alphas):
+        raise UserError(
+            f"{n} steps with timestep_spacing {config.timestep_spacing} and steps_offset "
+            f"{config.steps_offset} ask for timestep {timesteps.max()}; "
+            f"the last is {len(alphas) - 1}"
+        )
+    return timesteps
+
+
+def float_timesteps(config: SpacedConfig, num_inference_steps: int) -> Float32[np.ndarray, " n"]:
+    """The timesteps from noisy to clean for samplers that interpolate σ between them.
+
+    Raises:
+      UserError: the number of steps is not one that the spacing can make.
+    """
+    leading = config.timestep_spacing == "leading"
+    check_steps(num_inference_steps, at_most=config.num_train_timesteps if leading else None)
+    timesteps = _spaced(config, num_inference_steps)
+    if config.timestep_spacing != "linspace":
+        timesteps = timesteps.round()
+    return timesteps.astype(np.float32)
+
+
+def check_steps(num_inference_steps: int, *, at_most: int | None) -> None:
+    """Refuses a number of steps below 1 or above `at_most`.
+
+    Raises:
+      UserError: the number is not a whole one within these bounds.
+    """
+    bound = "a whole number from 1" + ("" if at_most is None else f" to {at_most}")
+    try:
+        fits = 1 <= operator.index(num_inference_steps) <= (at_most or num_inference_steps)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise UserError(f"num_inference_steps is {num_inference_steps!r}: should be {bound}")
+
+
+def _spaced(config: SpacedConfig, n: int) -> np.ndarray:
+    total = config.num_train_timesteps
+    if config.timestep_spacing == "linspace":
+        return np.linspace(0, total - 1, n)[::-1]
+    if config.timestep_spacing == "leading":
+        return (np.arange(n) * (total // n))[::-1] + np.float64(config.steps_offset)
+    # As in diffusers, rounding makes this n + 1 values for 68 of the n up to 1000 (61 is the
+    # first); the last is then t = -1, which indexes ᾱ from its end there too.
+    return np.arange(total, 0, -total / n).round() - 1
