@@ -149,8 +149,8 @@ def find_cluster(environ: Mapping[str, str], *, tpu_vm: bool = False) -> str | N
     """The kind of several-process environment that the variables describe, or None.
 
     explicit: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; slurm: inside `srun`
-    with more than one task (in a bare `salloc` shell SLURM_STEP_NODELIST is missing); tpu: GKE names
-    more than one worker, there are several slices, or on a TPU VM the metadata server knows.
+    with more than one task (in a bare `salloc` shell SLURM_STEP_NODELIST is missing); tpu: GKE
+    names more than one worker, there are several slices, or a TPU VM's metadata server knows.
 
     Raises:
       UserError: only some of the three JAX variables are set.
