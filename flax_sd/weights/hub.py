@@ -1,0 +1,123 @@
+"""Where a model lies: a folder, a model that comes with the package, or the Hugging Face hub."""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from flax_sd.errors import UserError
+from flax_sd.weights.folder import weight_file
+
+BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SMALL = re.compile(  # configs and tokenizers; not the safety checker's
+    r"model_index\.json|config\.json|scheduler/[^/]*\.json|tokenizer(_\d)?/[^/]*|"
+    r"(unet|vae|text_encoder(_\d)?)/config\.json"
+)
+_WEIGHTS = re.compile(r"(?:(unet|vae|text_encoder|text_encoder_2)/)?([^/]+)")
+
+
+def resolve(
+    source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None
+) -> pathlib.Path:
+    """The folder that `source` stands for, downloaded to the hub's cache if need be.
+
+    Args:
+      source: a folder, "bundled:NAME", or a hub id "organisation/name".
+      revision: branch, tag or commit of a hub id.
+      variant: which of a hub id's weight files to fetch, such as "fp16".
+
+    Raises:
+      UserError: there is no such folder or repository, or the hub cannot be reached.
+    """
+    source = os.fspath(source)
+    if source.startswith("bundled:"):
+        return _bundled(source)
+    path = pathlib.Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{source} is a file; a diffusers folder or a hub id is wanted")
+    if not _HUB_ID.fullmatch(source):
+        raise UserError(f"folder {source} does not exist")
+    return _fetch(source, revision, variant)
+
+
+def _bundled(source: str) -> pathlib.Path:
+    folder = BUNDLED / source.removeprefix("bundled:")
+    there = sorted(path.name for path in BUNDLED.iterdir() if (path / "unet").is_dir())
+    if folder.name not in there:
+        names = ", ".join(f"bundled:{name}" for name in there)
+        raise UserError(f"{source} does not come with the package; {names} does")
+    return folder
+
+
+def needed_files(names: Sequence[str], variant: str | None, where: str) -> list[str]:
+    """Of a repository's files those that a load reads: one form of the weights, no pickles.
+
+    Raises:
+      UserError: a component has no weights that can be read.
+    """
+    needed = [name for name in names if _SMALL.fullmatch(name)]
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        if found := _WEIGHTS.fullmatch(name):
+            inside.setdefault(found[1] or "", []).append(found[2])
+    is_pipeline = "model_index.json" in names
+    for component, files in inside.items():
+        if bool(component) != is_pipeline:
+            continue  # beside a pipeline's folders lie single files, which nobody asked for
+        chosen = weight_file(files, variant, f"{where}/{component}".rstrip("/"))
+        if chosen.endswith(".json"):
+            shards = [name for name in files if "-of-" in name and name.endswith(".safetensors")]
+            of_variant = [name for name in shards if variant and f".{variant}" in name]
+            plain = [name for name in shards if name.count(".") == 1]
+            files = of_variant if variant and f".{variant}." in chosen else plain
+        else:
+            files = []
+        needed += [f"{component}/{name}".lstrip("/") for name in (chosen, *files)]
+    return needed
+
+
+def _fetch(repo: str, revision: str | None, variant: str | None) -> pathlib.Path:
+    """The repository's folder in the cache, brought up to date if the hub can be reached."""
+    try:
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+        names = [file.rfilename for file in info.siblings or []]
+        patterns = needed_files(names, variant, repo)
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=patterns)
+        return pathlib.Path(folder)
+    except UserError:
+        raise
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"{repo} asks for its licence to be accepted on huggingface.co, and for a token: "
+            "hf auth login"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{repo} has no revision {revision} on the hub") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{repo} is neither a folder here nor a public repository of the hub"
+        ) from error
+    except Exception as error:  # the client's network errors have no base class of their own
+        return _cached(repo, revision, error)
+
+
+def _cached(repo: str, revision: str | None, reason: Exception) -> pathlib.Path:
+    """What earlier downloads left; loading it names whatever is missing."""
+    try:
+        folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
+        return pathlib.Path(folder)
+    except errors.LocalEntryNotFoundError as error:
+        # Only the files that were asked for are there, which newer versions call incomplete.
+        if partial := getattr(error, "snapshot_path", None):
+            return pathlib.Path(partial)
+        at = f"{repo}, revision {revision}," if revision else repo
+        raise UserError(
+            f"{at} is neither a folder here nor in the hub's cache, and the hub cannot be reached "
+            f"({type(reason).__name__})"
+        ) from reason

@@ -1,0 +1,177 @@
+"""Where a model lies: folders, what comes with the package, and a made-up cache of the hub."""
+
+import shutil
+import types
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants, errors
+
+from flax_sd.errors import UserError
+from flax_sd.weights import hub
+
+SD15 = [
+    "README.md",
+    "model_index.json",
+    "v1-5-pruned.ckpt",
+    "v1-5-pruned.safetensors",
+    "feature_extractor/preprocessor_config.json",
+    "safety_checker/config.json",
+    "safety_checker/model.safetensors",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder/model.fp16.safetensors",
+    "text_encoder/pytorch_model.bin",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.bin",
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "unet/diffusion_pytorch_model.non_ema.safetensors",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "vae/diffusion_pytorch_model.safetensors",
+]
+SMALL = [name for name in SD15 if name.endswith((".json", ".txt"))]
+SMALL = [name for name in SMALL if not name.startswith(("feature", "safety"))]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty hub cache, and no hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path
+
+
+def fake_repository(cache, repo, branch="main", sha="0" * 40):
+    root = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = root / "snapshots" / sha
+    snapshot.mkdir(parents=True)
+    (root / "refs").mkdir(exist_ok=True)
+    (root / "refs" / branch).write_text(sha)
+    return snapshot
+
+
+def test_a_folder_is_itself(tmp_path, monkeypatch):
+    assert hub.resolve(tmp_path) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    assert hub.resolve("org/model").samefile(tmp_path / "org" / "model")
+
+
+def test_what_comes_with_the_package():
+    assert (hub.resolve("bundled:base") / "tokenizer" / "vocab.json").is_file()
+    with pytest.raises(UserError, match="bundled:bass does not come with .*; bundled:base does"):
+        hub.resolve("bundled:bass")
+
+
+@pytest.mark.parametrize("source", ["/no/where", "./runs/cat", "../x", "a/b/c", "cat", "~/none"])
+def test_a_path_that_is_not_there_is_called_a_folder(source):
+    with pytest.raises(UserError, match=f"^folder {source} does not exist$"):
+        hub.resolve(source)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "sd.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="sd.safetensors is a file; a diffusers folder or a hub id"):
+        hub.resolve(tmp_path / "sd.safetensors")
+
+
+def test_the_cache_serves_without_a_hub(cache):
+    main = fake_repository(cache, "org/model")
+    old = fake_repository(cache, "org/model", branch="v1", sha="1" * 40)
+    assert hub.resolve("org/model") == main
+    assert hub.resolve("org/model", revision="v1") == old
+    shutil.rmtree(main)
+    with pytest.raises(UserError, match="neither a folder here nor in the hub's cache"):
+        hub.resolve("org/model")
+
+
+def test_an_unreachable_hub_gives_one_sentence(cache):
+    with pytest.raises(UserError) as caught:
+        hub.resolve("org/model", revision="v2")
+    assert str(caught.value) == (
+        "org/model, revision v2, is neither a folder here nor in the hub's cache, "
+        "and the hub cannot be reached (OfflineModeIsEnabled)"
+    )
+
+
+def test_only_the_needed_files_of_sd15():
+    weights = ["text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"]
+    plain = [f"{name}.safetensors" for name in weights]
+    assert sorted(hub.needed_files(SD15, None, "x")) == sorted(SMALL + plain)
+    half = [f"{name}.fp16.safetensors" for name in weights[:2]] + plain[2:]
+    assert sorted(hub.needed_files(SD15, "fp16", "x")) == sorted(SMALL + half)
+
+
+def test_shards_of_one_variant():
+    stem = "unet/diffusion_pytorch_model"
+    plain = [f"{stem}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    new = [f"{stem}.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index, half_index = (f"{stem}.safetensors.index.{end}" for end in ("json", "fp16.json"))
+    names = ["model_index.json", index, half_index, *plain, *new]
+    assert hub.needed_files(names, None, "x")[1:] == [index, *plain]
+    assert hub.needed_files(names, "fp16", "x")[1:] == [half_index, *new]
+    old = [name.replace(".safetensors", ".fp16.safetensors") for name in plain]
+    names = ["model_index.json", index, half_index, *plain, *old]
+    assert hub.needed_files(names, "fp16", "x")[1:] == [half_index, *old]
+    assert hub.needed_files(names, None, "x")[1:] == [index, *plain]
+
+
+def test_a_vae_of_its_own():
+    names = ["config.json", "diffusion_pytorch_model.safetensors", "taesd_encoder.safetensors"]
+    assert hub.needed_files([*names, "README.md"], None, "x") == names[:2]
+
+
+def test_a_repository_of_pickles_is_refused_before_a_download():
+    with pytest.raises(
+        UserError, match=r"org/m/unet holds diffusion_pytorch_model\.bin, which can"
+    ):
+        hub.needed_files(["model_index.json", "unet/diffusion_pytorch_model.bin"], None, "org/m")
+
+
+def test_a_reachable_hub_is_asked_for_the_needed_files_only(cache, monkeypatch):
+    asked = {}
+    info = types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=n) for n in SD15])
+
+    def download(repo, **kwargs):
+        asked.update(kwargs, repo=repo)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, repo, revision: info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert hub.resolve("org/model", "v1", "fp16") == cache
+    assert asked["repo"] == "org/model" and asked["revision"] == "v1"
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in asked["allow_patterns"]
+    assert not any("safety" in name or name.endswith("bin") for name in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (errors.RepositoryNotFoundError, "org/m is neither a folder here nor a public repository"),
+        (errors.GatedRepoError, "org/m asks for its licence to be accepted"),
+        (errors.RevisionNotFoundError, "org/m has no revision v9"),
+    ],
+)
+def test_the_hubs_answers_are_one_sentence(cache, monkeypatch, error, message):
+    def refuse(self, repo, revision):
+        raise error.__new__(error)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    with pytest.raises(UserError, match=message):
+        hub.resolve("org/m", revision="v9")
+
+
+def test_an_incomplete_snapshot_is_used(cache, monkeypatch):
+    snapshot = fake_repository(cache, "org/model")
+
+    def incomplete(repo, **kwargs):
+        raise errors.IncompleteSnapshotError("files are missing", str(snapshot))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", incomplete)
+    assert hub.resolve("org/model") == snapshot
