@@ -1,0 +1,1 @@
+"""Fine-tune Stable Diffusion with LoRA in JAX/Flax."""

@@ -1,0 +1,133 @@
+"""The jitted training step: (state, frozen, batch) -> (state, metrics).
+
+Everything drawn comes from fold_in(key, step), so a resumed run draws the same; frozen leaves are
+an argument of their own that no gradient, optimizer state or update ever touches.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from flax_sd.losses import Loss, Trees
+
+GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles, as in torch
+INITIAL_SCALE = 2.0**16
+
+
+class LossScale(NamedTuple):
+    """Dynamic loss scaling of float16 training (Micikevicius et al. 2018, §3.2)."""
+
+    scale: jax.Array  # float32
+    good_steps: jax.Array  # int32, steps since the last overflow or doubling
+
+
+class TrainState(NamedTuple):
+    """All that a step changes, and the key that it does not."""
+
+    step: jax.Array  # int32, steps done
+    params: dict[str, nnx.State]  # the trained leaves of each component, float32
+    opt_state: Any
+    loss_scale: LossScale
+    key: jax.Array
+
+
+class Metrics(NamedTuple):
+    """Scalars of one step."""
+
+    loss: jax.Array
+    grad_norm: jax.Array  # before clipping
+    skipped: jax.Array  # bool: a scaled gradient overflowed, nothing was updated
+    failed: jax.Array  # bool: the loss or an unscaled gradient is not finite, nothing was updated
+
+
+def init_state(
+    params: dict[str, nnx.State], tx: optax.GradientTransformation, seed: int, *, scaled: bool
+) -> TrainState:
+    """The state before the first step; `scaled` starts float16's loss scale."""
+    scale = jnp.float32(INITIAL_SCALE if scaled else 1.0)
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=tx.init(params),
+        loss_scale=LossScale(scale, jnp.int32(0)),
+        key=jax.random.key(seed),
+    )
+
+
+def make_train_step(
+    loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1, scaled: bool = False
+) -> Callable[[TrainState, Trees, Any], tuple[TrainState, Metrics]]:
+    """Builds the jitted step; the state is donated, the frozen leaves are not.
+
+    Args:
+      accumulate: parts that the batch is divided into; gradients are averaged over them.
+      scaled: float16's dynamic loss scaling: an overflow halves the scale and skips the update.
+    """
+
+    def step(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
+        draws = loss.draw(jax.random.fold_in(state.key, state.step), batch)
+
+        def scaled_loss(params: Trees, part: Any) -> tuple[jax.Array, jax.Array]:
+            value = jnp.mean(loss.loss(params, frozen, *part))
+            return value * state.loss_scale.scale, value
+
+        gradient = jax.value_and_grad(scaled_loss, has_aux=True)
+        value, grads = _mean_over_parts(gradient, state.params, (batch, draws), accumulate)
+        grads = jax.tree.map(lambda g: g / state.loss_scale.scale, grads)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(grad_norm)
+        overflow = ~finite & jnp.isfinite(value) if scaled else jnp.bool_(False)
+        new = _update(state, grads, tx)
+        good = finite & jnp.isfinite(value)
+        kept = jax.tree.map(
+            lambda a, b: jnp.where(good, a, b),
+            (new.params, new.opt_state),
+            (state.params, state.opt_state),
+        )
+        scale = _next_scale(state.loss_scale, overflow) if scaled else state.loss_scale
+        state = TrainState(state.step + 1, *kept, scale, state.key)
+        return state, Metrics(value, grad_norm, overflow, ~good & ~overflow)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _update(state: TrainState, grads: Trees, tx: optax.GradientTransformation) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+
+def _mean_over_parts(
+    gradient: Callable[..., Any], params: Trees, arrays: Any, parts: int
+) -> tuple[jax.Array, Any]:
+    """Loss and gradient of the whole batch, computed in equal parts one after another."""
+    if parts == 1:
+        (_, value), grads = gradient(params, arrays)
+        return value, grads
+
+    def one(total: Any, part: Any) -> tuple[Any, None]:
+        (_, value), grads = gradient(params, part)
+        return jax.tree.map(jnp.add, total, (value, grads)), None
+
+    # Part i takes rows i, i + parts, …: with the batch divided over devices in blocks, every
+    # part then has rows on every device and none moves.
+    split = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), arrays
+    )
+    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(one, zero, split)
+    value, grads = jax.tree.map(lambda x: x / parts, total)
+    return value, grads
+
+
+def _next_scale(old: LossScale, overflow: jax.Array) -> LossScale:
+    grown = old.good_steps + 1 >= GROWTH_INTERVAL
+    scale = jnp.where(
+        overflow,
+        jnp.maximum(old.scale / 2, 1.0),
+        jnp.where(grown, old.scale * 2, old.scale),
+    )
+    return LossScale(scale, jnp.where(overflow | grown, 0, old.good_steps + 1).astype(jnp.int32))
