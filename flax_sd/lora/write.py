@@ -60,7 +60,7 @@ def write_kohya(
     adapters = _flatten(lora)
     ranks = {adapter.rank for adapter in adapters.values()}
     alphas = {adapter.alpha for adapter in adapters.values()}
-    alpha = alphas.pop() if len(alphas) == 1 else float(max(ranks))
+    alpha = alphas.pop() if len(alphas) == 1 else max(ranks)
     tensors = {}
     for (component, module), adapter in adapters.items():
         name = kohya_name(component, module)
@@ -102,7 +102,7 @@ def _flatten(lora: LoRAFile) -> dict[tuple[str, str], Adapter]:
     return adapters
 
 
-def _with_alpha(adapter: Adapter, alpha: float, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+def _with_alpha(adapter: Adapter, alpha: float | int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
     """down and up for that alpha, with the same product as before."""
     up = np.asarray(adapter.up, np.float32)
     if adapter.alpha != alpha:
