@@ -134,7 +134,7 @@ def current_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write into, which takes its place at `path` when the block ends without error.
 
     A model that is there already is replaced; a run that is killed leaves it as it was.
@@ -180,7 +180,7 @@ def save_component(
     tensors: Mapping[str, np.ndarray],
     config: Mapping[str, Any],
 ) -> None:
-    """Writes a component's config.json and tensors; use inside `whole_folder`.
+    """Writes a component's config.json and tensors; use inside `written_aside`.
 
     Raises:
       UserError: the disk is full.

@@ -40,7 +40,10 @@ def resolve(
     if path.is_dir():
         return path
     if path.exists():
-        raise UserError(f"{source} is a file; a diffusers folder or a hub id is wanted")
+        raise UserError(
+            f"{source} is a file, and single-file checkpoints are not read: "
+            "name a diffusers folder or a hub id"
+        )
     if not _HUB_ID.fullmatch(source):
         raise UserError(f"folder {source} does not exist")
     return _fetch(source, revision, variant)

@@ -148,7 +148,7 @@ def test_transformers_reads_what_was_written(tmp_path, text_encoder):
 def test_a_folder_appears_whole_and_replaces_a_model(tmp_path):
     target = tmp_path / "new" / "model"
     for value in (1, 2):
-        with folders.whole_folder(target) as aside:
+        with folders.written_aside(target) as aside:
             folders.write_json(aside / "model_index.json", {"value": value})
             assert target.exists() == (value == 2)
         assert folders.read_json(target / "model_index.json") == {"value": value}
@@ -157,14 +157,14 @@ def test_a_folder_appears_whole_and_replaces_a_model(tmp_path):
 
 def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
     target = tmp_path / "model"
-    with folders.whole_folder(target) as aside:
+    with folders.written_aside(target) as aside:
         folders.write_json(aside / "model_index.json", {"value": 1})
     with pytest.raises(UserError, match="model could not be written: No space left"):
-        with folders.whole_folder(target) as aside:
+        with folders.written_aside(target) as aside:
             folders.write_json(aside / "model_index.json", {"value": 2})
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(KeyboardInterrupt):
-        with folders.whole_folder(target):
+        with folders.written_aside(target):
             raise KeyboardInterrupt
     assert folders.read_json(target / "model_index.json") == {"value": 1}
     assert os.listdir(tmp_path) == ["model"]
@@ -173,6 +173,6 @@ def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(UserError, match="exists and is no model folder"):
-        with folders.whole_folder(tmp_path):
+        with folders.written_aside(tmp_path):
             pass
     assert os.listdir(tmp_path) == ["holiday.jpg"]
