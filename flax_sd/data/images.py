@@ -1,0 +1,105 @@
+"""One picture: from the bytes of a file to float32 pixels in [-1, 1], channels last."""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses a picture; also the limit after resizing
+
+
+class BadPicture(Exception):
+    """A picture that cannot be used; the text is the reason."""
+
+
+class Draw(NamedTuple):
+    """What one sample draws, as uniform 64-bit numbers: a pure function of (seed, sample)."""
+
+    caption: int
+    flip: int
+    top: int
+    left: int
+
+
+def draw(seed: int, sample: int) -> Draw:
+    """Draws for sample number `sample` of the stream; raw Philox, so alike in every NumPy."""
+    return Draw(*np.random.Philox(key=[seed, sample]).random_raw(4).tolist())
+
+
+def decode(data: bytes, background: str) -> Image.Image:
+    """Returns the picture upright, as RGB, with `background` under what is transparent.
+
+    Raises:
+      BadPicture: the bytes are no picture, are cut off or damaged, or too many when unpacked.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), background)
+    except UnidentifiedImageError as error:
+        empty = "the file is empty" if not data else "not a picture that Pillow can read"
+        raise BadPicture(empty) from error
+    except Image.DecompressionBombError as error:
+        raise BadPicture(f"decompression bomb: {error}") from error
+    except BadPicture:
+        raise
+    except Exception as error:  # a damaged file may raise nearly anything in Pillow's decoders
+        raise BadPicture(f"damaged: {error or type(error).__name__}") from error
+
+
+def _to_rgb(image: Image.Image, background: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadPicture("32-bit float pixels have no agreed range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _from_16_bit(image)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    """Scales 0…65535 to 0…255; Pillow's own conversion clips at 255 instead."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise BadPicture("32-bit integer pixels: save it with 8 or 16 bits")
+    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+
+
+def resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+    """Returns (width, height) with the shorter side at `resolution`, as torchvision rounds it.
+
+    Raises:
+      BadPicture: so long and narrow that the longer side would not fit in memory.
+    """
+    short, long = min(size), max(size)
+    scaled = int(resolution * long / short)
+    if scaled * resolution > MAX_PIXELS:
+        raise BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut a square from")
+    return (resolution, scaled) if size[0] <= size[1] else (scaled, resolution)
+
+
+def to_pixels(
+    image: Image.Image, resolution: int, draw: Draw, *, center_crop: bool, random_flip: bool
+) -> Float[np.ndarray, "resolution resolution 3"]:
+    """Resizes (Lanczos, shorter side to `resolution`), crops a square and perhaps mirrors it.
+
+    Raises:
+      BadPicture: the picture is too narrow.
+    """
+    image = image.resize(resized(image.size, resolution), Image.Resampling.LANCZOS)
+    spare_x, spare_y = image.width - resolution, image.height - resolution
+    if center_crop:
+        left, top = round(spare_x / 2), round(spare_y / 2)
+    else:
+        left, top = draw.left % (spare_x + 1), draw.top % (spare_y + 1)
+    image = image.crop((left, top, left + resolution, top + resolution))
+    if random_flip and draw.flip % 2:
+        image = ImageOps.mirror(image)
+    return np.asarray(image, np.float32) / 127.5 - 1

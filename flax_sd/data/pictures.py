@@ -1,0 +1,125 @@
+"""The opened set: every picture was read once, and those that could not be are named."""
+
+import pathlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from jaxtyping import Float
+from PIL import ImageColor
+
+from flax_sd.config import DataConfig
+from flax_sd.data import images, records, tables
+from flax_sd.data.records import Bad, Listing, Record
+from flax_sd.errors import UserError
+
+BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class Pictures:
+    """Captioned pictures by index; `bad` names those that were left out."""
+
+    def __init__(self, cfg: DataConfig, found: list[Record], bad: list[Bad]):
+        self.cfg, self.bad, self._found = cfg, bad, found
+        self.names = tuple(record.name for record in found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture i."""
+        return self._found[i].captions
+
+    def caption(self, i: int, *, seed: int, sample: int) -> str:
+        """The caption that sample number `sample` draws for picture i."""
+        captions = self.captions(i)
+        return captions[images.draw(seed, sample).caption % len(captions)]
+
+    def load(self, i: int, *, seed: int, sample: int) -> Float[np.ndarray, "h w 3"]:
+        """Reads picture i, cropped and mirrored as sample number `sample` draws.
+
+        Raises:
+          UserError: the picture cannot be read any more.
+        """
+        cfg = self.cfg
+        try:
+            return images.to_pixels(
+                images.decode(_read(self._found[i]), cfg.background),
+                cfg.resolution,
+                images.draw(seed, sample),
+                center_crop=cfg.center_crop,
+                random_flip=cfg.random_flip,
+            )
+        except images.BadPicture as error:
+            raise UserError(
+                f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
+                "put the file back, or leave it out of the data"
+            ) from error
+
+
+def open_pictures(cfg: DataConfig) -> Pictures:
+    """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
+
+    Raises:
+      UserError: nothing usable is there, or with `on_bad: stop` a picture cannot be read.
+    """
+    try:
+        ImageColor.getrgb(cfg.background)
+    except ValueError as error:
+        right = "a name like white, or #rrggbb"
+        raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
+    listing = _list(cfg)
+    with ThreadPoolExecutor(cfg.workers) as pool:
+        reasons = list(pool.map(lambda record: _problem(record, cfg), listing.records))
+    pairs = list(zip(listing.records, reasons, strict=True))
+    good = [record for record, reason in pairs if reason is None]
+    bad = listing.bad + [Bad(record.name, reason) for record, reason in pairs if reason is not None]
+    if bad and (cfg.on_bad == "stop" or not good):
+        header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
+        way_out = " (data.on_bad=skip leaves them out)" if good else ""
+        lines = [f"{name}: {reason}" for name, reason in bad]
+        raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
+    return Pictures(cfg, good, bad)
+
+
+def _list(cfg: DataConfig) -> Listing:
+    folder = _resolve(cfg.path)
+    kept = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
+    is_table = kept or (not captioned and folder.exists() and bool(tables.table_files(folder)))
+    if is_table or (not folder.exists() and HUB_ID.fullmatch(cfg.path)):
+        return tables.list_table(str(folder), cfg.image_column, cfg.caption_column)
+    if not folder.is_dir():
+        found = "is a file, not" if folder.exists() else "is not there: data.path names"
+        right = "a folder of captioned pictures, a .parquet or .arrow file, or a datasets id"
+        raise UserError(f"{cfg.path} {found} {right}")
+    return records.list_folder(folder, cfg.caption_column)
+
+
+def _resolve(path: str) -> pathlib.Path:
+    """Returns the folder that `path` names; "bundled:style" lies in the package."""
+    if not path.startswith("bundled:"):
+        return pathlib.Path(path).expanduser()
+    folder = BUNDLED / path.removeprefix("bundled:")
+    if not folder.is_dir():
+        known = sorted(f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/metadata.jsonl"))
+        raise UserError(f"there is no {path}; bundled are {', '.join(known)}")
+    return folder
+
+
+def _read(record: Record) -> bytes:
+    try:
+        return record.read()
+    except FileNotFoundError as error:
+        raise images.BadPicture(str(error.strerror).lower()) from error
+    except OSError as error:
+        raise images.BadPicture(f"cannot be read: {error.strerror or error}") from error
+
+
+def _problem(record: Record, cfg: DataConfig) -> str | None:
+    try:
+        images.resized(images.decode(_read(record), cfg.background).size, cfg.resolution)
+    except images.BadPicture as error:
+        return str(error)
+    return None

@@ -1,0 +1,175 @@
+"""Where the captioned pictures are: one record each, from a folder or a `datasets` table."""
+
+import csv
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from flax_sd.errors import UserError
+
+PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
+
+
+class Record(NamedTuple):
+    """One picture: the name the user knows it by, its captions, and what reads its bytes."""
+
+    name: str
+    captions: tuple[str, ...]
+    read: Callable[[], bytes]
+
+
+class Bad(NamedTuple):
+    """A picture that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+class Listing(NamedTuple):
+    """The records found, not yet opened, and those that cannot be used."""
+
+    records: list[Record]
+    bad: list[Bad]
+
+
+def caption_tuple(value: Any) -> tuple[str, ...] | None:
+    """Returns the captions in a cell, a string or a list of strings; None if it is neither."""
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not values:
+        return None
+    return tuple(values) if all(isinstance(v, str) for v in values) else None
+
+
+def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
+    """Lists the pictures that metadata.jsonl or metadata.csv names, or those beside .txt captions.
+
+    Raises:
+      UserError: there is nothing to train on, or a caption or metadata file cannot be read.
+    """
+    found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds both metadata.jsonl and metadata.csv: keep one of them")
+    if not found:
+        return _from_captions(folder)
+    rows = _jsonl_rows(found[0]) if found[0].suffix == ".jsonl" else _csv_rows(found[0])
+    return _from_rows(found[0], rows, caption_column)
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): "
+            "save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _jsonl_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:
+    rows, problems = [], []
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number}: {error.msg} at column {error.colno}")
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            problems.append(f"line {number}: a JSON {type(row).__name__}")
+    if problems:
+        raise UserError("\n  ".join([f"{path} needs one JSON object a line:", *problems]))
+    return rows
+
+
+def _csv_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    try:
+        return [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _from_rows(
+    metadata: pathlib.Path, rows: list[tuple[int, dict[str, Any]]], caption_column: str
+) -> Listing:
+    if not rows:
+        raise UserError(f"{metadata} names no picture: write a row with file_name for each")
+    _check_keys(metadata, [row for _, row in rows], caption_column)
+    problems, listing = [], Listing([], [])
+    for number, row in rows:
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            problems.append(f"line {number}: no file_name")
+        elif _leaves(name):
+            problems.append(f"line {number}: {name} leads out of the folder")
+        else:
+            captions = caption_tuple(row.get(caption_column))
+            if captions is None:
+                reason = f"line {number} of {metadata.name} has no caption in {caption_column!r}"
+                listing.bad.append(Bad(name, reason))
+            else:
+                path = metadata.parent / name
+                listing.records.append(Record(name, captions, path.read_bytes))
+    if problems:
+        right = "each row needs a file_name, a path inside the folder:"
+        raise UserError("\n  ".join([f"{metadata}: {right}", *problems]))
+    return listing
+
+
+def _check_keys(metadata: pathlib.Path, rows: list[dict[str, Any]], caption_column: str) -> None:
+    keys = {key for row in rows for key in row if isinstance(key, str)}
+    missing = [key for key in ("file_name", caption_column) if key not in keys]
+    if missing:
+        raise UserError(
+            f"{metadata} has no {' and no '.join(map(repr, missing))}, only "
+            f"{', '.join(map(repr, sorted(keys)))}: set data.caption_column to the captions' name, "
+            "and call the pictures' file_name"
+        )
+
+
+def _leaves(name: str) -> bool:
+    """Judges the path as written: a link inside the folder may lead where the user likes."""
+    climbs = os.path.normpath(name.replace("\\", "/")).split("/")[0] == ".."
+    return climbs or pathlib.PureWindowsPath(name).anchor != ""  # an anchor: /, C: or a share
+
+
+def _pictures(folder: pathlib.Path) -> Iterable[pathlib.Path]:
+    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in PICTURES and not hidden and path.is_file():
+            yield path
+
+
+def _from_captions(folder: pathlib.Path) -> Listing:
+    """Lists pictures with a .txt of the same name; each line of that is a caption of its own."""
+    pictures = list(_pictures(folder))
+    if not any(path.with_suffix(".txt").is_file() for path in pictures):
+        raise UserError(
+            f"{folder} holds {len(pictures) or 'no'} pictures and no captions for them: it needs a "
+            'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
+            "beside each picture (1.txt beside 1.png)"
+        )
+    problems, listing = [], Listing([], [])
+    for path in pictures:
+        name, caption = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
+        if not caption.is_file():
+            listing.bad.append(Bad(name, f"no caption: {caption.name} is not beside it"))
+            continue
+        try:
+            lines = [line.strip() for line in _text(caption).splitlines()]
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        captions = tuple(line for line in lines if line) or ("",)
+        listing.records.append(Record(name, captions, path.read_bytes))
+    if problems:
+        raise UserError("\n  ".join(problems))
+    return listing

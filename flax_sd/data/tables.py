@@ -1,0 +1,96 @@
+"""Captioned pictures in a `datasets` table: a hub id, parquet or arrow files, or save_to_disk."""
+
+import functools
+import pathlib
+from typing import Any
+
+from flax_sd.data.records import Bad, Listing, Record, caption_tuple
+from flax_sd.errors import UserError
+
+FILES = {".parquet": "parquet", ".arrow": "arrow"}  # suffix → the builder that reads it
+
+
+def table_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the parquet or arrow files at or under `path`, in order."""
+    found = [path] if path.is_file() else sorted(path.rglob("*"))
+    files = [p for p in found if p.suffix in FILES and p.is_file()]
+    return [p for p in files if p.suffix == files[0].suffix]  # never two formats of one set
+
+
+def list_table(source: str, image_column: str, caption_column: str) -> Listing:
+    """Lists the rows of the train split of a local table or a hub id.
+
+    Raises:
+      UserError: the table cannot be loaded, or lacks one of the two columns.
+    """
+    # Imported here because it takes a second, and a folder of pictures does without it.
+    import datasets
+
+    table = _load(source)
+    missing = [c for c in (image_column, caption_column) if c not in table.column_names]
+    if missing:
+        raise UserError(
+            f"{source} has no column {' and no column '.join(map(repr, missing))}, only "
+            f"{', '.join(map(repr, table.column_names))}: set data.image_column and "
+            "data.caption_column"
+        )
+    images = table.select_columns([image_column])
+    try:
+        images = images.cast_column(image_column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:  # the last is pyarrow's
+        kind = table.features[image_column]
+        raise UserError(
+            f"column {image_column!r} of {source} holds {kind}, not pictures"
+        ) from error
+    if not len(images):
+        raise UserError(f"{source} has no rows")
+    listing = Listing([], [])
+    for row, value in enumerate(table[caption_column]):
+        captions, name = caption_tuple(value), f"row {row}"
+        if captions is None:
+            reason = (
+                f"column {caption_column!r} holds {value!r:.40}, not a caption or a list of them"
+            )
+            listing.bad.append(Bad(name, reason))
+        else:
+            read = functools.partial(_read, images, row, image_column)
+            listing.records.append(Record(name, captions, read))
+    return listing
+
+
+def _load(source: str) -> Any:
+    import datasets
+
+    path = pathlib.Path(source)
+    try:
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _train_split(source, datasets.load_from_disk(source))
+        if path.exists():
+            files = table_files(path)
+            names = [str(file) for file in files]
+            builder = FILES[files[0].suffix]
+            return datasets.load_dataset(builder, data_files=names, split="train")
+        return datasets.load_dataset(source, split="train")
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # the builders raise pyarrow's, huggingface_hub's and fsspec's errors
+        where = "" if path.exists() else ": there is no such folder here, and as a datasets id"
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise UserError(f"{source}{where} cannot be loaded: {reason}") from error
+
+
+def _train_split(source: str, loaded: Any) -> Any:
+    if not isinstance(loaded, dict):
+        return loaded
+    if "train" not in loaded:
+        raise UserError(f"{source} has no split 'train', only {', '.join(map(repr, loaded))}")
+    return loaded["train"]
+
+
+def _read(images: Any, row: int, column: str) -> bytes:
+    cell = images[row][column]
+    if cell is None:
+        raise FileNotFoundError(2, "no picture in this row")
+    return cell["bytes"] if cell["bytes"] is not None else pathlib.Path(cell["path"]).read_bytes()

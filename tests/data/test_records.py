@@ -1,0 +1,153 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from flax_sd.data.records import Bad, caption_tuple, list_folder
+from flax_sd.errors import UserError
+
+
+def write_rows(folder, *rows):
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+
+
+def picture(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), "red").save(path, **options)
+
+
+def test_jsonl_ignores_other_files_and_further_keys(tmp_path):
+    picture(tmp_path / "sub/a.png")
+    picture(tmp_path / "not named.png")
+    (tmp_path / "readme.md").write_text("x")
+    write_rows(tmp_path, {"file_name": "sub/a.png", "text": "é", "score": 3, "tags": ["x"]})
+    records, bad = list_folder(tmp_path, "text")
+    assert [(r.name, r.captions) for r in records] == [("sub/a.png", ("é",))]
+    assert records[0].read() == (tmp_path / "sub/a.png").read_bytes()
+    assert bad == []
+
+
+def test_jsonl_may_hold_blank_lines_a_byte_order_mark_and_several_captions(tmp_path):
+    rows = '\ufeff{"file_name": "a.png", "say": ["one", "two"]}\n\n{"file_name":"b.png","say":""}\n'
+    (tmp_path / "metadata.jsonl").write_text(rows, "utf-8")
+    records, _ = list_folder(tmp_path, "say")
+    assert [r.captions for r in records] == [("one", "two"), ("",)]
+
+
+def test_csv(tmp_path):
+    text = 'file_name,n,text\r\na.png,1,"a cat, sitting"\r\nb.png,2,a dog\r\n'
+    (tmp_path / "metadata.csv").write_text(text, newline="")
+    records, _ = list_folder(tmp_path, "text")
+    assert [(r.name, r.captions[0]) for r in records] == [
+        ("a.png", "a cat, sitting"),
+        ("b.png", "a dog"),
+    ]
+
+
+def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
+    picture(tmp_path / "b.JPG", format="JPEG")
+    picture(tmp_path / "deep/er/a.png")
+    picture(tmp_path / ".hidden/c.png")
+    (tmp_path / "b.txt").write_text("a cat\n\n  a tabby cat \n")
+    (tmp_path / "deep/er/a.txt").write_text("")
+    records, bad = list_folder(tmp_path, "text")
+    found = [(r.name, r.captions) for r in records]
+    assert found == [("b.JPG", ("a cat", "a tabby cat")), ("deep/er/a.png", ("",))]
+    assert bad == []
+
+
+def test_a_picture_without_txt_is_named(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    (tmp_path / "a.txt").write_text("x")
+    assert list_folder(tmp_path, "text").bad == [Bad("b.png", "no caption: b.txt is not beside it")]
+
+
+@pytest.mark.parametrize("value", [None, 3, [], ["a", 4], {"en": "a"}])
+def test_a_row_without_a_caption_is_named(tmp_path, value):
+    good, wrong = {"file_name": "a.png", "text": "x"}, {"file_name": "b.png", "text": value}
+    write_rows(tmp_path, good, wrong)
+    (bad,) = list_folder(tmp_path, "text").bad
+    assert bad.name == "b.png" and "line 2" in bad.reason and "'text'" in bad.reason
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", ".."]
+)
+def test_a_path_that_leaves_the_folder_is_refused(tmp_path, name):
+    write_rows(tmp_path, {"file_name": "ok.png", "text": "x"}, {"file_name": name, "text": "y"})
+    with pytest.raises(UserError, match="line 2: .* leads out of the folder") as error:
+        list_folder(tmp_path, "text")
+    assert name in str(error.value)
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "b"]), min_size=1, max_size=6))
+def test_a_path_is_refused_only_if_it_ends_outside(tmp_path_factory, parts):
+    folder = tmp_path_factory.getbasetemp() / "leaves"
+    folder.mkdir(exist_ok=True)
+    name = "/".join([*parts, "x.png"])
+    write_rows(folder, {"file_name": name, "text": "t"})
+    inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    if inside:
+        assert list_folder(folder, "text").records[0].name == name
+    else:
+        with pytest.raises(UserError):
+            list_folder(folder, "text")
+
+
+def test_every_wrong_row_is_named_at_once(tmp_path):
+    lines = ['{"file_name": "a.png"', "[1]", '{"file_name": "b.png", "text": "x"}']
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"(?s)line 1: .*line 2: a JSON list") as error:
+        list_folder(tmp_path, "text")
+    assert "line 3" not in str(error.value)
+
+
+def test_a_row_without_file_name_is_named(tmp_path):
+    write_rows(tmp_path, {"file_name": "a.png", "text": "x"}, {"text": "y"})
+    with pytest.raises(UserError, match="line 2: no file_name"):
+        list_folder(tmp_path, "text")
+
+
+def test_a_wrong_caption_column_lists_the_keys(tmp_path):
+    write_rows(tmp_path, {"file_name": "a.png", "prompt": "x"})
+    with pytest.raises(UserError, match="no 'text', only 'file_name', 'prompt'.*caption_column"):
+        list_folder(tmp_path, "text")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "a.txt"])
+def test_a_text_that_is_not_utf8_is_named(tmp_path, name):
+    picture(tmp_path / "a.png")
+    (tmp_path / name).write_bytes("fine\nun café".encode("latin-1"))
+    with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it"):
+        list_folder(tmp_path, "text")
+
+
+def test_two_metadata_files_are_refused(tmp_path):
+    write_rows(tmp_path, {"file_name": "a.png", "text": "x"})
+    (tmp_path / "metadata.csv").write_text("file_name,text\n")
+    with pytest.raises(UserError, match="keep one"):
+        list_folder(tmp_path, "text")
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_empty_metadata_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("file_name,text\n" if name.endswith("csv") else "\n")
+    with pytest.raises(UserError, match="names no picture"):
+        list_folder(tmp_path, "text")
+
+
+def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_path):
+    with pytest.raises(UserError, match="holds no pictures and no captions.*metadata.jsonl"):
+        list_folder(tmp_path, "text")
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="holds 1 pictures and no captions"):
+        list_folder(tmp_path, "text")
+
+
+def test_caption_tuple():
+    assert caption_tuple("a") == ("a",)
+    assert caption_tuple(["a", "b"]) == ("a", "b")
+    assert caption_tuple(float("nan")) is None
