@@ -210,8 +210,8 @@ class Checkpoints:
             return action()
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"cannot write checkpoints to {self.folder}: {_reason(error)}; what was saved before "
-                "is safe: with room and the right to write there, the same command goes on from it"
+                f"cannot write checkpoints to {self.folder}: {_reason(error)}; what was saved "
+                "before is safe: with room and write access, the same command goes on from it"
             ) from error
 
 

@@ -1,0 +1,97 @@
+"""What a run shows while it works: stages with their times, then a bar or plain lines."""
+
+import datetime
+import math
+import time
+from types import TracebackType
+from typing import SupportsFloat
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """The messages of a run; only the first of several processes shows any."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Starts the clock of the first stage; writes to standard output by default."""
+        self.console = console or Console(quiet=jax.process_index() != 0)
+        self._stage_start = time.monotonic()
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """Says that a stage is done, and how long it took since the one before."""
+        now = time.monotonic()
+        took, self._stage_start = now - self._stage_start, now
+        self.say(f"{took:7.1f} s  {name}" + (f": {detail}" if detail else ""))
+
+    def say(self, line: str) -> None:
+        """Prints a line as it is, above the bar if there is one."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def steps(self, total: int, done: int = 0, *, interval: float = 30.0) -> "Steps":
+        """The display of a loop that goes from `done` to `total` steps.
+
+        Args:
+          total: steps of the whole run.
+          done: steps that were done before, if it resumes.
+          interval: seconds between two plain lines; a log does not want one a step.
+        """
+        return Steps(self, total, done, interval)
+
+
+class Steps:
+    """A bar with loss, images/s and time left; plain lines where the output is no terminal."""
+
+    def __init__(self, progress: Progress, total: int, done: int, interval: float) -> None:
+        self._progress, self._total, self._interval = progress, total, interval
+        # Time left is reckoned from the first update on: the first step compiles.
+        self._first: tuple[int, float] | None = None
+        self._last_line = -math.inf
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]}  {task.fields[left]}"),
+        )
+        self._bar = Bar(*columns, console=progress.console)
+        self._task = self._bar.add_task("", total=total, completed=done, loss="", rate="", left="")
+
+    def __enter__(self) -> "Steps":
+        if self._progress.console.is_terminal:
+            self._bar.start()
+            # A second Ctrl-C ends the process without cleaning up, which would leave it hidden.
+            self._progress.console.show_cursor(True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress.console.is_terminal:
+            self._bar.stop()
+
+    def update(self, step: int, loss: SupportsFloat, images_per_second: SupportsFloat) -> None:
+        """Shows that `step` steps are done."""
+        now = time.monotonic()
+        shown, rate = f"{float(loss):.4f}", f"{float(images_per_second):.2f} images/s"
+        left = f"{self._left(step, now)} left"
+        if self._progress.console.is_terminal:
+            self._bar.update(self._task, completed=step, loss=shown, rate=rate, left=left)
+        elif now - self._last_line >= self._interval or step == self._total:
+            self._last_line = now
+            self._progress.say(f"step {step}/{self._total}  loss {shown}  {rate}  {left}")
+
+    def _left(self, step: int, now: float) -> str:
+        """Time left, as hours:minutes:seconds, by the mean over the steps since the first."""
+        if self._first is None:
+            self._first = step, now
+        first_step, first_time = self._first
+        if step >= self._total:
+            return "0:00:00"
+        if step <= first_step:
+            return "-:--:--"
+        seconds = (now - first_time) / (step - first_step) * (self._total - step)
+        return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,160 @@
+"""A run's numbers and pictures: metrics.jsonl, and TensorBoard and Weights & Biases if wanted."""
+
+import importlib
+import json
+import math
+import os
+import pathlib
+import secrets
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, SupportsFloat
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+
+from flax_sd.errors import UserError
+
+
+class MetricsFile:
+    """metrics.jsonl: one JSON object a logged step, whole lines only."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def append(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Writes one line at once; what is not finite becomes null, which JSON can hold.
+
+        Raises:
+          UserError: the line cannot be written.
+        """
+        numbers = {name: float(value) for name, value in values.items()}
+        shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = json.dumps({"step": step, **shown}) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def truncate_after(self, step: int) -> None:
+        """Drops the lines past a step, and one that a kill tore, in a file renamed into place.
+
+        Raises:
+          UserError: the file cannot be read or written.
+        """
+        if not self.path.exists():
+            return
+        aside = self.path.with_suffix(".tmp")
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            with aside.open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines if _step_of(line) <= step)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinity if the line is torn."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
+
+
+class Trackers:
+    """Everything that a run logs to; only the first of several processes writes."""
+
+    def __init__(
+        self,
+        output: pathlib.Path,
+        *,
+        tensorboard: bool = False,
+        wandb: bool = False,
+        config: Mapping[str, Any] | None = None,
+        resumed_at: int | None = None,
+    ) -> None:
+        """Opens the trackers and drops what was logged past the checkpoint.
+
+        Args:
+          output: the run's folder, which exists.
+          tensorboard: write TensorBoard files to OUTPUT/tensorboard.
+          wandb: log to Weights & Biases (WANDB_MODE=offline writes to OUTPUT/wandb alone).
+          config: the run's options, for Weights & Biases.
+          resumed_at: the checkpoint's step; None for a run from its start, which drops all lines.
+
+        Raises:
+          UserError: a tracker's package is not installed.
+        """
+        board = _import("tensorboardX", "tensorboard") if tensorboard else None
+        wandb_module = _import("wandb", "wandb") if wandb else None
+        self._metrics = self._board = self._wandb = None
+        if jax.process_index() != 0:
+            return
+        self._metrics = MetricsFile(output / "metrics.jsonl")
+        self._metrics.truncate_after(-1 if resumed_at is None else resumed_at)
+        if board is not None:
+            self._board = board.SummaryWriter(
+                str(output / "tensorboard"), purge_step=(resumed_at or 0) + 1
+            )
+        if wandb_module is not None:
+            self._image_of = wandb_module.Image
+            self._wandb = wandb_module.init(
+                project="flax_sd",
+                name=output.name,
+                dir=str(output),
+                id=_run_id(output),
+                resume="allow",
+                config=dict(config or {}),
+            )
+
+    def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Writes the numbers of a step.
+
+        Raises:
+          UserError: metrics.jsonl cannot be written.
+        """
+        if self._metrics is not None:
+            self._metrics.append(step, values)
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, float(value), step)
+        if self._wandb is not None:
+            self._wandb.log({name: float(value) for name, value in values.items()}, step=step)
+
+    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Shows a picture in the trackers that can."""
+        if self._board is not None:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.log({name: self._image_of(picture)}, step=step)
+
+    def close(self) -> None:
+        """Writes out what is held back."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _import(package: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"log.{extra} needs the package {package}, which is not installed; "
+            f"`pip install 'flax_sd[{extra}]'` brings it"
+        ) from error
+
+
+def _run_id(output: pathlib.Path) -> str:
+    """The id by which Weights & Biases knows the run again when it resumes."""
+    path = output / "wandb" / "flax_sd_run_id"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()

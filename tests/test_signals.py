@@ -1,0 +1,49 @@
+import os
+import signal
+
+import pytest
+
+from flax_sd.signals import StopRequest
+from tests import processes
+
+
+def test_sigterm_and_ctrl_c_set_the_reason(capfd):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    for number, reason in [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]:
+        with StopRequest() as stop:
+            assert stop.reason is None
+            os.kill(os.getpid(), number)
+            assert stop.reason == reason
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.reason == reason
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert capfd.readouterr().err.count("press it again to end at once") == 1
+
+
+LOOP = """
+import time
+from flax_sd.signals import StopRequest
+with StopRequest() as stop:
+    print("ready", flush=True)
+    while True:
+        if stop.reason:
+            print("saving", flush=True)
+            time.sleep(60)
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_at_once(first):
+    process = processes.start(LOOP)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(first)
+    assert process.stdout.readline() == "saving\n"
+    if first == signal.SIGTERM:
+        process.send_signal(signal.SIGINT)
+    assert [process.stderr.readline() for _ in range(2)][1].startswith("Ctrl-C: saving")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGINT
