@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from flax_sd.models.vae import Moments
 from flax_sd.schedule import NoiseSchedule
 
-Trees = Mapping[str, nnx.State]  # component name -> its leaves
+Trees = Mapping[str, Any]  # component name -> a pytree of its leaves, mostly an nnx.State
 Graphs = Mapping[str, nnx.GraphDef]
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from flax_sd.losses import Loss, Trees
 
@@ -29,7 +28,7 @@ class TrainState(NamedTuple):
     """All that a step changes, and the key that it does not."""
 
     step: jax.Array  # int32, steps done
-    params: dict[str, nnx.State]  # the trained leaves of each component, float32
+    params: Trees  # the trained leaves of each component, float32
     opt_state: Any
     loss_scale: LossScale
     key: jax.Array
@@ -45,7 +44,7 @@ class Metrics(NamedTuple):
 
 
 def init_state(
-    params: dict[str, nnx.State], tx: optax.GradientTransformation, seed: int, *, scaled: bool
+    params: Trees, tx: optax.GradientTransformation, seed: int, *, scaled: bool
 ) -> TrainState:
     """The state before the first step; `scaled` starts float16's loss scale."""
     scale = jnp.float32(INITIAL_SCALE if scaled else 1.0)

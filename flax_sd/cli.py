@@ -1,0 +1,105 @@
+"""The commands: `flax-sd NAME …`, and what train.py and sample.py call."""
+
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+from flax_sd.errors import UserError
+
+BAD_INPUT = 2  # exit status
+
+
+def train(args: Sequence[str]) -> int:
+    """`train.py [CONFIG.yaml] [--flag value …]`: the bundled quickstart if no config is named."""
+    return guarded(_train, args)
+
+
+def sample(args: Sequence[str]) -> int:
+    """`sample.py --model … --prompt …`."""
+    return guarded(_sample, args)
+
+
+def export(args: Sequence[str]) -> int:
+    """`flax-sd export RUN --to FORMAT --out PATH`."""
+    return guarded(_export, args)
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "train": (train, "train a LoRA, a UNet or an autoencoder from a config"),
+    "sample": (sample, "draw pictures from prompts"),
+    "export": (export, "write a run's LoRA or merged model for other tools"),
+}
+
+
+def main() -> None:
+    """The installed command."""
+    name, *args = sys.argv[1:] or ["--help"]
+    if name in COMMANDS:
+        sys.exit(COMMANDS[name][0](args))
+    lines = [f"  flax-sd {key:7} {text}" for key, (_, text) in COMMANDS.items()]
+    print("\n".join(["usage: flax-sd COMMAND [--help] …", "", *lines]))
+    if name not in ("-h", "--help"):
+        print(f"error: there is no command {name!r}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:
+    """Runs a command; a user's mistake becomes one message and status 2 (--debug: the trace too).
+
+    A full disk is a mistake of nobody's, but needs no trace either.
+    """
+    debug = "--debug" in args
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    logging.getLogger("flax_sd").handlers[:] = [handler]
+    logging.getLogger("flax_sd").propagate = False
+    try:
+        return command([arg for arg in args if arg != "--debug"])
+    except (UserError, OSError) as error:
+        if debug or (isinstance(error, OSError) and error.errno is None):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def config_path(name: str) -> pathlib.Path:
+    """A config file by its path, or by its name among those that come with the package."""
+    path = pathlib.Path(name)
+    if path.exists():
+        return path
+    package = pathlib.Path(__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    return path
+
+
+def _train(args: Sequence[str]) -> int:
+    from flax_sd import config_file, sharding
+    from flax_sd.runs import train as runs_train
+
+    named = bool(args) and not args[0].startswith("-")
+    path = config_path(args[0] if named else "quickstart.yaml")
+    config = config_file.parse(path, args[1:] if named else args)
+    sharding.initialize_distributed()
+    if config.train.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+    return runs_train.run(config)
+
+
+def _sample(args: Sequence[str]) -> int:
+    from flax_sd.runs import sample as runs_sample
+
+    return runs_sample.run(runs_sample.parse(args))
+
+
+def _export(args: Sequence[str]) -> int:
+    from flax_sd.runs import export as runs_export
+
+    return runs_export.run(runs_export.parse(args))

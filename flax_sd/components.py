@@ -1,0 +1,89 @@
+"""The networks of a diffusers folder: from its config.json and its tensors to filled modules."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
+from flax_sd.models.unet import UNet2DConditionModel
+from flax_sd.models.unet_config import UNetConfig
+from flax_sd.models.vae import AutoencoderKL, AutoencoderKLConfig
+from flax_sd.weights.fill import as_dtype, fill
+from flax_sd.weights.folder import component_tensors, read_json
+
+VAE = AutoencoderKL | AutoencoderTiny
+
+
+class Kind(NamedTuple):
+    """How a network is built: its config's reader, and its class."""
+
+    read: Callable[[dict[str, Any], str], Any]
+    build: Callable[..., Any]
+
+
+# By the class that the config names; transformers' configs name theirs in a list.
+KINDS: dict[str, Kind] = {
+    "UNet2DConditionModel": Kind(UNetConfig.from_json, UNet2DConditionModel),
+    "AutoencoderKL": Kind(AutoencoderKLConfig.from_json, AutoencoderKL),
+    "AutoencoderTiny": Kind(AutoencoderTinyConfig.from_json, AutoencoderTiny),
+    "CLIPTextModel": Kind(CLIPTextConfig.from_json, CLIPTextModel),
+}
+
+
+def read_component_config(folder: pathlib.Path, component: str) -> dict[str, Any]:
+    """The raw config.json of a component.
+
+    Raises:
+      UserError: there is none.
+    """
+    return read_json(folder / component / "config.json")
+
+
+def abstract_network(raw: dict[str, Any], where: str) -> Any:
+    """The network that a raw config describes, its leaves shapes only.
+
+    Raises:
+      UserError: the class or a value of the config is not supported.
+    """
+    kind, config = _kind_and_config(raw, where)
+    return nnx.eval_shape(lambda: kind.build(config, rngs=nnx.Rngs(0)))
+
+
+def load_network(
+    folder: pathlib.Path, component: str, dtype: str, variant: str | None = None
+) -> Any:
+    """A component of a diffusers folder, filled with its tensors.
+
+    Raises:
+      UserError: the config or the tensors do not fit; every misfit is named.
+    """
+    where = str(folder / component)
+    model = abstract_network(read_component_config(folder, component), where)
+    return fill(model, component_tensors(folder, component, variant), dtype, where)
+
+
+def random_network(folder: pathlib.Path, component: str, key: jax.Array, dtype: str) -> Any:
+    """The component that the folder's config describes, with fresh random weights.
+
+    Raises:
+      UserError: the config is missing or not supported.
+    """
+    where = str(folder / component)
+    kind, config = _kind_and_config(read_component_config(folder, component), where)
+    model = kind.build(config, rngs=nnx.Rngs(key))
+    graph, state = nnx.split(model)
+    target = as_dtype(dtype)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(target), state))
+
+
+def _kind_and_config(raw: dict[str, Any], where: str) -> tuple[Kind, Any]:
+    named = raw.get("_class_name") or next(iter(raw.get("architectures") or ["?"]))
+    if named not in KINDS:
+        raise UserError(f"{where}: class {named} is not one of {', '.join(sorted(KINDS))}")
+    kind = KINDS[named]
+    return kind, kind.read(raw, f"{where}/config.json")

@@ -1,0 +1,1 @@
+"""Whole runs: what the commands do, in the order of the data."""

@@ -1,0 +1,90 @@
+"""The loss on held-out pictures, at fixed timesteps and noise, so that two models compare."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from flax_sd import data, sharding
+from flax_sd.config import Config
+from flax_sd.losses import Loss, Trees
+from flax_sd.runs.feed import tokenize
+from flax_sd.runs.objective import Objective
+from flax_sd.tokenizer import Tokenizer
+
+EVALUATION_SEED = 20_000  # of the fixed noise; any number, but the same for every run
+DRAWS_PER_PICTURE = 4
+
+
+class HeldOut:
+    """Held-out pictures, encoded once, with the draws at which their loss is measured."""
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Objective,
+        tokenizer: Tokenizer | None,
+        frozen: Trees,
+        mesh: Mesh,
+    ):
+        """Reads `data.held_out` and encodes it.
+
+        Raises:
+          UserError: the pictures cannot be read.
+        """
+        settings = {"path": config.data.held_out, "center_crop": True, "random_flip": False}
+        pictures = data.open_pictures(config.data.model_copy(update=settings))
+        self.count = len(pictures)
+        self._rows = mesh.size * -(-min(8, self.count) // mesh.size)
+        self._batches = [
+            self._encode(rows, pictures, objective, tokenizer, frozen, mesh)
+            for rows in _chunks(self.count, self._rows)
+        ]
+        self._loss = jax.jit(_loss_of_batch(objective.loss))
+
+    def loss(self, params: Trees, frozen: Trees) -> float:
+        """The mean over pictures and draws, in float32."""
+        total = 0.0
+        for number, (batch, valid) in enumerate(self._batches):
+            for draw in range(DRAWS_PER_PICTURE):
+                key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
+                total += float(self._loss(params, frozen, batch, jax.random.fold_in(key, draw), valid))
+        return total / (self.count * DRAWS_PER_PICTURE)
+
+    def _encode(
+        self,
+        rows: list[int],
+        pictures: data.Pictures,
+        objective: Objective,
+        tokenizer: Tokenizer | None,
+        frozen: Trees,
+        mesh: Mesh,
+    ) -> tuple[Any, int]:
+        valid = len(rows)
+        rows = rows + rows[:1] * (self._rows - valid)
+        pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
+        ids = tokenize([pictures.captions(i)[0] for i in rows], tokenizer)
+        mine = sharding.process_rows(self._rows, mesh)
+        pixels, ids = sharding.shard_batch((pixels[mine], ids[mine]), mesh)
+        return objective.encode(frozen, pixels, ids), valid
+
+
+def _chunks(count: int, size: int) -> Iterator[list[int]]:
+    for start in range(0, count, size):
+        yield list(range(start, min(start + size, count)))
+
+
+def _loss_of_batch(loss: Loss) -> Any:
+    """The summed loss of a batch's first `valid` pictures."""
+
+    def value(
+        params: Trees, frozen: Trees, batch: Any, key: jax.Array, valid: jax.Array
+    ) -> jax.Array:
+        draws = loss.draw(key, batch)
+        each = loss.loss(params, frozen, batch, draws)
+        return jnp.sum(jnp.where(jnp.arange(len(each)) < valid, each, 0))  # the rest is padding
+
+    return value

@@ -1,0 +1,127 @@
+"""What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_sd.config import Config
+from flax_sd.lora.inject import inject
+from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
+from flax_sd.models.vae import Moments
+from flax_sd.runs.parts import Parts, noise_schedule, trained_whole
+
+
+class Objective(NamedTuple):
+    """The trained and the frozen leaves of each component, and what is done with them."""
+
+    graphs: dict[str, nnx.GraphDef]
+    params: dict[str, nnx.State]
+    frozen: dict[str, nnx.State]
+    loss: Loss
+    encode: Callable[[Trees, jax.Array, jax.Array], Any]  # (frozen, pixels, ids) -> batch
+
+
+def make_objective(config: Config, parts: Parts) -> Objective:
+    """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
+
+    Raises:
+      UserError: `lora.targets` matches nothing.
+    """
+    networks = dict(parts.networks)
+    if config.train.mode == "lora":
+        _inject(config, networks)
+    if "unet" in networks and config.train.remat == "blocks":
+        networks["unet"].remat = "blocks"
+    picked = _trained_leaves(config)
+    graphs, params, frozen = {}, {}, {}
+    for name, network in networks.items():
+        if name in picked:
+            graphs[name], params[name], frozen[name] = nnx.split(network, picked[name], ...)
+        else:
+            graphs[name], frozen[name] = nnx.split(network)
+    if config.train.mode == "vae":
+        loss = _vae_objective(config, networks["vae"], graphs)
+        return Objective(graphs, params, frozen, loss, _pixels_alone)
+    loss = diffusion_loss(
+        graphs,
+        noise_schedule(parts),
+        scaling_factor=networks["vae"].config.scaling_factor,
+        clip_skip=config.model.clip_skip,
+        compute_dtype=_compute_dtype(config),
+    )
+    encode = _encoder(graphs, config.model.clip_skip, "text_encoder" in params)
+    return Objective(graphs, params, frozen, loss, encode)
+
+
+def resolve_dtype(config: Config) -> str:
+    """float32 on a CPU and bfloat16 elsewhere, unless the config says which."""
+    if config.compute_dtype != "auto":
+        return config.compute_dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def _compute_dtype(config: Config) -> jnp.dtype | None:
+    """What whole trained weights are cast to; LoRA leaves are not cast."""
+    return jnp.dtype(resolve_dtype(config)) if trained_whole(config) else None
+
+
+def _inject(config: Config, networks: dict[str, Any]) -> None:
+    settings, key = config.lora, jax.random.key(config.seed)
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    for i, name in enumerate(["unet", "text_encoder"] if config.train.text_encoder else ["unet"]):
+        inject(
+            networks[name],
+            settings.targets,
+            settings.rank,
+            alpha,
+            settings.init,
+            jax.random.fold_in(key, i),
+        )
+
+
+def _trained_leaves(config: Config) -> dict[str, Any]:
+    """The filter that picks each trained component's leaves."""
+    if config.train.mode == "lora":
+        names = ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
+        return dict.fromkeys(names, nnx.LoRAParam)
+    return dict.fromkeys(trained_whole(config), nnx.Param)
+
+
+def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
+    stride = 2 ** (len(vae.config.block_out_channels) - 1)
+    side = config.data.resolution // stride
+    return vae_loss(
+        graphs,
+        latent_shape=(side, side, vae.config.latent_channels),
+        kl_weight=config.vae_loss.kl_weight,
+        l1_weight=config.vae_loss.l1_weight,
+        compute_dtype=_compute_dtype(config),
+    )
+
+
+def _pixels_alone(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> PixelBatch:
+    return PixelBatch(pixels)
+
+
+def _encoder(
+    graphs: dict[str, nnx.GraphDef], clip_skip: int, text_is_trained: bool
+) -> Callable[[Trees, jax.Array, jax.Array], EncodedBatch]:
+    """Pixels to moments and ids to text states, in front of the step and without gradients."""
+
+    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
+        moments: Moments = nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
+        if text_is_trained:
+            return EncodedBatch(moments, ids)
+        text_encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
+        return EncodedBatch(moments, text_encoder(ids, clip_skip).text)
+
+    return jax.jit(encode)
+
+
+def trained_size(objective: Objective) -> int:
+    """How many numbers are trained."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(objective.params))

@@ -1,0 +1,13 @@
+"""Draws pictures.
+
+python sample.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a cat" --seed 1 --out out
+python sample.py --model DIR --lora runs/cat/lora.safetensors:0.8 --prompts prompts.jsonl --out out
+python sample.py --help      # every option
+"""
+
+import sys
+
+from flax_sd.cli import sample
+
+if __name__ == "__main__":
+    sys.exit(sample(sys.argv[1:]))
