@@ -26,15 +26,15 @@ SIZE = 128  # pixels, the bundled base's resolution
 STYLE_SUBJECTS = """
     tiger face, panda, lion, fox, koala, frog, pig face, rabbit face, chicken, owl, turtle, octopus,
     butterfly, lady beetle, elephant,
-    red apple, banana, grapes, strawberry, watermelon, carrot, hamburger, pizza, doughnut,
-    ice cream, bread, cheese wedge, hot beverage, birthday cake,
+    red apple, banana, pear, strawberry, watermelon, carrot, hamburger, pizza, doughnut,
+    ice cream, croissant, cheese wedge, hot beverage, birthday cake,
     light bulb, key, hammer, umbrella, bell, guitar, camera, wrapped gift, trophy, backpack, crown,
     magnet, top hat, sunflower, cactus, mushroom, evergreen tree, rose, sun, snowman,
     rocket, bicycle, sailboat, house, automobile, airplane,
     grinning face, smiling face with sunglasses, angry face, robot, ghost, alien
 """
 HELD_OUT_SUBJECTS = """
-    wolf, cow face, hamster, crab, cherries, avocado, teacup without handle, alarm clock, trumpet,
+    wolf, cow face, hamster, crab, lemon, avocado, teacup without handle, alarm clock, trumpet,
     tulip, locomotive, crying face
 """
 

@@ -88,7 +88,9 @@ def _list(cfg: DataConfig) -> Listing:
     kept = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
     is_table = kept or (not captioned and folder.exists() and bool(tables.table_files(folder)))
-    if is_table or (not folder.exists() and HUB_ID.fullmatch(cfg.path)):
+    # In a folder that exists, a missing one is a slip of the pen and no hub id.
+    is_id = HUB_ID.fullmatch(cfg.path) and not folder.exists() and not folder.parent.is_dir()
+    if is_table or is_id:
         return tables.list_table(str(folder), cfg.image_column, cfg.caption_column)
     if not folder.is_dir():
         found = "is a file, not" if folder.exists() else "is not there: data.path names"

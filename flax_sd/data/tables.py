@@ -4,6 +4,8 @@ import functools
 import pathlib
 from typing import Any
 
+import huggingface_hub
+
 from flax_sd.data.records import Bad, Listing, Record, caption_tuple
 from flax_sd.errors import UserError
 
@@ -70,6 +72,7 @@ def _load(source: str) -> Any:
             names = [str(file) for file in files]
             builder = FILES[files[0].suffix]
             return datasets.load_dataset(builder, data_files=names, split="train")
+        _ask_hub(source)
         return datasets.load_dataset(source, split="train")
     except UserError:
         raise
@@ -79,6 +82,15 @@ def _load(source: str) -> Any:
         where = "" if path.exists() else ": there is no such folder here, and as a datasets id"
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{source}{where} cannot be loaded: {reason}") from error
+
+
+def _ask_hub(source: str) -> None:
+    """Asks once for a set that is not cached: load_dataset itself tries for half a minute."""
+    from datasets import config
+
+    owner = source.split("/")[0]
+    if not any(pathlib.Path(config.HF_DATASETS_CACHE).glob(f"{owner}___*")):
+        huggingface_hub.HfApi().dataset_info(source, timeout=20)
 
 
 def _train_split(source: str, loaded: Any) -> Any:

@@ -32,6 +32,12 @@ def take(pictures, steps, batch_size, **options):
         return list(itertools.islice(iterator, steps))
     finally:
         iterator.close()
+        for thread in reading_threads():  # beartype in a thread disturbs hypothesis' random state
+            thread.join(timeout=20)
+
+
+def reading_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
 
 
 def assert_same(ours, theirs):
@@ -129,10 +135,6 @@ def test_a_picture_that_fails_later_stops_the_stream_by_name(folder, config):
     (folder / "2.png").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"^2\.png could be read when the run began"):
         take(pictures, 5, 1)
-
-
-def reading_threads():
-    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
 
 
 def test_threads_read_ahead_and_end_with_the_stream(pictures):

@@ -85,9 +85,13 @@ def test_background_colour(tmp_path, config):
         open_pictures(config(tmp_path, background="whitte"))
 
 
-def test_a_wrong_path_says_what_would_be_right(tmp_path, config):
+def test_a_wrong_path_says_what_would_be_right(tmp_path, config, monkeypatch):
     with pytest.raises(UserError, match="is not there: data.path names a folder"):
         open_pictures(config(tmp_path / "nowhere"))
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="^data/cats is not there"):
+        open_pictures(config("data/cats"))
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(UserError, match="x.zip is a file, not a folder"):
         open_pictures(config(tmp_path / "x.zip"))

@@ -105,8 +105,12 @@ def test_a_damaged_file_is_named(tmp_path, config):
         open_pictures(config(tmp_path / "x.parquet"))
 
 
-def test_an_id_that_cannot_be_reached(monkeypatch, config):
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_id_that_cannot_be_reached(cached, monkeypatch, config):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if cached:  # another set of that owner, which is not enough
+        (datasets.config.HF_DATASETS_CACHE / "nobody___another").mkdir()
     with pytest.raises(UserError, match="no such folder here, and as a datasets id .*loaded") as e:
         open_pictures(config("nobody/no-such-set"))
     assert "\n" not in str(e.value)

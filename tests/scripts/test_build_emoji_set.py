@@ -1,0 +1,62 @@
+import json
+import pathlib
+
+import pytest
+from PIL import Image
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import build_emoji_set
+    import emoji
+
+    return build_emoji_set, emoji
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """Extracted npm packages of three emoji, one of them a flag, and one too new to be drawn."""
+    names = tmp_path / "unicode-emoji-json-0.9.0/package"
+    assets = tmp_path / "lobehub-fluent-emoji-3d-1.1.0/package/assets"
+    names.mkdir(parents=True)
+    assets.mkdir(parents=True)
+    entries = {
+        "🐯": {"name": "tiger face", "group": "Animals & Nature"},
+        "🛤️": {"name": "railway track", "group": "Travel & Places"},
+        "🫩": {"name": "face with bags under eyes", "group": "Smileys & Emotion"},
+        "🏁": {"name": "chequered flag", "group": "Flags"},
+    }
+    (names / "data-by-emoji.json").write_text(json.dumps(entries), "utf-8")
+    for code in ("1f42f", "1f6e4-fe0f", "1f3c1"):
+        Image.new("RGBA", (6, 6), (255, 0, 0, 0)).save(assets / f"{code}.webp", lossless=True)
+    return tmp_path
+
+
+def test_build(scripts, packages, tmp_path):
+    counts = scripts[0].build(tmp_path / "out", packages)
+    assert counts == {"train": 1, "held_out": 1}
+    texts = {
+        split: json.loads((tmp_path / "out" / split / "metadata.jsonl").read_text())
+        for split in counts
+    }
+    assert texts["train"] == {"file_name": "1f42f.png", "text": "a 3d render of a tiger face"}
+    assert texts["held_out"]["text"] == "a 3d render of a railway track"
+    with Image.open(tmp_path / "out/train/1f42f.png") as image:
+        assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_one_in_twenty_is_held_out_by_name(scripts):
+    held_out = scripts[0].held_out
+    assert 400 < sum(held_out(f"name {i}") for i in range(10_000)) < 600
+    # The bundled base never saw the first three; a change here would make its figures untrue.
+    names = ("penguin", "volcano", "violin", "tiger face", "wolf")
+    assert [held_out(name) for name in names] == [True, True, True, False, False]
+
+
+def test_caption(scripts):
+    caption = scripts[1].caption
+    assert caption("3d render", "alarm clock") == "a 3d render of an alarm clock"
+    assert caption("flat drawing", "Lion") == "a flat drawing of a lion"
