@@ -61,7 +61,8 @@ def _refused(
     ]
     for name, allowed in choices.items():
         values = raw.get(name, [])
-        foreign = set(values if isinstance(values, list | tuple) else [values]) - set(allowed)
+        values = values if isinstance(values, list | tuple) else [values]
+        foreign = {value for value in values if isinstance(value, str)} - set(allowed)
         if foreign:
             words = ", ".join(sorted(map(json.dumps, foreign)))
             problems.append(f"{name} has {words}: supported is {' or '.join(sorted(allowed))}")

@@ -1,0 +1,211 @@
+"""CLIP's text model: token ids [b, n] to text states [b, n, d] that the UNet attends to.
+
+Radford et al. 2021 (arXiv 2103.00020), §2.4; names are those of transformers' `CLIPTextModel` in
+the files on the hub, which begin with `text_model.`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from flax_sd.errors import UserError
+from flax_sd.models import layers
+from flax_sd.models.config_json import read_config
+
+LEGACY_EOS = 2  # what the hub's configs say; the tokenizer's end token is 49407, its largest id
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig:
+    """What of a `text_encoder/config.json` shapes the network; the defaults are transformers'.
+
+    Raises UserError if the heads do not divide the width.
+    """
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int | None = 512  # of the projection beside the text model
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    eos_token_id: int = 49407
+
+    @classmethod
+    def from_json(
+        cls, raw: dict[str, Any], where: str = "text_encoder/config.json"
+    ) -> "CLIPTextConfig":
+        """Reads transformers' config. Raises UserError that names every field not supported."""
+        return read_config(cls, raw, UNSUPPORTED, where, choices={"hidden_act": tuple(ACTIVATIONS)})
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"num_attention_heads {self.num_attention_heads} does not divide"
+                f" hidden_size {self.hidden_size}"
+            )
+
+
+# What transformers' class reads besides, with its default; token ids are the tokenizer's matter,
+# and the initialiser's fields have no effect on loaded weights.
+UNSUPPORTED: dict[str, Any] = {"attention_dropout": 0.0}
+
+
+def quick_gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """x · σ(1.702 x), with which OpenAI's models were trained."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": layers.gelu}
+
+
+class TextStates(NamedTuple):
+    """What the text model says of a batch of prompts."""
+
+    text: jax.Array  # [b, n, d], normed
+    pooled: jax.Array  # [b, d], the last layer's normed state at the end token
+
+
+class CLIPTextEmbeddings(nnx.Module):
+    """Token embedding + position embedding."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, init = config.hidden_size, nnx.initializers.normal(0.02)
+        self.token_embedding = nnx.Embed(config.vocab_size, width, embedding_init=init, rngs=rngs)
+        self.position_embedding = nnx.Embed(
+            config.max_position_embeddings, width, embedding_init=init, rngs=rngs
+        )
+
+    def __call__(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+        # Indexed here because nnx.Embed keeps to the dtype it was made in.
+        positions = self.position_embedding.embedding[: ids.shape[1]]
+        return self.token_embedding.embedding[ids] + positions
+
+
+class CLIPAttention(nnx.Module):
+    """Multi-headed attention of each token to itself and those before it."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, self.heads = config.hidden_size, config.num_attention_heads
+        std = _inner_std(config)
+        self.q_proj = _linear(width, width, std, rngs)
+        self.k_proj = _linear(width, width, std, rngs)
+        self.v_proj = _linear(width, width, std, rngs)
+        self.out_proj = _linear(width, width, width**-0.5, rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        q, k, v = (
+            tokens.reshape(*x.shape[:2], self.heads, -1)  # [b, n, k, d]
+            for tokens in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        )
+        causal = jnp.tri(x.shape[1], dtype=bool)
+        return self.out_proj(layers.attention(q, k, v, causal).reshape(x.shape))
+
+
+class CLIPMLP(nnx.Module):
+    """fc2(act(fc1(x)))."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, inner = config.hidden_size, config.intermediate_size
+        self.act = config.hidden_act
+        self.fc1 = _linear(width, inner, (2 * width) ** -0.5, rngs)
+        self.fc2 = _linear(inner, width, _inner_std(config), rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.fc2(ACTIVATIONS[self.act](self.fc1(x)))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, epsilon = config.hidden_size, config.layer_norm_eps
+        self.layer_norm1 = layers.layer_norm(width, epsilon, rngs=rngs)
+        self.self_attn = CLIPAttention(config, rngs=rngs)
+        self.layer_norm2 = layers.layer_norm(width, epsilon, rngs=rngs)
+        self.mlp = CLIPMLP(config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    """The layers, one after another."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        n = config.num_hidden_layers
+        self.layers = nnx.List([CLIPEncoderLayer(config, rngs=rngs) for _ in range(n)])
+
+    def __call__(self, x: Float[Array, "b n d"]) -> list[Array]:
+        """The states before the first layer and after each."""
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return states
+
+
+class CLIPTextTransformer(nnx.Module):
+    """Embeddings, layers, last norm: what stands under `text_model` in a file."""
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        self.embeddings = CLIPTextEmbeddings(config, rngs=rngs)
+        self.encoder = CLIPEncoder(config, rngs=rngs)
+        self.final_layer_norm = layers.layer_norm(
+            config.hidden_size, config.layer_norm_eps, rngs=rngs
+        )
+
+
+class CLIPTextModel(nnx.Module):
+    """CLIP-L's text model (SD 1.x) or OpenCLIP-H's (SD 2.x, whose config leaves out a layer).
+
+    A new one is drawn as OpenAI's and transformers' are.
+    """
+
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.text_model = CLIPTextTransformer(config, rngs=rngs)
+
+    def __call__(self, ids: Int[Array, "b n"], skip: int = 0) -> TextStates:
+        """The text states in the parameters' dtype.
+
+        Args:
+          ids: begin token, words, end token, padding; at most as many as there are positions.
+          skip: how many of the last layers `text` does without (diffusers' `clip_skip`); `pooled`
+            has them all.
+
+        Raises:
+          UserError: there are not as many layers, or more ids than positions.
+        """
+        config, model = self.config, self.text_model
+        if not 0 <= skip <= config.num_hidden_layers:
+            raise UserError(
+                f"clip_skip is {skip}: this text encoder has {config.num_hidden_layers} layers"
+            )
+        if ids.shape[1] > config.max_position_embeddings:
+            raise UserError(
+                f"a prompt of {ids.shape[1]} tokens: this text encoder reads"
+                f" {config.max_position_embeddings} at most"
+            )
+        states = model.encoder(model.embeddings(ids))
+        last = model.final_layer_norm(states[-1])
+        end = jnp.argmax(
+            ids if config.eos_token_id == LEGACY_EOS else ids == config.eos_token_id, 1
+        )
+        pooled = last[jnp.arange(len(ids)), end]
+        return TextStates(model.final_layer_norm(states[-1 - skip]) if skip else last, pooled)
+
+
+def _inner_std(config: CLIPTextConfig) -> float:
+    return config.hidden_size**-0.5 * (2 * config.num_hidden_layers) ** -0.5
+
+
+def _linear(c_in: int, c_out: int, std: float, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear map drawn from N(0, std²)."""
+    return nnx.Linear(c_in, c_out, kernel_init=nnx.initializers.normal(std), rngs=rngs)
