@@ -29,7 +29,7 @@ def alpha_rule(path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool) 
     if _HEADER_KEY in metadata:
         where, text = f"{path}: {_HEADER_KEY} in the header", metadata[_HEADER_KEY]
     elif raw_peft and beside.is_file():
-        where, text = str(beside), beside.read_text(encoding="utf-8")
+        where, text = str(beside), beside.read_bytes()
     elif raw_peft:
         raise UserError(
             f"{path} is as peft saves it, and its scale stands in {_CONFIG_NAME}: "
@@ -61,7 +61,11 @@ def _alpha(config: dict, place: Place, rank: int, where: str) -> float:
             raise UserError(f"{where}: {option} is not supported, only plain LoRA is")
     alpha = config.get("lora_alpha", rank)
     for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", place.path):
+        try:
+            found = re.match(rf"(.*\.)?({pattern})$", place.path)
+        except re.error as error:
+            raise UserError(f"{where}: alpha_pattern {pattern!r}: {error}") from error
+        if found:
             alpha = own
             break
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):

@@ -113,9 +113,9 @@ def _adapter(
     problems = [f"NaN or infinite: {parts[p]}" for p, t in tensors.items() if not _finite(t)]
     if "alpha" in tensors and tensors["alpha"].size != 1:
         problems.append(f"{parts['alpha']} is {list(tensors['alpha'].shape)}, not one number")
-    if problems or not len(tensors["down"]):
+    rank = next(iter(tensors["down"].shape), 0)
+    if problems or not rank:
         return None, problems or [f"rank 0: {parts['down']}"]
-    rank = len(tensors["down"])
     alpha = tensors["alpha"].item() if "alpha" in tensors else rule(place, rank)
     is_conv = isinstance(slot.base, nnx.Conv)
     down, up = (_as_layer(tensors[part], is_conv) for part in ("down", "up"))

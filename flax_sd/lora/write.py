@@ -102,7 +102,9 @@ def _flatten(lora: LoRAFile) -> dict[tuple[str, str], Adapter]:
     return adapters
 
 
-def _with_alpha(adapter: Adapter, alpha: float | int, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray]:
+def _with_alpha(
+    adapter: Adapter, alpha: float | int, dtype: DTypeLike
+) -> tuple[np.ndarray, np.ndarray]:
     """down and up for that alpha, with the same product as before."""
     up = np.asarray(adapter.up, np.float32)
     if adapter.alpha != alpha:

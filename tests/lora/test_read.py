@@ -105,6 +105,29 @@ def test_raw_peft_file_needs_its_config(tmp_path):
         read_small(saved(tmp_path, raw))
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (b"\xff", "is not JSON"),
+        (b"[]", "is not a JSON object"),
+        (b'{"lora_alpha": "8"}', "alpha of attn2.to_q is '8', not a number"),
+        (b'{"alpha_pattern": {"to_(": 8}}', r"alpha_pattern 'to_\('"),
+    ],
+)
+def test_broken_peft_config(tmp_path, config, said):
+    (tmp_path / "adapter_config.json").write_bytes(config)
+    raw = pair("base_model.model.attn2.to_q", down="lora_A", up="lora_B")
+    with pytest.raises(UserError, match=said):
+        read_small(saved(tmp_path, raw))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 8), (8,)])
+def test_misshaped_down_is_named(tmp_path, shape):
+    content = pair(Q) | {f"{Q}.lora_down.weight": np.zeros(shape, np.float32)}
+    with pytest.raises(UserError, match=rf"{Q}\.lora_down\.weight"):
+        read_small(saved(tmp_path, content))
+
+
 def test_every_bad_key_is_named_at_once(tmp_path):
     content = (
         pair(Q) | pair("lora_unet_nowhere") | pair("unet.attn2.to_x", down="lora_A", up="lora_B")
