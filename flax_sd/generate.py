@@ -1,0 +1,178 @@
+"""Pictures from prompts: what is asked for, checked, and the jitted programs that draw it."""
+
+import collections
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from flax_sd.errors import UserError
+from flax_sd.samplers import Sampler, make_sample_loop
+
+OUTPUTS = ("uint8", "float", "latents")
+
+
+class Request(NamedTuple):
+    """Pictures to draw, b of them."""
+
+    prompts: list[str]
+    negatives: list[str]
+    seeds: list[int]
+    height: int  # latents
+    width: int  # latents
+
+
+def read_request(
+    prompt_or_list: str | Sequence[str],
+    negative_prompt: str | Sequence[str],
+    seed: int | Sequence[int],
+    size: tuple[int | None, int | None],  # pixels
+    latents: ArrayLike | None,
+    *,
+    default_size: tuple[int, int],  # latents
+    channels: int,
+    stride: int,  # pixels a latent
+) -> Request:
+    """Spells out what `generate` was asked for.
+
+    Raises:
+      UserError: lists of different lengths, a size that the VAE cannot make, latents of another
+        shape, a seed that is no integer; all problems are named.
+    """
+    prompts = [prompt_or_list] if isinstance(prompt_or_list, str) else list(prompt_or_list)
+    count, problems = len(prompts), []
+    if not prompts:
+        problems.append("there is no prompt")
+    one = isinstance(negative_prompt, str)
+    negatives = [negative_prompt] * count if one else list(negative_prompt)
+    if len(negatives) != count:
+        problems.append(f"{len(negatives)} negative prompts for {count} prompts; give one or each")
+    seeds = _seeds(seed, count, problems)
+    given = None if latents is None else np.shape(latents)
+    default = given[1:3] if given and len(given) == 4 else default_size
+    sides = []
+    for name, side, usual in zip(("height", "width"), size, default, strict=True):
+        if side is not None and (side < stride or side % stride):
+            problems.append(f"{name} is {side}: should be a positive multiple of {stride}")
+        sides.append(usual if side is None else side // stride)
+    wanted = (count, *sides, channels)
+    if given is not None and given != wanted and not problems:
+        problems.append(f"latents are {list(given)}: should be {list(wanted)} [b, h, w, c]")
+    if problems:
+        raise UserError("; ".join(problems))
+    return Request(prompts, negatives, seeds, *sides)
+
+
+def _seeds(seed: int | Sequence[int], count: int, problems: list[str]) -> list[int]:
+    """Each picture's own: an int counts up."""
+    try:
+        if isinstance(seed, Sequence | np.ndarray):
+            seeds = [operator.index(one) for one in seed]
+        else:
+            seeds = [operator.index(seed) + k for k in range(count)]
+    except TypeError:
+        problems.append(f"seed is {seed!r}: should be an integer or a list of integers")
+        return []
+    if len(seeds) != count:
+        problems.append(f"{len(seeds)} seeds for {count} prompts; give one or each")
+    return seeds
+
+
+class Programs:
+    """The jitted programs of one pipeline, each compiled once for what is static and its shapes.
+
+    Networks are split into graph (static) and state (an argument), so that new weights, LoRAs of
+    the same ranks among them, reuse what was compiled.
+
+    Attributes:
+      traces: how often each program was traced, and so compiled.
+    """
+
+    def __init__(self):
+        self.traces: collections.Counter[str] = collections.Counter()
+        self._encode = jax.jit(self._encoding, static_argnums=(0, 3))
+        self._sample = jax.jit(self._sampling, static_argnums=0)
+        self._decode = jax.jit(self._decoding, static_argnums=0)
+
+    def encode(
+        self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b n"], skip: int
+    ) -> Float[Array, "b n d"]:
+        """The text that the UNet attends to."""
+        return self._encode(*nnx.split(text_encoder), jnp.asarray(ids), skip)
+
+    def _encoding(self, graph: Any, state: Any, ids: Array, skip: int) -> Array:
+        self.traces["encode"] += 1
+        return nnx.merge(graph, state)(ids, skip).text
+
+    def sample(
+        self,
+        unet: nnx.Module,
+        sampler: Sampler,
+        x: Float[Array, "b h w c"],
+        text: Float[Array, "b k n d"],
+        guidance: float | int,
+        noise: Float[Array, "m b h w c"] | None,
+    ) -> Float[Array, "b h w c"]:
+        """All the sampler's steps.
+
+        Args:
+          text: [b, 2, n, d], the negative prompts' and the prompts'; [b, 1, n, d] without guidance.
+          guidance: traced, so that a new value does not recompile.
+          noise: for each step, if the sampler draws any.
+        """
+        scale = jnp.float32(guidance)
+        return self._sample(*nnx.split(unet), sampler, x, text, scale, noise)
+
+    def _sampling(
+        self,
+        graph: Any,
+        state: Any,
+        sampler: Sampler,
+        x: Array,
+        text: Array,
+        guidance: Array,
+        noise: Array | None,
+    ) -> Array:
+        self.traces["sample"] += 1
+        unet = nnx.merge(graph, state)
+        b, k, *words = text.shape
+
+        def denoise(x: Array, t: Array) -> Array:
+            """Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1.
+
+            A picture's two rows lie together, so that a batch divided over devices stays so.
+            """
+            rows = jnp.repeat(x, k, axis=0)
+            out = unet(rows, jnp.full(b * k, t), text.reshape(b * k, *words))
+            out = out.astype(jnp.float32).reshape(b, k, *out.shape[1:])
+            return out[:, 0] + guidance * (out[:, 1] - out[:, 0]) if k == 2 else out[:, 0]
+
+        return make_sample_loop(sampler)(denoise, x, noise)
+
+    def decode(self, vae: nnx.Module, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
+        """Pictures in [0, 1]."""
+        return self._decode(*nnx.split(vae), latents)
+
+    def _decoding(self, graph: Any, state: Any, latents: Array) -> Array:
+        self.traces["decode"] += 1
+        vae = nnx.merge(graph, state)
+        pixels = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
+        return jnp.clip(pixels / 2 + 0.5, 0, 1)
+
+
+def guided(guidance_scale: float | int) -> bool:
+    """Whether the unconditional half is needed.
+
+    Raises:
+      UserError: the scale is not a number.
+    """
+    if not math.isfinite(guidance_scale):
+        raise UserError(f"guidance_scale is {guidance_scale}: should be a number; 1 turns it off")
+    return guidance_scale > 1
