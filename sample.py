@@ -1,6 +1,6 @@
 """Draws pictures.
 
-python sample.py --model stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a cat" --seed 1 --out out
+python sample.py --model bundled:base --prompt "a 3d render of a cat" --seed 1 --out out
 python sample.py --model DIR --lora runs/cat/lora.safetensors:0.8 --prompts prompts.jsonl --out out
 python sample.py --help      # every option
 """

@@ -82,14 +82,10 @@ def make_train_step(
         overflow = ~finite & jnp.isfinite(value) if scaled else jnp.bool_(False)
         new = _update(state, grads, tx)
         good = finite & jnp.isfinite(value)
-        kept = jax.tree.map(
-            lambda a, b: jnp.where(good, a, b),
-            (new.params, new.opt_state),
-            (state.params, state.opt_state),
-        )
+        new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state._replace(key=new.key))
         scale = _next_scale(state.loss_scale, overflow) if scaled else state.loss_scale
-        state = TrainState(state.step + 1, *kept, scale, state.key)
-        return state, Metrics(value, grad_norm, overflow, ~good & ~overflow)
+        new = new._replace(step=state.step + 1, loss_scale=scale)
+        return new, Metrics(value, grad_norm, overflow, ~good & ~overflow)
 
     return jax.jit(step, donate_argnums=0)
 
@@ -113,9 +109,7 @@ def _mean_over_parts(
 
     # Part i takes rows i, i + parts, …: with the batch divided over devices in blocks, every
     # part then has rows on every device and none moves.
-    split = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), arrays
-    )
+    split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), arrays)
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     total, _ = jax.lax.scan(one, zero, split)
     value, grads = jax.tree.map(lambda x: x / parts, total)

@@ -216,12 +216,14 @@ def test_frozen_leaves_have_no_state_and_stay_as_they_are() -> None:
 
 def test_a_lora_step_costs_little_more_than_twice_the_forward_pass() -> None:
     """At SD 1.5's full size, counted over the jaxpr: forward, and input gradients but no others."""
-    config = UNetConfig.from_json({
-        "block_out_channels": (320, 640, 1280, 1280),
-        "cross_attention_dim": 768,
-        "attention_head_dim": 8,
-        "sample_size": 64,
-    })
+    config = UNetConfig.from_json(
+        {
+            "block_out_channels": (320, 640, 1280, 1280),
+            "cross_attention_dim": 768,
+            "attention_head_dim": 8,
+            "sample_size": 64,
+        }
+    )
     unet = nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
     inputs = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, 64, 64, 4), (1,), (1, 77, 768))]
     plain, weights = nnx.split(unet)

@@ -39,7 +39,9 @@ class AutoencoderKLConfig:
     mid_block_add_attention: bool = True
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any], where: str = "vae/config.json") -> "AutoencoderKLConfig":
+    def from_json(
+        cls, raw: dict[str, Any], where: str = "vae/config.json"
+    ) -> "AutoencoderKLConfig":
         """Reads diffusers' config. Raises UserError for what is not supported."""
         supported = {
             "down_block_types": {"DownEncoderBlock2D"},
@@ -93,7 +95,7 @@ class Attention(nnx.Module):
         self.to_q = layers.linear(channels, channels, rngs=rngs)
         self.to_k = layers.linear(channels, channels, rngs=rngs)
         self.to_v = layers.linear(channels, channels, rngs=rngs)
-        self.to_out = nnx.List([layers.linear(channels, channels, rngs=rngs), None])
+        self.to_out = nnx.List([layers.linear(channels, channels, rngs=rngs)])
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
@@ -107,7 +109,9 @@ class MidBlock(nnx.Module):
 
     def __init__(self, channels: int, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         groups = config.norm_num_groups
-        self.resnets = nnx.List([ResnetBlock2D(channels, channels, groups, rngs=rngs) for _ in "12"])
+        self.resnets = nnx.List(
+            [ResnetBlock2D(channels, channels, groups, rngs=rngs) for _ in "12"]
+        )
         with_attention = config.mid_block_add_attention
         self.attentions = nnx.List(
             [Attention(channels, groups, rngs=rngs)] if with_attention else []
@@ -124,9 +128,7 @@ class Downsample(nnx.Module):
     """Halves height and width; pads below and right only, unlike the UNet's."""
 
     def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        self.conv = layers.conv(
-            channels, channels, stride=2, padding=((0, 1), (0, 1)), rngs=rngs
-        )
+        self.conv = layers.conv(channels, channels, stride=2, padding=((0, 1), (0, 1)), rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b H W c"]:
         return self.conv(x)
@@ -177,12 +179,14 @@ class Encoder(nnx.Module):
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = layers.conv(config.in_channels, widths[0], rngs=rngs)
         pairs = list(zip((widths[0], *widths[:-1]), widths, strict=True))
-        self.down_blocks = nnx.List([
-            DownEncoderBlock2D(
-                a, b, config.layers_per_block, groups, i == len(widths) - 1, rngs=rngs
-            )
-            for i, (a, b) in enumerate(pairs)
-        ])
+        self.down_blocks = nnx.List(
+            [
+                DownEncoderBlock2D(
+                    a, b, config.layers_per_block, groups, i == len(widths) - 1, rngs=rngs
+                )
+                for i, (a, b) in enumerate(pairs)
+            ]
+        )
         self.mid_block = MidBlock(widths[-1], config, rngs=rngs)
         self.conv_norm_out = layers.group_norm(widths[-1], groups, NORM_EPSILON, rngs=rngs)
         self.conv_out = layers.conv(widths[-1], 2 * config.latent_channels, rngs=rngs)
@@ -203,12 +207,14 @@ class Decoder(nnx.Module):
         self.conv_in = layers.conv(config.latent_channels, widths[0], rngs=rngs)
         self.mid_block = MidBlock(widths[0], config, rngs=rngs)
         pairs = list(zip((widths[0], *widths[:-1]), widths, strict=True))
-        self.up_blocks = nnx.List([
-            UpDecoderBlock2D(
-                a, b, config.layers_per_block + 1, groups, i == len(widths) - 1, rngs=rngs
-            )
-            for i, (a, b) in enumerate(pairs)
-        ])
+        self.up_blocks = nnx.List(
+            [
+                UpDecoderBlock2D(
+                    a, b, config.layers_per_block + 1, groups, i == len(widths) - 1, rngs=rngs
+                )
+                for i, (a, b) in enumerate(pairs)
+            ]
+        )
         self.conv_norm_out = layers.group_norm(widths[-1], groups, NORM_EPSILON, rngs=rngs)
         self.conv_out = layers.conv(widths[-1], config.out_channels, rngs=rngs)
 
