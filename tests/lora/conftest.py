@@ -1,11 +1,9 @@
 """Stable Diffusion's UNets at their real size, abstract, made once."""
 
-from collections.abc import Callable
-
-import jax
 import pytest
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
 
@@ -13,18 +11,6 @@ SD15 = UNetConfig(cross_attention_dim=768)
 SD21 = UNetConfig(
     cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
 )
-
-
-class OneKey(nnx.Rngs):
-    """The same key for every parameter: counting draws in a trace takes ten times as long."""
-
-    def __init__(self):
-        super().__init__(0)
-
-    @property
-    def params(self) -> Callable[[], jax.Array]:
-        key = jax.random.key(0)
-        return lambda: key
 
 
 def abstract_unet(config: UNetConfig) -> UNet2DConditionModel:
