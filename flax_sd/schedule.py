@@ -7,7 +7,7 @@ Ho et al. 2020, "Denoising Diffusion Probabilistic Models" (arXiv 2006.11239), i
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ class NoiseSchedule:
     prediction_type: str = dataclasses.field(default="epsilon", metadata={"static": True})
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
         """Reads a scheduler_config.json of any class as diffusers' training scripts do.
 
         These make a `DDPMScheduler` of it, whatever its `_class_name`.
@@ -99,9 +99,7 @@ class NoiseSchedule:
         return predict_epsilon(self.prediction_type, x, out, *self._scales(t, x.ndim))
 
 
-def predict_x0(
-    prediction_type: str, x: Array, out: Array, signal: Array, sigma: Array
-) -> Array:
+def predict_x0(prediction_type: str, x: Array, out: Array, signal: Array, sigma: Array) -> Array:
     """x̂_0 from x_t = signal · x_0 + sigma · ε; for "epsilon" (x_t - √(1 - ᾱ_t) ε̂) / √ᾱ_t (15)."""
     if prediction_type == "epsilon":
         return (x - sigma * out) / signal

@@ -1,21 +1,21 @@
 """Reading ᾱ at the timesteps of a sampler's steps."""
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int
 
 from flax_sd.errors import UserError
 from flax_sd.scheduler_config import BetaConfig
 
 
 def previous(
-    alphas: Float32[np.ndarray, " T"], t_prev: Int32[np.ndarray, " m"], *, final: np.float32
+    alphas: Float32[np.ndarray, " T"], t_prev: Int[np.ndarray, " m"], *, final: np.float32
 ) -> Float32[np.ndarray, " m"]:
     """ᾱ where the steps lead; `final` where that is below timestep 0."""
     return np.where(t_prev >= 0, alphas[np.maximum(t_prev, 0)], final).astype(np.float32)
 
 
 def refuse_no_signal(
-    config: BetaConfig, t: Int32[np.ndarray, " m"], alphas: Float32[np.ndarray, " T"]
+    config: BetaConfig, t: Int[np.ndarray, " m"], alphas: Float32[np.ndarray, " T"]
 ) -> None:
     """Refuses to predict the noise where there is nothing else (diffusers returns NaN there).
 

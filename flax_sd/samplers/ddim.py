@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from flax_sd.errors import UserError
 from flax_sd.samplers.alphas import previous, refuse_no_signal
-from flax_sd.samplers.clip import ClipConfig, limit
+from flax_sd.samplers.clip import Clip, ClipConfig
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
 from flax_sd.samplers.spacing import integer_timesteps
 from flax_sd.schedule import alphas_cumprod, predict_epsilon, predict_x0
@@ -42,8 +42,8 @@ class DDIM(Sampler):
     """x_s = √ᾱ_s x̂_0 + √(1 - ᾱ_s - std²) ε̂ + std z (eq. 12)."""
 
     tables: DDIMTables
-    config: DDIMConfig = dataclasses.field(metadata={"static": True})
-    stochastic: bool = dataclasses.field(metadata={"static": True})
+    prediction_type: str = dataclasses.field(metadata={"static": True})
+    clip: Clip = dataclasses.field(metadata={"static": True})
     use_clipped_model_output: bool = dataclasses.field(metadata={"static": True})
 
     def step(
@@ -54,18 +54,16 @@ class DDIM(Sampler):
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
         """One step; ε̂ stays that of the unclipped x̂_0 unless `use_clipped_model_output`."""
-        out, x, kind = jnp.asarray(model_output, jnp.float32), carry.x, self.config.prediction_type
+        out, x, kind = jnp.asarray(model_output, jnp.float32), carry.x, self.prediction_type
         at = row(self.tables, i)
-        x0 = limit(predict_x0(kind, x, out, at.signal, at.sigma), self.config)
+        x0 = self.clip(predict_x0(kind, x, out, at.signal, at.sigma))
         if self.use_clipped_model_output:
             eps = predict_epsilon("sample", x, x0, at.signal, at.sigma)
         else:
             eps = predict_epsilon(kind, x, out, at.signal, at.sigma)
         x = at.signal_prev * x0 + at.direction * eps
         if self.stochastic:
-            if noise is None:
-                raise UserError("DDIM with eta > 0 draws noise at each step: step() needs it")
-            x = x + at.std * jnp.asarray(noise, jnp.float32)
+            x = x + at.std * self._drawn(noise)
         return Carry(x)
 
 
@@ -102,8 +100,9 @@ def make_ddim(
     tables = DDIMTables(np.sqrt(a), np.sqrt(1 - a), np.sqrt(a_prev), direction, std)
     return DDIM(
         grid=Grid(t, np.full(t.shape, eta > 0), np.float32(1)),
-        tables=tables,
-        config=config,
         stochastic=eta > 0,
+        tables=tables,
+        prediction_type=config.prediction_type,
+        clip=config.clip(),
         use_clipped_model_output=use_clipped_model_output,
     )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_sd.errors import UserError
 from flax_sd.samplers.alphas import previous, refuse_no_signal
-from flax_sd.samplers.clip import ClipConfig, limit
+from flax_sd.samplers.clip import Clip, ClipConfig
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
 from flax_sd.samplers.spacing import integer_timesteps
 from flax_sd.schedule import alphas_cumprod, predict_x0
@@ -48,7 +48,9 @@ class DDPM(Sampler):
     """x_{t-1} ~ N(μ̃_t(x_t, x̂_0), σ_t² I) (eq. 7, with x̂_0 of eq. 15)."""
 
     tables: DDPMTables
-    config: DDPMConfig = dataclasses.field(metadata={"static": True})
+    prediction_type: str = dataclasses.field(metadata={"static": True})
+    variance_type: str = dataclasses.field(metadata={"static": True})
+    clip: Clip = dataclasses.field(metadata={"static": True})
 
     def step(
         self,
@@ -58,29 +60,27 @@ class DDPM(Sampler):
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
         """One step of algorithm 2; with a learned variance the output has 2c channels."""
-        if noise is None:
-            raise UserError("DDPM draws noise at each step: step() needs it")
         out, variance = self._split(jnp.asarray(model_output, jnp.float32), carry.x)
         at = row(self.tables, i)
-        x0 = predict_x0(self.config.prediction_type, carry.x, out, at.signal, at.sigma)
-        mean = at.x0_weight * limit(x0, self.config) + at.x_weight * carry.x
-        return Carry(mean + self._std(variance, at) * jnp.asarray(noise, jnp.float32))
+        x0 = predict_x0(self.prediction_type, carry.x, out, at.signal, at.sigma)
+        x = at.x0_weight * self.clip(x0) + at.x_weight * carry.x
+        return Carry(x + self._std(variance, at) * self._drawn(noise) if self.stochastic else x)
 
     def _split(self, out: Array, x: Array) -> tuple[Array, Array]:
         """The prediction, and what the network says of the variance."""
-        parts = 2 if self.config.variance_type.startswith("learned") else 1
+        parts = 2 if self.variance_type.startswith("learned") else 1
         if out.shape[-1] != parts * x.shape[-1]:
             raise UserError(
-                f"variance_type {self.config.variance_type} needs a network with "
+                f"variance_type {self.variance_type} needs a network with "
                 f"{parts * x.shape[-1]} output channels, this one has {out.shape[-1]}"
             )
         return out[..., : x.shape[-1]], out[..., (parts - 1) * x.shape[-1] :]
 
     def _std(self, variance: Array, at: DDPMTables) -> Array:
         """σ_t; "learned_range" interpolates its logarithm (Nichol & Dhariwal 2021, eq. 15)."""
-        if self.config.variance_type == "learned":
+        if self.variance_type == "learned":
             return at.noisy * jnp.sqrt(variance)
-        if self.config.variance_type == "learned_range":
+        if self.variance_type == "learned_range":
             share = (variance + 1) / 2
             log = share * at.log_large + (1 - share) * at.log_small
             return at.noisy * jnp.exp(0.5 * log)
@@ -109,7 +109,14 @@ def make_ddpm(raw: Mapping[str, Any], num_inference_steps: int) -> DDPM:
         np.sqrt(a), np.sqrt(1 - a), x0_weight, x_weight, noisy * std, log_small, log_large,
         noisy.astype(np.float32),
     )  # fmt: skip
-    return DDPM(grid=Grid(t, noisy, np.float32(1)), tables=tables, config=config)
+    return DDPM(
+        grid=Grid(t, noisy, np.float32(1)),
+        stochastic=bool(noisy.any()),
+        tables=tables,
+        prediction_type=config.prediction_type,
+        variance_type=config.variance_type,
+        clip=config.clip(),
+    )
 
 
 def posterior(

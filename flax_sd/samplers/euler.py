@@ -11,7 +11,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from flax_sd.errors import UserError
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
 from flax_sd.samplers.sigmas import SigmaConfig, denoised, init_noise_sigma, sigma_steps
 from flax_sd.scheduler_config import read_config
@@ -44,7 +43,6 @@ class Euler(Sampler):
 
     tables: EulerTables
     prediction_type: str = dataclasses.field(metadata={"static": True})
-    stochastic: bool = dataclasses.field(metadata={"static": True})
 
     def scale_input(
         self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
@@ -62,9 +60,7 @@ class Euler(Sampler):
         """One step, in which noise first raises σ to σ̂ if there is churn."""
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
         if self.stochastic:
-            if noise is None:
-                raise UserError("Euler with s_churn > 0 draws noise: step() needs it")
-            x = x + at.std * jnp.asarray(noise, jnp.float32)
+            x = x + at.std * self._drawn(noise)
         x0 = denoised(self.prediction_type, x, out, sigma=at.sigma, sigma_hat=at.sigma_hat)
         return Carry(x + (x - x0) / at.sigma_hat * at.dt)
 
@@ -99,7 +95,7 @@ def make_euler(
     draws = gamma > 0
     return Euler(
         grid=Grid(t, draws, init_noise_sigma(config, sigmas)),
+        stochastic=bool(draws.any()),
         tables=EulerTables(sigma, sigma_hat, sigmas[1:] - sigma_hat, std),
         prediction_type=config.prediction_type,
-        stochastic=bool(draws.any()),
     )

@@ -10,7 +10,6 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from flax_sd.errors import UserError
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
 from flax_sd.samplers.sigmas import SigmaConfig, denoised, init_noise_sigma, sigma_steps
 from flax_sd.scheduler_config import read_config
@@ -53,12 +52,10 @@ class EulerAncestral(Sampler):
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
         """One step; noise is drawn on the last one too, where its scale is 0."""
-        if noise is None:
-            raise UserError("Euler ancestral draws noise at each step: step() needs it")
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
         x0 = denoised(self.prediction_type, x, out, sigma=at.sigma, sigma_hat=at.sigma)
         x = x + (x - x0) / at.sigma * at.dt
-        return Carry(x + at.sigma_up * jnp.asarray(noise, jnp.float32))
+        return Carry(x + at.sigma_up * self._drawn(noise))
 
 
 def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> EulerAncestral:
@@ -74,6 +71,7 @@ def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> Eu
     down = np.sqrt(end**2 - up**2)
     return EulerAncestral(
         grid=Grid(t, np.full(t.shape, True), init_noise_sigma(config, sigmas)),
+        stochastic=True,
         tables=EulerAncestralTables(start, down - start, up),
         prediction_type=config.prediction_type,
     )

@@ -130,6 +130,7 @@ def make_pndm(raw: Mapping[str, Any], num_inference_steps: int) -> PNDM:
         )
     return PNDM(
         grid=Grid(t, np.full(t.shape, False), np.float32(1)),
+        stochastic=False,
         blend=blend,
         transfer=_transfer(config, alphas, start, end),
         prediction_type=config.prediction_type,
@@ -172,16 +173,16 @@ def _prk_then_plms(
     call = np.concatenate([rounds, more])
     running = np.concatenate([np.full(PRK_STEPS, True), more > 0])
 
-    def table(values: list[float]) -> np.ndarray:
-        return np.where(running, np.array(values, np.float32)[call], 0).astype(np.float32)
+    def table(*by_call: float | int) -> np.ndarray:
+        return np.where(running, np.array(by_call, np.float32)[call], np.float32(0))
 
     blend = Blend(
         weights=np.concatenate(
             [weights.reshape(PRK_STEPS, 4), np.tile(ADAMS_BASHFORTH, (len(plms), 1))]
         ),
-        average_weight=table([0, 0, 0, 1]),
-        average_keep=table([1, 1, 1, 0]),
-        average_gain=table([1 / 6, 1 / 3, 1 / 3, 0]),
+        average_weight=table(0, 0, 0, 1),
+        average_keep=table(1, 1, 1, 0),
+        average_gain=table(1 / 6, 1 / 3, 1 / 3, 0),
         keeps_output=call == 0,
         keeps_start=call == 0,
         from_start=call > 0,

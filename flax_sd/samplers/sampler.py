@@ -14,6 +14,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from flax_sd.errors import UserError
+
 Table = (
     Any  # one value a step: float32 [m] in NumPy, made on the host; a scalar Array inside a step
 )
@@ -40,6 +42,7 @@ class Sampler(abc.ABC):
     """Steps from noise to a sample; all that a caller knows of any method."""
 
     grid: Grid
+    stochastic: bool = dataclasses.field(metadata={"static": True})  # whether any step draws noise
 
     @property
     def timesteps(self) -> Shaped[Array, " m"]:
@@ -83,6 +86,12 @@ class Sampler(abc.ABC):
           i: which step; may be traced.
           noise: N(0, I); read by stochastic samplers only, at the steps of `draws`.
         """
+
+    def _drawn(self, noise: Float[ArrayLike, "b h w c"] | None) -> Float[Array, "b h w c"]:
+        """The noise of a step of a stochastic sampler."""
+        if noise is None:
+            raise UserError(f"{type(self).__name__} draws noise here: step() needs it")
+        return jnp.asarray(noise, jnp.float32)
 
 
 def row(tables: Tables, i: Int[ArrayLike, ""]) -> Tables:

@@ -5,7 +5,7 @@ import operator
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int
 
 from flax_sd.errors import UserError
 from flax_sd.scheduler_config import BetaConfig
@@ -21,7 +21,7 @@ class SpacedConfig(BetaConfig):
 
 def integer_timesteps(
     config: SpacedConfig, num_inference_steps: int, alphas: np.ndarray
-) -> Int32[np.ndarray, " n"]:
+) -> Int[np.ndarray, " n"]:
     """The timesteps from noisy to clean for samplers that look ᾱ_t up.
 
     Raises:

@@ -1,0 +1,91 @@
+"""The same loop through diffusers' class and through ours, from the same generators."""
+
+import functools
+import inspect
+import math
+import warnings
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from flax_sd import samplers
+from tests import parity
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+SPACINGS = ("leading", "trailing", "linspace")
+SEEDS, H, W, C = (3, 2**40 + 7, 11), 6, 5, 4
+
+
+def network(xp, x, t):
+    """A smooth network of x and t."""
+    return 0.8 * xp.sin(1.3 * x + 0.001 * t) + 0.1 * x
+
+
+def reference(class_name, config, n, *, convert=False):
+    """diffusers' scheduler after `set_timesteps`; `convert` goes through `from_config`.
+
+    Euler's classes turn tensors into arrays in a way that NumPy 2 warns of.
+    """
+    cls = getattr(diffusers, class_name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler = cls.from_config(config) if convert else cls(**config)
+        scheduler.set_timesteps(n)
+    return scheduler
+
+
+def their_loop(class_name, config, n, options):
+    scheduler = reference(class_name, config, n)
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    x = torch.cat([torch.randn(1, C, H, W, generator=g) for g in generators])
+    x = x * scheduler.init_noise_sigma
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options = {**options, "generator": generators}
+    for t in scheduler.timesteps:
+        out = network(torch, scheduler.scale_model_input(x, t), t)
+        x = scheduler.step(out, t, x, **options).prev_sample
+    return scheduler, x
+
+
+@jax.jit
+def our_loop(sampler, x, noise):
+    return samplers.make_sample_loop(sampler)(functools.partial(network, jnp), x, noise)
+
+
+def start(sampler):
+    """The first x, and the noise of all steps."""
+    x = samplers.initial_noise(SEEDS, H, W, C) * np.asarray(sampler.init_noise_sigma)
+    return x, samplers.step_noise(SEEDS, np.asarray(sampler.draws), H, W, C)
+
+
+def assert_same_loop(class_name, config, n, **options):
+    """Whole loops agree, from the timesteps to the last x."""
+    scheduler, theirs = their_loop(class_name, config, n, options)
+    sampler = samplers.from_config({"_class_name": class_name, **config}, n, **options)
+    np.testing.assert_array_equal(sampler.timesteps, scheduler.timesteps)
+    assert math.isclose(sampler.init_noise_sigma, scheduler.init_noise_sigma, rel_tol=1e-6)
+    parity.assert_close(our_loop(sampler, *start(sampler)), theirs, parity.LAYER)
+
+
+def oracle_sample():
+    """The sample of diffusers' own scheduler tests, channels last: [4, 8, 8, 3]."""
+    sample = np.arange(768, dtype=np.float32).reshape(3, 8, 8, 4) / 768
+    return sample.transpose(3, 1, 2, 0)
+
+
+def oracle_loop(class_name, *, scaled=False, **config):
+    """Σ|x| after the ten steps of diffusers' `full_loop` tests.
+
+    The tests of σ samplers hand the scaled sample to `step` (`scaled`).
+    """
+    config = {"_class_name": class_name, "beta_start": 0.0001, "beta_end": 0.02, **config}
+    sampler = samplers.from_config(config, 10)
+    carry = sampler.init(oracle_sample() * sampler.init_noise_sigma)
+    for i, t in enumerate(sampler.timesteps):
+        x = sampler.scale_input(carry.x, i)
+        carry = carry._replace(x=x) if scaled else carry
+        carry = sampler.step(carry, x * t / (t + 1), i, None)
+    return float(jnp.abs(carry.x).sum())
