@@ -65,23 +65,28 @@ def read_config(
     """
     fields = explicit_fields(raw)
     problems = [
-        f"{name} is {json.dumps(fields[name])}: only {json.dumps(default)} is supported"
+        f"{name} is {_as_json(fields[name])}: only {_as_json(default)} is supported"
         for name, default in (unsupported or {}).items()
         if name in fields and fields[name] != default
     ]
     names = [field.name for field in dataclasses.fields(cls)]
     known = {name: fields[name] for name in names if name in fields}
     try:  # as JSON: lists become tuples and whole numbers floats, yet nothing else is converted
-        config = pydantic.TypeAdapter(cls).validate_json(
-            json.dumps(known, default=np.ndarray.tolist), strict=True
-        )
+        config = pydantic.TypeAdapter(cls).validate_json(_as_json(known), strict=True)
     except pydantic.ValidationError as error:
         for item in error.errors():
             name, allowed = str(item["loc"][0]), item["msg"].removeprefix("Input should be ")
-            problems.append(f"{name} is {json.dumps(fields[name])}: should be {allowed}")
+            problems.append(f"{name} is {_as_json(fields[name])}: should be {allowed}")
     else:
         if not problems:
             return config
     title = raw.get("_class_name", "")
     lines = "\n  ".join(problems)
     raise UserError(f"scheduler config {title} cannot be used:\n  {lines}")
+
+
+def _as_json(value: Any) -> str:
+    """As JSON; a live scheduler's config may hold arrays (`trained_betas`)."""
+    return json.dumps(
+        value, default=lambda x: x.tolist() if isinstance(x, np.ndarray | np.generic) else repr(x)
+    )

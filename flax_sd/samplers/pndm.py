@@ -22,7 +22,6 @@ from flax_sd.samplers.spacing import SpacedConfig, integer_timesteps
 from flax_sd.schedule import alphas_cumprod, predict_epsilon
 from flax_sd.scheduler_config import read_config
 
-PRK_STEPS = 12  # three rounds of Runge-Kutta, four calls each
 ADAMS_BASHFORTH = np.array([55, -59, 37, -9], np.float32) / 24
 
 
@@ -159,37 +158,28 @@ def _prk_then_plms(
 
     A round calls the network at a timestep, twice half-way to the next, and at the next.
     """
-    half = stride // 2
+    half, plms = stride // 2, visited[3:]
     first, after = visited[:3], visited[1:4]
     middle = after + half
-    prk = np.stack([first, middle, middle, after], axis=1)
-    start = np.stack([first] * 4, axis=1)
-    end = np.stack([first - half, middle, middle - half, after], axis=1)
-    weights = np.tile(np.array([1, 0, 0, 0], np.float32), (3, 4, 1))
-    weights[:, 3, 0] = 1 / 6
-    rounds = np.tile(np.arange(4), 3)
-    plms = visited[3:]
-    more = np.zeros(len(plms), int)  # as the first call of a round in what is kept
-    call = np.concatenate([rounds, more])
-    running = np.concatenate([np.full(PRK_STEPS, True), more > 0])
+    calls = np.stack([first, middle, middle, after], axis=1).ravel()
+    ends = np.stack([first - half, middle, middle - half, after], axis=1).ravel()
+    kind = np.concatenate([np.tile(np.arange(4), 3), np.full(len(plms), 4)])  # 4 is PLMS
 
-    def table(*by_call: float | int) -> np.ndarray:
-        return np.where(running, np.array(by_call, np.float32)[call], np.float32(0))
+    def table(*by_kind: ArrayLike) -> np.ndarray:
+        return np.array(by_kind, np.float32)[kind]
 
+    this, sixth = np.array([1, 0, 0, 0]), np.array([1 / 6, 0, 0, 0])
     blend = Blend(
-        weights=np.concatenate(
-            [weights.reshape(PRK_STEPS, 4), np.tile(ADAMS_BASHFORTH, (len(plms), 1))]
-        ),
-        average_weight=table(0, 0, 0, 1),
-        average_keep=table(1, 1, 1, 0),
-        average_gain=table(1 / 6, 1 / 3, 1 / 3, 0),
-        keeps_output=call == 0,
-        keeps_start=call == 0,
-        from_start=call > 0,
+        weights=table(this, this, this, sixth, ADAMS_BASHFORTH),
+        average_weight=table(0, 0, 0, 1, 0),
+        average_keep=table(1, 1, 1, 0, 0),
+        average_gain=table(1 / 6, 1 / 3, 1 / 3, 0, 0),
+        keeps_output=kind % 4 == 0,
+        keeps_start=kind % 4 == 0,
+        from_start=kind % 4 > 0,
     )
-    t = np.concatenate([prk.ravel(), plms])
-    start = np.concatenate([start.ravel(), plms])
-    return blend, t, start, np.concatenate([end.ravel(), plms - stride])
+    t, start = np.concatenate([calls, plms]), np.concatenate([first.repeat(4), plms])
+    return blend, t, start, np.concatenate([ends, plms - stride])
 
 
 def _transfer(

@@ -2,9 +2,10 @@
 
 import dataclasses
 import operator
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import pydantic
 from jaxtyping import Float32, Int
 
 from flax_sd.errors import UserError
@@ -16,7 +17,7 @@ class SpacedConfig(BetaConfig):
     """The fields that choose the timesteps."""
 
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
-    steps_offset: int = 0
+    steps_offset: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
 def integer_timesteps(
@@ -74,6 +75,6 @@ def _spaced(config: SpacedConfig, n: int) -> np.ndarray:
         return np.linspace(0, total - 1, n)[::-1]
     if config.timestep_spacing == "leading":
         return (np.arange(n) * (total // n))[::-1] + np.float64(config.steps_offset)
-    # As in diffusers, rounding makes this n + 1 values for 68 of the n up to 1000 (61 is the
+    # As in diffusers, rounding makes this n + 1 values for 62 of the n up to 1000 (61 is the
     # first); the last is then t = -1, which indexes ᾱ from its end there too.
     return np.arange(total, 0, -total / n).round() - 1
