@@ -4,14 +4,14 @@ import collections
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from flax_sd.errors import UserError
 from flax_sd.samplers import Sampler, make_sample_loop
@@ -32,7 +32,7 @@ class Request(NamedTuple):
 def read_request(
     prompt_or_list: str | Sequence[str],
     negative_prompt: str | Sequence[str],
-    seed: int | Sequence[int],
+    seed: Any,
     size: tuple[int | None, int | None],  # pixels
     latents: ArrayLike | None,
     *,
@@ -70,7 +70,7 @@ def read_request(
     return Request(prompts, negatives, seeds, *sides)
 
 
-def _seeds(seed: int | Sequence[int], count: int, problems: list[str]) -> list[int]:
+def _seeds(seed: Any, count: int, problems: list[str]) -> list[int]:
     """Each picture's own: an int counts up."""
     try:
         if isinstance(seed, Sequence | np.ndarray):
@@ -117,7 +117,7 @@ class Programs:
         sampler: Sampler,
         x: Float[Array, "b h w c"],
         text: Float[Array, "b k n d"],
-        guidance: float | int,
+        guidance: SupportsFloat,
         noise: Float[Array, "m b h w c"] | None,
     ) -> Float[Array, "b h w c"]:
         """All the sampler's steps.
@@ -127,7 +127,7 @@ class Programs:
           guidance: traced, so that a new value does not recompile.
           noise: for each step, if the sampler draws any.
         """
-        scale = jnp.float32(guidance)
+        scale = jnp.float32(float(guidance))
         return self._sample(*nnx.split(unet), sampler, x, text, scale, noise)
 
     def _sampling(
@@ -167,12 +167,24 @@ class Programs:
         return jnp.clip(pixels / 2 + 0.5, 0, 1)
 
 
-def guided(guidance_scale: float | int) -> bool:
+def guided(guidance_scale: SupportsFloat) -> bool:
     """Whether the unconditional half is needed.
 
     Raises:
       UserError: the scale is not a number.
     """
-    if not math.isfinite(guidance_scale):
+    if not math.isfinite(float(guidance_scale)):
         raise UserError(f"guidance_scale is {guidance_scale}: should be a number; 1 turns it off")
-    return guidance_scale > 1
+    return float(guidance_scale) > 1
+
+
+def to_uint8(pictures: Float[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Pictures in [0, 1] as diffusers rounds them.
+
+    Raises:
+      UserError: one holds NaN, which would be a black picture.
+    """
+    bad = [k for k, picture in enumerate(pictures) if not np.isfinite(picture).all()]
+    if bad:
+        raise UserError(f"pictures {bad} came out as NaN: load the model with dtype float32")
+    return (pictures * 255).round().astype(np.uint8)

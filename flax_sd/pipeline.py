@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from flax_sd import components, corrections, samplers, sharding
 from flax_sd.errors import UserError
 from flax_sd.family import Family, family_of
-from flax_sd.generate import OUTPUTS, Programs, guided, read_request
+from flax_sd.generate import OUTPUTS, Programs, guided, read_request, to_uint8
 from flax_sd.lora.files import read as read_lora
 from flax_sd.lora.inject import attach, detach
 from flax_sd.models.clip import CLIPTextModel
@@ -155,8 +155,7 @@ class StableDiffusion:
     @property
     def stride(self) -> int:
         """Pixels a latent, along each side."""
-        config = self.vae.config
-        is_kl = isinstance(self.vae, AutoencoderKL)
+        config, is_kl = self.vae.config, isinstance(self.vae, AutoencoderKL)
         widths = config.block_out_channels if is_kl else config.decoder_block_out_channels
         return 2 ** (len(widths) - 1)
 
@@ -183,9 +182,9 @@ class StableDiffusion:
         prompt_or_list: str | Sequence[str],
         negative_prompt: str | Sequence[str] = "",
         num_inference_steps: int = 50,
-        guidance_scale: float | int = 7.5,
+        guidance_scale: SupportsFloat = 7.5,
         sampler: str | Mapping[str, Any] | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         latents: ArrayLike | None = None,
         height: int | None = None,
         width: int | None = None,
@@ -212,7 +211,7 @@ class StableDiffusion:
           step_options: of the sampler's steps, such as {"eta": 1.0}.
 
         Raises:
-          UserError: arguments that cannot be; the message names them.
+          UserError: arguments that cannot be, or a picture that overflowed; the message names them.
         """
         if output not in OUTPUTS:
             raise UserError(f"output {output!r} is not one of {', '.join(OUTPUTS)}")
@@ -249,7 +248,7 @@ class StableDiffusion:
         if output == "latents":
             return np.asarray(x)
         pictures = np.asarray(self.programs.decode(self.vae, x))
-        return pictures if output == "float" else (pictures * 255).round().astype(np.uint8)
+        return pictures if output == "float" else to_uint8(pictures)
 
     def _sampler_config(self, sampler: str | Mapping[str, Any] | None) -> dict[str, Any]:
         if sampler is None:
@@ -264,9 +263,10 @@ class StableDiffusion:
 
         From then on the number of prompts of a call must be a multiple of the number of devices.
         """
-        for network in self._networks.values():
-            nnx.update(network, sharding.replicate(nnx.state(network), mesh))
-        self._batch = NamedSharding(mesh, sharding.BATCH)
+        if mesh.size > 1:
+            for network in self._networks.values():
+                nnx.update(network, sharding.replicate(nnx.state(network), mesh))
+            self._batch = NamedSharding(mesh, sharding.BATCH)
 
     def _place(self, array: ArrayLike) -> jax.Array:
         """An array with the batch as its first axis, where the networks are."""
@@ -280,7 +280,7 @@ class StableDiffusion:
         return jax.device_put(jnp.asarray(array), self._batch)
 
     def add_lora(
-        self, path: str | os.PathLike[str], scale: float | int = 1.0, name: str | None = None
+        self, path: str | os.PathLike[str], scale: SupportsFloat = 1.0, name: str | None = None
     ) -> str:
         """Puts a LoRA beside the weights; returns the name to remove it by.
 
@@ -301,7 +301,7 @@ class StableDiffusion:
         # Under the first free number instead of its name: a name would be part of the program.
         slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)
         for component, adapters in file.items():
-            attach(networks[component], adapters, scale, slot)
+            attach(networks[component], adapters, float(scale), slot)
         self._loras[name] = (slot, list(file))
         return name
 

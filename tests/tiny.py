@@ -1,0 +1,106 @@
+"""Small random Stable Diffusions of diffusers, and their folders."""
+
+import contextlib
+import pathlib
+import warnings
+from typing import Literal
+
+import diffusers
+import torch
+import transformers
+
+import flax_sd
+from tests.parity import randomise
+
+TOKENIZER = pathlib.Path(flax_sd.__file__).parent / "bundled" / "base" / "tokenizer"
+NOISE = {  # of all real checkpoints
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+
+
+def build(family: Literal["sd1", "sd2"]) -> diffusers.StableDiffusionPipeline:
+    """What tells the families apart: head counts, linear projections, GELU, the scheduler."""
+    sd2 = family == "sd2"
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        norm_num_groups=4,
+        cross_attention_dim=12,
+        attention_head_dim=(2, 4) if sd2 else 2,
+        use_linear_projection=sd2,
+    )
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=2,
+        scaling_factor=0.3,
+    )
+    text = transformers.CLIPTextConfig(
+        hidden_size=12,
+        intermediate_size=20,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        hidden_act="gelu" if sd2 else "quick_gelu",
+        eos_token_id=2,
+    )
+    scheduler = (
+        diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False, **NOISE)
+        if sd2
+        else diffusers.PNDMScheduler(skip_prk_steps=True, **NOISE)
+    )
+    return diffusers.StableDiffusionPipeline(
+        vae=randomise(vae, 1),
+        text_encoder=randomise(transformers.CLIPTextModel(text), 2),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(TOKENIZER),
+        unet=randomise(unet, 3),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def save(family: Literal["sd1", "sd2"], folder: pathlib.Path, **options: object) -> None:
+    """As `save_pretrained`, with the class's options."""
+    build(family).save_pretrained(folder, **options)
+
+
+def load(folder: pathlib.Path) -> diffusers.StableDiffusionPipeline:
+    """As `from_pretrained`, without progress bars."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@contextlib.contextmanager
+def scheduler(pipeline, name, **changes):
+    """Another scheduler for a while: that class's own `from_config`."""
+    own = pipeline.scheduler
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy 2 about diffusers' Euler schedulers
+        pipeline.scheduler = getattr(diffusers, name).from_config({**own.config, **changes})
+        yield pipeline
+    pipeline.scheduler = own
+
+
+def draw(pipeline, prompts, negatives, seeds, output_type="latent", **options):
+    """diffusers' pictures, or latents with the channels last."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images = pipeline(
+        prompts,
+        negative_prompt=negatives,
+        generator=generators,
+        output_type=output_type,
+        **options,
+    ).images
+    return images.permute(0, 2, 3, 1).numpy() if output_type == "latent" else images
