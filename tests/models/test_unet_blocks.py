@@ -110,9 +110,8 @@ def test_upsampling(size):
 
 def test_attention_in_float16_does_not_overflow():
     """SD 2.1's logits leave float16's range (`upcast_attention`); here they are float32."""
-    ours = Attention(12, 12, 3, rngs=nnx.Rngs(0))
-    for leaf in jax.tree.leaves(ours, is_leaf=lambda x: isinstance(x, nnx.Param)):
-        leaf[...] = leaf[...].astype(jnp.float16)
+    graphdef, state = nnx.split(Attention(12, 12, 3, rngs=nnx.Rngs(0)))
+    ours = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(jnp.float16), state))
     x = jnp.asarray(draw(1, 9, 12, mean=0.0), jnp.float16) * 300
     assert jnp.abs(ours.to_q(x)).max() ** 2 > 65504
     out = ours(x, x)
