@@ -80,7 +80,7 @@ def attention(
     v: Float[Array, "b m k d"],
     mask: Bool[Array, "n m"] | None = None,
 ) -> Float[Array, "b n k d"]:
-    """softmax(q kᵀ / √d) v for each head k, with the softmax in float32 (Vaswani et al. 2017, eq. 1).
+    """softmax(q kᵀ / √d) v for each head k, in float32 (Vaswani et al. 2017, eq. 1).
 
     Args:
       mask: True where a query may look at a key; None lets it look everywhere.

@@ -20,7 +20,9 @@ def test_attention_is_torchs(masked: bool) -> None:
         *(torch.from_numpy(np.moveaxis(x, 2, 1).copy()) for x in (q, k, v)),
         attn_mask=None if mask is None else torch.from_numpy(mask),
     )
-    ours = layers.attention(*map(jnp.asarray, (q, k, v)), None if mask is None else jnp.asarray(mask))
+    ours = layers.attention(
+        *map(jnp.asarray, (q, k, v)), None if mask is None else jnp.asarray(mask)
+    )
     assert_close(ours, np.moveaxis(theirs.numpy(), 1, 2), LAYER)
 
 

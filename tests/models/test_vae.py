@@ -65,7 +65,9 @@ def test_encode_and_decode_are_diffusers(changes: dict[str, Any]) -> None:
 def test_odd_sizes_are_cut_as_diffusers_cuts_them() -> None:
     ours, theirs = pair()
     x = pixels(21, 27)
-    assert_close(ours.encode(jnp.asarray(x)).mean, theirs.encode(to_torch(x)).latent_dist.mean, NETWORK)
+    assert_close(
+        ours.encode(jnp.asarray(x)).mean, theirs.encode(to_torch(x)).latent_dist.mean, NETWORK
+    )
 
 
 def test_the_log_variance_is_clipped() -> None:

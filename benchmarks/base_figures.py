@@ -1,0 +1,72 @@
+"""Measures the bundled base on the held-out pictures of its set.
+
+python scripts/build_emoji_set.py
+python benchmarks/base_figures.py [--model DIR] [--sheet out.png]
+
+Prints the autoencoder's reconstruction error, and draws a sheet of pictures beside what the
+autoencoder makes of them.
+"""
+
+import argparse
+import pathlib
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flax_sd import data
+from flax_sd.config import DataConfig
+from flax_sd.runs.parts import load_vae
+from flax_sd.sheet import make_sheet
+
+AT_ONCE = 8
+
+
+def reconstructions(model: str, pictures: data.Pictures) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures and what the VAE's decoder makes of their mean latents, both in [-1, 1]."""
+    graph, state = nnx.split(load_vae(model, "float32"))
+
+    def through(state: nnx.State, pixels: jax.Array) -> jax.Array:
+        vae = nnx.merge(graph, state)
+        return vae.decode(vae.encode(pixels).mean)
+
+    jitted = jax.jit(through)
+    pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in range(len(pictures))])
+    padded = np.concatenate([pixels, pixels[: -len(pixels) % AT_ONCE]])
+    parts = np.split(padded, len(padded) // AT_ONCE)
+    decoded = np.concatenate([np.asarray(jitted(state, part)) for part in parts])
+    return pixels, np.clip(decoded[: len(pixels)], -1, 1)
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each picture, in dB; values in [-1, 1]."""
+    mse = np.mean(np.square((a - b) / 2), axis=(1, 2, 3))
+    return -10 * np.log10(mse)
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """[-1, 1] to 0 … 255."""
+    return ((pixels + 1) * 127.5).round().astype(np.uint8)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="bundled:base")
+    parser.add_argument("--data", default="data/fluent-emoji-3d/held_out")
+    parser.add_argument("--sheet", type=pathlib.Path)
+    options = parser.parse_args()
+    pictures = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
+    pixels, decoded = reconstructions(options.model, pictures)
+    each = psnr(pixels, decoded)
+    print(f"{len(each)} held-out pictures: PSNR mean {each.mean():.2f} dB,", end=" ")
+    print(f"worst {each.min():.2f} dB ({pictures.names[int(each.argmin())]})")
+    if options.sheet is not None:
+        picked = range(0, len(each), max(1, len(each) // 8))
+        rows = [[to_uint8(pixels[i]), to_uint8(decoded[i])] for i in picked]
+        labels = [pictures.captions(i)[0] for i in picked]
+        make_sheet(rows, ["picture", "reconstruction"], labels).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()
