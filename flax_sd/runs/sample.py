@@ -1,0 +1,125 @@
+"""The sampling command: prompts to a folder of pictures that is a data set again."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import UInt8
+
+from flax_sd import sharding
+from flax_sd.errors import UserError
+from flax_sd.pipeline import StableDiffusion
+from flax_sd.progress import Progress
+from flax_sd.runs.meter import Meter
+from flax_sd.runs.parts import load_vae
+from flax_sd.runs.pictures import Batch
+from flax_sd.runs.sample_job import Job, prepare
+from flax_sd.runs.sample_options import SampleOptions
+
+STOPPED = 130  # exit status after Ctrl-C
+
+
+def parse(args: Sequence[str]) -> SampleOptions:
+    """Reads the flags.
+
+    Raises:
+      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+    """
+    return tyro.cli(SampleOptions, args=list(args), prog="sample.py")
+
+
+def run(options: SampleOptions) -> int:
+    """Draws what is not there yet; returns the exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+      UserError: anything about the flags, the prompts, the model or the folder is wrong.
+    """
+    progress = Progress()
+    job = prepare(options)
+    gallery = job.gallery
+    gallery.make()
+    missing = len(job.records) - len(gallery.done)
+    there = f", {len(gallery.done)} of them there already" if gallery.done else ""
+    progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
+    try:
+        if missing:
+            sd = _load(options, job)
+            progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
+            _draw(sd, job, progress, missing)
+    except KeyboardInterrupt:
+        left = len(job.records) - len(gallery.done)
+        progress.say(f"stopped: {_pictures(left)} left; the same command goes on from there")
+        return STOPPED
+    finally:
+        gallery.write_metadata()
+    progress.stage("written", f"{_pictures(len(job.records))} in {gallery.folder}")
+    return 0
+
+
+def _load(options: SampleOptions, job: Job) -> StableDiffusion:
+    sd = StableDiffusion.load(job.folder, job.dtype, variant=options.variant)
+    if options.vae is not None:
+        sd.vae = load_vae(options.vae, job.dtype, options.variant)
+        if sd.vae.config.latent_channels != sd.unet.config.in_channels:
+            raise UserError(
+                f"VAE {options.vae} has {sd.vae.config.latent_channels} latent channels, "
+                f"the model {sd.unet.config.in_channels}: take one of the model's family"
+            )
+    for number, lora in enumerate(job.loras):
+        sd.add_lora(lora.path, lora.scale, f"{number}: {lora.path}")
+    if len(jax.devices()) > 1:
+        sd.distribute(sharding.make_mesh(-1, 1))
+    return sd
+
+
+def _draw(sd: StableDiffusion, job: Job, progress: Progress, missing: int) -> None:
+    """Draws every batch of which a picture is missing, the same batches whatever is there."""
+    with Meter(progress, missing).shown() as meter:
+        for batch in job.batches:
+            wanted = [p.name not in job.gallery.done for p in batch.pictures]
+            if not any(wanted):
+                continue
+            pixels = _pixels(sd, batch)
+            for picture, new, drawn in zip(batch.pictures, wanted, pixels, strict=False):
+                if new:
+                    job.gallery.add(drawn, job.records[picture.name])
+            meter.add(sum(wanted))
+
+
+def _pixels(sd: StableDiffusion, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+    """The batch's pictures; those that pad it cost what a picture does and are dropped.
+
+    Raises:
+      UserError: the numbers overflowed, which would be a black picture.
+    """
+    pictures, row = batch.pictures, batch.pictures[0].row
+    padding = batch.size - len(pictures)
+    drawn = sd.generate(
+        [picture.row.prompt for picture in pictures] + [""] * padding,
+        [picture.row.negative_prompt for picture in pictures] + [""] * padding,
+        num_inference_steps=row.steps,
+        guidance_scale=row.guidance_scale,
+        sampler=row.sampler,
+        seed=[picture.seed for picture in pictures] + [0] * padding,
+        height=row.height,
+        width=row.width,
+        output="float",
+        clip_skip=row.clip_skip,
+    )[: len(pictures)]
+    for picture, values in zip(pictures, drawn, strict=True):
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"{picture.name} came out as NaN or infinite, which would be a black picture: "
+                "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
+            )
+    return (drawn * 255).round().astype(np.uint8)
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
+def _devices() -> str:
+    count, kind = len(jax.devices()), jax.devices()[0].device_kind
+    return f"{count} x {kind}" if count > 1 else kind

@@ -1,0 +1,207 @@
+"""A sampling command checked as far as it can be before any weights are read."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from flax_sd import corrections, samplers
+from flax_sd.components import read_component_config
+from flax_sd.errors import UserError
+from flax_sd.runs import sources
+from flax_sd.runs.gallery import Gallery
+from flax_sd.runs.parts import find_vae
+from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
+from flax_sd.runs.prompts import Row, Settings, faults, read_rows
+from flax_sd.runs.sample_options import SampleOptions
+from flax_sd.weights import hub
+from flax_sd.weights.folder import component_files, read_json
+
+T = TypeVar("T")
+NETWORKS = ("unet", "vae", "text_encoder")
+LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
+MOST = 8  # pictures a device, unless asked for
+
+
+class Job(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+      folder: of the model.
+      records: file name -> the picture's settings, its line of metadata.jsonl.
+    """
+
+    folder: pathlib.Path
+    dtype: str
+    loras: list[sources.LoRASource]
+    batches: list[Batch]
+    records: dict[str, dict[str, Any]]
+    gallery: Gallery
+
+
+class Found(NamedTuple):
+    """What the flags name, found."""
+
+    rows: list[Row]
+    loras: list[sources.LoRASource]
+    folder: pathlib.Path
+    vae_folder: pathlib.Path | None
+
+
+def prepare(options: SampleOptions) -> Job:
+    """Reads prompts, configs and the folder of pictures.
+
+    Raises:
+      UserError: something is missing, cannot be, or would be overwritten; all problems are named.
+    """
+    found = _find(options)
+    rows = _resolve(found.rows, found.folder)
+    pictures = pictures_of(rows)
+    common = _common(options, found)
+    sampler = own_sampler(found.folder)
+    records = {picture.name: _record(picture, common, sampler) for picture in pictures}
+    gallery = Gallery(options.out, records)
+    devices = len(jax.devices())
+    size = options.batch_size or usual_batch(rows, devices)
+    batches = make_batches(pictures, size, devices)
+    return Job(found.folder, common["dtype"], found.loras, batches, records, gallery)
+
+
+def resolve_dtype(dtype: str) -> str:
+    """float32 on a CPU and bfloat16 elsewhere, unless said."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def usual_batch(rows: list[Row], devices: int) -> int:
+    """As many pictures as a device has room for, with one of 512 pixels on a CPU."""
+    latents = max((row.height or 8) * (row.width or 8) // 64 for row in rows)
+    room = LATENTS * (1 if jax.default_backend() == "cpu" else 4)
+    return devices * min(MOST, max(1, room // latents))
+
+
+def _find(options: SampleOptions) -> Found:
+    problems: list[str] = []
+    rows = _gather(problems, _rows, options)
+    loras = [_gather(problems, sources.parse_lora, text) for text in options.lora]
+    problems += [f"--{_flag(what)}" for what in faults(options.model_dump())]
+    if options.batch_size is not None and options.batch_size < 1:
+        problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
+    # The hub is asked only for a command that has no other mistake.
+    folder = vae_folder = None
+    if not problems or sources.is_local(options.model):
+        model = options.model, options.revision, options.variant
+        folder = _gather(problems, hub.resolve, *model)
+    if options.vae is not None and (not problems or sources.is_local(options.vae)):
+        vae_folder = _gather(problems, find_vae, options.vae, options.variant)
+    if problems:
+        many = f"{len(problems)} things are wrong:"
+        raise UserError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
+    assert rows is not None and folder is not None
+    return Found(rows, [lora for lora in loras if lora is not None], folder, vae_folder)
+
+
+def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
+    """The result, or None and a problem more."""
+    try:
+        return read(*args)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def _flag(sentence: str) -> str:
+    """A setting's name as its flag is written."""
+    name, space, rest = sentence.partition(" ")
+    return name.replace("_", "-") + space + rest
+
+
+def _rows(options: SampleOptions) -> list[Row]:
+    """The flags' prompt, or the file's."""
+    defaults = {name: getattr(options, name) for name in Settings.model_fields}
+    if (options.prompt is None) == (options.prompts is None):
+        both = "both are given" if options.prompt is not None else "neither is given"
+        raise UserError(f"either --prompt or --prompts FILE is wanted: {both}")
+    if options.prompts is not None:
+        return read_rows(options.prompts, defaults)
+    return [Row.model_validate({"prompt": options.prompt, **defaults})]
+
+
+def _resolve(rows: list[Row], folder: pathlib.Path) -> list[Row]:
+    """Rows with their sizes, held against the model's configs.
+
+    Raises:
+      UserError: the model is not whole, or cannot draw so; all problems are named.
+    """
+    raw = {name: read_component_config(folder, name) for name in NETWORKS}
+    vae = raw["vae"]
+    widths = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0] * 4
+    stride = 2 ** (len(widths) - 1)
+    height, width = (side * stride for side in corrections.sample_size(raw["unet"]))
+    layers = raw["text_encoder"].get("num_hidden_layers", 12)  # the default of CLIP's config
+    problems: dict[str, None] = {}  # each once, in order
+    for name, steps in dict.fromkeys((row.sampler, row.steps) for row in rows):
+        try:
+            samplers.from_config(_sampler_config(folder, name), steps)
+        except UserError as error:
+            problems[str(error)] = None
+    for row in rows:
+        if row.clip_skip > layers:
+            found = f"clip_skip is {row.clip_skip}: this text encoder has {layers} layers"
+            problems[found] = None
+    if problems:
+        raise UserError("\n  ".join(problems))
+    sizes = [{"height": row.height or height, "width": row.width or width} for row in rows]
+    return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _sampler_config(folder: pathlib.Path, name: str | None) -> dict[str, Any]:
+    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    if name is None:
+        return corrections.scheduler_in_use(raw)
+    return samplers.by_name(name, corrections.scheduler_to_convert(raw))
+
+
+def own_sampler(folder: pathlib.Path) -> str:
+    """What the model's own sampler is called."""
+    named = str(_sampler_config(folder, None).get("_class_name"))
+    known = {entry.class_name: name for name, entry in samplers.SAMPLERS.items()}
+    return known.get(named, named)
+
+
+def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
+    """What all pictures' settings say of model, VAE and LoRAs."""
+    networks = [component_files(found.folder, name, options.variant) for name in NETWORKS]
+    vae = None
+    if found.vae_folder is not None and options.vae is not None:
+        files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
+        vae = f"{sources.display_name(options.vae)} {sources.fingerprint(files)}"
+    return {
+        "model": sources.display_name(options.model),
+        "model_hash": sources.fingerprint(file for files in networks for file in files),
+        "vae": vae,
+        "loras": [
+            {"name": path.stem, "hash": sources.lora_hash(path), "scale": scale}
+            for path, scale in found.loras
+        ],
+        "dtype": resolve_dtype(options.dtype),
+    }
+
+
+def _record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    row = picture.row
+    return {
+        "file_name": picture.name,
+        "text": row.prompt,
+        "negative_prompt": row.negative_prompt,
+        "seed": picture.seed,
+        "width": row.width,
+        "height": row.height,
+        "steps": row.steps,
+        "guidance_scale": row.guidance_scale,
+        "sampler": row.sampler or sampler,
+        "clip_skip": row.clip_skip,
+        **common,
+    }

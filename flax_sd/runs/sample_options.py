@@ -1,0 +1,42 @@
+"""The flags of the sampling command."""
+
+import pathlib
+from typing import Annotated, Literal
+
+import tyro
+
+from flax_sd.config import Section
+from flax_sd.runs.prompts import Settings
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Inputs(Section):
+    """What is drawn with what."""
+
+    model: str
+    """A diffusers folder, a hub id, or bundled:base."""
+    prompt: str | None = None
+    """What the pictures should show."""
+    prompts: pathlib.Path | None = None
+    """A .txt with a prompt a line, or a .jsonl with objects: prompt, and what differs from the
+    flags (negative_prompt, seed, width, height, steps, guidance_scale, sampler and so on)."""
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """PATH or PATH:SCALE of a LoRA; may be given several times."""
+
+
+class SampleOptions(Settings, Inputs):
+    """Draws pictures from one prompt or from a file of them."""
+
+    batch_size: int | None = None
+    """Pictures drawn together, over all devices; unset takes what their size allows."""
+    dtype: Dtype = "auto"
+    """Weights and arithmetic; auto is float32 on a CPU, bfloat16 elsewhere."""
+    vae: str | None = None
+    """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = None
+    """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
+    out: pathlib.Path = pathlib.Path("out")
+    """Folder of the pictures; the same command again draws those that are missing."""

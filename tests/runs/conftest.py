@@ -1,0 +1,109 @@
+"""A tiny model, a few captioned pictures, and the training command in this process."""
+
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from flax_sd import cli
+from flax_sd.weights.safetensors import TensorFile
+
+CONFIG = {
+    "data": {"resolution": 32},
+    "train": {"steps": 4, "batch_size": 2},
+    "lora": {"rank": 2},
+    "optim": {"learning_rate": 1e-3},
+    "checkpoint": {"every": 2},
+    "log": {"every": 1},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """Runs are many and programs few: each is compiled once, in whatever process."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(tmp_path_factory.mktemp("cache"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A folder as diffusers saves it, of a random SD 1 of a few thousand weights."""
+    from tests import tiny  # torch and diffusers take seconds to import
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd"
+    tiny.save("sd1", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Seven pictures and their captions."""
+    return make_pictures(tmp_path_factory.mktemp("pictures"), 7)
+
+
+def make_pictures(folder: pathlib.Path, count: int, seed: int = 0) -> pathlib.Path:
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(count):
+        values = rng.integers(0, 256, (5, 4, 3), np.uint8)
+        Image.fromarray(values).resize((40, 50)).save(folder / f"{i}.png")
+        rows.append({"file_name": f"{i}.png", "text": f"picture number {i}"})
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+class Ended(NamedTuple):
+    """How a run ended: exit status, output folder, what it printed."""
+
+    status: int
+    folder: pathlib.Path
+    out: str
+    err: str
+
+    def metrics(self) -> list[dict[str, float]]:
+        return metrics(self.folder)
+
+    def lora(self) -> dict[str, np.ndarray]:
+        file = TensorFile(self.folder / "lora.safetensors")
+        return {key: np.array(file[key]) for key in file}
+
+
+def metrics(folder: pathlib.Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file of a folder with its bytes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory, model, pictures):
+    """The config of a run of four steps."""
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(pictures)}}
+    path.write_text(yaml.safe_dump(CONFIG | own))
+    return path
+
+
+@pytest.fixture
+def train(config_file, tmp_path, capsys, monkeypatch):
+    """Runs the training command: train("a", "--train.steps", 6) trains in the folder a."""
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+
+    def run(output, *flags, config=config_file):
+        folder = tmp_path / output
+        capsys.readouterr()
+        status = cli.train([str(config), "--output", str(folder), *map(str, flags)])
+        return Ended(status, folder, *capsys.readouterr())
+
+    return run

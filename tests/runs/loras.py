@@ -1,0 +1,35 @@
+"""Random LoRAs of a model's folder, and runs that could have made them."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import yaml
+
+from flax_sd.components import abstract_network, read_component_config
+from flax_sd.lora.adapter import Adapter, LoRAFile
+from flax_sd.lora.files import kohya_metadata, write_kohya, write_peft
+from flax_sd.lora.targets import match, slots
+
+
+def random_lora(model: pathlib.Path, rank: int = 3, alpha: float = 2.0) -> LoRAFile:
+    """Both halves random, in the attention of UNet and text encoder."""
+    rng, lora = np.random.default_rng(rank), {}
+    for component in ("unet", "text_encoder"):
+        network = abstract_network(read_component_config(model, component), component)
+        for path in match(network, "attention"):
+            base = slots(network)[path].base
+            down = rng.normal(size=(rank, base.in_features)) / base.in_features**0.5
+            up = rng.normal(size=(base.out_features, rank))
+            adapter = Adapter(np.float32(down), np.float32(up), alpha)
+            lora.setdefault(component, {})[path] = adapter
+    return lora
+
+
+def write_run(folder: pathlib.Path, lora: LoRAFile, model: pathlib.Path | str, **config: Any):
+    """The files of a finished run that trained the LoRA."""
+    folder.mkdir(parents=True)
+    values = {"model": {"path": str(model)}, "output": str(folder), **config}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    write_kohya(folder / "lora.safetensors", lora, kohya_metadata("sd1", "epsilon"))
+    write_peft(folder / "pytorch_lora_weights.safetensors", lora)

@@ -1,0 +1,78 @@
+import json
+import shutil
+
+import jax
+import pytest
+
+from flax_sd.errors import UserError
+from flax_sd.runs.prompts import Row
+from flax_sd.runs.sample import parse
+from flax_sd.runs.sample_job import own_sampler, prepare, resolve_dtype, usual_batch
+from flax_sd.weights.folder import read_json
+from tests import tiny
+
+
+def job_of(model, tmp_path, *more):
+    return prepare(parse(["--model", str(model), "--out", str(tmp_path / "out"), *more]))
+
+
+def test_unset_settings_come_from_the_model(model, tmp_path):
+    job = job_of(model, tmp_path, "--prompt", "a", "--height", "64")
+    (record,) = job.records.values()
+    assert (record["height"], record["width"]) == (64, 48)  # 6 latents of 8 pixels
+    assert record["sampler"] == "pndm" and record["dtype"] == "float32" and record["vae"] is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_retrained_model_is_another_one(model, tmp_path):
+    other = tmp_path / "tiny-sd"
+    shutil.copytree(model, other)
+    hashes = [
+        next(iter(job_of(folder, tmp_path, "--prompt", "a").records.values()))["model_hash"]
+        for folder in (model, other)
+    ]
+    assert hashes[0] == hashes[1]
+    weights = other / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    job = job_of(other, tmp_path, "--prompt", "a")
+    assert next(iter(job.records.values()))["model_hash"] != hashes[0]
+
+
+def test_another_vae_is_part_of_the_settings(model, tmp_path):
+    vaes = [str(model), str(model / "vae")]
+    jobs = [job_of(model, tmp_path, "--prompt", "a", "--vae", vae) for vae in vaes]
+    first, second = (next(iter(job.records.values()))["vae"] for job in jobs)
+    assert first.split() == ["tiny-sd", second.split()[1]] and second.startswith("vae ")
+
+
+def test_an_own_sampler_of_an_unknown_class(tmp_path):
+    tiny.save("sd2", tmp_path)
+    assert own_sampler(tmp_path) == "ddim"
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(read_json(path) | {"_class_name": "OddScheduler"}))
+    assert own_sampler(tmp_path) == "OddScheduler"
+    with pytest.raises(UserError, match="OddScheduler"):
+        job_of(tmp_path, tmp_path, "--prompt", "a")
+    record = job_of(tmp_path, tmp_path, "--prompt", "a", "--sampler", "euler").records
+    assert next(iter(record.values()))["sampler"] == "euler"
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        job_of(tmp_path / "empty", tmp_path, "--prompt", "a")
+
+
+def test_batches_that_fit(monkeypatch):
+    def row(side):
+        return Row(prompt="", width=side, height=side)
+
+    assert usual_batch([row(512)], 1) == 1
+    assert usual_batch([row(768)], 2) == 2
+    assert usual_batch([row(128), row(256)], 1) == 4
+    assert usual_batch([row(64)], 2) == 16
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert usual_batch([row(512)], 2) == 8
+    assert resolve_dtype("auto") == "bfloat16" and resolve_dtype("float16") == "float16"

@@ -1,0 +1,100 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from flax_sd.errors import UserError
+from flax_sd.runs.sources import (
+    LoRASource,
+    display_name,
+    fingerprint,
+    is_local,
+    lora_hash,
+    parse_lora,
+)
+from flax_sd.weights import safetensors
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.safetensors"
+    safetensors.write(path, {"x": np.arange(6, dtype=np.float32)})
+    return path
+
+
+def test_path_and_scale(file):
+    assert parse_lora(str(file)) == LoRASource(file, 1.0)
+    assert parse_lora(f"{file}:0.8") == LoRASource(file, 0.8)
+    assert parse_lora(f"{file}:-1e-1") == LoRASource(file, -0.1)
+
+
+def test_a_path_may_hold_colons(file):
+    for name in ("b:c.safetensors", "d.safetensors:2"):
+        other = file.rename(file.with_name(name))
+        assert parse_lora(str(other)) == LoRASource(other, 1.0)
+        assert parse_lora(f"{other}:0.5") == LoRASource(other, 0.5)
+        other.rename(file)
+
+
+def test_a_folder(file):
+    assert parse_lora(f"{file.parent}:2") == LoRASource(file.parent, 2.0)
+
+
+@pytest.mark.parametrize(
+    "ending, message",
+    [
+        (":strong", "a.safetensors:strong is not there; write PATH or PATH:SCALE"),
+        (".bak", "a.safetensors.bak is not there$"),
+        (":nan", "a.safetensors has scale nan: should be a number"),
+    ],
+)
+def test_bad_lora_flags(file, ending, message):
+    with pytest.raises(UserError, match=message):
+        parse_lora(f"{file}{ending}")
+
+
+def test_a_damaged_file_is_found_at_once(file):
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is not a whole safetensors file"):
+        parse_lora(str(file))
+
+
+def test_lora_hash_is_that_of_web_uis(file):
+    """Of the tensors alone: another header leaves it as it is."""
+    data = np.arange(6, dtype=np.float32).tobytes()
+    assert lora_hash(file) == hashlib.sha256(data).hexdigest()[:12]
+    before = lora_hash(file)
+    safetensors.write(file, {"x": np.arange(6, dtype=np.float32)}, {"a": "b"})
+    assert lora_hash(file) == before
+
+
+def test_fingerprint_samples_the_whole_length(tmp_path):
+    path = tmp_path / "weights"
+    size = 20 * 2**16 + 5
+    path.write_bytes(bytes(size))
+    seen = {fingerprint([path])}
+    for at in (0, (size - 2**16) * 7 // 15, size - 1):  # of the first, the eighth, the last place
+        data = bytearray(size)
+        data[at] = 1
+        path.write_bytes(data)
+        seen.add(fingerprint([path]))
+    path.write_bytes(bytes(size - 1))
+    seen.add(fingerprint([path]))
+    assert len(seen) == 5 and all(len(one) == 10 for one in seen)
+
+
+def test_names_tell_no_paths(tmp_path, monkeypatch):
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert display_name(str(tmp_path / "my-model")) == "my-model"
+    assert display_name("my-model/.") == "my-model"
+    assert display_name("CompVis/stable-diffusion-v1-4") == "CompVis/stable-diffusion-v1-4"
+    assert display_name("bundled:base") == "bundled:base"
+
+
+def test_what_needs_the_network(tmp_path, monkeypatch):
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_local("org/other")
+    for source in ("org/model", "./x/y", "x", "/a/b", "~/a", "bundled:base"):
+        assert is_local(source)

@@ -1,0 +1,133 @@
+"""A run of a LoRA: its files, and what the same command does again."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from flax_sd.weights.safetensors import TensorFile
+from tests.runs.conftest import contents, make_pictures
+
+FILES = {"config.yaml", "metrics.jsonl", "lora.safetensors", "pytorch_lora_weights.safetensors"}
+
+
+def test_the_files_of_a_run_and_the_same_command_again(train):
+    run = train("a", "--train.steps", 5)
+    assert run.status == 0, run.err
+    assert FILES | {"checkpoints", "loras", "finished.json"} == {
+        path.name for path in run.folder.iterdir()
+    }
+    assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5]
+    for line in run.metrics():
+        assert list(line) == ["step", "loss", "grad_norm", "lr", "images_per_second"]
+        assert np.isfinite(list(line.values())).all() and line["lr"] == 1e-3
+    saved = sorted(path.name for path in (run.folder / "loras").iterdir())
+    assert saved == [f"step-00000{n}{end}.safetensors" for n in (2, 4, 5) for end in ("", "_peft")]
+    before = contents(run.folder)
+    assert before["loras/step-000005.safetensors"] == before["lora.safetensors"]
+    assert before["loras/step-000004.safetensors"] != before["lora.safetensors"]
+    header = TensorFile(run.folder / "lora.safetensors").metadata
+    assert header["ss_base_model_version"] == "sd_v1"
+    assert b"/tmp" not in before["lora.safetensors"]
+
+    again = train("a", "--train.steps", 5)
+    assert again.status == 0 and "is finished at step 5" in again.out
+    assert contents(run.folder) == before
+
+    (run.folder / "lora.safetensors").unlink()
+    assert train("a", "--train.steps", 5).status == 0
+    assert contents(run.folder) == before
+
+
+def test_what_is_said_before_step_one(train, pictures, tmp_path):
+    data = make_pictures(tmp_path, 7)
+    (data / "3.png").write_bytes((data / "3.png").read_bytes()[:100])
+    run = train("out", "--data.path", data)
+    assert run.status == 0, run.err
+    said, trained = run.out.split("begins")
+    assert f"{data}: 6 pictures, 6 captions" in said
+    assert said.count("'picture number") == 3
+    assert "3.png: " in said.split("left out")[1]
+    assert "step 4/4" in trained
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    printed = yaml.safe_load(said.split("\n   ")[0])
+    assert printed == config and config["lora"]["alpha"] is None
+
+
+def test_epochs_and_steps_the_smaller_ends_the_run(train):
+    run = train("a", "--train.epochs", 2, "--train.batch_size", 7, "--train.steps", 50)
+    assert run.metrics()[-1]["step"] == 2
+    assert train("b", "--train.epochs", 9, "--train.steps", 1).metrics()[-1]["step"] == 1
+
+
+def test_held_out_loss_before_and_after(train, tmp_path):
+    (tmp_path / "held").mkdir()
+    held = make_pictures(tmp_path / "held", 3, seed=5)
+    run = train("a", "--data.held_out", held, "--log.every", 3)
+    first, middle, last = run.metrics()
+    assert first.keys() == {"step", "val_loss"} and first["step"] == 0
+    assert middle["step"] == 3 and "val_loss" not in middle
+    assert last["step"] == 4 and {"loss", "val_loss"} < last.keys()
+    assert last["val_loss"] != first["val_loss"]
+    assert f"loss on 3 held-out pictures {first['val_loss']:.4f}" in run.out
+
+
+def test_sample_grids_and_the_sheet(train):
+    flags = ["--sample.every", 2, "--sample.steps", 2, "--sample.prompts", "a cat", "a dog"]
+    run = train("a", *flags, "--train.steps", 5)
+    assert run.status == 0, run.err
+    names = sorted(path.name for path in (run.folder / "samples").iterdir())
+    grids = [f"step-00000{n}.png" for n in (0, 2, 4, 5)]
+    assert names == ["before.npz", "before_after.png", *grids]
+    before = contents(run.folder)
+    assert before["samples/step-000000.png"] != before["samples/step-000004.png"]
+    train("a", *flags, "--train.steps", 5)
+    assert contents(run.folder) == before
+
+    # Longer: the sheet is drawn anew, the earlier grids stay.
+    longer = train("a", *flags, "--train.steps", 6)
+    assert longer.out.count("sampled: ") == 1, longer.out
+    after = contents(run.folder)
+    assert after["samples/before_after.png"] != before["samples/before_after.png"]
+    assert all(after[f"samples/{name}"] == before[f"samples/{name}"] for name in grids)
+
+
+def test_sample_every_alone_draws_captions_of_the_data(train):
+    run = train("a", "--sample.every", 3, "--sample.steps", 1)
+    assert (run.folder / "samples" / "step-000003.png").is_file()
+    with np.load(run.folder / "samples" / "before.npz") as kept:
+        assert kept["prompts"].tolist() == [f"picture number {i}" for i in range(4)]
+
+
+@pytest.mark.parametrize("sampler", ["euler_a"])
+def test_sample_options_change_the_pictures(train, sampler):
+    def first(output, *flags):
+        flags = ["--sample.steps", 2, "--sample.prompts", "a cat", *flags]
+        return (
+            train(output, "--train.steps", 1, *flags).folder / "samples/step-000000.png"
+        ).read_bytes()
+
+    pictures = {
+        first("a"),
+        first("b", "--sample.seed", 1),
+        first("c", "--sample.guidance_scale", 1),
+        first("d", "--sample.sampler", sampler),
+        first("e", "--sample.steps", 3),
+        first("f", "--model.clip_skip", 1),
+    }
+    assert len(pictures) == 6
+
+
+def test_trackers_get_numbers_and_pictures(train):
+    flags = ["--log.tensorboard", "--sample.prompts", "a", "--sample.steps", 1]
+    run = train("a", *flags)
+    events = b"".join(path.read_bytes() for path in (run.folder / "tensorboard").iterdir())
+    assert b"grad_norm" in events and b"samples" in events and b"PNG" in events
+
+
+def test_one_step_resumed_at_every_step_is_json(train):
+    run = train("a", "--train.steps", 1, "--checkpoint.every", 1)
+    assert json.loads((run.folder / "finished.json").read_text()) == {"step": 1}
+    train("a", "--train.steps", 2, "--checkpoint.every", 1)
+    assert json.loads((run.folder / "finished.json").read_text()) == {"step": 2}
