@@ -4,6 +4,7 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.logging import RichHandler
 
 from flax_sd.errors import UserError
 
-BAD_INPUT = 2  # exit status
+BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 def train(args: Sequence[str]) -> int:
@@ -51,7 +53,8 @@ def main() -> None:
 def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:
     """Runs a command; a user's mistake becomes one message and status 2 (--debug: the trace too).
 
-    A full disk is a mistake of nobody's, but needs no trace either.
+    A full disk is a mistake of nobody's, but needs no trace either. Ctrl-C while nothing is there
+    to be saved ends with status 130.
     """
     debug = "--debug" in args
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
@@ -59,9 +62,14 @@ def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int
     logging.getLogger("flax_sd").propagate = False
     try:
         return command([arg for arg in args if arg != "--debug"])
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
     except (UserError, OSError) as error:
-        if debug or (isinstance(error, OSError) and error.errno is None):
+        if isinstance(error, OSError) and error.errno is None:
             raise
+        if debug:
+            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
 
@@ -79,6 +87,16 @@ def config_path(name: str) -> pathlib.Path:
     return path
 
 
+def ask_for_determinism() -> None:
+    """Tells XLA to use only such operations on a GPU as give the same bytes each time.
+
+    It must be called before JAX looks for devices; the flag is known, and without effect, on a CPU.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if DETERMINISTIC not in flags:  # the user may have said otherwise
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
+
+
 def _train(args: Sequence[str]) -> int:
     from flax_sd import config_file, sharding
     from flax_sd.runs import train as runs_train
@@ -86,10 +104,9 @@ def _train(args: Sequence[str]) -> int:
     named = bool(args) and not args[0].startswith("-")
     path = config_path(args[0] if named else "quickstart.yaml")
     config = config_file.parse(path, args[1:] if named else args)
-    sharding.initialize_distributed()
     if config.train.deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        ask_for_determinism()
+    sharding.initialize_distributed()
     return runs_train.run(config)
 
 

@@ -90,7 +90,7 @@ class TrainConfig(Section):
     text_encoder: bool = False
     """Train the text encoder too (its LoRA, or all of it in mode full)."""
     remat: Literal["none", "blocks"] = "none"
-    """Recompute each block's activations in the backward pass: less memory, about a third slower."""
+    """Recompute each block's activations in the backward pass: less memory, more time."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of captions replaced by the empty one, which teaches guidance from scratch."""
     deterministic: bool = True
@@ -168,9 +168,10 @@ class SampleConfig(Section):
     """Pictures drawn during and after the run."""
 
     every: Positive | None = None
-    """Steps between two grids of samples; unset draws none during the run."""
+    """Steps between two grids of samples; unset draws none between the first and the last step."""
     prompts: tuple[str, ...] = ()
-    """Captions to draw; with them, the run ends with a before/after sheet."""
+    """Captions to draw; with them, the run ends with a before/after sheet. With `every` alone,
+    captions of the data."""
     steps: Positive = 25
     """Denoising steps of a sample."""
     guidance_scale: Rate = 7.5
@@ -223,19 +224,40 @@ class Config(Section):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
-        problems = []
+        problems = self._idle_options()
         if self.train.batch_size % self.train.accumulate:
             problems.append(
                 f"train.batch_size {self.train.batch_size} is not divisible by "
                 f"train.accumulate {self.train.accumulate}"
             )
-        if self.train.mode == "vae" and self.train.text_encoder:
-            problems.append("train.text_encoder has no meaning in train.mode vae")
-        if self.train.mode == "lora" and self.model.from_scratch:
-            problems.append("model.from_scratch needs train.mode full or vae")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _idle_options(self) -> list[str]:
+        """Options that would do nothing, or nothing sensible, in the mode."""
+        train, mode = self.train, self.train.mode
+        trained = {"lora": (), "vae": ("vae",), "full": ("unet",)}[mode]
+        if mode == "full" and train.text_encoder:
+            trained = ("unet", "text_encoder")
+        problems = [
+            f"model.from_scratch has {name}, which train.mode {mode} does not train"
+            + (" (train.text_encoder does)" if mode == "full" and name != "vae" else "")
+            for name in self.model.from_scratch
+            if name not in trained
+        ]
+        set_in_vae = {
+            "train.text_encoder": train.text_encoder,
+            "train.remat": train.remat != "none",
+            "train.caption_dropout": train.caption_dropout,
+            "model.clip_skip": self.model.clip_skip,
+            "sample.every": self.sample.every,
+            "sample.prompts": self.sample.prompts,
+        }
+        if mode == "vae":
+            names = [name for name, value in set_in_vae.items() if value]
+            problems += [f"{name} has no meaning in train.mode vae" for name in names]
+        return problems
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -3,30 +3,34 @@
 import difflib
 import pathlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
 import tyro
 import yaml
+from pydantic.fields import FieldInfo
 
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 
 
 def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
-    """The file sets, the flags override.
+    """The file sets, the flags override: `--data.resolution 512`, or with `=`.
+
+    A tuple takes several values, a bool none (`--data.random_flip`, `--data.no_random_flip`) or
+    true or false; `none` unsets what may be unset.
 
     Raises:
-      UserError: the file is not there or not a config; all its problems are named.
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+      UserError: the file cannot be read, or options are wrong; all are named.
+      SystemExit: --help was asked for.
     """
-    from_file = load(path)
-    prog = f"train.py {path}"
-    try:
-        return tyro.cli(Config, default=from_file, args=list(flags), prog=prog)
-    except pydantic.ValidationError as error:
-        raise UserError(describe(error, "the flags")) from error
+    raw = read_yaml(path)
+    if {"-h", "--help"} & set(flags):
+        tyro.cli(Config, default=_validate(raw, f"config {path}"), args=["--help"], prog="train.py")
+    for name, value in read_flags(flags).items():
+        _set(raw, name.split("."), value)
+    return _validate(raw, f"config {path} with flags" if flags else f"config {path}")
 
 
 def load(path: pathlib.Path) -> Config:
@@ -34,6 +38,15 @@ def load(path: pathlib.Path) -> Config:
 
     Raises:
       UserError: it is missing, not YAML or has unknown keys or bad values; all are named.
+    """
+    return _validate(read_yaml(path), f"config {path}")
+
+
+def read_yaml(path: pathlib.Path) -> dict[str, Any]:
+    """The options in a YAML file, unchecked.
+
+    Raises:
+      UserError: it is missing or not YAML.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -45,37 +58,117 @@ def load(path: pathlib.Path) -> Config:
         raise UserError(f"config {path} is not YAML: {error}") from error
     if not isinstance(raw, dict | None):
         raise UserError(f"config {path} must hold options by name, found {type(raw).__name__}")
+    return raw or {}
+
+
+def read_flags(flags: Sequence[str]) -> dict[str, Any]:
+    """What flags set, by dotted option name; values are text, which the config's types then read.
+
+    Raises:
+      UserError: an argument is no option or lacks its value; all such are named.
+    """
+    fields, values, problems = option_fields(Config), {}, []
+    for name, words in _grouped(flags):
+        positive = (
+            name.replace("no_", "", 1) if name.startswith("no_") else name.replace(".no_", ".")
+        )
+        if name in fields:
+            try:
+                values[name] = _value(fields[name], words)
+            except ValueError as error:
+                problems.append(f"--{name} {error}")
+        elif not words and positive in fields and fields[positive].annotation is bool:
+            values[positive] = False
+        else:
+            problems.append(
+                f"{_flag(name, words)}: there is no such option{_nearest(name, fields)}"
+            )
+    if problems:
+        raise UserError(listed("the command line:", problems))
+    return values
+
+
+def _grouped(flags: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Each flag's name with the words after it; words before the first flag have none."""
+    groups: list[tuple[str, list[str]]] = []
+    for word in flags:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            groups.append((name.replace("-", "_"), [value] if equals else []))
+        elif groups:
+            groups[-1][1].append(word)
+        else:
+            groups.append(("", [word]))
+    return groups
+
+
+def _flag(name: str, words: list[str]) -> str:
+    return f"--{name}" if name else words[0]
+
+
+def _value(field: FieldInfo, words: list[str]) -> Any:
+    """The value of an option from the words after its flag; ValueError if they are too many."""
+    if typing.get_origin(field.annotation) is tuple:
+        return words
+    if field.annotation is bool and not words:
+        return True
+    if len(words) != 1:
+        raise ValueError(f"takes one value, found {len(words) or 'none'}: {' '.join(words)}")
+    may_be_none = type(None) in typing.get_args(field.annotation)
+    return None if may_be_none and words[0].lower() in ("none", "null") else words[0]
+
+
+def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+    """Puts a value into nested options; a section of the wrong kind is left for the check."""
+    for section in path[:-1]:
+        raw = raw.setdefault(section, {})
+        if not isinstance(raw, dict):
+            return
+    raw[path[-1]] = value
+
+
+def _validate(raw: dict[str, Any], where: str) -> Config:
     try:
-        return Config.model_validate(raw or {})
+        return Config.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise UserError(describe(error, f"config {path}")) from error
+        raise UserError(describe(error, where)) from error
 
 
 def describe(error: pydantic.ValidationError, where: str) -> str:
-    """All problems, one line each; an unknown key is shown beside the nearest known one."""
-    known = option_names(Config)
-    lines = []
+    """All problems of a Config; an unknown key is shown beside the nearest known one."""
+    known, lines = option_fields(Config), []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            lines.append(f"{name}: there is no such option{hint}")
+            lines.append(f"{name}: there is no such option{_nearest(name, known)}")
         else:
             found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}{found}" if name else message)
-    return "\n  ".join([f"{where}:", *lines])
+    return listed(f"{where}:", lines)
 
 
-def option_names(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    """Every dotted option name of a config model."""
-    names = []
+def listed(head: str, lines: Sequence[str]) -> str:
+    """One problem on the line of the head, several on lines of their own."""
+    return f"{head} {lines[0]}" if len(lines) == 1 else "\n  ".join([head, *lines])
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The option that was perhaps meant, by its whole name or by its last part."""
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    if not near:
+        last = {option.rpartition(".")[2]: option for option in known}
+        near = [last[n] for n in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.6)]
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every option of a config model under its dotted name."""
+    fields = {}
     for name, field in model.model_fields.items():
-        kind: Any = field.annotation
-        if isinstance(kind, type) and not typing.get_args(kind):
-            if issubclass(kind, pydantic.BaseModel):
-                names += option_names(kind, f"{prefix}{name}.")
-                continue
-        names.append(prefix + name)
-    return names
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+            fields |= option_fields(kind, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = field
+    return fields

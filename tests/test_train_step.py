@@ -237,3 +237,12 @@ def test_a_lora_step_costs_little_more_than_twice_the_forward_pass() -> None:
     step = make_train_step(loss, tx)
     total = count_flops(step, state, {"unet": frozen}, EncodedBatch(moments, inputs[2]))
     assert 2.0 * forward < total <= 2.35 * forward
+
+
+def test_an_update_past_float32_changes_nothing_and_is_told() -> None:
+    toy = Toy(lambda w, x, draws: w * x)
+    tx = optax.sgd(3e38)
+    state = init_state({"unet": {"w": jnp.float32(1.0)}}, tx, 0, scaled=False)
+    state, metrics = make_train_step(toy.loss, tx)(state, {}, jnp.full(2, 10.0))
+    assert bool(metrics.failed) and np.isfinite(float(metrics.loss))
+    assert float(state.params["unet"]["w"]) == 1.0

@@ -51,7 +51,9 @@ class HeldOut:
         for number, (batch, valid) in enumerate(self._batches):
             for draw in range(DRAWS_PER_PICTURE):
                 key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
-                total += float(self._loss(params, frozen, batch, jax.random.fold_in(key, draw), valid))
+                total += float(
+                    self._loss(params, frozen, batch, jax.random.fold_in(key, draw), valid)
+                )
         return total / (self.count * DRAWS_PER_PICTURE)
 
     def _encode(

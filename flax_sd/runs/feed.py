@@ -1,6 +1,6 @@
 """Batches of a run: pictures and captions in, encoded arrays on the devices out."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ def feed(
     frozen: Trees,
     mesh: Mesh,
     start_step: int = 0,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
 
     Raises:

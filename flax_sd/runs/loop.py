@@ -1,8 +1,10 @@
 """The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
 
 from flax_sd import optim, sharding
 from flax_sd.checkpoint import Checkpoints
@@ -14,16 +16,22 @@ from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+ASK_EVERY = 8  # steps between two questions whether another process was told to stop
 
 
+@runtime_checkable  # as the shape-checked tests need
 class Hooks(Protocol):
     """What happens beside the steps."""
 
-    def saved(self, step: int, state: TrainState) -> None:
-        """After a checkpoint of that step."""
+    def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """Further numbers for the step's line in metrics.jsonl."""
+        ...
+
+    def saving(self, step: int, state: TrainState) -> None:
+        """Before a checkpoint; done again where a killed run repeats the step."""
 
     def sampled(self, step: int, state: TrainState) -> None:
-        """Every sample.every steps."""
+        """Every sample.every steps but the last; again at the step where a run resumes."""
 
 
 class Loop:
@@ -57,6 +65,7 @@ class Loop:
         """
         pending: tuple[int, Metrics] | None = None
         done, stopping = start, False
+        self._sample(start, state)
         with self._progress.steps(self._total, start) as self._shown:
             while done < self._total and not stopping:
                 state, metrics = self._step(state, frozen, next(batches))
@@ -64,42 +73,51 @@ class Loop:
                 if pending is not None:
                     self._report(*pending)
                 pending = (done, metrics)
-                stopping = sharding.any_process(self._stop.reason is not None)
-                if self._due(done, self._config.checkpoint.every) or stopping:
-                    self._report(*pending)  # nothing non-finite is ever saved
+                saving = done % self._config.checkpoint.every == 0 or done == self._total
+                stopping = self._must_stop(done, saving)
+                if saving or stopping:
+                    self._report(*pending, state=state)  # nothing non-finite is ever saved
                     pending = None
+                    self._hooks.saving(done, state)
                     self._checkpoints.save(done, state)
-                    self._hooks.saved(done, state)
-                if self._config.sample.every and done % self._config.sample.every == 0:
-                    self._hooks.sampled(done, state)
+                self._sample(done, state)
         return done, state
 
-    def _due(self, step: int, every: int) -> bool:
-        return step % every == 0 or step == self._total
+    def _must_stop(self, done: int, saving: bool) -> bool:
+        """Whether any process was told to stop; between processes, asked at the same steps only."""
+        if jax.process_count() > 1 and not saving and done % ASK_EVERY:
+            return False
+        return sharding.any_process(self._stop.reason is not None)
 
-    def _report(self, step: int, metrics: Metrics) -> None:
+    def _sample(self, done: int, state: TrainState) -> None:
+        every = self._config.sample.every
+        if every and 0 < done < self._total and done % every == 0:
+            self._hooks.sampled(done, state)
+
+    def _report(self, step: int, metrics: Metrics, state: TrainState | None = None) -> None:
         """Checks and shows the metrics of a step; the first to run waits for the device."""
         loss = float(metrics.loss)
         if bool(metrics.failed):
             raise UserError(
-                f"step {step}: the loss or its gradient is not finite (loss {loss}). The last "
-                "checkpoint is good. What usually helps: a lower optim.learning_rate, "
-                "compute_dtype bfloat16 or float32 in place of float16"
+                f"step {step}: the loss, its gradient or the update is not finite (loss {loss}); "
+                "nothing of this step was kept and the last checkpoint is good; what usually "
+                "helps: a lower optim.learning_rate, or compute_dtype bfloat16 or float32 in "
+                "place of float16"
             )
         self._done_since += 1
         rate = self._rate()
         self._shown.update(step, loss, rate)
-        if self._due(step, self._config.log.every):
-            self._trackers.log(
-                step,
-                {
-                    "loss": loss,
-                    "grad_norm": float(metrics.grad_norm),
-                    "lr": optim.learning_rate_at(self._config.optim, step - 1, self._total),
-                    "images_per_second": rate,
-                },
-            )
-            self._since, self._done_since = time.monotonic(), 0
+        if step % self._config.log.every and step != self._total:
+            return
+        more = self._hooks.measured(step, state) if state and step == self._total else {}
+        values = {
+            "loss": loss,
+            "grad_norm": float(metrics.grad_norm),
+            "lr": optim.learning_rate_at(self._config.optim, step - 1, self._total),
+            "images_per_second": rate,
+        }
+        self._trackers.log(step, {**values, **more})
+        self._since, self._done_since = time.monotonic(), 0
 
     def _rate(self) -> float:
         elapsed = max(time.monotonic() - self._since, 1e-9)

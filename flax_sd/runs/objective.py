@@ -12,7 +12,7 @@ from flax_sd.config import Config
 from flax_sd.lora.inject import inject
 from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
 from flax_sd.models.vae import Moments
-from flax_sd.runs.parts import Parts, noise_schedule, trained_whole
+from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
 
 
 class Objective(NamedTuple):
@@ -92,8 +92,7 @@ def _trained_leaves(config: Config) -> dict[str, Any]:
 
 
 def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
-    stride = 2 ** (len(vae.config.block_out_channels) - 1)
-    side = config.data.resolution // stride
+    side = config.data.resolution // stride(vae)
     return vae_loss(
         graphs,
         latent_shape=(side, side, vae.config.latent_channels),

@@ -1,15 +1,19 @@
 """The files of a run that other tools read: LoRA files at every save, or a diffusers folder."""
 
+import json
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from flax_sd.components import read_component_config
 from flax_sd.config import Config
+from flax_sd.errors import UserError
 from flax_sd.family import family_of
 from flax_sd.lora.inject import extract
 from flax_sd.lora.write import kohya_metadata, write_kohya, write_peft
@@ -21,6 +25,8 @@ from flax_sd.weights.fill import state_tensors
 LORA_FILE = "lora.safetensors"  # kohya names, the format that every user interface loads
 PEFT_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own
 MODEL_FOLDER = "model"
+FINISHED = "finished.json"  # which step the results are of: an extended run has older ones
+COMPONENTS = ("unet", "vae", "text_encoder")
 
 
 class Outputs:
@@ -60,13 +66,30 @@ class Outputs:
         """The results that are not there."""
         return [path for path in self._results() if not path.is_file()]
 
+    def finished_step(self) -> int | None:
+        """The step that the results are of; None if they were never all written."""
+        try:
+            return int(json.loads((self._config.output / FINISHED).read_text())["step"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def mark_finished(self, step: int) -> None:
+        """Notes, when all results are there, the step that they are of.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if jax.process_index() == 0 and self.finished_step() != step:
+            write_aside(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
+
     def _results(self) -> list[pathlib.Path]:
         names = [LORA_FILE, PEFT_FILE] if self._lora else [f"{MODEL_FOLDER}/model_index.json"]
         return [self._config.output / name for name in names]
 
     def _write_lora(self, params: Trees, kohya: pathlib.Path, peft: pathlib.Path) -> None:
         for name, leaves in params.items():
-            nnx.update(self._parts.networks[name], leaves)
+            # Host copies: the leaves themselves are donated to the next step.
+            nnx.update(self._parts.networks[name], jax.tree.map(np.asarray, leaves))
         adapters = {name: extract(self._parts.networks[name]) for name in params}
         text_config = read_component_config(self._parts.folder, "text_encoder")
         prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
@@ -77,17 +100,73 @@ class Outputs:
         self, target: pathlib.Path, params: Trees, frozen: Trees, changed: dict[str, Any]
     ) -> None:
         """The whole model as a diffusers folder: trained parts new, the rest as they were."""
-        source = self._parts.folder
-        trained = trained_whole(self._config)
+        parts, trained = self._parts, trained_whole(self._config)
+        raw = {
+            name: read_component_config(parts.component_folder(name).parent, folder.name)
+            for name in COMPONENTS
+            for folder in [parts.component_folder(name)]
+        }
         with model_folder.written_aside(target) as aside:
-            shutil.copytree(source, aside, dirs_exist_ok=True, ignore=_not_for_models)
-            for name in trained:
-                shutil.rmtree(aside / name, ignore_errors=True)
-                raw = read_component_config(source, name) | changed
-                state = nnx.merge_state(params[name], frozen[name])
-                model_folder.save_component(aside, name, state_tensors(state), raw)
+            for name in COMPONENTS:
+                if name in trained:
+                    state = nnx.merge_state(params[name], frozen[name])
+                    kept = {**raw[name], **changed, **_float32(raw[name])}
+                    model_folder.save_component(aside, name, state_tensors(state), kept)
+                else:
+                    self._copy(name, raw[name], aside)
+            for name in ("tokenizer", "scheduler"):
+                shutil.copytree(parts.folder / name, aside / name)
+            index = model_folder.read_json(parts.folder / "model_index.json")
+            model_folder.write_json(aside / "model_index.json", _present(index, raw))
+
+    def _copy(self, name: str, raw: Mapping[str, Any], aside: pathlib.Path) -> None:
+        """A component as it was: byte for byte, or, if it is of a variant, under plain names."""
+        source, variant = self._parts.component_folder(name), self._config.model.variant
+        if variant is None:
+            shutil.copytree(source, aside / name, ignore=_not_for_models)
+        else:
+            tensors = model_folder.component_tensors(source.parent, source.name, variant)
+            model_folder.save_component(aside, name, tensors, raw)
+
+
+def write_aside(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that it is there whole or not at all.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(text, "utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def _float32(raw: Mapping[str, Any]) -> dict[str, str]:
+    """transformers' configs say the dtype, and its loader believes them; trained parts have one."""
+    return {key: "float32" for key in ("dtype", "torch_dtype") if key in raw}
+
+
+def _present(index: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The index, which names the parts that are there and says that the others are not."""
+    absent = [None, None]
+    return dict(index) | {
+        "vae": ["diffusers", raw["vae"]["_class_name"]],
+        "safety_checker": absent,
+        "feature_extractor": absent,
+        "image_encoder": absent,
+        "requires_safety_checker": False,
+    }
 
 
 def _not_for_models(folder: str, names: list[str]) -> set[str]:
-    """Hidden files, model cards and pickles stay where they are."""
-    return {n for n in names if n.startswith(".") or n.endswith((".md", ".bin", ".ckpt", ".pt"))}
+    """Sub-folders, hidden files, model cards and pickles stay where they are."""
+    return {
+        name
+        for name in names
+        if name.startswith(".")
+        or name.endswith((".md", ".bin", ".ckpt", ".pt", ".msgpack"))
+        or os.path.isdir(os.path.join(folder, name))
+    }

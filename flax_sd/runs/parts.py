@@ -1,50 +1,81 @@
 """The parts of a model that a training run needs, loaded or new."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from flax_sd import components
 from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.models.vae import AutoencoderKL
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights import hub
 from flax_sd.weights.folder import read_json
 
+PIPELINE = "StableDiffusionPipeline"
+
 
 class Parts(NamedTuple):
-    """Networks by component name; in mode vae the UNet and the text encoder stay away."""
+    """Networks by component name; in mode vae the UNet and the text encoder stay away.
+
+    Attributes:
+      folder: the model's.
+      vae_folder: where the VAE's config.json and tensors lie, which `model.vae` may change.
+    """
 
     folder: pathlib.Path
+    vae_folder: pathlib.Path
     networks: dict[str, Any]
     tokenizer: Tokenizer | None
     scheduler_config: dict[str, Any]
+
+    def component_folder(self, name: str) -> pathlib.Path:
+        """Where a component's config.json and tensors lie."""
+        return self.vae_folder if name == "vae" else self.folder / name
 
 
 def load_parts(config: Config, compute_dtype: str) -> Parts:
     """Loads what the mode needs; what is trained whole is float32, the rest in `compute_dtype`.
 
     Raises:
-      UserError: the model cannot be found or does not fit.
+      UserError: the model cannot be found, is none that can be trained, or does not fit.
     """
     model, train = config.model, config.train
     folder = hub.resolve(model.path, model.revision, model.variant)
+    check_kind(folder)
+    vae = folder / "vae" if model.vae is None else find_vae(model.vae, model.variant)
     names = ["vae"] if train.mode == "vae" else ["vae", "text_encoder", "unet"]
     whole = trained_whole(config)
     networks = {}
     for name in names:
         dtype = "float32" if name in whole else compute_dtype
+        parent, own = (vae.parent, vae.name) if name == "vae" else (folder, name)
         if name in model.from_scratch:
             key = jax.random.fold_in(jax.random.key(config.seed), names.index(name))
-            networks[name] = components.random_network(folder, name, key, dtype)
-        elif name == "vae" and model.vae is not None:
-            networks[name] = load_vae(model.vae, dtype, model.variant)
+            networks[name] = components.random_network(parent, own, key, dtype)
         else:
-            networks[name] = components.load_network(folder, name, dtype, model.variant)
+            networks[name] = components.load_network(parent, own, dtype, model.variant)
+    _check_fit(config, networks)
     tokenizer = None if train.mode == "vae" else Tokenizer.load(folder / "tokenizer")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Parts(folder, networks, tokenizer, scheduler)
+    return Parts(folder, vae, networks, tokenizer, scheduler)
+
+
+def check_kind(folder: pathlib.Path) -> None:
+    """Sees before anything is read that a folder is a Stable Diffusion 1.x or 2.x.
+
+    Raises:
+      UserError: it is something else.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
+    kind = read_json(path).get("_class_name")
+    if kind != PIPELINE:
+        raise UserError(f"{folder} is a {kind}; a {PIPELINE} (1.x or 2.x) is what can be trained")
 
 
 def trained_whole(config: Config) -> tuple[str, ...]:
@@ -56,18 +87,63 @@ def trained_whole(config: Config) -> tuple[str, ...]:
     return ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
 
 
+def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
+    """The folder of a VAE of its own: one with its config.json, or a model's sub-folder `vae`.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = hub.resolve(source, None, variant).absolute()
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
 def load_vae(source: str, dtype: str, variant: str | None = None) -> components.VAE:
-    """A VAE of its own: a folder with config.json, or a model folder that has a `vae` in it.
+    """The VAE that `find_vae` finds.
 
     Raises:
       UserError: there is none, or it does not fit.
     """
-    folder = hub.resolve(source, None, variant)
-    if (folder / "vae" / "config.json").is_file():
-        return components.load_network(folder, "vae", dtype, variant)
-    return components.load_network(folder, ".", dtype, variant)
+    folder = find_vae(source, variant)
+    return components.load_network(folder.parent, folder.name, dtype, variant)
 
 
 def noise_schedule(parts: Parts) -> NoiseSchedule:
     """The forward process that the checkpoint's scheduler describes."""
     return NoiseSchedule.from_config(parts.scheduler_config)
+
+
+def stride(vae: components.VAE) -> int:
+    """Pixels a latent, along each side."""
+    is_kl = isinstance(vae, AutoencoderKL)
+    widths = vae.config.block_out_channels if is_kl else vae.config.encoder_block_out_channels
+    return 2 ** (len(widths) - 1)
+
+
+def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
+    """Raises UserError if the parts do not fit each other or the pictures."""
+    vae, problems = networks["vae"], []
+    side = config.data.resolution
+    if side % stride(vae):
+        problems.append(f"data.resolution {side} is not a multiple of the VAE's {stride(vae)}")
+    if config.train.mode == "vae":
+        if not isinstance(vae, AutoencoderKL):
+            problems.append("train.mode vae trains an AutoencoderKL, and this is another class")
+    else:
+        unet, text = networks["unet"].config, networks["text_encoder"].config
+        if unet.in_channels != vae.config.latent_channels:
+            problems.append(
+                f"the UNet reads {unet.in_channels} channels, the VAE makes "
+                f"{vae.config.latent_channels}"
+            )
+        if unet.cross_attention_dim != text.hidden_size:
+            problems.append(
+                f"the UNet reads text {unet.cross_attention_dim} wide, the text encoder's is "
+                f"{text.hidden_size}"
+            )
+        if config.model.clip_skip > text.num_hidden_layers:
+            problems.append(
+                f"model.clip_skip is {config.model.clip_skip}, the text encoder has "
+                f"{text.num_hidden_layers} layers"
+            )
+    if problems:
+        raise UserError(f"{config.model.path}: {'; '.join(problems)}")

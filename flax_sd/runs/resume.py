@@ -1,16 +1,18 @@
 """The run's config.yaml: written at the start, and held against the config of every later start."""
 
-import os
 from typing import Any
 
+import jax
 import yaml
 
+from flax_sd import config_file, sharding
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
+from flax_sd.runs.outputs import write_aside
 
 FILE = "config.yaml"
-# What may differ on resume, so that a run can be extended or watched more closely.
-FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "log.", "output", "data.workers")
+# What may differ on resume, so that a run can be extended or watched, and its folder moved.
+FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -24,35 +26,50 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """The options that differ and may not, one line each."""
-    a, b = flatten(old), flatten(new)
-    names = [n for n in sorted(a.keys() | b.keys()) if not n.startswith(FREE)]
-    absent = "not there"
+    a, b = flatten(to_dict(old)), flatten(to_dict(new))
     return [
-        f"{n}: {a.get(n, absent)!r} in the run, {b.get(n, absent)!r} now"
-        for n in names
-        if n not in a or n not in b or a[n] != b[n]
+        f"{name} is {a[name]!r} in the run and {b[name]!r} now"
+        for name in sorted(a)
+        if a[name] != b[name] and not name.startswith(FREE)
     ]
 
 
 def check(config: Config) -> None:
     """Sees that the output folder is new, or that the run in it is this one.
 
+    Every process calls it together: all go on or all end.
+
     Raises:
       UserError: the folder holds something else, or options differ that may not; all are named.
     """
-    folder = config.output
-    path = folder / FILE
+    problem = None
+    try:
+        _check(config)
+    except UserError as error:
+        problem = error
+    if sharding.any_process(problem is not None):
+        raise problem or UserError("another process found a problem with the output folder")
+
+
+def _check(config: Config) -> None:
+    folder, path = config.output, config.output / FILE
     if path.exists():
-        old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        new = to_dict(config)
-        problems = differences(old, new) if isinstance(old, dict) else ["it is not a config"]
+        problems = differences(config_file.load(path), config)
         if problems:
-            head = f"{path} is of another run; choose another --output, or the same options:"
-            raise UserError("\n  ".join([head, *problems]))
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there and holds no run (no {FILE}); choose another --output")
+            head = f"{path} is of a run with other options; take those or another --output:"
+            raise UserError(config_file.listed(head, problems))
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"output {folder} is a file; name a new folder, or a run's")
+    elif folder.exists():
+        # What begins with a dot may be our own config, half written when the process was killed.
+        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if foreign:
+            raise UserError(
+                f"output {folder} holds {foreign[0]} and no run (no {FILE}); "
+                "name a new folder, or a run's"
+            )
 
 
 def write(config: Config) -> None:
@@ -62,10 +79,6 @@ def write(config: Config) -> None:
       UserError: it cannot be written.
     """
     path = config.output / FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".tmp")
-        aside.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), "utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    if jax.process_index() == 0 and not (path.exists() and path.read_text("utf-8") == text):
+        write_aside(path, text)

@@ -2,13 +2,16 @@
 
 import contextlib
 import math
+from collections.abc import Mapping
 
+import numpy as np
 import yaml
 from jax.sharding import Mesh
 
 from flax_sd import data, optim, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
+from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import latents, resume
 from flax_sd.runs.evaluate import HeldOut
@@ -17,10 +20,12 @@ from flax_sd.runs.loop import Loop
 from flax_sd.runs.objective import Objective, make_objective, resolve_dtype, trained_size
 from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.parts import Parts, load_parts
-from flax_sd.runs.samples import Samples
+from flax_sd.runs.samples import Samples, choose_prompts
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import TrainState
+
+STOPPED = 130  # exit status, as after Ctrl-C
 
 
 def run(config: Config) -> int:
@@ -32,7 +37,7 @@ def run(config: Config) -> int:
     progress = Progress()
     progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    sharding.process_rows(config.train.batch_size // config.train.accumulate, mesh)
+    check_batch(config, mesh)
     resume.check(config)
     dtype = resolve_dtype(config)
     pictures = data.open_pictures(config.data)
@@ -40,10 +45,23 @@ def run(config: Config) -> int:
     parts = load_parts(config, dtype)
     objective = make_objective(config, parts)
     progress.stage("loaded", f"{config.model.path} in {dtype}")
-    total = total_steps(config, len(pictures))
     resume.write(config)
-    with Run(config, parts, objective, mesh, progress, total) as training:
-        return training.go(pictures)
+    with contextlib.ExitStack() as stack:
+        return Run(config, pictures, parts, objective, mesh, progress).go(stack)
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Sees that each part of a batch divides over the devices.
+
+    Raises:
+      UserError: it does not.
+    """
+    train = config.train
+    try:
+        sharding.process_rows(train.batch_size // train.accumulate, mesh)
+    except UserError as error:
+        parts = f" in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
+        raise UserError(f"train.batch_size {train.batch_size}{parts}: {error}") from error
 
 
 def total_steps(config: Config, pictures: int) -> int:
@@ -54,92 +72,57 @@ def total_steps(config: Config, pictures: int) -> int:
     return min(train.steps, math.ceil(train.epochs * pictures / train.batch_size))
 
 
-class Run(contextlib.ExitStack):
-    """The open files and the arrays of a run."""
+class Run:
+    """The arrays of a run and what is done with them; it is the loop's `Hooks`."""
 
     def __init__(
         self,
         config: Config,
+        pictures: data.Pictures,
         parts: Parts,
         objective: Objective,
         mesh: Mesh,
         progress: Progress,
-        total: int,
     ):
-        super().__init__()
-        self.config, self.parts, self.objective = config, parts, objective
-        self.mesh, self.progress, self.total = mesh, progress, total
+        self.config, self.pictures, self.parts = config, pictures, parts
+        self.objective, self.mesh, self.progress = objective, mesh, progress
+        self.total = total_steps(config, len(pictures))
         self.scaled = resolve_dtype(config) == "float16"
-        self.tx = optim.make_optimizer(config.optim, total)
+        self.tx = optim.make_optimizer(config.optim, self.total)
         self.frozen = sharding.shard_frozen(objective.frozen, mesh)
         self.outputs = Outputs(config, parts)
-        self.samples = Samples(config, parts) if config.sample.prompts else None
-        self.held_out = self._open_held_out()
+        prompts = choose_prompts(config, pictures)
+        self.samples = Samples(config, parts, prompts) if prompts else None
+        self.held_out = None
+        if config.data.held_out is not None:
+            self.held_out = HeldOut(config, objective, parts.tokenizer, self.frozen, mesh)
 
-    def go(self, pictures: data.Pictures) -> int:
-        """Restores, trains, exports; the exit status."""
-        checkpoints = self.enter_context(
-            contextlib.closing(Checkpoints(self.config.output / "checkpoints", self.config.checkpoint.keep))
-        )
+    def go(self, stack: contextlib.ExitStack) -> int:
+        """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
+        folder = self.config.output / "checkpoints"
+        keep = self.config.checkpoint.keep
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, keep)))
         start, state = self._restore(checkpoints)
-        if start >= self.total and not self.outputs.missing():
-            self.progress.say(f"{self.config.output} is finished at step {start}; nothing to do")
+        if self.outputs.finished_step() == start >= self.total:
+            if self.outputs.missing():
+                self._export(state)
+            self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
-        trackers = self.enter_context(contextlib.closing(self._open_trackers(start)))
+        self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
         if start == 0:
-            self._measure(0, state, trackers)
+            self._look_before(state)
         if start < self.total:
-            stop = self.enter_context(StopRequest())
-            batches = feed(
-                self.config,
-                pictures,
-                self.parts.tokenizer,
-                self.objective,
-                self.frozen,
-                self.mesh,
-                start,
-            )
-            self.enter_context(contextlib.closing(batches))
-            step = train_step.make_train_step(
-                self.objective.loss, self.tx, accumulate=self.config.train.accumulate, scaled=self.scaled
-            )
-            loop = Loop(
-                self.config, self.total, step, checkpoints, trackers, self.progress, stop, self
-            )
-            start, state = loop.run(start, state, self.frozen, batches)
+            stop = stack.enter_context(StopRequest())
+            start, state = self._train(start, state, checkpoints, stop, stack)
             checkpoints.wait()
             if start < self.total:
+                reason = stop.reason or "another process was told to stop"
                 self.progress.say(
-                    f"{stop.reason}: saved at step {start}; the same command goes on from there"
+                    f"{reason}: saved at step {start}; the same command goes on from there"
                 )
-                return 130
-        self._measure(self.total, state, trackers)
-        self._finish(state, pictures)
+                return STOPPED
+        self._finish(start, state)
         return 0
-
-    def saved(self, step: int, state: TrainState) -> None:
-        """After a checkpoint: the LoRA of that step, for people choose the best one."""
-        self.outputs.save(step, state.params)
-
-    def sampled(self, step: int, state: TrainState) -> None:
-        """Every sample.every steps: a grid."""
-        if self.samples is not None:
-            self.samples.grid(step, state.params)
-
-    def _open_held_out(self) -> HeldOut | None:
-        if self.config.data.held_out is None:
-            return None
-        return HeldOut(self.config, self.objective, self.parts.tokenizer, self.frozen, self.mesh)
-
-    def _open_trackers(self, start: int) -> Trackers:
-        log = self.config.log
-        return Trackers(
-            self.config.output,
-            tensorboard=log.tensorboard,
-            wandb=log.wandb,
-            config=to_dict(self.config),
-            resumed_at=start or None,
-        )
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
@@ -154,25 +137,97 @@ class Run(contextlib.ExitStack):
         self.progress.stage("resumes", f"step {restored[0]}; {count}")
         return restored
 
-    def _measure(self, step: int, state: TrainState, trackers: Trackers) -> None:
-        """The held-out loss and the sample pictures at the start or the end."""
-        if self.held_out is not None:
-            value = self.held_out.loss(state.params, self.frozen)
-            trackers.log(step, {"val_loss": value})
-            self.progress.stage(
-                "measured", f"loss on {self.held_out.count} held-out pictures {value:.4f}"
-            )
-        if self.samples is not None and not self.samples.has(step):
-            path = self.samples.grid(step, state.params)
-            self.progress.stage("sampled", str(path))
+    def _open_trackers(self, start: int) -> Trackers:
+        log = self.config.log
+        return Trackers(
+            self.config.output,
+            tensorboard=log.tensorboard,
+            wandb=log.wandb,
+            config=to_dict(self.config),
+            resumed_at=start or None,
+        )
 
-    def _finish(self, state: TrainState, pictures: data.Pictures) -> None:
+    def _train(
+        self,
+        start: int,
+        state: TrainState,
+        checkpoints: Checkpoints,
+        stop: StopRequest,
+        stack: contextlib.ExitStack,
+    ) -> tuple[int, TrainState]:
+        accumulate = self.config.train.accumulate
+        step = train_step.make_train_step(
+            self.objective.loss, self.tx, accumulate=accumulate, scaled=self.scaled
+        )
+        batches = feed(
+            self.config,
+            self.pictures,
+            self.parts.tokenizer,
+            self.objective,
+            self.frozen,
+            self.mesh,
+            start,
+        )
+        stack.enter_context(contextlib.closing(batches))
+        loop = Loop(
+            self.config, self.total, step, checkpoints, self.trackers, self.progress, stop, self
+        )
+        return loop.run(start, state, self.frozen, batches)
+
+    def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
+        """The held-out loss, if there are held-out pictures.
+
+        Raises:
+          UserError: it is not finite.
+        """
+        if self.held_out is None:
+            return {}
+        value = self.held_out.loss(state.params, self.frozen)
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {step}: the loss on held-out pictures is {value}: a weight of the model is "
+                "not finite, or the numbers overflow in this compute_dtype"
+            )
+        self.progress.stage(
+            "measured", f"loss on {self.held_out.count} held-out pictures {value:.4f}"
+        )
+        return {"val_loss": value}
+
+    def saving(self, step: int, state: TrainState) -> None:
+        """The LoRA of every checkpoint, since people choose the best one."""
+        self.outputs.save(step, state.params)
+
+    def sampled(self, step: int, state: TrainState) -> None:
+        """A grid, unless it was drawn before a kill."""
+        if self.samples is not None and not self.samples.has(step):
+            self._show_grid(step, self.samples.grid(step, state.params))
+
+    def _look_before(self, state: TrainState) -> None:
+        """Loss and pictures of the model as it was."""
+        if values := self.measured(0, state):
+            self.trackers.log(0, values)
+        self.sampled(0, state)
+
+    def _show_grid(self, step: int, grid: np.ndarray) -> None:
+        self.trackers.image(step, "samples", grid)
+        assert self.samples is not None
+        self.progress.stage("sampled", str(self.samples.path(step)))
+
+    def _finish(self, step: int, state: TrainState) -> None:
+        """All that the trained model is asked for; a killed run does it again."""
+        self._export(state)
+        if self.samples is not None:
+            self._show_grid(step, self.samples.finish(step, state.params))
+            if self.samples.sheet.is_file():
+                self.progress.stage("before and after", str(self.samples.sheet))
+        self.outputs.mark_finished(step)
+
+    def _export(self, state: TrainState) -> None:
+        """Writes the results."""
         changed = {}
         if self.config.train.mode == "vae":
-            scale = latents.scaling_factor(self.objective, state.params, self.frozen, pictures)
+            scale = latents.scaling_factor(self.objective, state.params, self.frozen, self.pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self.progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
         for path in self.outputs.finish(state.params, self.frozen, changed):
             self.progress.stage("written", str(path))
-        if self.samples is not None and self.samples.has(0):
-            self.progress.stage("before and after", str(self.samples.before_after(self.total)))

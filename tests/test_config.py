@@ -1,0 +1,65 @@
+"""The options: their checks, and that each one is read somewhere."""
+
+import pathlib
+import re
+
+import pydantic
+import pytest
+
+import flax_sd
+from flax_sd.config import Config, to_dict
+from flax_sd.config_file import option_fields
+
+SOURCE = pathlib.Path(flax_sd.__file__).parent
+
+
+def test_every_option_is_read_somewhere():
+    files = [p for p in SOURCE.rglob("*.py") if p.name not in ("config.py", "config_file.py")]
+    code = "\n".join(path.read_text() for path in files)
+    idle = [
+        name
+        for name in option_fields(Config)
+        if not re.search(rf"\.{name.rpartition('.')[2]}\b", code)
+    ]
+    assert not idle
+
+
+def test_every_option_is_documented_and_described_once():
+    for name, field in option_fields(Config).items():
+        assert field.description, name
+    assert len(option_fields(Config)) == len(set(option_fields(Config)))
+
+
+def test_a_config_is_its_dict():
+    config = Config.model_validate({"sample": {"prompts": ["a"]}, "output": "runs/x"})
+    assert Config.model_validate(to_dict(config)) == config
+    assert to_dict(config)["sample"]["prompts"] == ["a"] and to_dict(config)["output"] == "runs/x"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"resolution": 4}}, "near it: 8"),
+        ({"train": {"batch_size": 4, "accumulate": 3}}, "is not divisible by train.accumulate 3"),
+        ({"train": {"mode": "vae", "text_encoder": True}}, "train.text_encoder has no meaning"),
+        ({"train": {"mode": "vae"}, "sample": {"prompts": ["a"]}}, "sample.prompts has no meaning"),
+        ({"model": {"from_scratch": ["unet"]}}, "has unet, which train.mode lora does not train"),
+        (
+            {"model": {"from_scratch": ["text_encoder"]}, "train": {"mode": "full"}},
+            "has text_encoder, which train.mode full does not train .train.text_encoder does",
+        ),
+        ({"model": {"from_scratch": ["vae"]}, "train": {"mode": "full"}}, "has vae, which"),
+        ({"optim": {"learning_rate": float("nan")}}, "finite number"),
+        ({"seed": -1}, "greater than or equal to 0"),
+        ({"nonsense": 1}, "Extra inputs"),
+    ],
+)
+def test_wrong_values_are_refused(values, message):
+    with pytest.raises(pydantic.ValidationError, match=message):
+        Config.model_validate(values)
+
+
+def test_what_a_mode_trains_may_start_from_scratch():
+    for mode, parts, text in [("vae", ["vae"], False), ("full", ["unet", "text_encoder"], True)]:
+        train = {"mode": mode, "text_encoder": text}
+        Config.model_validate({"model": {"from_scratch": parts}, "train": train})
