@@ -1,5 +1,6 @@
 """The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
 
+import collections
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from flax_sd.train_step import Metrics, TrainState
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 ASK_EVERY = 8  # steps between two questions whether another process was told to stop
+RATE_OVER = 10  # steps
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -51,7 +53,7 @@ class Loop:
         self._config, self._total, self._step = config, total, step
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
-        self._since, self._done_since = time.monotonic(), 0
+        self._times = collections.deque([time.monotonic()], maxlen=RATE_OVER + 1)
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
@@ -104,7 +106,6 @@ class Loop:
                 "helps: a lower optim.learning_rate, or compute_dtype bfloat16 or float32 in "
                 "place of float16"
             )
-        self._done_since += 1
         rate = self._rate()
         self._shown.update(step, loss, rate)
         if step % self._config.log.every and step != self._total:
@@ -117,8 +118,9 @@ class Loop:
             "images_per_second": rate,
         }
         self._trackers.log(step, {**values, **more})
-        self._since, self._done_since = time.monotonic(), 0
 
     def _rate(self) -> float:
-        elapsed = max(time.monotonic() - self._since, 1e-9)
-        return self._config.train.batch_size * self._done_since / elapsed
+        """Images a second over the last steps, all that is done beside them included."""
+        self._times.append(time.monotonic())
+        elapsed = max(self._times[-1] - self._times[0], 1e-9)
+        return self._config.train.batch_size * (len(self._times) - 1) / elapsed

@@ -1,0 +1,74 @@
+"""Networks from a folder's config.json and tensors, or from its config.json and a key."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from flax_sd import components
+from flax_sd.errors import UserError
+from flax_sd.models.vae import AutoencoderKL
+from flax_sd.weights.fill import state_tensors
+from flax_sd.weights.folder import save_component
+
+VAE = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [4, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text(json.dumps(VAE))
+    return tmp_path
+
+
+def test_a_random_network_depends_on_the_key_alone(folder):
+    a, again, b = (
+        state_tensors(components.random_network(folder, "vae", jax.random.key(k), "float32"))
+        for k in (0, 0, 1)
+    )
+    assert all(np.array_equal(a[key], again[key]) for key in a)
+    assert not np.array_equal(a["decoder.conv_in.weight"], b["decoder.conv_in.weight"])
+
+
+def test_what_was_saved_is_loaded_in_the_dtype_asked_for(folder):
+    network = components.random_network(folder, "vae", jax.random.key(0), "float32")
+    save_component(folder, "vae", state_tensors(network), VAE)
+    loaded = components.load_network(folder, "vae", "float32")
+    assert isinstance(loaded, AutoencoderKL) and loaded.config.block_out_channels == (4, 8)
+    a, b = state_tensors(network), state_tensors(loaded)
+    assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+    half = components.load_network(folder, "vae", "bfloat16")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(half))} == {"bfloat16"}
+
+
+def test_a_random_network_has_the_dtype_asked_for(folder):
+    half = components.random_network(folder, "vae", jax.random.key(0), "float16")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(half))} == {"float16"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "VQModel"}, "class VQModel is not one of AutoencoderKL, AutoencoderTiny"),
+        ({"architectures": ["CLIPTextModelWithProjection"]}, "CLIPTextModelWithProjection is not"),
+        ({}, r"class \? is not one of"),
+        (VAE | {"act_fn": "gelu"}, "act_fn"),
+    ],
+)
+def test_networks_that_are_not_supported(folder, config, message):
+    (folder / "vae" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        components.load_network(folder, "vae", "float32")
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(UserError, match="config.json could not be read: No such file"):
+        components.random_network(tmp_path, "unet", jax.random.key(0), "float32")

@@ -1,0 +1,143 @@
+"""The two losses, on networks of four lines, against their formulas."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from flax import nnx
+
+from flax_sd.losses import EncodedBatch, PixelBatch, diffusion_loss, merge, vae_loss
+from flax_sd.models.vae import Moments
+from flax_sd.schedule import NoiseSchedule
+from tests.parity import LAYER, assert_close, to_torch
+
+SCHEDULE = NoiseSchedule.from_config({"beta_schedule": "linear", "prediction_type": "epsilon"})
+
+
+class UNet(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.float32(0.7))
+
+    def __call__(self, latents, t, text):
+        return (
+            latents.astype(self.scale[...].dtype) * self.scale[...]
+            + text.mean((1, 2))[:, None, None, None]
+        )
+
+
+class TextEncoder(nnx.Module):
+    def __init__(self):
+        self.table = nnx.Param(jnp.arange(12.0).reshape(4, 3))
+
+    def __call__(self, ids, skip):
+        class States:
+            text = self.table[...][ids] * (skip + 1)
+
+        return States
+
+
+class VAE(nnx.Module):
+    def __init__(self):
+        self.gain = nnx.Param(jnp.float32(0.5))
+
+    def encode(self, pixels):
+        mean = pixels[:, ::2, ::2, :2] * self.gain[...]
+        return Moments(mean, mean - 1)
+
+    def decode(self, latents):
+        doubled = jnp.repeat(jnp.repeat(latents, 2, 1), 2, 2)
+        return jnp.concatenate([doubled, doubled[..., :1]], -1)
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def encoded(b: int = 3) -> EncodedBatch:
+    moments = Moments(numbers(b, 4, 6, 2), numbers(b, 4, 6, 2, seed=1))
+    return EncodedBatch(moments, numbers(b, 5, 7, seed=2))
+
+
+def split(**modules: nnx.Module) -> tuple[dict[str, Any], ...]:
+    """Graphs, trained leaves (all of them) and frozen ones (none)."""
+    parts = {name: nnx.split(module, nnx.Param, ...) for name, module in modules.items()}
+    return tuple({name: part[i] for name, part in parts.items()} for i in range(3))
+
+
+def test_the_diffusion_loss_is_the_mean_squared_error_of_the_noise():
+    graphs, params, none = split(unet=UNet())
+    loss, batch = diffusion_loss(graphs, SCHEDULE, scaling_factor=0.3), encoded()
+    draws = loss.draw(jax.random.key(1), batch)
+    value = loss.loss(params, none, batch, draws)
+    moments = batch.moments
+    latents = 0.3 * (moments.mean + np.exp(0.5 * moments.logvar) * draws.posterior)
+    a = np.asarray(SCHEDULE.alphas_cumprod)[np.asarray(draws.timesteps)][:, None, None, None]
+    noisy = np.sqrt(a) * latents + np.sqrt(1 - a) * draws.noise
+    out = 0.7 * noisy + batch.text.mean((1, 2))[:, None, None, None]
+    assert_close(value, ((out - draws.noise) ** 2).mean((1, 2, 3)), LAYER)
+    assert value.dtype == jnp.float32
+
+
+def test_draws_are_uniform_timesteps_and_unit_noise_of_the_batchs_shape():
+    loss = diffusion_loss({}, SCHEDULE, scaling_factor=1.0)
+    draws = loss.draw(jax.random.key(0), encoded(4000))
+    t = np.asarray(draws.timesteps)
+    assert t.shape == (4000,) and t.min() >= 0 and t.max() <= 999
+    counts = np.histogram(t, 10, (0, 1000))[0]
+    assert counts.min() > 300 and counts.max() < 500
+    for noise in (draws.noise, draws.posterior):
+        assert noise.shape == (4000, 4, 6, 2)
+        assert abs(float(noise.mean())) < 0.01 and float(noise.std()) == pytest.approx(1, abs=0.01)
+    assert not np.allclose(draws.noise, draws.posterior)
+
+
+def test_ids_are_encoded_inside_the_loss_so_that_its_encoder_learns():
+    graphs, params, none = split(unet=UNet(), text_encoder=TextEncoder())
+    batch = encoded()._replace(text=jnp.array([[0, 1], [2, 3], [1, 1]]))
+    gradients = []
+    for skip in (0, 1):
+        loss = diffusion_loss(graphs, SCHEDULE, scaling_factor=1.0, clip_skip=skip)
+        draws = loss.draw(jax.random.key(1), batch)
+        gradients.append(
+            jax.grad(lambda p, loss=loss, draws=draws: loss.loss(p, none, batch, draws).sum())(
+                params
+            )
+        )
+    tables = [g["text_encoder"]["table"][...] for g in gradients]
+    assert all(np.abs(table).sum() > 0 for table in tables)
+    assert not np.allclose(tables[0], tables[1])
+
+
+def test_trained_weights_are_cast_for_the_networks_and_have_float32_gradients():
+    graphs, params, none = split(unet=UNet())
+    seen = merge(graphs, params, none, "unet", jnp.dtype("bfloat16")).scale[...].dtype
+    assert seen == jnp.bfloat16
+    assert merge(graphs, params, none, "unet").scale[...].dtype == jnp.float32
+    assert merge(graphs, {}, params, "unet", jnp.dtype("bfloat16")).scale[...].dtype == jnp.float32
+    loss = diffusion_loss(graphs, SCHEDULE, scaling_factor=1.0, compute_dtype=jnp.dtype("bfloat16"))
+    batch = encoded()
+    draws = loss.draw(jax.random.key(1), batch)
+    gradient = jax.grad(lambda p: loss.loss(p, none, batch, draws).mean())(params)
+    assert gradient["unet"]["scale"][...].dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("kl_weight", "l1_weight"), [(0.0, 0.0), (0.0, 1.0), (0.25, 0.3)])
+def test_the_autoencoders_loss_is_reconstruction_and_kl(kl_weight, l1_weight):
+    graphs, params, none = split(vae=VAE())
+    loss = vae_loss(graphs, latent_shape=(2, 3, 2), kl_weight=kl_weight, l1_weight=l1_weight)
+    batch = PixelBatch(jnp.asarray(numbers(3, 4, 6, 3)))
+    draws = loss.draw(jax.random.key(0), batch)
+    assert draws.shape == (3, 2, 3, 2)
+    value = loss.loss(params, none, batch, draws)
+    moments = VAE().encode(batch.pixels)
+    error = VAE().decode(moments.sample(draws)) - batch.pixels
+    expected = (l1_weight * np.abs(error) + (1 - l1_weight) * error**2).mean((1, 2, 3))
+    theirs = DiagonalGaussianDistribution(
+        torch.cat([to_torch(moments.mean), to_torch(moments.logvar)], dim=1)
+    )
+    expected = expected + kl_weight * theirs.kl().numpy() / 12
+    assert_close(value, expected, LAYER)
