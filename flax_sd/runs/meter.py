@@ -59,5 +59,7 @@ class Meter:
         return (self._done - done) / max(now - start, 1e-9)
 
     def _left(self, now: float) -> str:
+        if self._first is None and self._done < self._total:
+            return "-:--:--"  # the first batch says little of the others
         seconds = (self._total - self._done) / max(self.rate(now), 1e-9)
         return str(datetime.timedelta(seconds=round(seconds)))

@@ -75,8 +75,9 @@ def fingerprint(files: Iterable[pathlib.Path]) -> str:
 
 def display_name(source: str) -> str:
     """A hub id or bundled name as it is; of a folder the last part, for paths are private."""
-    path = pathlib.Path(source).expanduser()
-    return path.resolve().name if path.exists() else source
+    if source.startswith("bundled:") or not is_local(source):
+        return source
+    return pathlib.Path(source).expanduser().resolve().name
 
 
 def is_local(source: str) -> bool:

@@ -26,10 +26,11 @@ def random_lora(model: pathlib.Path, rank: int = 3, alpha: float = 2.0) -> LoRAF
     return lora
 
 
-def write_run(folder: pathlib.Path, lora: LoRAFile, model: pathlib.Path | str, **config: Any):
-    """The files of a finished run that trained the LoRA."""
+def write_run(folder: pathlib.Path, lora: LoRAFile, base: pathlib.Path | str, **config: Any):
+    """The files of a finished run that trained the LoRA on `base`."""
     folder.mkdir(parents=True)
-    values = {"model": {"path": str(model)}, "output": str(folder), **config}
-    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    config = {"output": str(folder), **config}
+    config["model"] = {"path": str(base), **config.get("model", {})}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     write_kohya(folder / "lora.safetensors", lora, kohya_metadata("sd1", "epsilon"))
     write_peft(folder / "pytorch_lora_weights.safetensors", lora)

@@ -11,7 +11,7 @@ from flax_sd.config import DataConfig
 from flax_sd.errors import UserError
 from flax_sd.lora.files import write_kohya
 from flax_sd.runs import sample
-from tests.processes import run as run_python
+from tests.processes import finish, start
 from tests.runs.loras import random_lora
 
 PROMPTS = ["a cat", "two dogs", "ein Bär"]
@@ -130,7 +130,7 @@ from flax_sd.runs import sample
 sys.exit(sample.run(sample.parse(sys.argv[1:])))
 """
     more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 5
-    printed = run_python(code, *flags(model, tmp_path / "out", *more))
+    printed = finish(start(code, *flags(model, tmp_path / "out", *more)), timeout=400)
     assert "2 x cpu" in printed and "images/s" in printed
     for path in drawn.glob("*.png"):
         assert np.abs(pixels(path) - pixels(tmp_path / "out" / path.name)).max() <= 1

@@ -1,0 +1,82 @@
+"""The export command: a run's LoRA or model, for other tools."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Literal
+
+import tyro
+
+from flax_sd.config import Section
+from flax_sd.errors import UserError
+from flax_sd.progress import Progress
+from flax_sd.runs.export_lora import write_lora
+from flax_sd.runs.export_model import write_model
+from flax_sd.runs.export_source import Source, find_source
+from flax_sd.runs.sample_options import Dtype
+
+
+class ExportOptions(Section):
+    """Writes what a run has learned for other tools."""
+
+    run: tyro.conf.Positional[pathlib.Path]
+    """A run's folder, or a LoRA file."""
+    to: Literal["diffusers", "kohya", "peft", "single-file", "merged"]
+    """kohya (web UIs) or peft (diffusers): a LoRA file; diffusers or merged: the whole model with
+    the LoRA inside, as a diffusers folder."""
+    out: pathlib.Path
+    """The file or folder to write; an earlier export is replaced, nothing else is."""
+    model: str | None = None
+    """What a LoRA file belongs to: a folder or hub id; a run knows its own."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = None
+    """The model's weight files to take, such as fp16."""
+    strength: float = 1.0
+    """What the LoRA is scaled by."""
+    dtype: Dtype = "auto"
+    """Of the tensors that are written; auto is what the LoRA file, or the model's UNet, has."""
+
+
+def parse(args: Sequence[str]) -> ExportOptions:
+    """Reads the flags.
+
+    Raises:
+      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+    """
+    return tyro.cli(ExportOptions, args=list(args), prog="flax-sd export")
+
+
+def run(options: ExportOptions) -> int:
+    """Writes the export; returns the exit status 0.
+
+    Raises:
+      UserError: there is nothing to export, it does not fit, or something else is in the place.
+    """
+    progress = Progress()
+    if options.to == "single-file":
+        raise UserError(
+            "--to single-file is not there yet: --to merged writes the whole model as a folder"
+        )
+    source = find_source(options.run, options.model, options.revision, options.variant)
+    _check(options, source)
+    if options.to in ("kohya", "peft"):
+        written = write_lora(source, options.to, options.out, options.strength, options.dtype)
+    else:
+        written = write_model(source, options.to, options.out, options.strength, options.dtype)
+    progress.stage("written", str(written))
+    return 0
+
+
+def _check(options: ExportOptions, source: Source) -> None:
+    problems = []
+    if not math.isfinite(options.strength):
+        problems.append(f"--strength is {options.strength}: should be a number")
+    if source.lora is None and options.to in ("kohya", "peft"):
+        problems.append(
+            f"{options.run} trained the whole model, so there is no LoRA: take --to diffusers"
+        )
+    if source.lora is None and options.strength != 1:
+        problems.append(f"--strength is for a LoRA, and {options.run} trained the whole model")
+    if problems:
+        raise UserError("\n  ".join(problems))

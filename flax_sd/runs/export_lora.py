@@ -1,0 +1,166 @@
+"""A LoRA written for other tools, in another format, strength or dtype."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from flax_sd.components import abstract_network, read_component_config
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.family import family_of
+from flax_sd.lora.adapter import Adapter, LoRAFile
+from flax_sd.lora.files import kohya_metadata, read, write_kohya, write_peft
+from flax_sd.lora.names import kohya_name
+from flax_sd.runs.export_source import MARK, Source
+from flax_sd.runs.outputs import LORA_FILE, PEFT_FILE
+from flax_sd.runs.sources import display_name
+from flax_sd.weights import safetensors
+from flax_sd.weights.fill import DTYPES, as_dtype
+from flax_sd.weights.folder import read_json
+from flax_sd.weights.safetensors import TensorFile
+
+# What `write_kohya` says itself, and hashes of other bytes.
+_REPLACED = ("ss_network_", "sshs_", MARK)
+
+
+def write_lora(
+    source: Source, to: Literal["kohya", "peft"], out: pathlib.Path, strength: float, dtype: str
+) -> pathlib.Path:
+    """Writes the LoRA file and returns where.
+
+    Args:
+      out: a file ending in .safetensors, or a folder for a file of the usual name.
+      strength: multiplied into the LoRA.
+      dtype: "auto" for that of the source.
+
+    Raises:
+      UserError: the LoRA does not fit its model, or something else is in the place.
+    """
+    assert source.lora is not None
+    path = out
+    if out.suffix != ".safetensors":
+        path = out / (LORA_FILE if to == "kohya" else PEFT_FILE)
+    _check_free(path)
+    file = TensorFile(source.lora)
+    target = _dtype_of(file) if dtype == "auto" else as_dtype(dtype)
+    lora = _scaled(_adapters(source, file), strength)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from error
+    if to == "kohya":
+        metadata = _model_metadata(source, file) | _run_metadata(source.config)
+        named = {"ss_output_name": out.stem, "modelspec.title": out.stem, MARK: to}
+        write_kohya(path, lora, metadata | named, dtype=target)
+    else:
+        _write_peft(path, lora, target)
+    return path
+
+
+def _check_free(path: pathlib.Path) -> None:
+    if not path.exists():
+        return
+    try:
+        exported = MARK in TensorFile(path).metadata
+    except UserError:
+        exported = False
+    if not exported:
+        raise UserError(
+            f"{path} is there and no earlier export: choose another --out, or delete it"
+        )
+
+
+def _dtype_of(file: TensorFile) -> np.dtype:
+    """What the LoRA's matrices are in; float32 if it is nothing that networks are held in."""
+    name = next(file.dtype(key).name for key in sorted(file) if not key.endswith(".alpha"))
+    return as_dtype(name if name in DTYPES else "float32")
+
+
+def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
+    return {
+        component: {path: one._replace(alpha=one.alpha * strength) for path, one in own.items()}
+        for component, own in lora.items()
+    }
+
+
+def _adapters(source: Source, file: TensorFile) -> LoRAFile:
+    """The LoRA; that of a run without its model, for the files beside it spell out every path."""
+    name = file.path.name
+    twin = PEFT_FILE if name == LORA_FILE else f"{file.path.stem}_peft.safetensors"
+    if source.config is not None and file.path.with_name(twin).is_file():
+        return _from_pair(file, TensorFile(file.path.with_name(twin)))
+    folder = source.model_folder()
+    networks = {
+        component: abstract_network(
+            read_component_config(folder, component), str(folder / component)
+        )
+        for component in ("unet", "text_encoder")
+    }
+    return read(file.path, networks)
+
+
+def _from_pair(kohya: TensorFile, peft: TensorFile) -> LoRAFile:
+    lora: LoRAFile = {}
+    for key in sorted(peft):
+        component, _, rest = key.partition(".")
+        if not rest.endswith(".lora_A.weight"):
+            continue
+        path = rest.removesuffix(".lora_A.weight")
+        name = kohya_name(component, path)
+        if f"{name}.lora_down.weight" not in kohya:
+            raise UserError(f"{kohya.path} and {peft.path.name} beside it are of different runs")
+        down, up = (np.asarray(kohya[f"{name}.lora_{part}.weight"]) for part in ("down", "up"))
+        adapter = Adapter(down, up, float(kohya[f"{name}.alpha"]))
+        lora.setdefault(component, {})[path] = adapter
+    return lora
+
+
+def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
+    """What the LoRA's own header says of its base and training, or else its model's family."""
+    if "ss_base_model_version" in file.metadata:
+        kept = file.metadata.items()
+        return {key: value for key, value in kept if not key.startswith(_REPLACED)}
+    folder = source.model_folder()
+    family = family_of(read_component_config(folder, "text_encoder"))
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    return kohya_metadata(family, scheduler.get("prediction_type", "epsilon"))
+
+
+def _run_metadata(config: Config | None) -> dict[str, str]:
+    """What user interfaces show of a training run, under kohya's names."""
+    if config is None:
+        return {}
+    side, skip = config.data.resolution, config.model.clip_skip
+    values: Mapping[str, Any] = {
+        "ss_sd_model_name": display_name(config.model.path),
+        "ss_resolution": (side, side),
+        "ss_clip_skip": skip + 1 if skip else None,  # theirs counts from the last layer, as 1
+        "ss_learning_rate": config.optim.learning_rate,
+        "ss_lr_scheduler": config.optim.schedule,
+        "ss_max_train_steps": config.train.steps,
+        "ss_total_batch_size": config.train.batch_size,
+        "ss_seed": config.seed,
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def _write_peft(path: pathlib.Path, lora: LoRAFile, dtype: np.dtype) -> None:
+    """Writes the file aside in float32, then in `dtype` with the mark of an export.
+
+    Raises:
+      UserError: a value is too large for the dtype.
+    """
+    aside = path.with_name(f".{path.name}.float32")
+    try:
+        write_peft(aside, lora)
+        file = TensorFile(aside)
+        with np.errstate(over="ignore"):  # named below
+            tensors = {key: file[key].astype(dtype) for key in file}
+        wrong = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
+        if wrong:
+            raise UserError(f"{path} is not written: too large for {dtype}: {', '.join(wrong)}")
+        safetensors.write(path, tensors, file.metadata | {MARK: "peft"})
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""What there is to export: a run's folder or a LoRA file, and the model that it belongs to."""
+
+import pathlib
+from typing import NamedTuple
+
+from flax_sd import config_file
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.resume import FILE as CONFIG_FILE
+from flax_sd.weights import hub
+
+MARK = "flax_sd_export"  # in what was exported, so that a later export may replace it
+
+
+class Source(NamedTuple):
+    """What is exported.
+
+    Attributes:
+      lora: its file; None if the whole model was trained.
+      model: what the LoRA belongs to, or the model that was trained: a folder or hub id.
+      vae: another VAE than the model's own, which the run was trained with.
+      config: of the run, if it is one.
+    """
+
+    lora: pathlib.Path | None
+    model: str | None
+    revision: str | None
+    variant: str | None
+    vae: str | None = None
+    config: Config | None = None
+
+    def model_folder(self) -> pathlib.Path:
+        """Where the model lies, downloaded if need be.
+
+        Raises:
+          UserError: it is not known or not there.
+        """
+        if self.model is None:
+            raise UserError(f"--model is wanted: which model {self.lora} belongs to")
+        return hub.resolve(self.model, self.revision, self.variant)
+
+
+def find_source(
+    path: pathlib.Path, model: str | None, revision: str | None, variant: str | None
+) -> Source:
+    """Looks at what `path` is.
+
+    Args:
+      path: a run's folder, a LoRA file of a run, or any LoRA file.
+      model: goes before the run's own.
+
+    Raises:
+      UserError: it is neither, or the run is not finished.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is not there: a run's folder or a LoRA file is wanted")
+    config, vae = _config_of(path), None
+    if model is None and config is not None:
+        own = config.model
+        model, revision, variant, vae = own.path, own.revision, own.variant, own.vae
+    if path.is_file():
+        return Source(path, model, revision, variant, vae, config)
+    if config is None:
+        raise UserError(f"{path} is no run's folder (it has no {CONFIG_FILE}), nor a LoRA file")
+    if config.train.mode == "lora":
+        if not (path / LORA_FILE).is_file():
+            raise UserError(
+                f"{path} holds no {LORA_FILE}, for the run is not finished: finish it, or name one "
+                f"of the files in {path / 'loras'}"
+            )
+        return Source(path / LORA_FILE, model, revision, variant, vae, config)
+    trained = path / MODEL_FOLDER
+    if not (trained / "model_index.json").is_file():
+        raise UserError(f"{path} holds no {MODEL_FOLDER} folder, for the run is not finished")
+    return Source(None, str(trained), None, None, config=config)
+
+
+def _config_of(path: pathlib.Path) -> Config | None:
+    """Of the run that `path` is, or that the LoRA file lies in."""
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    for folder in folders:
+        if (folder / CONFIG_FILE).is_file():
+            return config_file.load(folder / CONFIG_FILE)
+    return None

@@ -1,0 +1,141 @@
+import logging
+
+import numpy as np
+import pytest
+import yaml
+from diffusers.utils import logging as diffusers_logging
+
+from flax_sd import StableDiffusion
+from flax_sd.cli import export as command
+from flax_sd.weights.folder import component_files, read_json
+from flax_sd.weights.safetensors import TensorFile
+from tests import tiny
+from tests.parity import NETWORK, assert_close
+from tests.runs.loras import random_lora, write_run
+
+DRAW = {"num_inference_steps": 2, "seed": 3, "height": 40, "width": 24, "output": "latents"}
+
+
+@pytest.fixture(scope="module")
+def cat(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "cat"
+    write_run(folder, random_lora(model), model)
+    return folder
+
+
+def weights(folder, component="unet"):
+    file = TensorFile(component_files(folder, component)[0])
+    return {key: np.asarray(file[key]) for key in file}
+
+
+@pytest.mark.slow
+def test_the_merged_model_draws_what_the_lora_does(cat, model, tmp_path):
+    out = tmp_path / "merged"
+    assert command([str(cat), "--to", "merged", "--out", str(out), "--strength", "0.8"]) == 0
+    attached, merged = StableDiffusion.load(model), StableDiffusion.load(out)
+    before = attached.generate("a cat", **DRAW)
+    attached.add_lora(cat / "lora.safetensors", 0.8)
+    picture = merged.generate("a cat", **DRAW)
+    assert np.abs(picture - before).max() > 0.1
+    assert_close(picture, attached.generate("a cat", **DRAW), NETWORK)
+    options = {"num_inference_steps": 2, "height": 40, "width": 24}
+    assert_close(picture, tiny.draw(tiny.load(out), ["a cat"], [""], [3], **options), NETWORK)
+
+
+def test_the_merged_weights_are_the_sum(cat, model, tmp_path):
+    """W + strength · alpha / rank · up @ down, rounded once; the rest as it was."""
+    for dtype in ("auto", "float16"):
+        out = tmp_path / dtype
+        args = [str(cat), "--to", "diffusers", "--out", str(out), "--strength", "2"]
+        assert command([*args, "--dtype", dtype]) == 0
+        kind = np.float32 if dtype == "auto" else np.float16
+        adapters = random_lora(model)["unet"]
+        old, new = weights(model), weights(out)
+        assert old.keys() == new.keys()
+        for key, before in old.items():
+            adapter = adapters.get(key.removesuffix(".weight"))
+            want = before if adapter is None else before + 2 * adapter.delta()
+            close = 1e-6 if dtype == "auto" else 1e-3
+            np.testing.assert_allclose(new[key], want.astype(kind), rtol=close, atol=close)
+            assert new[key].dtype == kind
+        for key, before in weights(model, "vae").items():
+            np.testing.assert_array_equal(weights(out, "vae")[key], before.astype(kind))
+
+
+def test_diffusers_reads_the_folder_without_a_remark(cat, tmp_path, caplog):
+    out = tmp_path / "merged"
+    command([str(cat), "--to", "merged", "--out", str(out), "--dtype", "float16"])
+    assert read_json(out / "text_encoder" / "config.json")["dtype"] == "float16"
+    diffusers_logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        pipeline = tiny.load(out)
+    diffusers_logging.disable_propagation()
+    assert not caplog.records
+    assert len(list(pipeline.unet.parameters())) == len(weights(out))
+
+
+def test_a_trained_model_is_copied(model, tmp_path):
+    run = tmp_path / "full"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
+    (run / "model").symlink_to(model)
+    out = tmp_path / "out"
+    assert command([str(run), "--to", "diffusers", "--out", str(out)]) == 0
+    for component in ("unet", "vae", "text_encoder"):
+        old, new = weights(model, component), weights(out, component)
+        assert {k.removeprefix("text_model.") for k in new} == {
+            k.removeprefix("text_model.") for k in old
+        }
+        for key, tensor in new.items():
+            before = old[key] if key in old else old[key.removeprefix("text_model.")]
+            np.testing.assert_array_equal(tensor, before)
+
+
+def test_lora_files(cat, tmp_path, capsys):
+    for to in ("kohya", "peft"):
+        out = tmp_path / f"{to}.safetensors"
+        assert command([str(cat), "--to", to, "--out", str(out)]) == 0
+        assert f"written: {out}" in capsys.readouterr().out.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "to, message",
+    [
+        ("single-file", "--to single-file is not there yet: --to merged writes the whole model"),
+        ("kohya", "trained the whole model, so there is no LoRA: take --to diffusers"),
+        ("merged", "--strength is for a LoRA"),
+    ],
+)
+def test_what_cannot_be_exported(model, tmp_path, capsys, to, message):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
+    (tmp_path / "model").symlink_to(model)
+    args = [str(tmp_path), "--to", to, "--out", str(tmp_path / "out"), "--strength", "2"]
+    assert command(args) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_model_is_overwritten(cat, model, tmp_path, capsys):
+    args = [str(cat), "--to", "merged", "--out"]
+    assert command([*args, str(model)]) == 2
+    assert "tiny-sd is there and no earlier export" in capsys.readouterr().err
+    assert command([*args, str(tmp_path / "a.safetensors")]) == 2
+    assert "the model is written as a folder" in capsys.readouterr().err
+    for _ in range(2):  # the second replaces an earlier export
+        assert command([*args, str(tmp_path / "out")]) == 0
+
+
+def test_weights_that_overflow_are_named(cat, tmp_path, capsys):
+    args = [str(cat), "--to", "merged", "--out", str(tmp_path / "out"), "--strength", "1e7"]
+    assert command([*args, "--dtype", "float16"]) == 2
+    error = capsys.readouterr().err
+    assert "unet has weights too large for float16" in error and "attn1.to_q.weight" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_formats(capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(["runs/cat", "--to", "onnx", "--out", "x"])
+    assert caught.value.code == 2
+    assert "single-file" in capsys.readouterr().err
