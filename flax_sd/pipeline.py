@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +188,7 @@ class StableDiffusion:
         latents: ArrayLike | None = None,
         height: int | None = None,
         width: int | None = None,
-        output: Literal["uint8", "float", "latents"] = "uint8",
+        output: str = "uint8",
         *,
         clip_skip: int | None = None,
         step_options: Mapping[str, Any] | None = None,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import textwrap
 
 import diffusers
 import jax
@@ -20,7 +21,7 @@ from flax_sd.weights.folder import read_json
 from flax_sd.weights.safetensors import TensorFile
 from tests import tiny
 from tests.parity import LAYER, NETWORK, assert_close
-from tests.processes import run
+from tests.processes import finish, start
 
 PROMPTS, NEGATIVES, SEEDS = ["a cat", "two DOGS, one bone!"], ["bad", "worse hands"], [3, 4]
 SIZE = {"height": 40, "width": 24}  # 5x3 latents: odd, and h != w
@@ -41,12 +42,6 @@ def pairs(folders):
         family: (flax_sd.StableDiffusion.load(folders / family), tiny.load(folders / family))
         for family in ("sd1", "sd2")
     }
-
-
-@pytest.fixture
-def sd(folders):
-    """A pipeline of a test's own."""
-    return flax_sd.StableDiffusion.load(folders / "sd1")
 
 
 def edited(folders, tmp_path, name, **changes):
@@ -102,53 +97,85 @@ def test_without_guidance_the_negative_prompt_is_not_read(pairs):
     assert np.array_equal(actual, ours.generate(PROMPTS, "other", **{**given, "guidance_scale": 0}))
 
 
-def test_what_a_program_is_compiled_for(sd, tmp_path):
-    def sample_traces(**changes):
-        options = {"num_inference_steps": 2, "height": 16, "width": 24, **changes}
-        sd.generate(options.pop("prompts", ["a", "b"]), **options)
-        return sd.programs.traces["sample"]
+class FakeUNet(nnx.Module):
+    """Quick to compile; its two layers can take LoRAs."""
 
-    assert sample_traces() == 1
-    assert sample_traces(prompts=["c", "d"], negative_prompt="x", seed=9) == 1
-    assert sample_traces(guidance_scale=3.0, seed=[5, 1]) == 1
-    lora(tmp_path / "one.safetensors", seed=1)
-    lora(tmp_path / "two.safetensors", seed=2)
-    sd.add_lora(tmp_path / "one.safetensors")
-    assert sample_traces() == 2
-    sd.remove_lora("one")
-    assert sample_traces() == 2
-    sd.add_lora(tmp_path / "two.safetensors", 0.3, "second")
-    assert sample_traces() == 2
-    assert sample_traces(guidance_scale=1.0) == 3
-    assert sample_traces(num_inference_steps=3) == 4
-    assert sample_traces(height=24) == 5
-    assert sample_traces(prompts=["a"]) == 6
-    assert sd.programs.traces["decode"] == 3  # two batch sizes, one other height
+    def __init__(self, config):
+        self.config = config
+        self.first, self.second = (nnx.Linear(4, 4, rngs=nnx.Rngs(i)) for i in range(2))
+
+    def __call__(self, latents, t, text):
+        shift = 1e-3 * t[:, None, None, None] + text.mean((1, 2))[:, None, None, None]
+        return self.second(jnp.tanh(self.first(latents) + shift))
+
+
+@pytest.fixture
+def quick(folders):
+    """A pipeline of a test's own that compiles in no time."""
+    sd = flax_sd.StableDiffusion.load(folders / "sd1")
+    sd.unet = FakeUNet(sd.unet.config)
+    return sd
+
+
+def test_what_a_program_is_compiled_for(quick, tmp_path):
+    def traces(prompts=("a", "b"), **changes):
+        options = {"num_inference_steps": 2, "output": "latents", "height": 16, "width": 24}
+        pictures = quick.generate(prompts, **{**options, **changes})
+        return quick.programs.traces["sample"], pictures
+
+    count, first = traces()
+    assert count == 1
+    for changes in (
+        {"prompts": ("c", "d")},
+        {"negative_prompt": "x"},
+        {"seed": 9},
+        {"seed": [5, 1]},
+        {"guidance_scale": 3.0},
+    ):
+        count, pictures = traces(**changes)
+        assert count == 1 and not np.array_equal(pictures, first), changes
+    adapters = [np.random.default_rng(seed).normal(size=(2, 3, 4)) for seed in (1, 2)]
+    for name, (down, up) in zip(("one", "two"), adapters, strict=True):
+        lora(tmp_path / f"{name}.safetensors", {"first": (down, up.T), "second": (down, up.T)})
+    quick.add_lora(tmp_path / "one.safetensors")
+    assert traces()[0] == 2
+    quick.remove_lora("one")
+    assert traces()[0] == 2
+    quick.add_lora(tmp_path / "two.safetensors", 0.3, "another name")
+    assert traces()[0] == 2
+    assert traces(guidance_scale=1.0)[0] == 3
+    assert traces(num_inference_steps=3)[0] == 4
+    assert traces(height=24)[0] == 5
+    assert traces(prompts=["a"])[0] == 6
+    assert traces(sampler="euler")[0] == 7
+    assert quick.programs.traces["encode"] == 2 and quick.programs.traces["decode"] == 0
+
+
+def test_the_size_is_what_the_unet_was_trained_on(quick):
+    given = {"num_inference_steps": 1, "output": "latents"}
+    assert quick.generate("a", **given).shape == (1, 6, 6, 4)
+    assert quick.generate("a", height=40, **given).shape == (1, 5, 6, 4)
 
 
 def test_a_picture_is_the_same_in_a_batch_and_alone(pairs):
     sd, _ = pairs["sd1"]
-    given = {"sampler": "euler_a", **STEPS}
-    batch = sd.generate(["a", "b", "c"], seed=7, output="latents", **given)
-    assert np.array_equal(
-        batch, sd.generate(list("abc"), seed=[7, 8, 9], output="latents", **given)
-    )
-    for k, prompt in enumerate("abc"):
-        alone = sd.generate(prompt, seed=7 + k, output="latents", **given)
-        assert_close(alone[0], batch[k], LAYER)
+    given = {"sampler": "euler_a", "output": "latents", **STEPS}
+    batch = sd.generate(["a", "b"], seed=7, **given)
+    assert np.array_equal(batch, sd.generate(["a", "b"], seed=[7, 8], **given))
+    for k, prompt in enumerate("ab"):
+        assert_close(sd.generate(prompt, seed=7 + k, **given)[0], batch[k], LAYER)
 
 
 def test_outputs(pairs):
     sd, _ = pairs["sd1"]
-    given = {"num_inference_steps": 2, "seed": 5}
-    whole = sd.generate("a", output="float", **given)
-    assert whole.shape == (1, 48, 48, 3)  # the UNet's sample_size 6, times 8
+    given = {"seed": 5, **STEPS}
+    whole = sd.generate(PROMPTS, output="float", **given)
     assert whole.dtype == np.float32 and whole.min() >= 0 and whole.max() <= 1
-    assert np.array_equal(sd.generate("a", **given), (whole * 255).round().astype(np.uint8))
-    noise = samplers.initial_noise([5], 6, 6, 4)
-    drawn = sd.generate("a", latents=noise, output="latents", **given)
-    assert type(drawn) is np.ndarray and drawn.shape == (1, 6, 6, 4)
-    assert np.array_equal(drawn, sd.generate("a", output="latents", **given))
+    assert np.array_equal(sd.generate(PROMPTS, **given), (whole * 255).round().astype(np.uint8))
+    noise = samplers.initial_noise([5, 6], 5, 3, 4)
+    drawn = sd.generate(PROMPTS, latents=noise, output="latents", **given)
+    assert type(drawn) is np.ndarray and drawn.shape == (2, 5, 3, 4)
+    assert np.array_equal(drawn, sd.generate(PROMPTS, output="latents", **given))
 
 
 def test_given_latents_give_the_size_and_leave_the_stream_to_the_steps(pairs):
@@ -171,8 +198,8 @@ def test_given_latents_give_the_size_and_leave_the_stream_to_the_steps(pairs):
 def test_step_options_reach_the_sampler(pairs):
     sd, _ = pairs["sd2"]
     given = {"output": "latents", **STEPS}
-    plain, noisy = (sd.generate("a", step_options={"eta": eta}, **given) for eta in (0.0, 1.0))
-    assert np.array_equal(plain, sd.generate("a", **given)) and not np.allclose(plain, noisy)
+    plain, noisy = (sd.generate(PROMPTS, step_options={"eta": eta}, **given) for eta in (0.0, 1.0))
+    assert np.array_equal(plain, sd.generate(PROMPTS, **given)) and not np.allclose(plain, noisy)
     with pytest.raises(UserError, match="s_churn is unknown"):
         sd.generate("a", step_options={"s_churn": 1.0}, **given)
 
@@ -194,87 +221,93 @@ def test_prompts_are_encoded_as_in_transformers(pairs, family):
 
 def test_clip_skip_leaves_the_negative_prompt_alone(pairs):
     sd, _ = pairs["sd1"]
-    given = {"output": "latents", "num_inference_steps": 1, **SIZE}
-    plain, skipped = (sd.generate("a", clip_skip=skip, **given) for skip in (None, 1))
-    assert not np.allclose(plain, skipped)
-    same = sd.generate("a", "a", **given)  # equal halves: guidance changes nothing
-    assert_close(same, sd.generate("a", guidance_scale=1.0, **given), NETWORK)
-    assert not np.allclose(same, sd.generate("a", "a", clip_skip=1, **given))
+    given = {"output": "latents", **STEPS}
+    same = sd.generate(PROMPTS, PROMPTS, **given)  # equal halves: guidance changes nothing
+    assert_close(same, sd.generate(PROMPTS, guidance_scale=1.0, **given), NETWORK)
+    assert not np.allclose(same, sd.generate(PROMPTS, PROMPTS, clip_skip=1, **given))
 
 
 def test_the_unet_is_a_module_of_arrays(pairs):
     sd, _ = pairs["sd1"]
     graph, state = nnx.split(sd.unet)
     x, text = jnp.ones((2, 5, 3, 4)), jnp.ones((2, 77, 12))
-    whole = sd.unet(x, jnp.array([7, 7]), text)
-    assert whole.shape == x.shape
-    assert np.array_equal(whole, sd.unet(x, jnp.array([7.0, 7.0]), text))
-    assert np.array_equal(whole, nnx.merge(graph, state)(x, jnp.array([7, 7]), text))
+    direct = jax.jit(lambda t: sd.unet(x, t, text))
+    merged = jax.jit(lambda state: nnx.merge(graph, state)(x, jnp.array([7, 7]), text))
+    assert direct(jnp.array([7, 7])).shape == x.shape
+    assert np.array_equal(direct(jnp.array([7, 7])), direct(jnp.array([7.0, 7.0])))
+    assert_close(merged(state), direct(jnp.array([7, 7])), LAYER)
 
 
-def lora(path, seed, rank=3):
-    """Writes a random LoRA over two of the UNet's layers."""
-    rng = np.random.default_rng(seed)
-    adapters = {}
-    for layer, c_in in (("attn1.to_q", 8), ("attn2.to_v", 12)):
-        down, up = rng.normal(size=(rank, c_in)), rng.normal(size=(8, rank))
-        name = f"down_blocks.0.attentions.0.transformer_blocks.0.{layer}"
-        adapters[name] = Adapter(down.astype(np.float32), up.astype(np.float32), float(rank))
+def lora(path, layers):
+    """Writes a LoRA of the UNet: dotted path -> (down, up)."""
+    adapters = {
+        name: Adapter(down.astype(np.float32), up.astype(np.float32), float(len(down)))
+        for name, (down, up) in layers.items()
+    }
     write_peft(path, {"unet": adapters})
+    return path
 
 
-def test_a_lora_comes_and_goes(sd, tmp_path):
-    path = tmp_path / "style.safetensors"
-    lora(path, seed=1)
+@pytest.fixture(scope="session")
+def style(tmp_path_factory):
+    """A random LoRA over two layers of the UNet."""
+    rng, block = np.random.default_rng(0), "down_blocks.0.attentions.0.transformer_blocks.0"
+    layers = {
+        f"{block}.{layer}": (rng.normal(size=(3, c_in)), rng.normal(size=(8, 3)))
+        for layer, c_in in (("attn1.to_q", 8), ("attn2.to_v", 12))
+    }
+    return lora(tmp_path_factory.mktemp("lora") / "style.safetensors", layers)
+
+
+def test_a_lora_comes_and_goes(pairs, style):
+    sd, _ = pairs["sd1"]
     given = {"output": "latents", **STEPS}
-    before = sd.generate("a", **given)
-    assert sd.add_lora(path) == "style"
-    strong = sd.generate("a", **given)
+    before = sd.generate(PROMPTS, **given)
+    assert sd.add_lora(style) == "style"
+    strong = sd.generate(PROMPTS, **given)
     with pytest.raises(UserError, match="a LoRA called 'style' is there already"):
-        sd.add_lora(path)
-    assert sd.add_lora(path, -1.0, name="its opposite") == "its opposite"
-    assert_close(sd.generate("a", **given), before, NETWORK)
+        sd.add_lora(style)
+    assert sd.add_lora(style, -1.0, name="its opposite") == "its opposite"
+    assert_close(sd.generate(PROMPTS, **given), before, NETWORK)
     sd.remove_lora("style")
     sd.remove_lora("its opposite")
-    assert np.array_equal(before, sd.generate("a", **given)) and not np.allclose(before, strong)
+    assert np.array_equal(before, sd.generate(PROMPTS, **given)) and not np.allclose(before, strong)
     with pytest.raises(UserError, match="there is no LoRA called 'style'; there is none"):
         sd.remove_lora("style")
 
 
-def test_a_picture_with_a_lora_is_diffusers(sd, folders, tmp_path):
-    path = tmp_path / "pytorch_lora_weights.safetensors"
-    lora(path, seed=1)
+def test_a_picture_with_a_lora_is_diffusers(pairs, folders, style):
     theirs = tiny.load(folders / "sd1")
-    theirs.load_lora_weights(tmp_path)
+    theirs.load_lora_weights(style.parent, weight_name=style.name)
     theirs.set_adapters(theirs.get_active_adapters(), 0.7)
-    sd.add_lora(path, 0.7)
     expected = tiny.draw(theirs, PROMPTS, NEGATIVES, SEEDS, **STEPS)
+    sd, _ = pairs["sd1"]
+    sd.add_lora(style, 0.7)
     actual = sd.generate(PROMPTS, NEGATIVES, seed=3, output="latents", **STEPS)
+    sd.remove_lora("style")
     assert_close(actual, expected, NETWORK)
 
 
-def test_a_saved_folder_has_the_bytes_that_were_loaded(sd, folders, tmp_path):
-    lora(tmp_path / "style.safetensors", seed=1)
-    sd.add_lora(tmp_path / "style.safetensors")
+def test_a_saved_folder_has_the_bytes_that_were_loaded(pairs, folders, style, tmp_path):
+    sd, _ = pairs["sd1"]
+    sd.add_lora(style)
     sd.save(tmp_path / "saved")
+    sd.remove_lora("style")
     for name in (
         "unet/diffusion_pytorch_model",
         "vae/diffusion_pytorch_model",
         "text_encoder/model",
     ):
-        ours, theirs = (
-            TensorFile(f / f"{name}.safetensors") for f in (tmp_path / "saved", folders / "sd1")
-        )
+        ours = TensorFile(tmp_path / "saved" / f"{name}.safetensors")
+        theirs = TensorFile(folders / "sd1" / f"{name}.safetensors")
         read = {key.removeprefix("text_model."): ours[key] for key in ours}
         assert read.keys() == theirs.keys()
         assert all(read[key].tobytes() == theirs[key].tobytes() for key in theirs)
-    sd.remove_lora("style")
-    again = tiny.load(tmp_path / "saved")
-    expected = tiny.draw(again, PROMPTS, NEGATIVES, SEEDS, **STEPS)
-    given = {"seed": 3, "output": "latents", **STEPS}
-    assert_close(sd.generate(PROMPTS, NEGATIVES, **given), expected, NETWORK)
-    reloaded = flax_sd.StableDiffusion.load(tmp_path / "saved")
-    assert np.array_equal(reloaded.generate("a", **given), sd.generate("a", **given))
+    expected = tiny.draw(tiny.load(tmp_path / "saved"), PROMPTS, NEGATIVES, SEEDS, **STEPS)
+    drawn = sd.generate(PROMPTS, NEGATIVES, seed=3, output="latents", **STEPS)
+    assert_close(drawn, expected, NETWORK)
+    again = flax_sd.StableDiffusion.load(tmp_path / "saved")
+    assert np.array_equal(again.encode_prompt(PROMPTS).text, sd.encode_prompt(PROMPTS).text)
 
 
 def test_variants_and_dtypes(folders, tmp_path):
@@ -312,8 +345,8 @@ def test_parts_in_memory_make_a_pipeline(pairs, folders):
     other = flax_sd.StableDiffusion.from_parts(
         folder=folders / "sd1", tokenizer=sd.tokenizers[0], **parts
     )
-    given = {"seed": 1, **STEPS}
-    assert np.array_equal(other.generate("a", **given), sd.generate("a", **given))
+    assert other.unet is sd.unet and other.vae is sd.vae and other.family == "sd1"
+    assert np.array_equal(other.encode_prompt("a").text, sd.encode_prompt("a").text)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +426,8 @@ DISTRIBUTED = """
 
 @pytest.mark.slow
 def test_pictures_are_divided_over_devices(folders):
-    difference, error = run(DISTRIBUTED.replace("\n    ", "\n"), folders / "sd1").splitlines()
+    difference, error = finish(
+        start(textwrap.dedent(DISTRIBUTED), folders / "sd1"), timeout=600
+    ).splitlines()
     assert float(difference) <= LAYER
     assert error == "3 prompts: should be a multiple of 2 devices"
