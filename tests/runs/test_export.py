@@ -42,6 +42,7 @@ def test_the_merged_model_draws_what_the_lora_does(cat, model, tmp_path):
     assert_close(picture, tiny.draw(tiny.load(out), ["a cat"], [""], [3], **options), NETWORK)
 
 
+@pytest.mark.slow
 def test_the_merged_weights_are_the_sum(cat, model, tmp_path):
     """W + strength · alpha / rank · up @ down, rounded once; the rest as it was."""
     for dtype in ("auto", "float16"):
@@ -62,6 +63,7 @@ def test_the_merged_weights_are_the_sum(cat, model, tmp_path):
             np.testing.assert_array_equal(weights(out, "vae")[key], before.astype(kind))
 
 
+@pytest.mark.slow
 def test_diffusers_reads_the_folder_without_a_remark(cat, tmp_path, caplog):
     out = tmp_path / "merged"
     command([str(cat), "--to", "merged", "--out", str(out), "--dtype", "float16"])

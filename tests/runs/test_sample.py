@@ -50,6 +50,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_each_picture_is_that_of_its_row_and_seed_alone(drawn, model):
     sd = StableDiffusion.load(model)
     for row, prompt in enumerate(PROMPTS):
@@ -94,6 +95,7 @@ def test_other_settings_are_refused(drawn, model, prompts):
     assert files(drawn) == before
 
 
+@pytest.mark.slow
 def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
     """Rows of two programs; a LoRA in the place of its path; unguided rows ignore negatives."""
     write_kohya(tmp_path / "cat.safetensors", random_lora(model))
