@@ -53,6 +53,7 @@ def edited(folders, tmp_path, name, **changes):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, name",
     [
@@ -310,6 +311,7 @@ def test_a_saved_folder_has_the_bytes_that_were_loaded(pairs, folders, style, tm
     assert np.array_equal(again.encode_prompt(PROMPTS).text, sd.encode_prompt(PROMPTS).text)
 
 
+@pytest.mark.slow
 def test_variants_and_dtypes(folders, tmp_path):
     tiny.build("sd1").to(torch.float16).save_pretrained(tmp_path / "half", variant="fp16")
     with pytest.raises(UserError, match="name the variant"):
