@@ -1,6 +1,6 @@
 """Trains a LoRA, a UNet or an autoencoder.
 
-python train.py                                # configs/quickstart.yaml: a style on the bundled base
+python train.py  # configs/quickstart.yaml: a style, on the bundled base
 python train.py configs/sd15_lora.yaml --data.path my_pictures --output runs/cat
 python train.py configs/sd15_lora.yaml --help  # every option
 The same command again goes on where the run stopped.

@@ -51,7 +51,7 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="bundled:base")
     parser.add_argument("--data", default="data/fluent-emoji-3d/held_out")
     parser.add_argument("--sheet", type=pathlib.Path)

@@ -3,6 +3,8 @@
 python benchmarks/flops.py
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,8 +36,12 @@ def count(raw: dict[str, object]) -> tuple[int, int]:
     loss = diffusion_loss({"unet": graph}, NoiseSchedule.from_config({}), scaling_factor=1.0)
     tx = make_optimizer(OptimConfig(), 1)
     state = jax.eval_shape(lambda p: init_state({"unet": p}, tx, 0, scaled=False), params)
-    batch = EncodedBatch(Moments(latents, latents), text)
-    return forward, count_flops(make_train_step(loss, tx), state, {"unet": frozen}, batch)
+    step = make_train_step(loss, tx)
+
+    def on_batch(state: Any, frozen: Any, z: jax.Array, text: jax.Array) -> Any:
+        return step(state, {"unet": frozen}, EncodedBatch(Moments(z, z), text))
+
+    return forward, count_flops(on_batch, state, frozen, latents, text)
 
 
 for name, configs in FAMILIES.items():

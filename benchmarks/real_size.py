@@ -105,7 +105,7 @@ def timed(label: str, command: list[str]) -> None:
 
 def main() -> None:
     """Writes the folder in a process of its own, then measures the commands."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/real_size"))
     parser.add_argument("--resolution", type=int, default=512)

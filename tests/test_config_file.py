@@ -71,7 +71,10 @@ def test_a_tuple_takes_several_words_and_a_prompt_may_have_spaces(write):
         (["--lora.rank", "4", "5"], "--lora.rank takes one value, found 2: 4 5"),
         (["true"], "true: there is no such option"),
         (["--train.steps", "x"], "train.steps: Input should be a valid integer.*, found 'x'"),
-        (["--data.resolution", "65"], "data.resolution: must be a multiple of 8 .*: 64, found '65'"),
+        (
+            ["--data.resolution", "65"],
+            "data.resolution: must be a multiple of 8 .*: 64, found '65'",
+        ),
         (
             ["--train.mode", "lota"],
             "train.mode: Input should be 'lora', 'full' or 'vae', found 'lota'",
