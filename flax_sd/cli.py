@@ -1,5 +1,6 @@
 """The commands: `flax-sd NAME …`, and what train.py and sample.py call."""
 
+import importlib.util
 import logging
 import os
 import pathlib
@@ -90,10 +91,12 @@ def config_path(name: str) -> pathlib.Path:
 def ask_for_determinism() -> None:
     """Tells XLA to use only such operations on a GPU as give the same bytes each time.
 
-    It must be called before JAX looks for devices; the flag is known, and without effect, on a CPU.
+    It must be called before JAX looks for devices. On a CPU the flag is known and has no effect; a
+    TPU's compiler, which is always deterministic, may stop at flags that it does not know.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if DETERMINISTIC not in flags:  # the user may have said otherwise
+    on_tpu = importlib.util.find_spec("libtpu") is not None
+    if DETERMINISTIC not in flags and not on_tpu:  # the user may have said otherwise
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
 
 

@@ -215,7 +215,7 @@ class Config(Section):
     sample: SampleConfig = SampleConfig()
     mesh: MeshConfig = MeshConfig()
     log: LogConfig = LogConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # JAX's keys tell no more apart
     """Seed of everything that the run draws."""
     output: pathlib.Path = pathlib.Path("runs/lora")
     """Folder of the run; the same command with the same folder resumes."""

@@ -1,0 +1,147 @@
+"""The commands' frame: exit statuses, one message for a mistake, --debug, the names of configs."""
+
+import errno
+import json
+import logging
+import os
+import sys
+
+import pytest
+
+from flax_sd import cli
+from flax_sd.errors import UserError
+
+
+def raising(error):
+    def command(args):
+        raise error
+
+    return command
+
+
+def test_a_mistake_is_one_message_and_status_2(capsys):
+    assert cli.guarded(raising(UserError("the thing is wrong")), []) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: the thing is wrong\n")
+
+
+def test_debug_shows_where_and_is_no_argument_of_the_command(capsys):
+    assert cli.guarded(raising(UserError("the thing")), ["--debug"]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.endswith("error: the thing\n")
+    assert cli.guarded(lambda args: len(args), ["a", "--debug"]) == 1
+
+
+def test_a_full_disk_needs_no_trace(capsys):
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/x.png")
+    assert cli.guarded(raising(error), []) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'out/x.png'\n"
+
+
+def test_our_own_mistakes_keep_their_trace():
+    for error in (RuntimeError("bug"), ValueError("bug"), OSError("bug")):
+        with pytest.raises(type(error), match="bug"):
+            cli.guarded(raising(error), [])
+
+
+def test_ctrl_c_while_nothing_is_there_to_be_saved(capsys):
+    assert cli.guarded(raising(KeyboardInterrupt()), []) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C\n"
+
+
+def test_warnings_go_to_standard_error_once(capsys):
+    for _ in range(2):
+        cli.guarded(lambda args: logging.getLogger("flax_sd").warning("cut off") or 0, [])
+    assert capsys.readouterr().err.count("cut off") == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "said"),
+    [
+        ([], None, "usage: flax-sd COMMAND"),
+        (["--help"], None, "  flax-sd train"),
+        (["trian"], 2, "there is no command 'trian'"),
+    ],
+)
+def test_the_installed_command(monkeypatch, capsys, args, status, said):
+    monkeypatch.setattr(sys, "argv", ["flax-sd", *args])
+    if status is None:
+        cli.main()
+    else:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
+    assert said in "".join(capsys.readouterr())
+
+
+def test_the_installed_command_passes_the_status_on(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["flax-sd", "train", "nowhere.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "config nowhere.yaml cannot be read: No such file" in capsys.readouterr().err
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
+    own = tmp_path / "quickstart.yaml"
+    own.write_text("")
+    assert cli.config_path(str(own)) == own
+    monkeypatch.chdir(tmp_path)
+    own.unlink()
+    for name in ("quickstart.yaml", "configs/quickstart.yaml", "quickstart"):
+        assert cli.config_path(name).is_file()
+    assert not cli.config_path("other.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "--xla_gpu_deterministic_ops=true"),
+        ("--xla_a=1", "--xla_a=1 --xla_gpu_deterministic_ops=true"),
+        ("--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
+    ],
+)
+def test_determinism_leaves_the_users_flags_alone(monkeypatch, before, after):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    cli.ask_for_determinism()
+    cli.ask_for_determinism()
+    assert os.environ["XLA_FLAGS"] == after
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder that is no model, an empty data set, and one that is not UTF-8."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sdxl").mkdir()
+    index = {"_class_name": "StableDiffusionXLPipeline"}
+    (tmp_path / "sdxl" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin").mkdir()
+    (tmp_path / "latin" / "1.png").write_bytes(b"x")
+    (tmp_path / "latin" / "1.txt").write_bytes("Käse".encode("latin-1"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.path", "{}/nowhere"], "nowhere is not there: data.path names"),
+        (["--data.path", "{}/empty"], "empty holds no pictures and no captions"),
+        (["--data.path", "{}/latin"], "1.txt is not UTF-8 (byte 0xe4 in line 1)"),
+        (["--model.path", "{}/nowhere"], "nowhere does not exist"),
+        (["--model.path", "{}/model"], "model is not a diffusers model: it has no model_index"),
+        (["--model.path", "{}/sdxl"], "sdxl is a StableDiffusionXLPipeline"),
+        (["--data.resolution", "100"], "must be a multiple of 8 (the VAE's stride); near it: 96"),
+        (["--lora.rnak", "3"], "--lora.rnak: there is no such option; did you mean lora.rank?"),
+        (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),
+        (["--data.background", "snow-ish"], "data.background 'snow-ish' is no colour"),
+    ],
+)
+def test_bad_input_is_one_sentence_with_status_2(folder, capsys, monkeypatch, flags, message):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    flags = [flag.format(folder) for flag in flags]
+    out = folder / "out"
+    assert cli.train(["quickstart", "--output", str(out), *flags]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ") and len(err.splitlines()) == 1
+    assert "Traceback" not in err and not out.exists()
