@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from flax_sd.errors import UserError
-from flax_sd.samplers import Sampler, make_sample_loop
+from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 
 OUTPUTS = ("uint8", "float", "latents")
 
@@ -85,6 +85,19 @@ def _seeds(seed: Any, count: int, problems: list[str]) -> list[int]:
     return seeds
 
 
+def draw_noise(
+    request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None
+) -> tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "m b h w c"] | None]:
+    """The first x and each step's noise, as diffusers draws them from generators of these seeds.
+
+    Latents that are given take no noise from the stream, which then begins with the steps'.
+    """
+    shape, draws = (request.height, request.width, channels), np.asarray(sampler.draws)
+    noise = step_noise(request.seeds, draws, *shape, after_initial=latents is None)
+    first = initial_noise(request.seeds, *shape) if latents is None else latents
+    return np.asarray(first, np.float32) * np.asarray(sampler.init_noise_sigma), noise
+
+
 class Programs:
     """The jitted programs of one pipeline, each compiled once for what is static and its shapes.
 
@@ -118,7 +131,7 @@ class Programs:
         x: Float[Array, "b h w c"],
         text: Float[Array, "b k n d"],
         guidance: SupportsFloat,
-        noise: Float[Array, "m b h w c"] | None,
+        noise: Float[ArrayLike, "m b h w c"] | None,
     ) -> Float[Array, "b h w c"]:
         """All the sampler's steps.
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from flax_sd import components, corrections, samplers, sharding
 from flax_sd.errors import UserError
 from flax_sd.family import Family, family_of
-from flax_sd.generate import OUTPUTS, Programs, guided, read_request, to_uint8
+from flax_sd.generate import OUTPUTS, Programs, draw_noise, guided, read_request, to_uint8
 from flax_sd.lora.files import read as read_lora
 from flax_sd.lora.inject import attach, detach
 from flax_sd.models.clip import CLIPTextModel
@@ -211,7 +211,7 @@ class StableDiffusion:
           step_options: of the sampler's steps, such as {"eta": 1.0}.
 
         Raises:
-          UserError: arguments that cannot be, or a picture that overflowed; the message names them.
+          UserError: arguments that cannot be, or a picture that overflowed.
         """
         if output not in OUTPUTS:
             raise UserError(f"output {output!r} is not one of {', '.join(OUTPUTS)}")
@@ -227,24 +227,12 @@ class StableDiffusion:
         )
         config = self._sampler_config(sampler)
         steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
+        x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
         prompts = [self._encode(request.prompts, clip_skip or 0)]
         if guided(guidance_scale):
             prompts.insert(0, self._encode(request.negatives, 0))
-        shape = (request.height, request.width, self.unet.config.in_channels)
-        noise = samplers.step_noise(
-            request.seeds, np.asarray(steps.draws), *shape, after_initial=latents is None
-        )
-        if latents is None:
-            latents = samplers.initial_noise(request.seeds, *shape)
-        x = np.asarray(latents, np.float32) * np.asarray(steps.init_noise_sigma)
-        x = self.programs.sample(
-            self.unet,
-            steps,
-            self._place(x),
-            jnp.stack(prompts, axis=1),
-            guidance_scale,
-            None if noise is None else jnp.asarray(noise),
-        )
+        text = jnp.stack(prompts, axis=1)
+        x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
         if output == "latents":
             return np.asarray(x)
         pictures = np.asarray(self.programs.decode(self.vae, x))

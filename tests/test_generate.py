@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from flax_sd import samplers
 from flax_sd.errors import UserError
-from flax_sd.generate import guided, read_request, to_uint8
+from flax_sd.generate import draw_noise, guided, read_request, to_uint8
+from tests.parity import LAYER, assert_close
 
 MODEL = {"default_size": (6, 8), "channels": 4, "stride": 8}
 
@@ -64,6 +66,20 @@ def test_all_problems_are_named_at_once():
     with pytest.raises(UserError) as caught:
         request(["a", "b"], ["x"], [1], size=(20, 12))
     assert len(str(caught.value).split("; ")) == 6  # two of these sentences have a semicolon
+
+
+def test_noise_is_that_of_the_seeds():
+    asked = request(["a", "b"], seed=[3, 9], size=(40, 24))
+    euler = {"_class_name": "EulerAncestralDiscreteScheduler", "beta_end": 0.012}
+    sampler = samplers.from_config(euler, 3)
+    x, noise = draw_noise(asked, sampler, 4, None)
+    first = samplers.initial_noise([3, 9], 5, 3, 4)
+    assert_close(x, first * float(sampler.init_noise_sigma), LAYER)
+    stream = samplers.TorchGenerator(9)
+    stream.randn((1, 4, 5, 3))
+    assert np.array_equal(noise[0, 1], np.moveaxis(stream.randn((1, 4, 5, 3))[0], 0, -1))
+    x, noise = draw_noise(asked, sampler, 4, np.ones((2, 5, 3, 4)))
+    assert np.ptp(x) == 0 and np.array_equal(noise[0], first)  # the stream begins with the steps'
 
 
 def test_guidance_needs_more_than_one():
