@@ -26,6 +26,29 @@ def test_attention_is_torchs(masked: bool) -> None:
     assert_close(ours, np.moveaxis(theirs.numpy(), 1, 2), LAYER)
 
 
+@pytest.mark.parametrize("n", [512, 600, 1025])
+def test_blocked_attention_and_its_gradient_are_plain_attentions(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    q = jnp.asarray(rng.normal(size=(2, n, 3, 4)), jnp.float32)
+    k, v = jnp.asarray(rng.normal(1.0, 2.0, size=(2, 2, 7, 3, 4)), jnp.float32)
+
+    def gradient(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(layers.attention(q, k, v)))
+
+    plain = layers.attention(q, k, v), *jax.grad(gradient, (0, 1, 2))(q, k, v)
+    monkeypatch.setattr(layers, "BLOCKED_FROM", 1)
+    blocked = layers.attention(q, k, v), *jax.grad(gradient, (0, 1, 2))(q, k, v)
+    for ours, theirs in zip(blocked, plain, strict=True):
+        assert_close(ours, np.asarray(theirs), LAYER)
+
+
+def test_large_attention_never_holds_all_logits() -> None:
+    x = jax.ShapeDtypeStruct((1, 4096, 8, 40), jnp.float32)
+    assert "4096,4096" not in str(jax.make_jaxpr(layers.attention)(x, x, x))
+
+
 def test_attention_computes_its_softmax_in_float32() -> None:
     x = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
     text = str(jax.make_jaxpr(layers.attention)(x, x, x))
