@@ -70,7 +70,9 @@ def test_what_comes_with_the_package():
 
 
 @pytest.mark.parametrize("source", ["/no/where", "./runs/cat", "../x", "a/b/c", "cat", "~/none"])
-def test_a_path_that_is_not_there_is_called_a_folder(source):
+def test_a_path_that_is_not_there_is_called_a_folder(source, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     with pytest.raises(UserError, match=f"^folder {source} does not exist$"):
         hub.resolve(source)
 
