@@ -2,19 +2,11 @@
 
 import os
 import pathlib
-from collections.abc import Iterator
 
 import jax
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def bounded_memory() -> Iterator[None]:
-    """Drops a module's compiled programs when it is done; all together they take gigabytes."""
-    yield
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
