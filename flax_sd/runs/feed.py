@@ -58,7 +58,7 @@ def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> l
         return captions
 
     def dropped(sample: int) -> bool:
-        stream = np.random.SeedSequence([config.seed, DROPOUT_STREAM, int(sample)])
+        stream = np.random.SeedSequence([config.seed, DROPOUT_STREAM, sample])
         return np.random.Generator(np.random.Philox(stream)).random() < share
 
-    return ["" if dropped(n) else text for text, n in zip(captions, samples, strict=True)]
+    return ["" if dropped(n) else text for text, n in zip(captions, samples.tolist(), strict=True)]

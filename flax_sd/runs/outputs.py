@@ -55,12 +55,14 @@ class Outputs:
         """
         if jax.process_index() != 0:
             return []
-        paths = self._results()
         if self._lora:
+            paths = self._results()
             self._write_lora(params, *paths)
-        else:
-            self._write_model(paths[0].parent, params, frozen, dict(changed or {}))
-        return paths
+            return paths
+        target = self._config.output / MODEL_FOLDER
+        _clear_remains(target)
+        self._write_model(target, params, frozen, dict(changed or {}))
+        return [target]
 
     def missing(self) -> list[pathlib.Path]:
         """The results that are not there."""
@@ -83,8 +85,13 @@ class Outputs:
             write_aside(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
 
     def _results(self) -> list[pathlib.Path]:
-        names = [LORA_FILE, PEFT_FILE] if self._lora else [f"{MODEL_FOLDER}/model_index.json"]
-        return [self._config.output / name for name in names]
+        """The files by which missing results are noticed."""
+        if self._lora:
+            return [self._config.output / name for name in (LORA_FILE, PEFT_FILE)]
+        configs = [f"{name}/config.json" for name in COMPONENTS]
+        weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
+        names = ["model_index.json", *configs, *weights]
+        return [self._config.output / MODEL_FOLDER / name for name in names]
 
     def _write_lora(self, params: Trees, kohya: pathlib.Path, peft: pathlib.Path) -> None:
         for name, leaves in params.items():
@@ -127,6 +134,19 @@ class Outputs:
         else:
             tensors = model_folder.component_tensors(source.parent, source.name, variant)
             model_folder.save_component(aside, name, tensors, raw)
+
+
+def trained_files(config: Config) -> list[tuple[str, str]]:
+    """The components that are trained whole, each with its tensor file's stem."""
+    stems = {"text_encoder": "model"}  # transformers' name
+    return [(name, stems.get(name, "diffusion_pytorch_model")) for name in trained_whole(config)]
+
+
+def _clear_remains(target: pathlib.Path) -> None:
+    """Removes a model folder of ours out of which somebody took the index."""
+    ours = {*COMPONENTS, "tokenizer", "scheduler"}
+    if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
+        shutil.rmtree(target)
 
 
 def write_aside(path: pathlib.Path, text: str) -> None:
