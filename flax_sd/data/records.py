@@ -1,13 +1,13 @@
 """Where the captioned pictures are: one record each, from a folder or a `datasets` table."""
 
 import csv
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from flax_sd.errors import UserError
+from flax_sd.text_file import parse_object, read_text
 
 PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
 
@@ -57,40 +57,23 @@ def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
     return _from_rows(found[0], rows, caption_column)
 
 
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): "
-            "save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def _jsonl_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:
     rows, problems = [], []
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(f"line {number}: {error.msg} at column {error.colno}")
-            continue
-        if isinstance(row, dict):
-            rows.append((number, row))
+        row = parse_object(line)
+        if isinstance(row, str):
+            problems.append(f"line {number}: {row}")
         else:
-            problems.append(f"line {number}: a JSON {type(row).__name__}")
+            rows.append((number, row))
     if problems:
         raise UserError("\n  ".join([f"{path} needs one JSON object a line:", *problems]))
     return rows
 
 
 def _csv_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True))
+    reader = csv.DictReader(read_text(path).splitlines(keepends=True))
     try:
         return [(reader.line_num, row) for row in reader]
     except csv.Error as error:
@@ -164,7 +147,7 @@ def _from_captions(folder: pathlib.Path) -> Listing:
             listing.bad.append(Bad(name, f"no caption: {caption.name} is not beside it"))
             continue
         try:
-            lines = [line.strip() for line in _text(caption).splitlines()]
+            lines = [line.strip() for line in read_text(caption).splitlines()]
         except UserError as error:
             problems.append(str(error))
             continue

@@ -12,6 +12,7 @@ import pydantic
 from flax_sd.config import Section
 from flax_sd.errors import UserError
 from flax_sd.samplers import SAMPLERS
+from flax_sd.text_file import parse_object, read_text
 
 
 class Settings(Section):
@@ -85,10 +86,10 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     if path.suffix not in (".txt", ".jsonl"):
         raise UserError(f"{path} should end in .txt (a prompt a line) or .jsonl (an object a line)")
     rows, problems = [], []
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        values = {"prompt": line.strip()} if path.suffix == ".txt" else _parse(line)
+        values = {"prompt": line.strip()} if path.suffix == ".txt" else parse_object(line)
         if isinstance(values, str):
             problems.append(f"line {number}: {values}")
             continue
@@ -104,28 +105,6 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     if not rows:
         raise UserError(f"{path} holds no prompt")
     return rows
-
-
-def _text(path: pathlib.Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): "
-            "save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _parse(line: str) -> dict[str, Any] | str:
-    """The line's object, or what is wrong with the line."""
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"{error.msg} at column {error.colno}"
-    return values if isinstance(values, dict) else "is not a JSON object"
 
 
 def _describe(error: pydantic.ValidationError) -> Iterator[str]:

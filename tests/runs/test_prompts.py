@@ -73,7 +73,7 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         "line 6: height is 44: should be a multiple of 8, such as 48",
         "line 6: sampler is 'eulr': should be one of ddpm, ddim, pndm, euler, euler_a",
         "line 7: Expecting ',' delimiter at column 15",
-        "line 8: is not a JSON object",
+        "line 8: a JSON str, not an object",
         "line 9: prompt holds half a surrogate pair, which is no character",
     ]
     assert lines[1:-1] == expected

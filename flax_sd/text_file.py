@@ -1,0 +1,34 @@
+"""Text files that users write: UTF-8, with or without a byte order mark."""
+
+import json
+import pathlib
+from typing import Any
+
+from flax_sd.errors import UserError
+
+
+def read_text(path: pathlib.Path) -> str:
+    """Reads a whole file.
+
+    Raises:
+      UserError: it cannot be read or is not UTF-8; names the line.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path} is not UTF-8 (byte {error.object[error.start]:#04x} in line {line}): "
+            "save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_object(line: str) -> dict[str, Any] | str:
+    """The JSON object of a line, or what is wrong with the line."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return f"{error.msg} at column {error.colno}"
+    return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
