@@ -8,10 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
-from flax_sd.samplers.sigmas import SigmaConfig, denoised, init_noise_sigma, sigma_steps
+from flax_sd.samplers.sampler import Carry, Grid, Table, row
+from flax_sd.samplers.sigmas import (
+    SigmaConfig,
+    SigmaSampler,
+    denoised,
+    init_noise_sigma,
+    sigma_steps,
+)
 from flax_sd.scheduler_config import read_config
 
 
@@ -32,17 +38,10 @@ class EulerAncestralTables(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EulerAncestral(Sampler):
+class EulerAncestral(SigmaSampler):
     """x ← x + (x - x̂_0) / σ · (σ_down - σ) + σ_up z, where σ_down² + σ_up² = σ_next²."""
 
     tables: EulerAncestralTables
-    prediction_type: str = dataclasses.field(metadata={"static": True})
-
-    def scale_input(
-        self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
-    ) -> Float[Array, "b h w c"]:
-        """x / √(σ² + 1), which has the variance that the network was trained on."""
-        return jnp.asarray(x) / jnp.sqrt(row(self.tables, i).sigma ** 2 + 1)
 
     def step(
         self,

@@ -5,12 +5,14 @@ on √ᾱ x, is called with x / √(σ² + 1).
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, Int
 
+from flax_sd.samplers.sampler import Sampler, row
 from flax_sd.samplers.spacing import SpacedConfig, float_timesteps
 from flax_sd.schedule import alphas_cumprod
 
@@ -21,6 +23,20 @@ class SigmaConfig(SpacedConfig):
 
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "linspace"
     rescale_betas_zero_snr: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmaSampler(Sampler):
+    """A sampler whose x is x_0 + σ ε; its tables name each step's σ `sigma`."""
+
+    tables: Any
+    prediction_type: str = dataclasses.field(metadata={"static": True})
+
+    def scale_input(
+        self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
+    ) -> Float[Array, "b h w c"]:
+        """x / √(σ² + 1), which has the variance that the network was trained on."""
+        return jnp.asarray(x) / jnp.sqrt(row(self.tables, i).sigma ** 2 + 1)
 
 
 def sigma_steps(
