@@ -13,6 +13,7 @@ from flax_sd.lora.inject import inject
 from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
 from flax_sd.models.vae import Moments
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
+from flax_sd.runs.precision import resolve_dtype
 
 
 class Objective(NamedTuple):
@@ -57,16 +58,9 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     return Objective(graphs, params, frozen, loss, encode)
 
 
-def resolve_dtype(config: Config) -> str:
-    """float32 on a CPU and bfloat16 elsewhere, unless the config says which."""
-    if config.compute_dtype != "auto":
-        return config.compute_dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-
-
 def _compute_dtype(config: Config) -> jnp.dtype | None:
     """What whole trained weights are cast to; LoRA leaves are not cast."""
-    return jnp.dtype(resolve_dtype(config)) if trained_whole(config) else None
+    return jnp.dtype(resolve_dtype(config.compute_dtype)) if trained_whole(config) else None
 
 
 def _inject(config: Config, networks: dict[str, Any]) -> None:

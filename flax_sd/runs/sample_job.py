@@ -13,6 +13,7 @@ from flax_sd.runs import sources
 from flax_sd.runs.gallery import Gallery
 from flax_sd.runs.parts import find_vae
 from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
+from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row, Settings, faults, read_rows
 from flax_sd.runs.sample_options import SampleOptions
 from flax_sd.weights import hub
@@ -66,13 +67,6 @@ def prepare(options: SampleOptions) -> Job:
     size = options.batch_size or usual_batch(rows, devices)
     batches = make_batches(pictures, size, devices)
     return Job(found.folder, common["dtype"], found.loras, batches, records, gallery)
-
-
-def resolve_dtype(dtype: str) -> str:
-    """float32 on a CPU and bfloat16 elsewhere, unless said."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def usual_batch(rows: list[Row], devices: int) -> int:

@@ -22,8 +22,8 @@ from flax_sd.data import Pictures
 from flax_sd.errors import UserError
 from flax_sd.losses import Trees
 from flax_sd.pipeline import StableDiffusion
-from flax_sd.runs.objective import resolve_dtype
 from flax_sd.runs.parts import Parts, trained_whole
+from flax_sd.runs.precision import resolve_dtype
 from flax_sd.sheet import make_sheet
 
 FOLDER, BEFORE, SHEET = "samples", "before.npz", "before_after.png"
@@ -47,7 +47,7 @@ class Samples:
     def __init__(self, config: Config, parts: Parts, prompts: Sequence[str]):
         assert parts.tokenizer is not None, "mode vae draws nothing"
         self._config, self._prompts = config, list(prompts)
-        self._networks, self._dtype = parts.networks, resolve_dtype(config)
+        self._networks, self._dtype = parts.networks, resolve_dtype(config.compute_dtype)
         self._pipeline = StableDiffusion.from_parts(
             folder=parts.folder,
             unet=parts.networks["unet"],

@@ -17,9 +17,10 @@ from flax_sd.runs import latents, resume
 from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
 from flax_sd.runs.loop import Loop
-from flax_sd.runs.objective import Objective, make_objective, resolve_dtype, trained_size
+from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.parts import Parts, load_parts
+from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.samples import Samples, choose_prompts
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
@@ -39,7 +40,7 @@ def run(config: Config) -> int:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     check_batch(config, mesh)
     resume.check(config)
-    dtype = resolve_dtype(config)
+    dtype = resolve_dtype(config.compute_dtype)
     pictures = data.open_pictures(config.data)
     progress.stage("found", data.summary(pictures))
     parts = load_parts(config, dtype)
@@ -87,7 +88,7 @@ class Run:
         self.config, self.pictures, self.parts = config, pictures, parts
         self.objective, self.mesh, self.progress = objective, mesh, progress
         self.total = total_steps(config, len(pictures))
-        self.scaled = resolve_dtype(config) == "float16"
+        self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.frozen = sharding.shard_frozen(objective.frozen, mesh)
         self.outputs = Outputs(config, parts)

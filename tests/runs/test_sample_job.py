@@ -5,9 +5,10 @@ import jax
 import pytest
 
 from flax_sd.errors import UserError
+from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
-from flax_sd.runs.sample_job import own_sampler, prepare, resolve_dtype, usual_batch
+from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
 from flax_sd.weights.folder import read_json
 from tests import tiny
 
