@@ -16,3 +16,26 @@ def test_data() -> pathlib.Path:
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("FLAX_SD_TEST_DATA does not name a folder of real test files")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Tiny models as diffusers saves them: sd1, sd2."""
+    from tests import tiny  # torch and diffusers take seconds to import
+
+    root = tmp_path_factory.mktemp("models")
+    for family in ("sd1", "sd2"):
+        tiny.save(family, root / family)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pairs(folders):
+    """The same models, loaded here and in diffusers."""
+    import flax_sd
+    from tests import tiny
+
+    return {
+        family: (flax_sd.StableDiffusion.load(folders / family), tiny.load(folders / family))
+        for family in ("sd1", "sd2")
+    }

@@ -6,12 +6,18 @@ import warnings
 from typing import Literal
 
 import diffusers
+import numpy as np
 import torch
 import transformers
 
 import flax_sd
+from flax_sd.lora.adapter import Adapter
+from flax_sd.lora.files import write_peft
 from tests.parity import randomise
 
+PROMPTS, NEGATIVES, SEEDS = ["a cat", "two DOGS, one bone!"], ["bad", "worse hands"], [3, 4]
+SIZE = {"height": 40, "width": 24}  # 5x3 latents: odd, and h != w
+STEPS = {"num_inference_steps": 4, **SIZE}
 TOKENIZER = pathlib.Path(flax_sd.__file__).parent / "bundled" / "base" / "tokenizer"
 NOISE = {  # of all real checkpoints
     "beta_schedule": "scaled_linear",
@@ -104,3 +110,15 @@ def draw(pipeline, prompts, negatives, seeds, output_type="latent", **options):
         **options,
     ).images
     return images.permute(0, 2, 3, 1).numpy() if output_type == "latent" else images
+
+
+def write_lora(
+    path: pathlib.Path, layers: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> pathlib.Path:
+    """Writes a LoRA of the UNet: dotted path -> (down, up)."""
+    adapters = {
+        name: Adapter(down.astype(np.float32), up.astype(np.float32), float(len(down)))
+        for name, (down, up) in layers.items()
+    }
+    write_peft(path, {"unet": adapters})
+    return path
