@@ -22,12 +22,13 @@ def start(code: str, *args: object, **environ: object) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120) -> str:
+def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
     """Waits for success and returns what was printed."""
-    try:
-        out, err = process.communicate(timeout=timeout)
-    finally:
-        process.kill()
+    with process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     return out
 
@@ -56,4 +57,5 @@ def run_two(code: str, *args: object) -> list[str]:
         return [finish(process) for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            with process:
+                process.kill()

@@ -24,6 +24,13 @@ CONFIG = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that run a whole command compile a training step or a sampler, which is slow."""
+    for item in items:
+        if {"train", "drawn"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory):
     """Runs are many and programs few: each is compiled once, in whatever process."""
@@ -72,8 +79,13 @@ class Ended(NamedTuple):
         return metrics(self.folder)
 
     def lora(self) -> dict[str, np.ndarray]:
-        file = TensorFile(self.folder / "lora.safetensors")
-        return {key: np.array(file[key]) for key in file}
+        return tensors(self.folder / "lora.safetensors")
+
+
+def tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All of a safetensors file."""
+    file = TensorFile(path)
+    return {key: np.array(file[key]) for key in file}
 
 
 def metrics(folder: pathlib.Path) -> list[dict[str, float]]:
@@ -84,6 +96,20 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
     """Every file of a folder with its bytes."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assert_same_lora(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """Asserts that two LoRAs differ by 1e-5 of the largest weight, by rounding alone.
+
+    And each `up`, which starts at zero, by 1e-3 of how far it moved: Adam divides gradients by
+    their own size, and so enlarges the rounding of small ones.
+    """
+    assert ours.keys() == theirs.keys()
+    largest = max(np.abs(value).max() for value in theirs.values())
+    for key, value in theirs.items():
+        assert np.abs(ours[key] - value).max() <= 1e-5 * largest, key
+        if "lora_up" in key:
+            assert np.linalg.norm(ours[key] - value) <= 1e-3 * np.linalg.norm(value) > 0, key
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,6 @@ def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.slow
 def test_each_picture_is_that_of_its_row_and_seed_alone(drawn, model):
     sd = StableDiffusion.load(model)
     for row, prompt in enumerate(PROMPTS):
@@ -123,7 +122,6 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
         assert picture.text["parameters"].startswith("a <lora:cat:0.5>\nNegative prompt: n\nSteps")
 
 
-@pytest.mark.slow
 def test_devices_share_a_batch(drawn, model, prompts, tmp_path):
     code = """
 import sys, jax

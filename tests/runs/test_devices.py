@@ -1,0 +1,162 @@
+"""One seed, one LoRA: on any number of devices, sharded or not, in one process or in two."""
+
+import numpy as np
+import pytest
+
+from tests.processes import run, run_two, start
+from tests.runs.conftest import assert_same_lora, contents, make_pictures, metrics, tensors
+
+TRAIN = """
+import sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+jax.config.update("jax_default_matmul_precision", "highest")
+from flax_sd import cli, sharding
+sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
+status = cli.train(sys.argv[2:])
+print(f"status {status}, {jax.process_count()} processes")
+sys.exit(status)
+"""
+
+
+def lora(folder, name="lora.safetensors"):
+    return tensors(folder / name)
+
+
+@pytest.fixture
+def flags(config_file, tmp_path):
+    def make(name, *more):
+        fixed = ["--output", tmp_path / name, "--train.batch_size", 8]
+        # Adam divides each gradient by its own size: with its usual epsilon of 1e-8 one weight of
+        # this model, whose gradient is of that size, moves with the rounding of the sums.
+        fixed += ["--optim.epsilon", 1e-6]
+        return [config_file, *fixed, *more]
+
+    return make
+
+
+@pytest.fixture
+def environ(compile_cache):
+    return {
+        "JAX_COMPILATION_CACHE_DIR": compile_cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0,
+    }
+
+
+@pytest.mark.slow
+def test_any_number_of_devices_gives_one_lora(flags, environ, tmp_path):
+    runs = {
+        "one": (1, []),
+        "two": (2, []),
+        "eight": (8, []),
+        "sharded": (8, ["--mesh.fsdp", 2]),
+        "parts": (2, ["--train.accumulate", 2]),
+    }
+    for name, (devices, more) in runs.items():
+        run(TRAIN, devices, *flags(name, *more), **environ)
+    expected = lora(tmp_path / "one")
+    assert max(np.abs(v).max() for k, v in expected.items() if "lora_up" in k) > 1e-4
+    for name in runs:
+        assert_same_lora(lora(tmp_path / name), expected)
+
+
+@pytest.mark.slow
+def test_two_processes_write_one_set_of_files(flags, environ, tmp_path, monkeypatch):
+    held = tmp_path / "held"
+    held.mkdir()
+    make_pictures(held, 3, seed=5)
+    more = ["--sample.every", 2, "--sample.prompts", "a cat", "--sample.steps", 1]
+    more += ["--data.held_out", held, "--train.text_encoder"]
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    run(TRAIN, 2, *flags("alone", *more, "--train.steps", 6))
+    out = run_two(TRAIN, 1, *flags("both", *more))
+    assert ["status 0, 2 processes" in text for text in out] == [True, True]
+    assert ["found" in text for text in out] == [True, False]
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert_same_lora(lora(both), lora(alone, "loras/step-000004.safetensors"))
+
+    # What two processes left, one goes on with.
+    run(TRAIN, 2, *flags("both", *more, "--train.steps", 6))
+    assert_same_lora(lora(both), lora(alone))
+    names = [
+        {name for name in contents(folder) if not name.startswith("checkpoints")}
+        for folder in (alone, both)
+    ]
+    assert names[0] == names[1]
+    lines = metrics(both)  # held-out pictures were measured at the end of its first part too
+    lines.remove(next(line for line in lines if line["step"] == 4 and "val_loss" in line))
+    for a, b in zip(metrics(alone), lines, strict=True):
+        assert a.keys() == b.keys()
+        assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k != "images_per_second")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["full", "vae"])
+def test_two_processes_write_one_model(flags, environ, tmp_path, monkeypatch, mode):
+    more = ["--train.mode", mode, "--train.steps", 1]
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    run(TRAIN, 1, *flags("alone", *more))
+    run_two(TRAIN, 1, *flags("both", *more))
+    part = {"full": "unet", "vae": "vae"}[mode]
+    alone, both = (
+        tensors(tmp_path / name / f"model/{part}/diffusion_pytorch_model.safetensors")
+        for name in ("alone", "both")
+    )
+    assert alone.keys() == both.keys()
+    for key, value in alone.items():
+        assert np.abs(value - both[key]).max() <= 1e-4 * np.abs(value).max(), key
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both(flags, environ, tmp_path, monkeypatch):
+    signal_one = TRAIN.replace(
+        "status = cli",
+        """
+import os, signal
+from flax_sd.checkpoint import Checkpoints
+save = Checkpoints.save
+def save_and_signal(self, step, state):
+    save(self, step, state)
+    if step == 2 and jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+Checkpoints.save = save_and_signal
+status = cli""",
+    ).replace("sys.exit(status)", "sys.exit(0 if status == 130 else 1)")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    more = ["--train.steps", 30, "--checkpoint.every", 2]
+    out = run_two(signal_one, 1, *flags("a", *more))
+    assert "another process was told to stop: saved at step 4" in out[0]
+    assert "status 130" in out[1]
+
+
+@pytest.mark.slow
+def test_a_problem_in_one_process_ends_both(flags, environ, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "foreign").write_text("x")
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    code = TRAIN.replace("sys.exit(status)", "sys.exit(0 if status == 2 else 1)")
+    run_two(code, 1, *flags("a"))
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_over_the_devices(flags, environ):
+    process = start(TRAIN, 8, *flags("a", "--train.accumulate", 2), **environ)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert error.strip() == (
+        "error: train.batch_size 8 in 2 parts (train.accumulate): a batch of 4 does not divide "
+        "over 8 devices; near it: 8"
+    )
+
+
+@pytest.mark.slow
+def test_determinism_is_asked_for_before_a_device_is_looked_for(flags, tmp_path):
+    code = TRAIN.replace("sys.exit(status)", "import os; print(os.environ.get('XLA_FLAGS'))")
+    bad = ["--model.path", tmp_path / "no-model"]
+    assert "--xla_gpu_deterministic_ops=true" in run(code, 1, *flags("a", *bad))
+    out = run(code, 1, *flags("b", *bad, "--train.no_deterministic"))
+    assert "status 2" in out and "deterministic_ops" not in out

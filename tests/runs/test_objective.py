@@ -1,0 +1,147 @@
+"""What is trained, in which numbers, and what each option of the LoRA changes of it."""
+
+import jax
+import numpy as np
+import pytest
+
+from flax_sd import config_file
+from flax_sd.losses import PixelBatch
+from flax_sd.runs import feed
+from flax_sd.runs.objective import make_objective
+from flax_sd.runs.parts import load_parts
+from flax_sd.runs.precision import resolve_dtype
+from tests.parity import LAYER, NETWORK, assert_close
+
+
+@pytest.fixture
+def parse(config_file):
+    """The config of the tiny run with flags."""
+    return lambda *flags: _parse(config_file, *flags)
+
+
+@pytest.fixture
+def objective(parse):
+    """Its objective."""
+
+    def make(*flags):
+        config = parse(*flags)
+        dtype = resolve_dtype(config.compute_dtype)
+        return make_objective(config, load_parts(config, dtype))
+
+    return make
+
+
+def _parse(path, *flags):
+    return config_file.parse(path, [str(flag) for flag in flags])
+
+
+def batch_of(objective, b=2):
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(b, 32, 32, 3)).astype(np.float32)
+    ids = rng.integers(0, 49000, (b, 77)).astype(np.int32)
+    return objective.encode(objective.frozen, pixels, ids)
+
+
+def loss_and_gradient(objective):
+    batch = batch_of(objective)
+    draws = objective.loss.draw(jax.random.key(0), batch)
+
+    def value(params):
+        return objective.loss.loss(params, objective.frozen, batch, draws).mean()
+
+    return jax.jit(jax.value_and_grad(value))(objective.params)
+
+
+def test_recomputation_changes_no_gradient(objective):
+    loss, plain = loss_and_gradient(objective())
+    same_loss, again = loss_and_gradient(objective("--train.remat", "blocks"))
+    assert_close(same_loss, loss, LAYER)
+    pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True))
+    assert sum(bool(np.abs(b).max() > 0) for _, b in pairs) >= len(pairs) // 2  # up's; down's are 0
+    for a, b in pairs:
+        assert_close(a, b, NETWORK)
+
+
+def test_frozen_weights_have_the_dtype_of_the_arithmetic(objective):
+    made = objective("--compute_dtype", "bfloat16")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.frozen["vae"])} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.params)} == {"float32"}
+    whole = objective("--compute_dtype", "bfloat16", "--train.mode", "full")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(whole.params)} == {"float32"}
+
+
+def test_a_share_of_the_captions_is_dropped(parse):
+    config = parse("--train.caption_dropout", 0.25)
+    captions = [f"{i}" for i in range(2000)]
+    dropped = feed.drop_captions(captions, np.arange(2000), config)
+    assert 0.2 < dropped.count("") / 2000 < 0.3
+    assert all(a in ("", b) for a, b in zip(dropped, captions, strict=True))
+    # Sample 7 is treated alike wherever in a batch it stands.
+    assert feed.drop_captions(["7"], np.array([7]), config) == [dropped[7]]
+    other = feed.drop_captions(captions, np.arange(2000), config.model_copy(update={"seed": 1}))
+    assert other != dropped
+
+
+def paths(objective):
+    leaves = jax.tree_util.tree_leaves_with_path(objective.params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+@pytest.mark.parametrize(
+    "targets, some, others",
+    [
+        ("attention", ["to_q", "to_out.0"], ["ff", "proj_in", "conv1"]),
+        ("attention+ff", ["to_q", "ff.net.0.proj", "ff.net.2"], ["proj_in", "conv1"]),
+        ("all-linear", ["to_q", "ff.net.0.proj", "time_emb_proj"], []),
+        ("conv", ["conv1", "conv_in", "to_q"], []),
+        (r".*\.proj_in", ["proj_in"], ["to_q", "ff", "conv1", "proj_out"]),
+    ],
+)
+def test_targets_choose_the_layers(objective, targets, some, others):
+    found = paths(objective("--lora.targets", targets))
+    assert all(any(f".{name}." in path for path in found) for name in some)
+    assert not any(f".{name}." in path for path in found for name in others)
+
+
+def test_rank_init_and_seed_are_those_of_the_config(objective):
+    plain, wide = paths(objective()), paths(objective("--lora.rank", 5))
+    assert plain.keys() == wide.keys()
+    assert all(2 in leaf.shape for leaf in plain.values())
+    assert all(5 in leaf.shape for leaf in wide.values())
+    for other in (objective("--seed", 1), objective("--lora.init", "kaiming")):
+        changed = {path for path, leaf in paths(other).items() if (leaf != plain[path]).any()}
+        assert changed and changed == {path for path, leaf in plain.items() if leaf.any()}
+
+
+def test_the_text_encoder_is_trained_if_asked(objective):
+    assert {path.split(".")[0] for path in paths(objective())} == {"unet"}
+    both = objective("--train.text_encoder")
+    assert {path.split(".")[0] for path in paths(both)} == {"unet", "text_encoder"}
+
+
+def test_alpha_scales_the_gradient(objective):
+    _, plain = loss_and_gradient(objective())
+    _, scaled = loss_and_gradient(objective("--lora.alpha", 5))
+    for a, b in zip(jax.tree.leaves(scaled), jax.tree.leaves(plain), strict=True):
+        assert_close(a, 2.5 * b, NETWORK)  # alpha is the rank, 2, unless said
+
+
+def test_clip_skip_changes_what_the_unet_reads(objective):
+    text = [batch_of(objective(*flags)).text for flags in ([], ["--model.clip_skip", 1])]
+    assert text[0].shape == text[1].shape and not np.allclose(*text)
+
+
+def test_the_weights_of_the_autoencoders_loss_count(objective):
+    pixels = PixelBatch(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32))
+
+    def loss(*flags):
+        made = objective("--train.mode", "vae", *flags)
+        draws = made.loss.draw(jax.random.key(0), pixels)
+        return float(jax.jit(made.loss.loss)(made.params, made.frozen, pixels, draws).mean())
+
+    def weights(kl, l1):
+        return ["--vae_loss.kl_weight", kl, "--vae_loss.l1_weight", l1]
+
+    squared, absolute = loss(*weights(0, 0)), loss(*weights(0, 1))
+    assert loss(*weights(0, 0.25)) == pytest.approx(0.75 * squared + 0.25 * absolute, rel=1e-5)
+    assert loss(*weights(0.5, 0)) > squared * 1.01
