@@ -1,7 +1,6 @@
 """The work that is measured, done by flax_sd. Each case returns a call that runs it once."""
 
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,9 +16,7 @@ from flax_sd.models.vae import Moments
 from flax_sd.optim import make_optimizer
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.train_step import init_state, make_train_step
-from sides.inputs import LORA_RANK, PROMPT, STEPS, TOKENS, normal
-
-Run = Callable[[], np.ndarray]
+from sides.inputs import LORA_RANK, PROMPT, STEPS, TOKENS, Run, normal, token_ids
 
 
 def unet(folder: pathlib.Path, batch: int, dtype: str) -> Run:
@@ -49,7 +46,7 @@ def vae(folder: pathlib.Path, batch: int, dtype: str) -> Run:
 def text(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     """The text encoder over 77 tokens."""
     graph, state = nnx.split(components.load_network(folder, "text_encoder", dtype))
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, 49000, (batch, TOKENS)))
+    ids = jnp.asarray(token_ids(batch))
     encode = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
     return lambda: np.asarray(encode(state, ids), np.float32)
 
@@ -66,7 +63,7 @@ def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     state = init_state({"unet": params}, tx, 0, scaled=False)
     latents = jnp.asarray(normal(0, batch, side, side, 4))
     batch_of = EncodedBatch(
-        Moments(latents, jnp.full_like(latents, -30.0)),
+        Moments(latents, jnp.full_like(latents, -30.0)),  # log variance: as good as none
         jnp.asarray(normal(1, batch, TOKENS, width)),
     )
 

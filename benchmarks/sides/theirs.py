@@ -2,7 +2,6 @@
 
 import pathlib
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -11,9 +10,7 @@ import torch
 import transformers
 from peft import LoraConfig
 
-from sides.inputs import LORA_RANK, PROMPT, STEPS, TOKENS, normal
-
-Run = Callable[[], np.ndarray]
+from sides.inputs import LORA_RANK, PROMPT, STEPS, TOKENS, Run, normal, token_ids
 
 
 def _load(kind: Any, folder: pathlib.Path, dtype: str) -> Any:
@@ -58,7 +55,7 @@ def vae(folder: pathlib.Path, batch: int, dtype: str) -> Run:
 def text(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     """As ours."""
     network = _load(transformers.CLIPTextModel, folder / "text_encoder", dtype)
-    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 49000, (batch, TOKENS)))
+    ids = torch.from_numpy(token_ids(batch))
 
     @torch.no_grad()
     def run() -> np.ndarray:
