@@ -31,6 +31,8 @@ def _of_equation(equation: Any) -> int:
         return 2 * math.prod(out.shape) * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _of_convolution(equation, out)
+    if name == "cond":  # one branch is taken: the algorithm that a platform chooses, for one
+        return max(_of_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
     repeats = equation.params["length"] if name == "scan" else 1
     return repeats * sum(_of_jaxpr(inner) for inner in _inner_jaxprs(equation.params))
 

@@ -62,3 +62,10 @@ def test_recomputation_is_counted():
 
     plain = count_flops(jax.grad(lambda x, w: jnp.sin(x @ w).sum()), shape(3, 4), shape(4, 5))
     assert count_flops(jax.grad(function), shape(3, 4), shape(4, 5)) == plain * 3 // 2
+
+
+def test_a_choice_between_algorithms_counts_as_the_larger():
+    def function(a, b):
+        return jax.lax.platform_dependent(a, b, cpu=jnp.dot, default=lambda a, b: 2 * jnp.dot(a, b))
+
+    assert count_flops(function, shape(3, 4), shape(4, 5)) == 2 * 3 * 4 * 5

@@ -13,10 +13,26 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
+from flax_sd.models.attention import blocked_attention
+from flax_sd.models.convolution import conv3x3
+
 Linear = nnx.Linear
-BLOCKED_FROM = 2**22  # queries × keys from which attention goes block by block: 45×45 latents
-QUERY_BLOCK = 512  # queries at a time
+BLOCKED_FROM = 2**18  # queries × keys from which attention goes block by block
 conv_init = nnx.initializers.lecun_normal()
+
+
+class Conv(nnx.Conv):
+    """A convolution that chooses its algorithm."""
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+        kernel, window = self.kernel[...], (self.strides, self.padding)
+        if window == ((1, 1), ((1, 1), (1, 1))) and self.kernel_size == (3, 3):
+            y = conv3x3(x, kernel)
+        elif window == ((1, 1), ((0, 0), (0, 0))) and self.kernel_size == (1, 1):
+            y = x @ kernel[0, 0]
+        else:
+            return super().__call__(x)
+        return y if self.bias is None else y + self.bias[...]
 
 
 def conv(
@@ -29,7 +45,7 @@ def conv(
     bias: bool = True,
     zero: bool = False,
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> Conv:
     """A square convolution on [b, h, w, c].
 
     Args:
@@ -38,7 +54,7 @@ def conv(
       zero: starts at zero, for the last convolution of a residual branch.
     """
     pad = (size - 1) // 2
-    return nnx.Conv(
+    return Conv(
         c_in,
         c_out,
         (size, size),
@@ -58,16 +74,32 @@ def linear(
     return nnx.Linear(c_in, c_out, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
-def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
+class GroupNorm(nnx.GroupNorm):
+    """Group norm that keeps its input alone for the backward pass, not its four intermediates."""
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        plain = super().__call__
+        return jax.checkpoint(lambda x: plain(x))(x)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer norm that keeps its input alone for the backward pass."""
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        plain = super().__call__
+        return jax.checkpoint(lambda x: plain(x))(x)
+
+
+def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs) -> GroupNorm:
     """Group norm with two-pass variance: E[x²] - E[x]² loses 1.7e-4 at mean 10."""
-    return nnx.GroupNorm(
+    return GroupNorm(
         channels, num_groups=groups, epsilon=epsilon, use_fast_variance=False, rngs=rngs
     )
 
 
-def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs) -> LayerNorm:
     """Layer norm with two-pass variance."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+    return LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def dtype_of(norm: nnx.GroupNorm | nnx.LayerNorm) -> jnp.dtype:
@@ -88,7 +120,7 @@ def attention(
       mask: True where a query may look at a key; None lets it look everywhere.
     """
     if mask is None and q.shape[1] * k.shape[1] >= BLOCKED_FROM:
-        return _blocked_attention(q, k, v)
+        return blocked_attention(q, k, v)
     return _attention(q, k, v, mask)
 
 
@@ -99,20 +131,6 @@ def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bknm,bmkd->bnkd", weights, v)
-
-
-def _blocked_attention(q: Array, k: Array, v: Array) -> Array:
-    """The same, a block of queries at a time, each computed again in the backward pass.
-
-    At 64×64 latents and 8 heads the logits of one layer are 0.5 GiB, and XLA kept 17 such arrays.
-    """
-    b, n, heads, d = q.shape
-    blocks = -(-n // QUERY_BLOCK)
-    padded = jnp.pad(q, ((0, 0), (0, blocks * QUERY_BLOCK - n), (0, 0), (0, 0)))
-    rows = jnp.moveaxis(padded.reshape(b, blocks, QUERY_BLOCK, heads, d), 1, 0)
-    one_block = jax.checkpoint(lambda block: _attention(block, k, v, None))
-    out = jnp.moveaxis(jax.lax.map(one_block, rows), 0, 1)
-    return out.reshape(b, blocks * QUERY_BLOCK, heads, d)[:, :n]
 
 
 def timestep_embedding(
@@ -145,3 +163,15 @@ def upsample_nearest(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float
 
 
 gelu = functools.partial(jax.nn.gelu, approximate=False)  # the exact erf form, as in torch
+
+
+@jax.checkpoint
+def gated_gelu(x: Float[Array, "*b d2"]) -> Float[Array, "*b d"]:
+    """a · gelu(b) with [a, b] = x (Shazeer 2020, arXiv 2002.05202), keeping only x."""
+    value, gate = jnp.split(x, 2, axis=-1)
+    return value * gelu(gate)
+
+
+def silu_of(norm: GroupNorm, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """silu(norm(x)), keeping only x."""
+    return jax.checkpoint(lambda x: jax.nn.silu(norm(x)))(x)

@@ -72,7 +72,7 @@ class UNet2DConditionModel(nnx.Module):
         x = self.mid_block(skips[-1], temb, text, remat=remat)
         for block in self.up_blocks:
             x = block(x, skips, temb, text, remat=remat)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return self.conv_out(layers.silu_of(self.conv_norm_out, x))
 
     def _embed_time(self, t: Num[Array, " b"]) -> Float[Array, "b c_time"]:
         config = self.config

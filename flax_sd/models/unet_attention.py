@@ -6,7 +6,6 @@ Rombach et al. 2022 (arXiv 2112.10752), appendix E.2.1; names are those of diffu
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -38,14 +37,13 @@ class Attention(nnx.Module):
 
 
 class GEGLU(nnx.Module):
-    """a · gelu(b) with [a, b] = W x (Shazeer 2020, arXiv 2002.05202); gelu is the erf form."""
+    """a · gelu(b) with [a, b] = W x; gelu is the erf form."""
 
     def __init__(self, width: int, out: int, *, rngs: nnx.Rngs):
         self.proj = layers.linear(width, 2 * out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n D"]:
-        value, gate = jnp.split(self.proj(x), 2, axis=-1)
-        return value * layers.gelu(gate)
+        return layers.gated_gelu(self.proj(x))
 
 
 class FeedForward(nnx.Module):

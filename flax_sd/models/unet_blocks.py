@@ -38,9 +38,9 @@ class ResnetBlock2D(nnx.Module):
     def __call__(
         self, x: Float[Array, "b h w c_in"], temb: Float[Array, "b c_time"]
     ) -> Float[Array, "b h w c_out"]:
-        h = self.conv1(jax.nn.silu(self.norm1(x)))
+        h = self.conv1(layers.silu_of(self.norm1, x))
         h += self.time_emb_proj(jax.nn.silu(temb))[:, None, None, :]  # one shift for all positions
-        h = self.conv2(jax.nn.silu(self.norm2(h)))
+        h = self.conv2(layers.silu_of(self.norm2, h))
         return (h + (x if self.conv_shortcut is None else self.conv_shortcut(x))) / self.scale
 
 

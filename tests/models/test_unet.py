@@ -8,6 +8,7 @@ import pytest
 import torch
 from flax import nnx
 
+from flax_sd.flops import count_flops
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.weights.fill import fill, state_tensors
@@ -137,8 +138,7 @@ def gradients(unet):
     latents, text = map(jnp.asarray, inputs(SMALL, 5, 6))
     graphdef, state = nnx.split(unet)
     grad = jax.grad(lambda state: loss(graphdef, state, latents, text))
-    recomputed = re.findall(r"= (remat2?|checkpoint)\[", str(jax.make_jaxpr(grad)(state)))
-    return call(grad, state), len(recomputed)
+    return call(grad, state), count_flops(grad, state)
 
 
 def test_a_new_network_outputs_zero_and_learns():
@@ -154,11 +154,10 @@ def test_a_new_network_outputs_zero_and_learns():
 @pytest.mark.slow
 def test_gradients_with_rematerialisation_are_equal():
     _, ours = pair(SMALL)
-    plain, recomputed = gradients(ours)
-    assert recomputed == 0
+    plain, flops = gradients(ours)
     ours.remat = "blocks"
-    remat, recomputed = gradients(ours)
-    assert recomputed == 1 + 2 + 2  # layers going down, in the middle, going up
+    remat, more_flops = gradients(ours)
+    assert 1.2 * flops < more_flops < 1.4 * flops  # a forward pass is a third of a step
     for a, b in zip(*map(jax.tree.leaves, (remat, plain)), strict=True):
         parity.assert_close(a, b, parity.LAYER)
 
@@ -170,9 +169,10 @@ def test_computes_in_the_dtype_of_the_parameters(dtype):
     half = nnx.merge(graphdef, jax.tree.map(lambda x: x.astype(dtype), state))
     latents, text = inputs(SMALL, 4, 6)
     t = np.array([3, 400, 990])
-    jaxpr = jax.make_jaxpr(lambda *args: half(*args))(*map(jnp.asarray, (latents, t, text)))
-    convolutions = [e for e in jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
-    assert {str(e.outvars[0].aval.dtype) for e in convolutions} == {dtype}
+    arrays = map(jnp.asarray, (latents, t, text))
+    lowered = jax.jit(lambda *args: half(*args)).lower(*arrays).as_text()
+    convolutions = re.findall(r"stablehlo\.convolution.*-> tensor<[\dx]*x(\w+)>", lowered)
+    assert set(convolutions) == {{"bfloat16": "bf16", "float16": "f16"}[dtype]}
     out = call(lambda *args: half(*args), latents, t, text)
     assert out.dtype == dtype
     parity.assert_close(out, run(theirs, latents, t, text), 0.05)
