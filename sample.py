@@ -7,7 +7,10 @@ python sample.py --help      # every option
 
 import sys
 
-from flax_sd.cli import sample
+from flax_sd.allocator import restart_with_tunables
 
 if __name__ == "__main__":
+    restart_with_tunables()
+    from flax_sd.cli import sample
+
     sys.exit(sample(sys.argv[1:]))

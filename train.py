@@ -8,7 +8,10 @@ The same command again goes on where the run stopped.
 
 import sys
 
-from flax_sd.cli import train
+from flax_sd.allocator import restart_with_tunables
 
 if __name__ == "__main__":
+    restart_with_tunables()
+    from flax_sd.cli import train
+
     sys.exit(train(sys.argv[1:]))

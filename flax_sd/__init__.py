@@ -1,6 +1,19 @@
 """Fine-tune Stable Diffusion with LoRA in JAX/Flax."""
 
-from flax_sd import samplers
-from flax_sd.pipeline import StableDiffusion
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flax_sd import samplers
+    from flax_sd.pipeline import StableDiffusion
 
 __all__ = ["StableDiffusion", "samplers"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use, so that commands start, and start again, before JAX is imported."""
+    if name == "samplers":
+        return importlib.import_module("flax_sd.samplers")
+    if name == "StableDiffusion":
+        return importlib.import_module("flax_sd.pipeline").StableDiffusion
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
