@@ -53,15 +53,15 @@ def _backward(saved: tuple[Array, ...], dout: Array) -> tuple[Array, Array, Arra
     blocks = (_blocks(_scaled(q)), _blocks(dout), log_sums, _blocks(along)[..., 0])
 
     def head(one: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        *rows, keys, values = one
+        q, dout, log_sums, along, keys, values = one
 
         def block(sums: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple, Array]:
-            dq, dk, dv = _attend_backward(*row, keys, values)
+            dq, dk, dv = _attend_backward(row, keys, values)
             return (sums[0] + dk, sums[1] + dv), dq
 
         b, m, d = keys.shape
         zero = jnp.zeros((b, d, m), jnp.float32)
-        (dk, dv), dq = lax.scan(block, (zero, zero), tuple(rows))
+        (dk, dv), dq = lax.scan(block, (zero, zero), (q, dout, log_sums, along))
         return dq, dk, dv
 
     dq, dk, dv = lax.map(head, (*blocks, _heads_first(k), _heads_first(v)))
@@ -70,13 +70,12 @@ def _backward(saved: tuple[Array, ...], dout: Array) -> tuple[Array, Array, Arra
     return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
-def _attend_backward(
-    q: Array, dout: Array, log_sum: Array, along: Array, k: Array, v: Array
-) -> tuple[Array, Array, Array]:
+def _attend_backward(row: tuple[Array, ...], k: Array, v: Array) -> tuple[Array, Array, Array]:
     """The gradients of a block's queries, and its share of those of keys and values.
 
     The latter two are [b, d, m]: with the long axis last a CPU's product is four times as fast.
     """
+    q, dout, log_sum, along = row
     weights = jnp.exp(_product("bnd,bmd->bnm", q, k) - log_sum[..., None])
     dv = _product("bnd,bnm->bdm", dout, weights.astype(dout.dtype))
     dweights = _product("bnd,bmd->bnm", dout, v)

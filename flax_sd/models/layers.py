@@ -6,6 +6,7 @@ softmax and timestep embeddings are float32.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,14 @@ conv_init = nnx.initializers.lecun_normal()
 class Conv(nnx.Conv):
     """A convolution that chooses its algorithm."""
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         kernel, window = self.kernel[...], (self.strides, self.padding)
         if window == ((1, 1), ((1, 1), (1, 1))) and self.kernel_size == (3, 3):
-            y = conv3x3(x, kernel)
+            y = conv3x3(inputs, kernel)
         elif window == ((1, 1), ((0, 0), (0, 0))) and self.kernel_size == (1, 1):
-            y = x @ kernel[0, 0]
+            y = inputs @ kernel[0, 0]
         else:
-            return super().__call__(x)
+            return super().__call__(inputs, out_sharding)
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -77,17 +78,17 @@ def linear(
 class GroupNorm(nnx.GroupNorm):
     """Group norm that keeps its input alone for the backward pass, not its four intermediates."""
 
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         plain = super().__call__
-        return jax.checkpoint(lambda x: plain(x))(x)
+        return jax.checkpoint(lambda x: plain(x, mask=mask))(x)
 
 
 class LayerNorm(nnx.LayerNorm):
     """Layer norm that keeps its input alone for the backward pass."""
 
-    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         plain = super().__call__
-        return jax.checkpoint(lambda x: plain(x))(x)
+        return jax.checkpoint(lambda x: plain(x, mask=mask))(x)
 
 
 def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs) -> GroupNorm:
