@@ -219,6 +219,8 @@ class Config(Section):
     """Seed of everything that the run draws."""
     output: pathlib.Path = pathlib.Path("runs/lora")
     """Folder of the run; the same command with the same folder resumes."""
+    profile: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
+    """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
 

@@ -3,6 +3,7 @@
 import datetime
 import math
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import SupportsFloat
 
@@ -10,6 +11,8 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
 
 
 class Progress:
@@ -73,10 +76,18 @@ class Steps:
         if self._progress.console.is_terminal:
             self._bar.stop()
 
-    def update(self, step: int, loss: SupportsFloat, images_per_second: SupportsFloat) -> None:
-        """Shows that `step` steps are done."""
+    def update(self, step: int, loss: SupportsFloat, pace: Mapping[str, float]) -> None:
+        """Shows that `step` steps are done.
+
+        Args:
+          pace: images_per_second, and of wait_share and mfu (both 0 to 1) what is known.
+        """
         now = time.monotonic()
-        shown, rate = f"{float(loss):.4f}", f"{float(images_per_second):.2f} images/s"
+        shown, rate = f"{float(loss):.4f}", f"{pace['images_per_second']:.2f} images/s"
+        if "mfu" in pace:
+            rate += f"  MFU {pace['mfu']:.0%}"
+        if pace.get("wait_share", 0.0) >= WORTH_SAYING:
+            rate += f"  waits for pictures {pace['wait_share']:.0%}"
         left = f"{self._left(step, now)} left"
         if self._progress.console.is_terminal:
             self._bar.update(self._task, completed=step, loss=shown, rate=rate, left=left)

@@ -36,7 +36,7 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
     out, progress = capture(False)
     with progress.steps(total=50, done=10, interval=1000.0) as steps:
         for step in range(11, 51):
-            steps.update(step, 0.5 / step, 3.14159)
+            steps.update(step, 0.5 / step, {"images_per_second": 3.14159})
     lines = out.getvalue().splitlines()
     assert lines == [
         "step 11/50  loss 0.0455  3.14 images/s  -:--:-- left",
@@ -44,11 +44,21 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
     ]
 
 
+def test_utilisation_and_waiting_are_shown_where_known():
+    out, progress = capture(False)
+    with progress.steps(total=2, interval=0.0) as steps:
+        steps.update(1, 1.0, {"images_per_second": 2.0, "wait_share": 0.004})
+        steps.update(2, 1.0, {"images_per_second": 2.0, "wait_share": 0.25, "mfu": 0.451})
+    first, second = out.getvalue().splitlines()
+    assert first == "step 1/2  loss 1.0000  2.00 images/s  -:--:-- left"
+    assert "2.00 images/s  MFU 45%  waits for pictures 25%  " in second
+
+
 def test_interval_zero_shows_every_step_with_the_time_left():
     out, progress = capture(False)
     with progress.steps(total=10_000, interval=0.0) as steps:
         for step in (1, 2, 3):
-            steps.update(step, 1.0, 1.0)
+            steps.update(step, 1.0, {"images_per_second": 1.0})
             time.sleep(0.1)
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
@@ -59,9 +69,9 @@ def test_interval_zero_shows_every_step_with_the_time_left():
 def test_a_terminal_gets_a_bar_and_messages_above_it():
     out, progress = capture(True)
     with progress.steps(total=4) as steps:
-        steps.update(1, 0.25, 2.0)
+        steps.update(1, 0.25, {"images_per_second": 2.0})
         progress.say("saved step 1")
-        steps.update(4, 0.125, 2.0)
+        steps.update(4, 0.125, {"images_per_second": 2.0})
     text = out.getvalue()
     assert "saved step 1\n" in text
     assert "4/4 loss 0.1250  2.00 images/s  0:00:00 left" in text
@@ -72,6 +82,6 @@ def test_other_processes_are_quiet():
     out = io.StringIO()
     progress = Progress(Console(file=out, quiet=True))
     with progress.steps(total=1) as steps:
-        steps.update(1, 1.0, 1.0)
+        steps.update(1, 1.0, {"images_per_second": 1.0})
     progress.stage("done")
     assert out.getvalue() == ""

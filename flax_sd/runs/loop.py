@@ -1,6 +1,5 @@
 """The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
 
-import collections
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -12,13 +11,14 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
+from flax_sd.runs.pace import Pace
+from flax_sd.runs.profile import Profile
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 ASK_EVERY = 8  # steps between two questions whether another process was told to stop
-RATE_OVER = 10  # steps
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -49,11 +49,13 @@ class Loop:
         progress: Progress,
         stop: StopRequest,
         hooks: Hooks,
+        pace: Pace,
     ):
         self._config, self._total, self._step = config, total, step
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
-        self._times = collections.deque([time.monotonic()], maxlen=RATE_OVER + 1)
+        self._pace = pace
+        self._profile = Profile(config.profile, config.output / "profile")
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
@@ -70,8 +72,15 @@ class Loop:
         self._sample(start, state)
         with self._progress.steps(self._total, start) as self._shown:
             while done < self._total and not stopping:
-                state, metrics = self._step(state, frozen, next(batches))
+                asked = time.monotonic()
+                batch = next(batches)
+                self._pace.got_batch(asked, pending is None or _is_ready(pending[1].loss))
+                self._profile.before(done + 1)
+                with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
+                    state, metrics = self._step(state, frozen, batch)
                 done += 1
+                if self._profile.after(done, metrics.loss):
+                    self._progress.say(f"trace written to {self._config.output / 'profile'}")
                 if pending is not None:
                     self._report(*pending)
                 pending = (done, metrics)
@@ -83,6 +92,7 @@ class Loop:
                     self._hooks.saving(done, state)
                     self._checkpoints.save(done, state)
                 self._sample(done, state)
+        self._profile.close()
         return done, state
 
     def _must_stop(self, done: int, saving: bool) -> bool:
@@ -106,8 +116,9 @@ class Loop:
                 "helps: a lower optim.learning_rate, or compute_dtype bfloat16 or float32 in "
                 "place of float16"
             )
-        rate = self._rate()
-        self._shown.update(step, loss, rate)
+        self._pace.stepped()
+        pace = self._pace.values()
+        self._shown.update(step, loss, pace)
         if step % self._config.log.every and step != self._total:
             return
         more = self._hooks.measured(step, state) if state and step == self._total else {}
@@ -115,12 +126,10 @@ class Loop:
             "loss": loss,
             "grad_norm": float(metrics.grad_norm),
             "lr": optim.learning_rate_at(self._config.optim, step - 1, self._total),
-            "images_per_second": rate,
         }
-        self._trackers.log(step, {**values, **more})
+        self._trackers.log(step, {**values, **pace, **more})
 
-    def _rate(self) -> float:
-        """Images a second over the last steps, all that is done beside them included."""
-        self._times.append(time.monotonic())
-        elapsed = max(self._times[-1] - self._times[0], 1e-9)
-        return self._config.train.batch_size * (len(self._times) - 1) / elapsed
+
+def _is_ready(array: Any) -> bool:
+    """Whether the devices have come to it; jax.Array's declaration leaves the method out."""
+    return array.is_ready()

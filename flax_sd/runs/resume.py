@@ -12,7 +12,7 @@ from flax_sd.runs.outputs import write_aside
 
 FILE = "config.yaml"
 # What may differ on resume, so that a run can be extended or watched, and its folder moved.
-FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output")
+FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output", "profile")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

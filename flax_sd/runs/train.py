@@ -1,8 +1,10 @@
 """A training run from its config to its files, in the order of the data."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import yaml
@@ -12,13 +14,15 @@ from flax_sd import data, optim, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
+from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
 from flax_sd.runs import latents, resume
 from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
-from flax_sd.runs.loop import Loop
+from flax_sd.runs.loop import Loop, Step
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
+from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.samples import Samples, choose_prompts
@@ -170,10 +174,27 @@ class Run:
             start,
         )
         stack.enter_context(contextlib.closing(batches))
+        first = next(batches)
         loop = Loop(
-            self.config, self.total, step, checkpoints, self.trackers, self.progress, stop, self
+            self.config,
+            self.total,
+            step,
+            checkpoints,
+            self.trackers,
+            self.progress,
+            stop,
+            self,
+            self._pace(step, state, first),
         )
-        return loop.run(start, state, self.frozen, batches)
+        return loop.run(start, state, self.frozen, itertools.chain([first], batches))
+
+    def _pace(self, step: Step, state: TrainState, batch: Any) -> Pace:
+        """Counts the step's operations; the first step need not trace it again."""
+        flops = count_flops(step, state, self.frozen, batch)
+        devices = self.mesh.devices.flatten()
+        peak = peak_flops(devices[0].device_kind, resolve_dtype(self.config.compute_dtype))
+        whole = None if peak is None else peak * len(devices)
+        return Pace(self.config.train.batch_size, flops, whole)
 
     def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
         """The held-out loss, if there are held-out pictures.

@@ -20,6 +20,8 @@ print(f"status {status}, {jax.process_count()} processes")
 sys.exit(status)
 """
 
+PACE = {"images_per_second", "wait_share", "tflops"}  # what a clock decides
+
 
 def lora(folder, name="lora.safetensors"):
     return tensors(folder / name)
@@ -89,7 +91,7 @@ def test_two_processes_write_one_set_of_files(flags, environ, tmp_path, monkeypa
     assert names[0] == names[1]
     for a, b in zip(metrics(alone), metrics(both), strict=True):
         assert a.keys() == b.keys()
-        assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k != "images_per_second")
+        assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k not in PACE)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A run of a LoRA: its files, and what the same command does again."""
 
+import gzip
 import json
 
 import numpy as np
@@ -20,7 +21,9 @@ def test_the_files_of_a_run_and_the_same_command_again(train):
     }
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5]
     for line in run.metrics():
-        assert list(line) == ["step", "loss", "grad_norm", "lr", "images_per_second"]
+        head, pace = list(line)[:5], list(line)[5:]
+        assert head == ["step", "loss", "grad_norm", "lr", "images_per_second"]
+        assert pace == ["wait_share", "tflops"] and 0 <= line["wait_share"] <= 1
         assert np.isfinite(list(line.values())).all() and line["lr"] == 1e-3
     saved = sorted(path.name for path in (run.folder / "loras").iterdir())
     assert saved == [f"step-00000{n}{end}.safetensors" for n in (2, 4, 5) for end in ("", "_peft")]
@@ -131,3 +134,14 @@ def test_one_step_resumed_at_every_step_is_json(train):
     assert json.loads((run.folder / "finished.json").read_text()) == {"step": 1}
     train("a", "--train.steps", 2, "--checkpoint.every", 1)
     assert json.loads((run.folder / "finished.json").read_text()) == {"step": 2}
+
+
+def test_a_profile_traces_the_steps_asked_for(train):
+    run = train("out", "--train.steps", 5, "--profile", "3:4")
+    assert run.status == 0, run.err
+    (trace,) = (run.folder / "profile").rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [int(e["args"]["step_num"]) for e in events if "step_num" in e.get("args", ())]
+    assert set(steps) == {3, 4}
+    refused = train("other", "--profile", "3")
+    assert refused.status == 2 and "profile" in refused.err

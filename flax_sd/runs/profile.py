@@ -1,0 +1,38 @@
+"""A trace of some steps of a run, for Perfetto or TensorBoard."""
+
+import pathlib
+
+import jax
+
+
+class Profile:
+    """Traces the steps from `first` to `last`, both included.
+
+    Args:
+      steps: "first:last", counted from 1; None traces nothing.
+      folder: where TensorBoard's profile plugin looks, and Perfetto's *.trace.json.gz is written.
+    """
+
+    def __init__(self, steps: str | None, folder: pathlib.Path):
+        self._first, self._last = map(int, steps.split(":")) if steps else (0, 0)
+        self._folder, self._running = folder, False
+
+    def before(self, step: int) -> None:
+        """Starts the trace where it begins at that step."""
+        if self._first <= step <= self._last and not self._running:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, result: jax.Array) -> bool:
+        """Ends the trace after its last step, once that step's result is there; whether it did."""
+        if not self._running or step < self._last:
+            return False
+        jax.block_until_ready(result)
+        self.close()
+        return True
+
+    def close(self) -> None:
+        """Ends the trace of a run that stopped within it."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,63 @@
+"""Rates over the last steps, by a clock that the tests turn."""
+
+import pytest
+
+from flax_sd.runs import pace
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", clock)
+    return clock
+
+
+def test_pictures_operations_and_utilisation(clock):
+    measured = pace.Pace(4, flops=6 * 10**12, peak=12e12)
+    for _ in range(3):
+        clock.now += 2.0
+        measured.stepped()
+    values = measured.values()
+    assert values == {"images_per_second": 2.0, "wait_share": 0.0, "tflops": 3.0, "mfu": 0.25}
+
+
+def test_only_the_last_steps_count(clock):
+    measured = pace.Pace(1)
+    clock.now += 1000.0  # compiling
+    measured.stepped()
+    for _ in range(pace.OVER):
+        clock.now += 0.5
+        measured.stepped()
+    assert measured.values() == {"images_per_second": 2.0, "wait_share": 0.0}
+
+
+def test_waiting_counts_only_while_the_device_is_idle(clock):
+    measured = pace.Pace(1)
+    for idle, shown in ((False, 0.0), (True, 0.5)):
+        asked = clock.now
+        clock.now += 1.0
+        measured.got_batch(asked, idle)
+        measured.stepped()
+        assert measured.values()["wait_share"] == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+        ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+        ("TPU v5 lite", "bfloat16", 197e12),
+        ("TPU v5p", "bfloat16", 459e12),
+        ("NVIDIA H100 80GB HBM3", "float32", None),
+        ("cpu", "bfloat16", None),
+    ],
+)
+def test_peaks(kind, dtype, peak):
+    assert pace.peak_flops(kind, dtype) == peak
