@@ -7,10 +7,12 @@ import pathlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 
+from flax_sd.allocator import restart_with_tunables
 from flax_sd.errors import UserError
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -32,15 +34,22 @@ def export(args: Sequence[str]) -> int:
     return guarded(_export, args)
 
 
+def plan(args: Sequence[str]) -> int:
+    """`flax-sd plan [CONFIG.yaml] [--topology v5e:4x4] [--device-memory 24GB] [--flag value …]`."""
+    return guarded(_plan, args)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a LoRA, a UNet or an autoencoder from a config"),
     "sample": (sample, "draw pictures from prompts"),
     "export": (export, "write a run's LoRA or merged model for other tools"),
+    "plan": (plan, "say before a run whether it fits, and the largest batch that does"),
 }
 
 
 def main() -> None:
     """The installed command."""
+    restart_with_tunables()
     name, *args = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.exit(COMMANDS[name][0](args))
@@ -101,21 +110,31 @@ def ask_for_determinism() -> None:
 
 
 def _train(args: Sequence[str]) -> int:
-    from flax_sd import config_file, sharding
+    from flax_sd import compile_cache, sharding
     from flax_sd.runs import train as runs_train
 
-    named = bool(args) and not args[0].startswith("-")
-    path = config_path(args[0] if named else "quickstart.yaml")
-    config = config_file.parse(path, args[1:] if named else args)
+    config = _read_config(args)
+    compile_cache.enable()
     if config.train.deterministic:
         ask_for_determinism()
     sharding.initialize_distributed()
     return runs_train.run(config)
 
 
+def _read_config(args: Sequence[str]) -> Any:
+    """The Config of the file that comes first (the quickstart if none does) and of the flags."""
+    from flax_sd import config_file
+
+    named = bool(args) and not args[0].startswith("-")
+    path = config_path(args[0] if named else "quickstart.yaml")
+    return config_file.parse(path, args[1:] if named else args)
+
+
 def _sample(args: Sequence[str]) -> int:
+    from flax_sd import compile_cache
     from flax_sd.runs import sample as runs_sample
 
+    compile_cache.enable()
     return runs_sample.run(runs_sample.parse(args))
 
 
@@ -123,3 +142,13 @@ def _export(args: Sequence[str]) -> int:
     from flax_sd.runs import export as runs_export
 
     return runs_export.run(runs_export.parse(args))
+
+
+def _plan(args: Sequence[str]) -> int:
+    from flax_sd.runs import plan as runs_plan
+
+    options, rest = runs_plan.parse(args)
+    config = _read_config(rest)
+    if config.train.deterministic and options.topology is None:
+        ask_for_determinism()
+    return runs_plan.run(config, options)

@@ -3,6 +3,9 @@
 import os
 import pathlib
 
+# Before JAX reads it: tests neither use nor fill the cache in the user's home.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 import jax
 import pytest
 

@@ -1,9 +1,10 @@
 """Attention without the matrix of all queries by all keys.
 
-One head and one block of queries at a time, in both directions (Dao et al. 2022, arXiv 2205.14135,
-Algorithms 1 and 4, without the tiling of keys): of a block's weights only the logarithm of their
-sum is kept, and the backward pass makes them again. At 64×64 latents and 8 heads the logits of one
-layer are 0.5 GiB, and there are 17 arrays of that size in a step that keeps them.
+GPUs have a kernel for it in cuDNN, with limits. Elsewhere one head and one block of queries at a
+time, in both directions (Dao et al. 2022, arXiv 2205.14135, Algorithms 1 and 4, without the tiling
+of keys): of a block's weights only the logarithm of their sum is kept, and the backward pass makes
+them again. At 64×64 latents and 8 heads the logits of one layer are 0.5 GiB, and there are 17
+arrays of that size in a step that keeps them.
 """
 
 import math
@@ -14,6 +15,19 @@ from jax import lax
 from jaxtyping import Array, Float
 
 QUERY_BLOCK = 1024  # queries at a time, at most
+
+
+def takes_flash(q: Float[Array, "b n k d"]) -> bool:
+    """Whether cuDNN has a fused kernel for such queries on the GPU that is there.
+
+    It must be asked for by name, and raises where it has none: it takes 16 bits, from Ampere
+    (compute capability 8.0) on, with heads a multiple of 8 wide and at most 128, 256 on Hopper.
+    """
+    if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = float(jax.devices()[0].compute_capability)
+    widest = 256 if capability >= 9 else 128
+    return capability >= 8 and q.shape[-1] % 8 == 0 and q.shape[-1] <= widest
 
 
 @jax.custom_vjp

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num
 
-from flax_sd.models.attention import blocked_attention
+from flax_sd.models.attention import blocked_attention, takes_flash
 from flax_sd.models.convolution import conv3x3
 
 Linear = nnx.Linear
@@ -120,6 +120,8 @@ def attention(
     Args:
       mask: True where a query may look at a key; None lets it look everywhere.
     """
+    if mask is None and takes_flash(q):
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if mask is None and q.shape[1] * k.shape[1] >= BLOCKED_FROM:
         return blocked_attention(q, k, v)
     return _attention(q, k, v, mask)

@@ -1,10 +1,11 @@
 """The parts of a model that a training run needs, loaded or new."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
 
 from flax_sd import components
 from flax_sd.config import Config
@@ -13,6 +14,7 @@ from flax_sd.models.vae import AutoencoderKL
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights import hub
+from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.folder import read_json
 
 PIPELINE = "StableDiffusionPipeline"
@@ -43,6 +45,37 @@ def load_parts(config: Config, compute_dtype: str) -> Parts:
     Raises:
       UserError: the model cannot be found, is none that can be trained, or does not fit.
     """
+
+    def load(parent: pathlib.Path, own: str, dtype: str, key: jax.Array | None) -> Any:
+        if key is not None:
+            return components.random_network(parent, own, key, dtype)
+        return components.load_network(parent, own, dtype, config.model.variant)
+
+    return _make_parts(config, compute_dtype, load)
+
+
+def abstract_parts(config: Config, compute_dtype: str) -> Parts:
+    """The same with shapes in place of weights, which are not read.
+
+    Raises:
+      UserError: as `load_parts`, but for what is wrong with the weights.
+    """
+
+    def shapes(parent: pathlib.Path, own: str, dtype: str, _: jax.Array | None) -> Any:
+        raw, target = components.read_component_config(parent, own), as_dtype(dtype)
+        graph, state = nnx.split(components.abstract_network(raw, str(parent / own)))
+        typed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, target), state)
+        return nnx.merge(graph, typed)
+
+    return _make_parts(config, compute_dtype, shapes)
+
+
+def _make_parts(
+    config: Config,
+    compute_dtype: str,
+    make: Callable[[pathlib.Path, str, str, jax.Array | None], Any],
+) -> Parts:
+    """The parts, each network by `make(folder, component, dtype, key if it starts at random)`."""
     model, train = config.model, config.train
     folder = hub.resolve(model.path, model.revision, model.variant)
     check_kind(folder)
@@ -50,14 +83,12 @@ def load_parts(config: Config, compute_dtype: str) -> Parts:
     names = ["vae"] if train.mode == "vae" else ["vae", "text_encoder", "unet"]
     whole = trained_whole(config)
     networks = {}
-    for name in names:
+    for i, name in enumerate(names):
         dtype = "float32" if name in whole else compute_dtype
         parent, own = (vae.parent, vae.name) if name == "vae" else (folder, name)
-        if name in model.from_scratch:
-            key = jax.random.fold_in(jax.random.key(config.seed), names.index(name))
-            networks[name] = components.random_network(parent, own, key, dtype)
-        else:
-            networks[name] = components.load_network(parent, own, dtype, model.variant)
+        random = name in model.from_scratch
+        key = jax.random.fold_in(jax.random.key(config.seed), i) if random else None
+        networks[name] = make(parent, own, dtype, key)
     _check_fit(config, networks)
     tokenizer = None if train.mode == "vae" else Tokenizer.load(folder / "tokenizer")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")

@@ -24,6 +24,7 @@ from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
+from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.samples import Samples, choose_prompts
 from flax_sd.signals import StopRequest
@@ -174,6 +175,7 @@ class Run:
             start,
         )
         stack.enter_context(contextlib.closing(batches))
+        warn_if_too_large(state, self.frozen, self.progress)
         first = next(batches)
         loop = Loop(
             self.config,

@@ -1,0 +1,100 @@
+"""Bytes: how many a device has, how many arrays take there, and how they are written."""
+
+import math
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_sd.errors import UserError
+from flax_sd.progress import Progress
+
+CHIPS = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GB of a TPU's chip, by generation
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]i?|)b?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from 24GB, 24GiB, 24G or 24e9.
+
+    Raises:
+      UserError: it is no such size, or zero.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    size = int(float(found[1]) * UNITS[found[2].lower()]) if found else 0
+    if not size:
+        raise UserError(f"--device-memory is {text!r}; a size is written 24GB, 24GiB or 24e9")
+    return size
+
+
+def show_size(size: int | float) -> str:
+    """A number of bytes in the decimal unit that suits it."""
+    if size == math.inf:
+        return "more than there is"
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
+
+
+def device_memory(device: Any) -> int | None:
+    """Bytes that a local device has for the arrays of a program; None where nobody knows.
+
+    A CPU's devices share what the machine has left.
+    """
+    if device.platform == "cpu":
+        left = available()
+        return left // jax.local_device_count("cpu") if left else None
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def available(path: pathlib.Path = pathlib.Path("/proc/meminfo")) -> int | None:
+    """Bytes of main memory that programs can still take; None where the system does not say."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text())
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of the leaves (arrays, or shapes with a sharding) on each device."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def warn_if_too_large(state: Any, frozen: Any, progress: Progress) -> bool:
+    """Says so, and returns True, if a step cannot fit whatever its activations take.
+
+    The bound is the weights, the optimizer's state and one gradient; nothing is compiled.
+
+    Args:
+      state: a TrainState of arrays that are on their devices.
+      frozen: the frozen leaves, likewise.
+    """
+    device = min(jax.local_devices(), key=lambda device: device.id)
+    limit = device_memory(device)
+    if limit is None:
+        return False
+    held = bytes_per_device((state, frozen))
+    if device.platform == "cpu":
+        limit += held  # what is available to a CPU does not count what is taken already
+    needed = held + bytes_per_device(state.params)
+    if needed <= limit:
+        return False
+    progress.say(
+        f"warning: weights, optimizer and gradient alone take {show_size(needed)} on each device, "
+        f"which has {show_size(limit)}: this run will most likely end for want of memory; "
+        "flax-sd plan says what would fit"
+    )
+    return True

@@ -1,0 +1,120 @@
+"""A config's training step, compiled from shapes: no weight is read and no number computed."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, Sharding
+
+from flax_sd import flops, optim, sharding, train_step
+from flax_sd.config import Config
+from flax_sd.runs.feed import tokenize
+from flax_sd.runs.objective import make_objective
+from flax_sd.runs.parts import abstract_parts
+from flax_sd.runs.plan_hlo import Traffic, collectives
+from flax_sd.runs.plan_memory import bytes_per_device
+
+
+class Compiled(NamedTuple):
+    """What the compiler says about a program.
+
+    Attributes:
+      size: bytes on each device beside the weights and the state.
+      seconds: that compiling took.
+      traffic: its collectives, by kind.
+    """
+
+    size: int
+    seconds: float
+    traffic: dict[str, Traffic]
+
+
+class Program:
+    """The step of a run and the encoding in front of it, with the shapes of all they read.
+
+    Attributes:
+      parameters: how many each component has, without a LoRA.
+      trained: how many numbers of each component are trained.
+      state, frozen: shapes with their shardings, as a run has arrays.
+    """
+
+    def __init__(self, config: Config, mesh: Mesh):
+        """Finds the model's configs; `config.compute_dtype` is one, not "auto".
+
+        Raises:
+          UserError: the model cannot be found, or does not fit the config.
+        """
+        parts = abstract_parts(config, config.compute_dtype)
+        self.parameters = {name: _size(nnx.state(net)) for name, net in parts.networks.items()}
+        self._objective = objective = make_objective(config, parts)
+        self.trained = {name: _size(tree) for name, tree in objective.params.items()}
+        tx = optim.make_optimizer(config.optim, config.train.steps)
+        scaled = config.compute_dtype == "float16"
+        self._step = train_step.make_train_step(
+            objective.loss, tx, accumulate=config.train.accumulate, scaled=scaled
+        )
+        state = jax.eval_shape(
+            lambda params: train_step.init_state(params, tx, config.seed, scaled=scaled),
+            objective.params,
+        )
+        self.state = _place(state, sharding.replicated(mesh))
+        self.frozen = jax.tree.map(
+            lambda leaf: _place(leaf, sharding.fsdp_sharding(leaf.shape, mesh)), objective.frozen
+        )
+        self._rows = NamedSharding(mesh, sharding.BATCH)
+        side = config.data.resolution
+        self._picture = (side, side, 3)
+        self._ids = tokenize([""], parts.tokenizer).shape[1:]
+
+    def compile_step(self, batch_size: int) -> Compiled | None:
+        """The step for a batch of that size; None if the compiler finds no room for it."""
+        return _compile(self._step, (self.state, self.frozen), [self._batch(batch_size)])
+
+    def compile_encoding(self, batch_size: int) -> Compiled | None:
+        """The autoencoder's and the text encoder's part; None as above."""
+        return _compile(jax.jit(self._objective.encode), (self.frozen,), self._inputs(batch_size))
+
+    def flops(self, batch_size: int) -> tuple[int, int]:
+        """Of the step and of the encoding, for all of the batch."""
+        step = flops.count_flops(self._step, self.state, self.frozen, self._batch(batch_size))
+        inputs = self._inputs(batch_size)
+        return step, flops.count_flops(self._objective.encode, self.frozen, *inputs)
+
+    def _inputs(self, batch_size: int) -> list[Any]:
+        """Pixels and token ids."""
+        pixels = jax.ShapeDtypeStruct((batch_size, *self._picture), jnp.float32)
+        ids = jax.ShapeDtypeStruct((batch_size, *self._ids), jnp.int32)
+        return _place([pixels, ids], self._rows)
+
+    def _batch(self, batch_size: int) -> Any:
+        shapes = jax.eval_shape(self._objective.encode, self.frozen, *self._inputs(batch_size))
+        return _place(shapes, self._rows)
+
+
+def _compile(function: Any, held: tuple[Any, ...], inputs: list[Any]) -> Compiled | None:
+    """Compiles a jitted function whose first arguments are held before and after it."""
+    start = time.monotonic()
+    try:
+        compiled = function.lower(*held, *inputs).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            return None
+        raise
+    seconds, memory = time.monotonic() - start, compiled.memory_analysis()
+    size = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    size += memory.output_size_in_bytes - memory.alias_size_in_bytes  # what is donated is held
+    size += bytes_per_device(inputs)
+    return Compiled(size, seconds, collectives(compiled.as_text()))
+
+
+def _place(tree: Any, where: Sharding) -> Any:
+    """The shapes under a sharding."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree
+    )
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
