@@ -8,6 +8,7 @@ Run = Callable[[], np.ndarray]  # does the work once; returns what came out
 
 TOKENS, LORA_RANK = 77, 4
 PROMPT, STEPS = "a photograph of an astronaut riding a horse", 20
+RESOLUTION, PICTURES_AT_ONCE = 512, 4  # of pictures that are only decoded
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

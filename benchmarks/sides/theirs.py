@@ -9,8 +9,19 @@ import numpy as np
 import torch
 import transformers
 from peft import LoraConfig
+from PIL import Image
 
-from sides.inputs import LORA_RANK, PROMPT, STEPS, TOKENS, Run, normal, token_ids
+from sides.inputs import (
+    LORA_RANK,
+    PICTURES_AT_ONCE,
+    PROMPT,
+    RESOLUTION,
+    STEPS,
+    TOKENS,
+    Run,
+    normal,
+    token_ids,
+)
 
 
 def _load(kind: Any, folder: pathlib.Path, dtype: str) -> Any:
@@ -66,8 +77,22 @@ def text(folder: pathlib.Path, batch: int, dtype: str) -> Run:
 
 def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     """As ours."""
-    network = _load(diffusers.UNet2DConditionModel, folder / "unet", dtype)
+    network, train = _lora(folder, batch, dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
+    latents = _tensor(normal(0, batch, side, side, 4), "float32")
+    words = torch.from_numpy(normal(1, batch, TOKENS, width)).to(getattr(torch, dtype))
+    return lambda: train(latents, words)
+
+
+def first_step(folder: pathlib.Path, batch: int, dtype: str) -> dict[str, float]:
+    """Does the first such step, before which nothing is compiled."""
+    lora_step(folder, batch, dtype)()
+    return {}
+
+
+def _lora(folder: pathlib.Path, batch: int, dtype: str) -> tuple[Any, Any]:
+    """The UNet with a LoRA, and a call that trains it on latents and text states."""
+    network = _load(diffusers.UNet2DConditionModel, folder / "unet", dtype)
     network.requires_grad_(False)
     targets = ["to_k", "to_q", "to_v", "to_out.0"]
     network.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=targets))
@@ -76,10 +101,8 @@ def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
         parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     schedule = diffusers.DDPMScheduler()
-    latents = _tensor(normal(0, batch, side, side, 4), "float32")
-    words = torch.from_numpy(normal(1, batch, TOKENS, width)).to(getattr(torch, dtype))
 
-    def run() -> np.ndarray:
+    def train(latents: torch.Tensor, words: torch.Tensor) -> np.ndarray:
         noise = torch.randn_like(latents)
         t = torch.randint(0, 1000, (batch,))
         noisy = schedule.add_noise(latents, noise, t).to(getattr(torch, dtype))
@@ -91,6 +114,24 @@ def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach().numpy()
+
+    return network, train
+
+
+def whole_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+    """As ours."""
+    network, train = _lora(folder, batch, dtype)
+    vae = _load(diffusers.AutoencoderKL, folder / "vae", dtype)
+    text_encoder = _load(transformers.CLIPTextModel, folder / "text_encoder", dtype)
+    side = network.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+    pixels = _tensor(np.tanh(normal(0, batch, side, side, 3)), dtype)
+    ids = torch.from_numpy(token_ids(batch))
+
+    def run() -> np.ndarray:
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
+            words = text_encoder(ids).last_hidden_state
+        return train(latents.float(), words)
 
     return run
 
@@ -107,5 +148,37 @@ def txt2img(folder: pathlib.Path, batch: int, dtype: str) -> Run:
             [PROMPT] * batch, num_inference_steps=STEPS, generator=seeds, output_type="np"
         )
         return drawn.images
+
+    return run
+
+
+class Folder(torch.utils.data.Dataset):
+    """Resize, CenterCrop, ToTensor and Normalize of the reference script, by PIL and torch."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._paths = sorted(path for path in folder.iterdir() if path.suffix != ".jsonl")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, i: int) -> torch.Tensor:
+        image = Image.open(self._paths[i]).convert("RGB")
+        scale = RESOLUTION / min(image.size)
+        size = (int(image.width * scale), int(image.height * scale))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+        left, top = (round((length - RESOLUTION) / 2) for length in image.size)
+        image = image.crop((left, top, left + RESOLUTION, top + RESOLUTION))
+        values = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return values.float().div(255).sub(0.5).div(0.5)
+
+
+def pictures(folder: pathlib.Path, workers: int, dtype: str) -> Run:
+    """As ours, with processes in place of threads."""
+    loader = torch.utils.data.DataLoader(
+        Folder(folder), PICTURES_AT_ONCE, num_workers=workers, persistent_workers=True
+    )
+
+    def run() -> np.ndarray:
+        return torch.cat([batch.mean((1, 2, 3)) for batch in loader]).numpy()
 
     return run

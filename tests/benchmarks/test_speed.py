@@ -1,20 +1,19 @@
 """The comparison with torch runs, and both sides come to one result; times are not tested."""
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
-
-BENCHMARK = pathlib.Path(__file__).parents[2] / "benchmarks" / "speed.py"
 
 
 @pytest.mark.slow
-def test_a_small_comparison():
-    command = [sys.executable, str(BENCHMARK), "unet", "--small"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    head, _, row = ended.stdout.splitlines()
-    cells = dict(zip(head.split("|"), row.split("|"), strict=True))
-    assert cells[" work "] == " unet, batch 1, float32 "
-    assert float(cells[" largest difference "]) <= 1e-4
+def test_a_network(rows_of):
+    (row,) = rows_of("speed", "unet")
+    assert row["work"] == "unet, batch 1, float32"
+    assert float(row["largest difference"]) <= 1e-4
+    for side in ("flax_sd", "torch"):
+        assert 0 < float(row[f"{side}, GiB"]) <= float(row[f"{side} whole, GiB"]) * 1.05
+
+
+@pytest.mark.slow
+def test_a_whole_step_in_two_dtypes(rows_of):
+    (row,) = rows_of("speed", "whole_step", "--our-dtype", "bfloat16")
+    assert row["work"] == "whole_step, batch 1, bfloat16, torch float32"
+    assert float(row["ratio of time"]) > 0

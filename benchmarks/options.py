@@ -1,0 +1,37 @@
+"""The options that the benchmarks share: which model, how often, and whether to save."""
+
+import argparse
+import json
+import pathlib
+
+SMALL = pathlib.Path(__file__).parents[1] / "flax_sd" / "bundled" / "base"
+REAL = pathlib.Path("runs/real_size/sd15")
+STRIDE = 8  # pixels a latent
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Options of every benchmark."""
+    parser.add_argument("--small", action="store_true", help="little work, one run each")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--save", action="store_true", help="keep the rows for report.py")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The same, and the model."""
+    add_common(parser)
+    parser.add_argument(
+        "--model", type=pathlib.Path, help=f"{REAL}, or with --small the bundled one"
+    )
+
+
+def find_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> pathlib.Path:
+    """The model's folder."""
+    model = options.model or (SMALL if options.small else REAL)
+    if not model.is_dir():
+        parser.error(f"{model} is not there: python benchmarks/real_size.py sd15 --write-only")
+    return model.resolve()
+
+
+def side_of(model: pathlib.Path) -> int:
+    """Side of the pictures that the model was trained on, in pixels."""
+    return json.loads((model / "unet" / "config.json").read_text())["sample_size"] * STRIDE

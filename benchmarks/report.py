@@ -1,0 +1,75 @@
+"""Renders what the benchmarks saved into docs/performance.md, with a chart beside it.
+
+python benchmarks/speed.py unet --save           # and the others
+python benchmarks/report.py
+"""
+
+import itertools
+import pathlib
+import sys
+from typing import Any
+
+from bars import Bar, draw
+from rows import RESULTS, head, line, read
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+TITLES = {
+    "speed": "The same work as diffusers on torch",
+    "start": "From the start to the first step",
+    "data": "Pictures from files",
+    "scaling": "What devices send one another",
+}
+TIME, MEMORY = "ratio of time", "ratio of memory"
+
+
+def main(page: pathlib.Path = PAGE, results: pathlib.Path = RESULTS) -> None:
+    """Writes the part of the page between its markers, and the chart."""
+    names = [*TITLES, *sorted({path.stem for path in results.glob("*.json")} - {*TITLES})]
+    saved = {name: records for name in names if (records := read(results / f"{name}.json"))}
+    if not saved:
+        sys.exit(f"{results} holds no results: run the benchmarks with --save")
+    text = page.read_text()
+    if BEGIN not in text or END not in text:
+        sys.exit(f"{page} has no {BEGIN} … {END}")
+    chart = page.with_suffix(".svg")
+    chart.write_text(draw(bars(saved)))
+    picture = f"![time and memory, flax_sd ÷ torch]({chart.name})"
+    parts = [picture, *(section(name, records) for name, records in saved.items())]
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
+
+
+def section(name: str, records: list[dict[str, Any]]) -> str:
+    """A benchmark's tables, one for each machine, day, set of versions and set of columns."""
+    tables = [
+        table(list(alike)) for _, alike in itertools.groupby(sorted(records, key=origin), origin)
+    ]
+    return "\n\n".join([f"### {TITLES.get(name, name)}", *tables])
+
+
+def origin(record: dict[str, Any]) -> tuple[str, ...]:
+    """What the rows of one table share."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    return record["date"], record["machine"], versions, *record["row"]
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Where and when, the rows, and the commands that printed them."""
+    date, machine, versions, *_ = origin(records[0])
+    commands = dict.fromkeys(record["command"] for record in records)
+    rows = [line(record["row"]) for record in records]
+    shown = "\n".join(["```sh", *commands, "```"])
+    return f"{date}, {machine}; {versions}.\n\n{shown}\n\n" + "\n".join(
+        [head(records[0]["row"]), *rows]
+    )
+
+
+def bars(saved: dict[str, list[dict[str, Any]]]) -> list[Bar]:
+    """A bar for each row that was compared with torch, in the order of the page."""
+    rows = [record["row"] for records in saved.values() for record in records]
+    return [Bar(row["work"], row[TIME], row.get(MEMORY)) for row in rows if row.get(TIME)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""From nothing to the first LoRA step, once: figures as a line of JSON.
+
+cd benchmarks && python -m sides.first_step ours|theirs FOLDER DTYPE
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+import time
+
+from sides import memory
+
+
+def main(side: str, folder: str, dtype: str) -> None:
+    """Imports, loads, compiles and steps."""
+    module = importlib.import_module(f"sides.{side}")
+    start = time.perf_counter()
+    figures = module.first_step(pathlib.Path(folder), 1, dtype)
+    load = time.perf_counter() - start
+    print(json.dumps({**figures, "load": load, "peak": memory.highest()}), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,36 @@
+"""The memory of a process, as Linux counts it, in GiB."""
+
+import pathlib
+import threading
+import time
+
+EVERY = 0.02  # seconds between two looks
+
+
+class Peak(threading.Thread):
+    """Watches the pages in memory, anonymous and of files, for their highest sum.
+
+    Pages of files count because weights may be mapped from theirs instead of being read.
+    """
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.value = 0.0
+
+    def run(self) -> None:
+        """Keeps the highest sum."""
+        while True:
+            self.value = max(self.value, _read("RssAnon", "RssFile"))
+            time.sleep(EVERY)
+
+
+def highest() -> float:
+    """The peak of the whole process so far, loading and compiling included."""
+    return _read("VmHWM")
+
+
+def _read(*names: str) -> float:
+    """The sum of these lines of the process's status."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    values = dict(line.split(":", 1) for line in status.splitlines())
+    return sum(int(values[name].split()[0]) for name in names) / 2**20
