@@ -7,6 +7,7 @@ library writes metadata in random order and knows bfloat16 only through torch; h
 
 import json
 import math
+import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,9 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.metadata: dict[str, str] = metadata if isinstance(metadata, dict) else {}
         self._entries = {key: _entry(self.path, key, raw, start) for key, raw in header.items()}
         _check_coverage(self.path, self._entries, start, size)
-        self._bytes = np.memmap(self.path, np.uint8, "r")
+        with self.path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = np.frombuffer(self._map, np.uint8)
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The tensor's shape, without touching its bytes."""
@@ -69,9 +72,15 @@ class TensorFile(Mapping[str, np.ndarray]):
         return self._entries[key].dtype
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """The tensor as a read-only view of the file."""
+        """The tensor as a read-only view of the file.
+
+        The pages of what was read before leave the process, where the system knows how: a model
+        that is copied tensor by tensor is never there twice. A view still in use reads them again.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
         dtype, shape, begin, end = self._entries[key]
-        return np.asarray(self._bytes)[begin:end].view(dtype).reshape(shape)
+        return self._bytes[begin:end].view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

@@ -153,19 +153,19 @@ LOAD = """
             self.layers = nnx.List([nnx.Linear(2048, 2000, rngs=rngs) for _ in range(16)])
             self.convs = nnx.List([nnx.Conv(512, 640, (3, 3), rngs=rngs) for _ in range(12)])
 
-    def anonymous():
+    def resident():
         text = pathlib.Path("/proc/self/status").read_text()
-        return int(re.search(r"RssAnon:\\s+(\\d+)", text)[1]) * 1024
+        return int(re.search(r"VmRSS:\\s+(\\d+)", text)[1]) * 1024
 
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # the runtime's own memory is there before
     abstract = nnx.eval_shape(lambda: Net(rngs=nnx.Rngs(0)))
     file = TensorFile(sys.argv[1])
-    start, peak, done = anonymous(), 0, False
+    start, peak, done = resident(), 0, False
 
     def watch():
         global peak
         while not done:
-            peak = max(peak, anonymous())
+            peak = max(peak, resident())
             time.sleep(0.001)
 
     thread = threading.Thread(target=watch)
