@@ -47,9 +47,14 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 }
 
 
-def main() -> None:
-    """The installed command."""
+def start() -> None:
+    """The installed command: a process of its own, which may start itself again."""
     restart_with_tunables()
+    main()
+
+
+def main() -> None:
+    """`flax-sd NAME …`."""
     name, *args = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.exit(COMMANDS[name][0](args))
