@@ -232,6 +232,10 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is not divisible by "
                 f"train.accumulate {self.train.accumulate}"
             )
+        if self.profile:
+            first, last = map(int, self.profile.split(":"))
+            if first > last:
+                problems.append(f"profile {self.profile} ends before it begins; {last}:{first}?")
         if problems:
             raise ValueError("; ".join(problems))
         return self

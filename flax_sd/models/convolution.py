@@ -4,7 +4,7 @@ GPUs and TPUs have their own choice of algorithms behind XLA's convolution. On a
 at 0.5 to 0.9 of the speed of its matrix product; two others, made of matrix products, beat it:
 
 * many pixels: Winograd's F(2×2, 3×3), 16 products for 4 pixels where the sum needs 36 (Lavin and
-  Gray 2015, arXiv 1509.09308, §4.1), at 2e-6 of float32's rounding at most;
+  Gray 2015, arXiv 1509.09308, §4.1); it errs by 1e-6 of the largest value;
 * few pixels, where its 16/9 as large kernels would cost more to read than they save: nine shifted
   copies of the picture beside one another, and one product.
 

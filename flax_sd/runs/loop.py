@@ -1,5 +1,6 @@
 """The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -55,7 +56,6 @@ class Loop:
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
         self._pace = pace
-        self._profile = Profile(config.profile, config.output / "profile")
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
@@ -70,16 +70,18 @@ class Loop:
         pending: tuple[int, Metrics] | None = None
         done, stopping = start, False
         self._sample(start, state)
-        with self._progress.steps(self._total, start) as self._shown:
+        profile = Profile(self._config.profile, self._config.output / "profile")
+        steps = self._progress.steps(self._total, start)
+        with contextlib.closing(profile), steps as self._shown:
             while done < self._total and not stopping:
                 asked = time.monotonic()
                 batch = next(batches)
                 self._pace.got_batch(asked, pending is None or _is_ready(pending[1].loss))
-                self._profile.before(done + 1)
+                profile.before(done + 1)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
                     state, metrics = self._step(state, frozen, batch)
                 done += 1
-                if self._profile.after(done, metrics.loss):
+                if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")
                 if pending is not None:
                     self._report(*pending)
@@ -92,7 +94,6 @@ class Loop:
                     self._hooks.saving(done, state)
                     self._checkpoints.save(done, state)
                 self._sample(done, state)
-        self._profile.close()
         return done, state
 
     def _must_stop(self, done: int, saving: bool) -> bool:

@@ -143,5 +143,9 @@ def test_a_profile_traces_the_steps_asked_for(train):
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     steps = [int(e["args"]["step_num"]) for e in events if "step_num" in e.get("args", ())]
     assert set(steps) == {3, 4}
-    refused = train("other", "--profile", "3")
+
+
+@pytest.mark.parametrize("steps", ["3", "0:2", "4:3"])
+def test_steps_to_trace_that_are_none_are_refused(train, steps):
+    refused = train("other", "--profile", steps)
     assert refused.status == 2 and "profile" in refused.err
