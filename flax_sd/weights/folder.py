@@ -107,30 +107,45 @@ def _is_name(value: object) -> bool:
 
 def component_tensors(
     folder: pathlib.Path, component: str, variant: str | None = None
-) -> dict[str, np.ndarray]:
-    """A component's tensors, mapped from its files, under today's names.
+) -> Mapping[str, np.ndarray]:
+    """A component's tensors under today's names, each mapped from its file when it is asked for.
 
     Raises:
       UserError: as `component_files`, or a file is damaged.
     """
-    tensors: dict[str, np.ndarray] = {}
-    for path in component_files(folder, component, variant):
-        tensors |= TensorFile(path)
-    return current_names(tensors)
+    return current_names(*map(TensorFile, component_files(folder, component, variant)))
 
 
-def current_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def current_names(*sources: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """Tensors under the names that diffusers' classes and the hub's CLIP files have."""
     # transformers 5 saves CLIPTextModel without the prefix that every older file has.
-    bare = "embeddings.token_embedding.weight" in tensors
-    renamed = {}
-    for key, tensor in tensors.items():
-        if old := _OLD_KEY.fullmatch(key):
-            key = f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}"
-        elif bare and not key.startswith("text_projection."):
-            key = f"text_model.{key}"
-        renamed[key] = tensor
-    return renamed
+    bare = any("embeddings.token_embedding.weight" in source for source in sources)
+    return _Renamed(
+        {_current_name(key, bare): (source, key) for source in sources for key in source}
+    )
+
+
+def _current_name(key: str, bare: bool) -> str:
+    if old := _OLD_KEY.fullmatch(key):
+        return f"{old[1]}.{_OLD_ATTENTION[old[2]]}.{old[3]}"
+    return f"text_model.{key}" if bare and not key.startswith("text_projection.") else key
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """Tensors that stay where they are until they are asked for: a model is never there twice."""
+
+    def __init__(self, places: Mapping[str, tuple[Mapping[str, np.ndarray], str]]):
+        self._places = places
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        source, name = self._places[key]
+        return source[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 @contextlib.contextmanager

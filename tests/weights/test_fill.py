@@ -146,7 +146,7 @@ LOAD = """
     import jax, numpy as np
     from flax import nnx
     from flax_sd.weights.fill import fill
-    from flax_sd.weights.safetensors import TensorFile
+    from flax_sd.weights.folder import component_tensors
 
     class Net(nnx.Module):
         def __init__(self, *, rngs):
@@ -159,7 +159,7 @@ LOAD = """
 
     jax.block_until_ready(jax.numpy.zeros(8) + 1)  # the runtime's own memory is there before
     abstract = nnx.eval_shape(lambda: Net(rngs=nnx.Rngs(0)))
-    file = TensorFile(sys.argv[1])
+    tensors = component_tensors(pathlib.Path(sys.argv[1]), "unet")
     start, peak, done = resident(), 0, False
 
     def watch():
@@ -170,7 +170,7 @@ LOAD = """
 
     thread = threading.Thread(target=watch)
     thread.start()
-    model = fill(abstract, file, sys.argv[2], "x")
+    model = fill(abstract, tensors, sys.argv[2], "x")
     done = True
     thread.join()
     print((peak - start) / sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model))))
@@ -191,9 +191,10 @@ def test_peak_memory_of_a_load_stays_below_125_percent(tmp_path, stored, dtype):
     for i in range(12):
         tensors[f"convs.{i}.weight"] = rng.random((640, 512, 3, 3), np.float32).astype(stored)
         tensors[f"convs.{i}.bias"] = rng.random(640, np.float32).astype(stored)
-    write(tmp_path / "m.safetensors", tensors)
+    (tmp_path / "unet").mkdir()
+    write(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", tensors)
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LOAD), str(tmp_path / "m.safetensors"), dtype],
+        [sys.executable, "-c", textwrap.dedent(LOAD), str(tmp_path), dtype],
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
