@@ -1,6 +1,8 @@
 """Checkpoint tensors into an abstract module, and a module's tensors back under their names."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +15,8 @@ from flax_sd.weights.names import checkpoint_key, from_torch_layout, to_torch_la
 
 M = TypeVar("M", bound=nnx.Module)
 _ALIGNMENT = 64  # bytes
+_THREADS = min(8, os.cpu_count() or 1)
+_POOL = ThreadPoolExecutor(_THREADS)
 DTYPES = ("float32", "bfloat16", "float16")
 # transformers used to save this constant (int64 0 … 76) with CLIP; no class has it any more.
 _IGNORED = {"text_model.embeddings.position_ids"}
@@ -84,9 +88,26 @@ def _on_device(view: np.ndarray, dtype: np.dtype) -> jax.Array:
     buffer = np.empty(view.size * dtype.itemsize + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
     array = buffer[start : start + view.size * dtype.itemsize].view(dtype).reshape(view.shape)
-    with np.errstate(over="raise"):  # a value past float16's range would silently become infinite
-        array[...] = view
+    _copy(view, array)
     return jax.block_until_ready(jax.device_put(array))
+
+
+def _copy(source: np.ndarray, target: np.ndarray) -> None:
+    """Copies in parts, a thread each: the system hands out fresh memory slower than it is filled.
+
+    Raises:
+      FloatingPointError: a value past float16's range, which would silently become infinite.
+    """
+
+    def part(rows: tuple[np.ndarray, np.ndarray]) -> None:
+        with np.errstate(over="raise"):
+            rows[0][...] = rows[1]
+
+    if target.ndim < 2:
+        return part((target, source))
+    axis = target.ndim - 2
+    parts = (np.array_split(array, _THREADS, axis) for array in (target, source))
+    list(_POOL.map(part, zip(*parts, strict=True)))
 
 
 def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
