@@ -115,11 +115,11 @@ def ask_for_determinism() -> None:
 
 
 def _train(args: Sequence[str]) -> int:
-    from flax_sd import compile_cache, sharding
+    from flax_sd import compiler, sharding
     from flax_sd.runs import train as runs_train
 
     config = _read_config(args)
-    compile_cache.enable()
+    compiler.set_up()
     if config.train.deterministic:
         ask_for_determinism()
     sharding.initialize_distributed()
@@ -136,10 +136,10 @@ def _read_config(args: Sequence[str]) -> Any:
 
 
 def _sample(args: Sequence[str]) -> int:
-    from flax_sd import compile_cache
+    from flax_sd import compiler
     from flax_sd.runs import sample as runs_sample
 
-    compile_cache.enable()
+    compiler.set_up()
     return runs_sample.run(runs_sample.parse(args))
 
 

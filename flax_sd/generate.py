@@ -6,13 +6,13 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
+from flax_sd.compiler import jit
 from flax_sd.errors import UserError
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 
@@ -110,9 +110,9 @@ class Programs:
 
     def __init__(self):
         self.traces: collections.Counter[str] = collections.Counter()
-        self._encode = jax.jit(self._encoding, static_argnums=(0, 3))
-        self._sample = jax.jit(self._sampling, static_argnums=0)
-        self._decode = jax.jit(self._decoding, static_argnums=0)
+        self._encode = jit(self._encoding, static_argnums=(0, 3))
+        self._sample = jit(self._sampling, static_argnums=0)
+        self._decode = jit(self._decoding, static_argnums=0)
 
     def encode(
         self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b n"], skip: int

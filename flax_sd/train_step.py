@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flax_sd.compiler import jit
 from flax_sd.losses import Loss, Trees
 
 GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles, as in torch
@@ -88,7 +89,7 @@ def make_train_step(
         new = new._replace(step=state.step + 1, loss_scale=scale)
         return new, Metrics(value, grad_norm, overflow, ~good & ~overflow)
 
-    return jax.jit(step, donate_argnums=0)
+    return jit(step, donate_argnums=0)
 
 
 def _update(state: TrainState, grads: Trees, tx: optax.GradientTransformation) -> TrainState:

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd import StableDiffusion, components
+from flax_sd.compiler import jit
 from flax_sd.config import Config, DataConfig, OptimConfig
 from flax_sd.data import batches, open_pictures
 from flax_sd.lora.inject import inject
@@ -44,7 +45,7 @@ def unet(folder: pathlib.Path, batch: int, dtype: str) -> Run:
         jnp.full(batch, 500),
         jnp.asarray(normal(1, batch, TOKENS, width)),
     )
-    forward = jax.jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
+    forward = jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
     return lambda: np.asarray(forward(state, *inputs), np.float32)
 
 
@@ -54,7 +55,7 @@ def vae(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     side = network.config.sample_size // 8
     graph, state = nnx.split(network)
     latents = jnp.asarray(normal(0, batch, side, side, 4))
-    decode = jax.jit(lambda state, x: nnx.merge(graph, state).decode(x))
+    decode = jit(lambda state, x: nnx.merge(graph, state).decode(x))
     return lambda: np.asarray(decode(state, latents), np.float32)
 
 
@@ -62,7 +63,7 @@ def text(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     """The text encoder over 77 tokens."""
     graph, state = nnx.split(components.load_network(folder, "text_encoder", dtype))
     ids = jnp.asarray(token_ids(batch))
-    encode = jax.jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
+    encode = jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
     return lambda: np.asarray(encode(state, ids), np.float32)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flax_sd import data, sharding
+from flax_sd.compiler import jit
 from flax_sd.config import Config
 from flax_sd.losses import Loss, Trees
 from flax_sd.runs.feed import tokenize
@@ -43,7 +44,7 @@ class HeldOut:
             self._encode(rows, pictures, objective, tokenizer, frozen, mesh)
             for rows in _chunks(self.count, self._rows)
         ]
-        self._loss = jax.jit(_loss_of_batch(objective.loss))
+        self._loss = jit(_loss_of_batch(objective.loss))
 
     def loss(self, params: Trees, frozen: Trees) -> float:
         """The mean over pictures and draws, in float32."""

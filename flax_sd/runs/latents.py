@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd import data
+from flax_sd.compiler import jit
 from flax_sd.losses import Trees
 from flax_sd.runs.objective import Objective
 
@@ -24,7 +25,7 @@ def scaling_factor(
         second = jnp.square(moments.mean) + jnp.exp(moments.logvar)
         return jnp.mean(moments.mean), jnp.mean(second)
 
-    measure = jax.jit(sums)
+    measure = jit(sums)
     count = max(AT_ONCE, min(PICTURES, len(pictures)) // AT_ONCE * AT_ONCE)
     values = []
     for start in range(0, count, AT_ONCE):

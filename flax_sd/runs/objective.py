@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flax_sd.compiler import jit
 from flax_sd.config import Config
 from flax_sd.lora.inject import inject
 from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
@@ -112,7 +113,7 @@ def _encoder(
         text_encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
         return EncodedBatch(moments, text_encoder(ids, clip_skip).text)
 
-    return jax.jit(encode)
+    return jit(encode)
 
 
 def trained_size(objective: Objective) -> int:

@@ -1,0 +1,92 @@
+"""The compiler's options, its programs on disk, and the memory it gives back."""
+
+import platform
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from flax_sd import compiler
+from flax_sd.allocator import environment
+from flax_sd.models.convolution import conv3x3
+from tests.processes import run
+
+COMPILE = """
+import sys
+import jax, jax.numpy as jnp
+from flax_sd import compiler
+compiler.set_up()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+print(sum("cache_hits" in name for name in hits))
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    return tmp_path
+
+
+def test_a_second_process_takes_what_the_first_compiled(home):
+    first, second = (int(run(COMPILE, XDG_CACHE_HOME=home)) for _ in range(2))
+    assert first == 0 < second
+    folder = home / "flax_sd" / "compiled"
+    assert folder.stat().st_mode & 0o077 == 0
+    assert any(folder.iterdir())
+
+
+def test_the_users_own_folder_is_taken(home):
+    run(COMPILE, XDG_CACHE_HOME=home, JAX_COMPILATION_CACHE_DIR=home / "mine")
+    assert (home / "mine").is_dir() and not (home / "flax_sd").exists()
+
+
+def test_an_empty_name_turns_it_off(home):
+    assert int(run(COMPILE, XDG_CACHE_HOME=home, JAX_COMPILATION_CACHE_DIR="")) == 0
+    assert not any(home.iterdir())
+
+
+def test_a_program_is_scheduled_for_the_smallest_peak():
+    """Without it the transformed kernels of all layers are made first and held together."""
+
+    def layers(x, kernels):
+        for kernel in kernels:
+            x = jnp.tanh(conv3x3(x, kernel))
+        return x
+
+    x, kernel = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(1, 32, 32, 64), (3, 3, 64, 64)]
+    )
+    plain, ours = (
+        jit(layers).lower(x, [kernel] * 6).compile().memory_analysis().temp_size_in_bytes
+        for jit in (jax.jit, compiler.jit)
+    )
+    assert ours < 0.6 * plain
+
+
+def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
+    compiler._compiler_options.cache_clear()
+    monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_cpu_of_another_time": True})
+    assert compiler.jit(lambda x: x + 1)(1) == 2
+    compiler._compiler_options.cache_clear()
+
+
+MEMORY = """
+import jax, jax.numpy as jnp, re, sys
+from flax_sd import compiler
+if sys.argv[1:] == ["give"]:
+    compiler._give_memory_back()
+jax.jit(lambda x: sum(jnp.sin(x * i) @ x for i in range(120))).lower(jnp.ones((64, 64))).compile()
+print(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc_trim")
+def test_the_memory_of_compiling_is_given_back():
+    kept, given = (
+        int(run(MEMORY, *args, JAX_COMPILATION_CACHE_DIR="", **environment()))
+        for args in ([], ["give"])
+    )
+    assert given < 0.7 * kept
