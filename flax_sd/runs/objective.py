@@ -24,7 +24,7 @@ class Objective(NamedTuple):
     params: dict[str, nnx.State]
     frozen: dict[str, nnx.State]
     loss: Loss
-    encode: Callable[[Trees, jax.Array, jax.Array], Any]  # (frozen, pixels, ids) -> batch
+    encode: Any  # jitted: (frozen, pixels, ids) -> batch
 
 
 def make_objective(config: Config, parts: Parts) -> Objective:
@@ -47,7 +47,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
             graphs[name], frozen[name] = nnx.split(network)
     if config.train.mode == "vae":
         loss = _vae_objective(config, networks["vae"], graphs)
-        return Objective(graphs, params, frozen, loss, _pixels_alone)
+        return Objective(graphs, params, frozen, loss, jit(_pixels_alone))
     loss = diffusion_loss(
         graphs,
         noise_schedule(parts),

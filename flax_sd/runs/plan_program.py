@@ -9,7 +9,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, Sharding
 
 from flax_sd import flops, optim, sharding, train_step
-from flax_sd.compiler import jit
 from flax_sd.config import Config
 from flax_sd.runs.feed import tokenize
 from flax_sd.runs.objective import make_objective
@@ -75,7 +74,7 @@ class Program:
 
     def compile_encoding(self, batch_size: int) -> Compiled | None:
         """The autoencoder's and the text encoder's part; None as above."""
-        return _compile(jit(self._objective.encode), (self.frozen,), self._inputs(batch_size))
+        return _compile(self._objective.encode, (self.frozen,), self._inputs(batch_size))
 
     def flops(self, batch_size: int) -> tuple[int, int]:
         """Of the step and of the encoding, for all of the batch."""
