@@ -22,14 +22,16 @@ from flax_sd.runs.plan_hlo import collectives
 from flax_sd.runs.plan_program import Program
 
 
-def config_of(model: pathlib.Path, batch_size: int) -> Config:
-    """A run at the size that the UNet was trained on, one picture a device."""
+def config_of(
+    model: pathlib.Path, batch_size: int, dtype: str = "float32", remat: str = "none"
+) -> Config:
+    """A run at the size that the UNet was trained on."""
     return Config.model_validate(
         {
             "model": {"path": str(model)},
             "data": {"resolution": side_of(model)},
-            "train": {"batch_size": batch_size},
-            "compute_dtype": "float32",
+            "train": {"batch_size": batch_size, "remat": remat},
+            "compute_dtype": dtype,
         }
     )
 

@@ -19,6 +19,8 @@ TITLES = {
     "start": "From the start to the first step",
     "data": "Pictures from files",
     "scaling": "What devices send one another",
+    "topology": "TPUs that are not there",
+    "memory": "Memory of the LoRA step",
 }
 TIME, MEMORY = "ratio of time", "ratio of memory"
 

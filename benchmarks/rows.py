@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-PACKAGES = ("jax", "flax", "torch", "diffusers")
+PACKAGES = ("jax", "flax", "libtpu", "torch", "diffusers")
 
 # By column. A list holds repeated measurements: its median and range are shown.
 Row = dict[str, str | float | list[float]]
@@ -57,9 +57,17 @@ def provenance(argv: list[str]) -> dict[str, Any]:
         "machine": machine(),
         "versions": {
             "Python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **{name: version for name in PACKAGES if (version := _version(name))},
         },
     }
+
+
+def _version(name: str) -> str | None:
+    """A package's version; None if it is not installed, as torch need not be for some."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def machine() -> str:

@@ -4,8 +4,9 @@ python benchmarks/speed.py unet --batch 1 2      # or lora_step, whole_step, txt
 python benchmarks/speed.py unet --small          # the bundled model: shows that it runs
 
 Each side has a process of its own, and with it a memory of its own. In a turn a side runs once
-untimed and once timed. Prints a table: median seconds (lowest–highest); the peak of memory while
-the turns run, and that of the whole process, loading and compiling included.
+untimed, unless that takes minutes, and once timed. Prints a table: median seconds
+(lowest–highest); the peak of memory while the turns run, and that of the whole process, loading and
+compiling included.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from flax_sd import allocator
+from flax_sd import allocator, compiler
 
 HERE = pathlib.Path(__file__).parent
 
@@ -41,7 +41,7 @@ class Side:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, **allocator.environment()},
+                env={**os.environ, **allocator.environment(), compiler.VARIABLE: ""},
             )
             self.first: float = self._answer()["first"]
             self.result = np.load(result)

@@ -89,8 +89,9 @@ class TrainConfig(Section):
     """Parts that a batch is divided into, one after another, to save memory."""
     text_encoder: bool = False
     """Train the text encoder too (its LoRA, or all of it in mode full)."""
-    remat: Literal["none", "blocks"] = "none"
-    """Recompute each block's activations in the backward pass: less memory, more time."""
+    remat: Literal["none", "blocks", "full"] = "none"
+    """Recompute activations in the backward pass, block by block or in full within each block
+    too: less memory, more time."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of captions replaced by the empty one, which teaches guidance from scratch."""
     deterministic: bool = True

@@ -16,7 +16,8 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
     Args:
       args: arrays, or shapes of arrays: nothing is computed.
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
+    jitted: Any = function if hasattr(function, "trace") else jax.jit(function)
+    return _of_jaxpr(jitted.trace(*args).jaxpr.jaxpr)
 
 
 def _of_jaxpr(jaxpr: Any) -> int:

@@ -40,6 +40,11 @@ def run(code: str, *args: object, **environ: object) -> str:
 
 def run_two(code: str, *args: object) -> list[str]:
     """Runs the code in two processes that `initialize_distributed` joins."""
+    return run_joined(2, code, *args)
+
+
+def run_joined(count: int, code: str, *args: object) -> list[str]:
+    """Runs the code in so many processes that `initialize_distributed` joins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -48,10 +53,10 @@ def run_two(code: str, *args: object) -> list[str]:
             code,
             *args,
             JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}",
-            JAX_NUM_PROCESSES=2,
+            JAX_NUM_PROCESSES=count,
             JAX_PROCESS_ID=rank,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     try:
         return [finish(process) for process in processes]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_sd import StableDiffusion, components
+from flax_sd import StableDiffusion, compiler, components
 from flax_sd.compiler import jit
 from flax_sd.config import Config, DataConfig, OptimConfig
 from flax_sd.data import batches, open_pictures
@@ -33,6 +33,8 @@ from sides.inputs import (
     normal,
     token_ids,
 )
+
+compiler.set_up()  # as the commands do
 
 
 def unet(folder: pathlib.Path, batch: int, dtype: str) -> Run:

@@ -71,17 +71,16 @@ def _backward(saved: tuple[Array, ...], dout: Array) -> tuple[Array, Array, Arra
 
         def block(sums: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple, Array]:
             dq, dk, dv = _attend_backward(row, keys, values)
-            return (sums[0] + dk, sums[1] + dv), dq
+            return (sums[0] + dk, sums[1] + dv), _scaled(dq).astype(q.dtype)
 
         b, m, d = keys.shape
         zero = jnp.zeros((b, d, m), jnp.float32)
         (dk, dv), dq = lax.scan(block, (zero, zero), (q, dout, log_sums, along))
-        return dq, dk, dv
+        return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
     dq, dk, dv = lax.map(head, (*blocks, _heads_first(k), _heads_first(v)))
-    dq = _unblocked(dq, q.shape[1]) / math.sqrt(q.shape[-1])
     dk, dv = (jnp.transpose(x, (1, 3, 0, 2)) for x in (dk, dv))  # from [k, b, d, m]
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype)
+    return _unblocked(dq, q.shape[1]), dk, dv
 
 
 def _attend_backward(row: tuple[Array, ...], k: Array, v: Array) -> tuple[Array, Array, Array]:

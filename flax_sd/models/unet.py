@@ -3,14 +3,12 @@
 Rombach et al. 2022 (arXiv 2112.10752), §3.3; names are those of diffusers' class.
 """
 
-from typing import Literal
-
 import jax
 from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from flax_sd.models import layers
-from flax_sd.models.unet_blocks import DownBlock2D, UNetMidBlock2DCrossAttn, UpBlock2D
+from flax_sd.models.unet_blocks import DownBlock2D, Remat, UNetMidBlock2DCrossAttn, UpBlock2D
 from flax_sd.models.unet_config import CROSS_ATTN_DOWN, CROSS_ATTN_UP, UNetConfig
 
 
@@ -32,13 +30,12 @@ class UNet2DConditionModel(nnx.Module):
     projection of every transformer start at zero (Ho et al. 2020; guided_diffusion/unet.py).
 
     Attributes:
-      remat: "blocks" keeps, for the backward pass, only the input of each ResBlock with its
-        transformer and computes the rest again; None keeps everything. Gradients are the same.
+      remat: what is kept for the backward pass; the rest is computed again. Gradients are the same.
     """
 
     def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.remat: Literal["blocks"] | None = None
+        self.remat: Remat = "none"
         widths = config.block_out_channels
         self.conv_in = layers.conv(config.in_channels, widths[0], rngs=rngs)
         self.time_embedding = TimestepEmbedding(widths[0], config.time_width, rngs=rngs)
@@ -63,7 +60,7 @@ class UNet2DConditionModel(nnx.Module):
           t: 0 … T-1; samplers may ask for fractions.
           text: the text encoder's states.
         """
-        dtype, remat = layers.dtype_of(self.conv_norm_out), self.remat == "blocks"
+        dtype, remat = layers.dtype_of(self.conv_norm_out), self.remat
         text = text.astype(dtype)
         temb = self._embed_time(t).astype(dtype)
         skips = [self.conv_in(latents.astype(dtype))]

@@ -5,7 +5,8 @@ those of diffusers' unet_2d_blocks.py.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flax_sd.models import layers
+from flax_sd.models.recompute import recomputed
 from flax_sd.models.unet_attention import Transformer2DModel
 from flax_sd.models.unet_config import UNetConfig
+
+# What is kept for the backward pass: everything; the inputs of each ResBlock with its transformer;
+# or those, and while one of them is computed again, the inputs of its two halves.
+Remat = Literal["none", "blocks", "full"]
 
 
 class ResnetBlock2D(nnx.Module):
@@ -74,25 +80,23 @@ def residual_layer(
     temb: Float[Array, "b c_time"],
     text: Float[Array, "b m D"],
     *,
-    remat: bool,
+    remat: Remat,
 ) -> Float[Array, "b h w c"]:
-    """transformer(resnet(x, temb), text), where x is `parts` put together along the channels.
+    """transformer(resnet(x, temb), text), where x is `parts` put together along the channels."""
 
-    Args:
-      remat: keep only the inputs for the backward pass and compute the rest again there.
-    """
-    if remat:
-        graphdef, state = nnx.split((resnet, transformer))
+    def both(pair: tuple[ResnetBlock2D, Transformer2DModel | None], *args: Any) -> Array:
+        parts, temb, text = args
+        run = recomputed if remat == "full" else _call
+        x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+        x = run(ResnetBlock2D.__call__, pair[0], x, temb)
+        return x if pair[1] is None else run(Transformer2DModel.__call__, pair[1], x, text)
 
-        # The weights go in as arguments: jax.checkpoint may cache what a function closes over.
-        def forward(state: nnx.State, parts: Sequence[Array], temb: Array, text: Array) -> Array:
-            pair = nnx.merge(graphdef, state)
-            return residual_layer(*pair, parts, temb, text, remat=False)
+    run = _call if remat == "none" else recomputed
+    return run(both, (resnet, transformer), list(parts), temb, text)
 
-        return jax.checkpoint(forward)(state, parts, temb, text)
-    x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
-    x = resnet(x, temb)
-    return x if transformer is None else transformer(x, text)
+
+def _call(function: Callable[..., Array], *args: Any) -> Array:
+    return function(*args)
 
 
 def _transformers(n: int, block: int, config: UNetConfig, rngs: nnx.Rngs) -> nnx.List:
@@ -143,7 +147,7 @@ class DownBlock2D(nnx.Module):
         temb: Float[Array, "b c_time"],
         text: Float[Array, "b m D"],
         *,
-        remat: bool,
+        remat: Remat,
     ) -> list[Array]:
         """Everything that the up blocks take again; the last of it is the result."""
         skips = []
@@ -171,7 +175,7 @@ class UNetMidBlock2DCrossAttn(nnx.Module):
         temb: Float[Array, "b c_time"],
         text: Float[Array, "b m D"],
         *,
-        remat: bool,
+        remat: Remat,
     ) -> Float[Array, "b h w c"]:
         x = residual_layer(self.resnets[0], self.attentions[0], [x], temb, text, remat=remat)
         return residual_layer(self.resnets[1], None, [x], temb, text, remat=remat)
@@ -212,7 +216,7 @@ class UpBlock2D(nnx.Module):
         temb: Float[Array, "b c_time"],
         text: Float[Array, "b m D"],
         *,
-        remat: bool,
+        remat: Remat,
     ) -> Float[Array, "b H W c_out"]:
         """Takes its skip connections off the end of `skips`; the next one gives the new size."""
         for resnet, transformer in _pairs(self):

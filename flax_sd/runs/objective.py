@@ -36,8 +36,8 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     networks = dict(parts.networks)
     if config.train.mode == "lora":
         _inject(config, networks)
-    if "unet" in networks and config.train.remat == "blocks":
-        networks["unet"].remat = "blocks"
+    if "unet" in networks:
+        networks["unet"].remat = config.train.remat
     picked = _trained_leaves(config)
     graphs, params, frozen = {}, {}, {}
     for name, network in networks.items():

@@ -52,7 +52,7 @@ class Program:
         self.trained = {name: _size(tree) for name, tree in objective.params.items()}
         tx = optim.make_optimizer(config.optim, config.train.steps)
         scaled = config.compute_dtype == "float16"
-        self._step = train_step.make_train_step(
+        self._step: Any = train_step.make_train_step(
             objective.loss, tx, accumulate=config.train.accumulate, scaled=scaled
         )
         state = jax.eval_shape(
@@ -70,11 +70,16 @@ class Program:
 
     def compile_step(self, batch_size: int) -> Compiled | None:
         """The step for a batch of that size; None if the compiler finds no room for it."""
-        return _compile(self._step, (self.state, self.frozen), [self._batch(batch_size)])
+        return _compile(self.lower_step(batch_size), self._batch(batch_size))
+
+    def lower_step(self, batch_size: int) -> Any:
+        """The step for a batch of that size, before it is compiled."""
+        return self._step.lower(self.state, self.frozen, self._batch(batch_size))
 
     def compile_encoding(self, batch_size: int) -> Compiled | None:
         """The autoencoder's and the text encoder's part; None as above."""
-        return _compile(self._objective.encode, (self.frozen,), self._inputs(batch_size))
+        inputs = self._inputs(batch_size)
+        return _compile(self._objective.encode.lower(self.frozen, *inputs), inputs)
 
     def flops(self, batch_size: int) -> tuple[int, int]:
         """Of the step and of the encoding, for all of the batch."""
@@ -93,20 +98,25 @@ class Program:
         return _place(shapes, self._rows)
 
 
-def _compile(function: Any, held: tuple[Any, ...], inputs: list[Any]) -> Compiled | None:
-    """Compiles a jitted function whose first arguments are held before and after it."""
+def _compile(lowered: Any, inputs: Any) -> Compiled | None:
+    """Compiles a function whose inputs are not held before and after it, as all else is."""
     start = time.monotonic()
     try:
-        compiled = function.lower(*held, *inputs).compile()
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" in str(error):
             return None
         raise
-    seconds, memory = time.monotonic() - start, compiled.memory_analysis()
+    seconds = time.monotonic() - start
+    return Compiled(size_of(compiled, inputs), seconds, collectives(compiled.as_text()))
+
+
+def size_of(compiled: Any, inputs: Any) -> int:
+    """Bytes on each device that a compiled program takes beside what is held all the time."""
+    memory = compiled.memory_analysis()
     size = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     size += memory.output_size_in_bytes - memory.alias_size_in_bytes  # what is donated is held
-    size += bytes_per_device(inputs)
-    return Compiled(size, seconds, collectives(compiled.as_text()))
+    return size + bytes_per_device(inputs)
 
 
 def _place(tree: Any, where: Sharding) -> Any:

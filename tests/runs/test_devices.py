@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.processes import run, run_two, start
+from tests.processes import run, run_joined, run_two, start
 from tests.runs.conftest import assert_same_lora, contents, make_pictures, metrics, tensors
 
 TRAIN = """
@@ -92,6 +92,16 @@ def test_two_processes_write_one_set_of_files(flags, environ, tmp_path, monkeypa
     for a, b in zip(metrics(alone), metrics(both), strict=True):
         assert a.keys() == b.keys()
         assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k not in PACE)
+
+
+@pytest.mark.slow
+def test_four_processes_give_the_lora_of_one(flags, environ, tmp_path, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    run(TRAIN, 1, *flags("alone"))
+    out = run_joined(4, TRAIN, 1, *flags("four"))
+    assert ["status 0, 4 processes" in text for text in out] == [True] * 4
+    assert_same_lora(lora(tmp_path / "four"), lora(tmp_path / "alone"))
 
 
 @pytest.mark.slow

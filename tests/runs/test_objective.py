@@ -52,9 +52,10 @@ def loss_and_gradient(objective):
     return jax.jit(jax.value_and_grad(value))(objective.params)
 
 
-def test_recomputation_changes_no_gradient(objective):
+@pytest.mark.parametrize("remat", ["blocks", "full"])
+def test_recomputation_changes_no_gradient(objective, remat):
     loss, plain = loss_and_gradient(objective())
-    same_loss, again = loss_and_gradient(objective("--train.remat", "blocks"))
+    same_loss, again = loss_and_gradient(objective("--train.remat", remat))
     assert_close(same_loss, loss, LAYER)
     pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True))
     assert sum(bool(np.abs(b).max() > 0) for _, b in pairs) >= len(pairs) // 2  # up's; down's are 0

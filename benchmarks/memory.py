@@ -1,0 +1,81 @@
+"""What the LoRA step takes with each `train.remat`, and the batch that fits 6 to 24 GB.
+
+python benchmarks/memory.py                          # this machine's compiler, float32
+python benchmarks/memory.py --topology v5e:2x2 --dtype bfloat16
+python benchmarks/memory.py --small
+
+By the compiler's memory analysis, for two batches a row; nothing is run. The batches that fit lie
+on the line through the two, with a tenth of the memory left free.
+"""
+
+import argparse
+import pathlib
+from typing import get_args
+
+from mesh_step import config_of
+from options import REAL, SMALL
+from rows import Row, Rows
+
+from flax_sd import sharding
+from flax_sd.models.unet_blocks import Remat
+from flax_sd.runs.plan_devices import local_target, topology_target
+from flax_sd.runs.plan_memory import bytes_per_device
+from flax_sd.runs.plan_program import Program
+
+SIZES = (6, 8, 12, 16, 24)  # GB of a device
+FREE = 0.9
+
+
+def row(label: str, held: float, sizes: dict[int, float], flops: float) -> Row:
+    """A row of the table.
+
+    Args:
+      held: GB of weights and state.
+      sizes: GB beside them, for two batches.
+      flops: of a picture.
+    """
+    (few, least), (many, most) = sizes.items()
+    a_picture = (most - least) / (many - few)
+    fits = [int(few + max(-few, (FREE * size - held - least) / a_picture)) for size in SIZES]
+    return {
+        "work": label,
+        "GB of weights and state": held,
+        **{f"GB beside, {batch} a device": size for batch, size in sizes.items()},
+        "TFLOP a picture": flops / 1e12,
+        **{f"batch in {size} GB": batch for size, batch in zip(SIZES, fits, strict=True)},
+    }
+
+
+def main() -> None:
+    """Compiles, remat by remat."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=pathlib.Path)
+    parser.add_argument("--topology", help="a TPU that is not there, such as v5e:2x2")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batches", type=int, nargs=2, default=[1, 2], help="pictures a device")
+    parser.add_argument("--remat", nargs="+", default=get_args(Remat), choices=get_args(Remat))
+    parser.add_argument("--small", action="store_true", help="the bundled model")
+    parser.add_argument("--save", action="store_true", help="keep the rows for report.py")
+    options = parser.parse_args()
+    model = (options.model or (SMALL if options.small else REAL)).resolve()
+    target = topology_target(options.topology) if options.topology else local_target()
+    mesh, rows = sharding.make_mesh(-1, 1, target.devices), Rows()
+    for remat in options.remat:
+        program = Program(config_of(model, len(target.devices), options.dtype, remat), mesh)
+        sizes = {}
+        for pictures in options.batches:
+            compiled = program.compile_step(pictures * len(target.devices))
+            sizes[pictures] = float("inf") if compiled is None else compiled.size / 1e9
+        held = bytes_per_device((program.state, program.frozen)) / 1e9
+        label = f"{model.name}, {options.dtype}, remat {remat}, {options.topology or target.name}"
+        rows.add(
+            row(label, held, sizes, program.flops(len(target.devices))[0] / len(target.devices))
+        )
+    if options.save:
+        rows.save("memory")
+
+
+if __name__ == "__main__":
+    main()
