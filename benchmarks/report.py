@@ -21,6 +21,7 @@ TITLES = {
     "scaling": "What devices send one another",
     "topology": "TPUs that are not there",
     "memory": "Memory of the LoRA step",
+    "kernels": "Convolution and attention by themselves",
 }
 TIME, MEMORY = "ratio of time", "ratio of memory"
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from flax_sd.allocator import restart_with_tunables
+from flax_sd.allocator import restart_with_tunables, take_gpu_memory
 from flax_sd.errors import UserError
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
@@ -120,6 +120,7 @@ def _train(args: Sequence[str]) -> int:
 
     config = _read_config(args)
     compiler.set_up()
+    take_gpu_memory()
     if config.train.deterministic:
         ask_for_determinism()
     sharding.initialize_distributed()
@@ -140,6 +141,7 @@ def _sample(args: Sequence[str]) -> int:
     from flax_sd.runs import sample as runs_sample
 
     compiler.set_up()
+    take_gpu_memory()
     return runs_sample.run(runs_sample.parse(args))
 
 
@@ -152,6 +154,7 @@ def _export(args: Sequence[str]) -> int:
 def _plan(args: Sequence[str]) -> int:
     from flax_sd.runs import plan as runs_plan
 
+    take_gpu_memory()
     options, rest = runs_plan.parse(args)
     config = _read_config(rest)
     if config.train.deterministic and options.topology is None:

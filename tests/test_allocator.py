@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from flax_sd.allocator import GPU_SETTINGS, take_gpu_memory
 from tests.processes import ROOT
 
 TELL = """
@@ -40,3 +41,15 @@ def test_settings_of_the_users_stay():
 def test_importing_the_package_changes_nothing():
     code = "import flax_sd, os; flax_sd.StableDiffusion; print('GLIBC_TUNABLES' in os.environ)"
     assert output(code) == "False\n"
+
+
+@pytest.mark.parametrize("said", [None, *GPU_SETTINGS])
+def test_the_share_of_a_gpu_is_set_unless_the_user_did(monkeypatch, said):
+    for name in GPU_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    if said:
+        monkeypatch.setenv(said, "mine")
+    take_gpu_memory()
+    found = {name: os.environ[name] for name in GPU_SETTINGS if name in os.environ}
+    assert found == ({said: "mine"} if said else {"XLA_CLIENT_MEM_FRACTION": "0.9"})
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)

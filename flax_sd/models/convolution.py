@@ -72,7 +72,6 @@ def _transposed_on_cpu(dy: Array, kernel: Array) -> Array:
     if _pixels(dy) < WINOGRAD_FROM:
         x = jax.ShapeDtypeStruct((*dy.shape[:3], kernel.shape[2]), dy.dtype)
         return jax.linear_transpose(lambda x: _shifted(x, kernel), x)(dy)[0]
-    kernel = lax.optimization_barrier(kernel)  # else XLA keeps the forward pass's sums of it
     turned = [[kernel[2 - i, 2 - j] for j in range(3)] for i in range(3)]
     return _winograd(dy, _transform(turned), 1)
 

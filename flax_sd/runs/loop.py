@@ -14,6 +14,7 @@ from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs.pace import Pace
 from flax_sd.runs.profile import Profile
+from flax_sd.runs.spill import SpillWatch
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
@@ -55,7 +56,7 @@ class Loop:
         self._config, self._total, self._step = config, total, step
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
-        self._pace = pace
+        self._pace, self._spill = pace, SpillWatch(progress)
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
@@ -122,6 +123,7 @@ class Loop:
         self._shown.update(step, loss, pace)
         if step % self._config.log.every and step != self._total:
             return
+        self._spill.look()
         more = self._hooks.measured(step, state) if state and step == self._total else {}
         values = {
             "loss": loss,
