@@ -84,9 +84,9 @@ def convolution_row(shape: tuple[int, int, int], batch: int, backward: bool, rep
     return {"work": f"{direction}{side}×{side}, {c_in} → {c_out}, batch {batch}", **rates}
 
 
-def attention_row(name: str, backward: bool, repeats: int) -> Row:
+def attention_row(name: str, shape: tuple[int, int, int], backward: bool, repeats: int) -> Row:
     """Milliseconds of one way to attend."""
-    positions, heads, width = ATTENTION
+    positions, heads, width = shape
     qkv = np.random.default_rng(0).normal(size=(3, 1, positions, heads, width)).astype(np.float32)
     if name == "torch":
         run = torch_kernels.attention(qkv, backward)
@@ -112,12 +112,13 @@ def main() -> None:
     options = parser.parse_args()
     rows, repeats = Rows(), 1 if options.small else options.repeats
     shapes = [(8, 16, 24)] if options.small else CONVOLUTIONS
+    attended = (512, 2, 8) if options.small else ATTENTION
     for backward in (False, True):
         for shape in shapes:
             rows.add(convolution_row(shape, 1, backward, repeats))
     for backward in (False, True):
         for name in ("jax.nn", "chosen", "torch"):
-            rows.add(attention_row(name, backward, repeats))
+            rows.add(attention_row(name, attended, backward, repeats))
     if options.save:
         rows.save("kernels")
 

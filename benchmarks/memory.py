@@ -10,6 +10,7 @@ on the line through the two, with a tenth of the memory left free.
 
 import argparse
 import pathlib
+import sys
 from typing import get_args
 
 from mesh_step import config_of
@@ -67,7 +68,9 @@ def main() -> None:
         sizes = {}
         for pictures in options.batches:
             compiled = program.compile_step(pictures * len(target.devices))
-            sizes[pictures] = float("inf") if compiled is None else compiled.size / 1e9
+            if compiled is None:
+                sys.exit(f"the compiler finds no room for {pictures} pictures a device")
+            sizes[pictures] = compiled.size / 1e9
         held = bytes_per_device((program.state, program.frozen)) / 1e9
         label = f"{model.name}, {options.dtype}, remat {remat}, {options.topology or target.name}"
         rows.add(

@@ -20,7 +20,10 @@ CPU_OPTIONS: dict[str, str | bool] = {
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Any:
-    """`jax.jit` of a large program, with this module's options of the compiler."""
+    """`jax.jit` of a large program, with this module's options of the compiler.
+
+    For programs at the top only: JAX refuses such options of a function inside another jit.
+    """
     return jax.jit(function, compiler_options=_compiler_options(), **options)
 
 
@@ -60,6 +63,7 @@ def _keep_programs() -> None:
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
 
 
+@functools.cache  # JAX keeps every listener: one is enough, however many commands a process runs
 def _give_memory_back() -> None:
     """Gives freed memory back to the system after each long compilation, where glibc has kept it.
 

@@ -73,6 +73,15 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     compiler._compiler_options.cache_clear()
 
 
+def test_however_many_commands_one_listener(monkeypatch):
+    heard = []
+    monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)
+    compiler._give_memory_back.cache_clear()
+    for _ in range(3):
+        compiler._give_memory_back()
+    assert len(heard) == (platform.libc_ver()[0] == "glibc")
+
+
 MEMORY = """
 import jax, jax.numpy as jnp, re, sys
 from flax_sd import compiler

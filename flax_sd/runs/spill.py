@@ -31,15 +31,17 @@ class SpillWatch:
                 self._progress.say(
                     f"warning: {show_size(beyond)} more than device {device.id} has were in use "
                     "and went to the machine's memory, so steps take far longer than they need: a "
-                    "smaller train.batch_size or train.remat blocks would fit"
+                    "smaller train.batch_size or train.remat blocks takes less"
                 )
                 return
 
 
 def spilled(device: Any, environ: Mapping[str, str]) -> float:
     """Bytes in use at the peak beyond the device's own memory; 0 where nothing can spill."""
-    fraction = max((float(environ.get(name) or 0) for name in GPU_SETTINGS[:2]), default=0.0)
-    if device.platform != "gpu" or fraction <= 1:
+    if device.platform != "gpu":
+        return 0.0
+    fraction = max(float(environ.get(name) or 0) for name in GPU_SETTINGS[:2])
+    if fraction <= 1:
         return 0.0
     stats = device.memory_stats() or {}
     return max(0.0, stats.get("peak_bytes_in_use", 0) - stats.get("bytes_limit", 0) / fraction)

@@ -14,4 +14,6 @@ def test_both_directions(modules):
         row = kernels.convolution_row((8, 16, 24), 1, backward, 1)
         assert set(row) == {"work", "XLA", "shifted views", "Winograd", "chosen", "torch"}
         assert all(value > 0 for name, value in row.items() if name != "work")
+        for name in ("jax.nn", "chosen", "torch"):
+            assert kernels.attention_row(name, (512, 2, 8), backward, 1)["ms"] > 0
     assert convolution.WINOGRAD_FROM == before

@@ -28,6 +28,7 @@ UNIFIED = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "2.0"}  # so that the GPU itself ha
         (gpu(9e9), {}, 0),
         (gpu(9e9), {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}, 0),
         (gpu(9e9, platform="cpu"), UNIFIED, 0),
+        (gpu(9e9, platform="cpu"), {"XLA_CLIENT_MEM_FRACTION": "no number"}, 0),
     ],
 )
 def test_bytes_beyond_the_gpus_own(device, environ, expected):
