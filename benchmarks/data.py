@@ -20,6 +20,7 @@ import numpy as np
 from options import SMALL, add_common, side_of
 from PIL import Image
 from rows import Row, Rows
+from sides.inputs import Work
 from turns import Side, compare, difference
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -89,7 +90,8 @@ def main() -> None:
         folder = pathlib.Path(scratch)
         write_pictures(folder, count)
         for workers in SMALL_WORKERS if options.small else WORKERS:
-            sides = compare("pictures", folder, workers, ("float32", "float32"), repeats)
+            work = Work(folder, workers)
+            sides = compare("pictures", work, work, repeats)
             rows.add(row(workers, count, *sides))
         rows.add(training(options.model.resolve(), folder, SMALL_STEPS if options.small else STEPS))
     if options.save:

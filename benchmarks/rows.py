@@ -8,7 +8,9 @@ import pathlib
 import platform
 import re
 import shlex
+import shutil
 import statistics
+import subprocess
 import sys
 from typing import Any
 
@@ -71,12 +73,20 @@ def _version(name: str) -> str | None:
 
 
 def machine() -> str:
-    """The processor's name, its cores and the memory."""
+    """The processor's name, its cores and the memory; the GPUs."""
     path = pathlib.Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.is_file() else "", re.M)
     name = found[1] if found else platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+    return ", ".join([name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB", *_gpus()])
+
+
+def _gpus() -> list[str]:
+    """The names of NVIDIA's GPUs."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
 
 
 def head(row: Row) -> str:

@@ -1,23 +1,53 @@
 """Ours against diffusers on torch: the same work, in turns, in one run.
 
 python benchmarks/speed.py unet --batch 1 2      # or lora_step, whole_step, txt2img, vae, text
+python benchmarks/speed.py lora_step --dtype bfloat16 --compile    # torch.compile, on a GPU
 python benchmarks/speed.py unet --small          # the bundled model: shows that it runs
 
 Each side has a process of its own, and with it a memory of its own. In a turn a side runs once
 untimed, unless that takes minutes, and once timed. Prints a table: median seconds
-(lowest–highest); the peak of memory while the turns run, and that of the whole process, loading and
-compiling included.
+(lowest–highest); the peak of memory while the turns run (on a GPU, of its memory), and that of the
+whole process, loading and compiling included. TFLOP/s are the network's operations, however they
+are computed, and MFU is their share of what the device can do.
 """
 
 import argparse
+import json
 import statistics
 
+import flops
 from options import add_model, find_model
 from rows import Row, Rows
+from sides.inputs import Work
 from turns import Side, compare, difference
+
+from flax_sd.runs.pace import peak_flops
 
 CASES = ("unet", "lora_step", "whole_step", "txt2img", "vae", "text")
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def label(case: str, ours: Work, theirs: Work) -> str:
+    """What is compared, in words."""
+    words = [case, f"batch {ours.size}"]
+    same = ours.dtype == theirs.dtype
+    words.append(ours.dtype if same else f"{ours.dtype}, torch {theirs.dtype}")
+    words += ["remat"] * ours.remat + ["torch.compile"] * theirs.compiled
+    return ", ".join(words)
+
+
+def use_of_device(case: str, work: Work, side: Side) -> Row:
+    """How near our side comes to what its device can do, if anybody knows that."""
+    peak = peak_flops(side.device, work.dtype)
+    if peak is None:
+        return {}
+    config = json.loads((work.folder / "unet" / "config.json").read_text())
+    forward, step = flops.count(config)
+    counted = {"unet": forward, "lora_step": step}
+    if case not in counted:
+        return {"flax_sd, TFLOP/s": "", "MFU": ""}
+    reached = counted[case] * work.size / statistics.median(side.seconds)
+    return {"flax_sd, TFLOP/s": reached / 1e12, "MFU": f"{reached / peak:.0%}"}
 
 
 def row(label: str, ours: Side, theirs: Side) -> Row:
@@ -47,14 +77,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--our-dtype", choices=DTYPES, help="ours, where it is another")
+    parser.add_argument("--remat", action="store_true", help="steps keep the blocks' inputs alone")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for torch's side")
     options = parser.parse_args()
     model = find_model(parser, options)
-    dtypes = (options.our_dtype or options.dtype, options.dtype)
-    shown = dtypes[0] if len(set(dtypes)) == 1 else "{}, torch {}".format(*dtypes)
+    repeats = 1 if options.small else options.repeats
     rows = Rows()
     for batch in options.batch:
-        sides = compare(options.case, model, batch, dtypes, 1 if options.small else options.repeats)
-        rows.add(row(f"{options.case}, batch {batch}, {shown}", *sides))
+        given = Work(model, batch, options.dtype, options.remat)
+        ours = given._replace(dtype=options.our_dtype or options.dtype)
+        theirs = given._replace(compiled=options.compile)
+        sides = compare(options.case, ours, theirs, repeats)
+        compared = row(label(options.case, ours, theirs), *sides)
+        rows.add(compared | use_of_device(options.case, ours, sides[0]))
     if options.save:
         rows.save("speed")
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from options import add_model, find_model
 from rows import Row, Rows
+from sides.inputs import Work
 
 from flax_sd import allocator
 
@@ -80,7 +81,7 @@ def read_once(folder: pathlib.Path) -> None:
 
 def measure(model: pathlib.Path, dtype: str, repeats: int) -> tuple[Start, Start, Start]:
     """Cold, warm and torch, measured."""
-    arguments = [str(model), dtype]
+    arguments = [Work(model, dtype=dtype).argument()]
     with tempfile.TemporaryDirectory() as cache:
         kept = {
             "JAX_COMPILATION_CACHE_DIR": cache,

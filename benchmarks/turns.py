@@ -12,6 +12,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
+from sides.inputs import Work
 
 from flax_sd import allocator, compiler
 
@@ -25,18 +26,20 @@ class Side:
       first: seconds of the first run, compiling included.
       result: what the first run returned.
       seconds: of each turn.
-      turns: GiB at the peak of the turns.
+      turns: GiB at the peak of the turns, of the device's memory where it has its own.
       whole: GiB at the peak of the whole process, loading and compiling included.
+      device: what it ran on.
     """
 
-    def __init__(self, name: str, case: str, folder: pathlib.Path, size: int, dtype: str):
+    def __init__(self, name: str, case: str, work: Work):
         self.seconds: list[float] = []
+        self.device = ""
         self.turns = self.whole = 0.0
         with tempfile.TemporaryDirectory() as scratch:
             result = pathlib.Path(scratch) / "result.npy"
-            work = [name, case, str(folder.resolve()), str(size), dtype, str(result)]
+            arguments = [name, case, work.argument(), str(result)]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sides.process", *work],
+                [sys.executable, "-m", "sides.process", *arguments],
                 cwd=HERE,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -60,21 +63,16 @@ class Side:
         self._process.stdin.flush()
         answer = self._answer()
         self.seconds.append(answer["seconds"])
-        self.turns, self.whole = answer["turns"], answer["whole"]
+        self.turns, self.whole, self.device = answer["turns"], answer["whole"], answer["device"]
 
     def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
 
-def compare(
-    case: str, folder: pathlib.Path, size: int, dtypes: tuple[str, str], repeats: int
-) -> tuple[Side, Side]:
+def compare(case: str, our_work: Work, their_work: Work, repeats: int) -> tuple[Side, Side]:
     """Runs a case on both sides, ours first, in turns."""
-    ours, theirs = (
-        Side(name, case, folder, size, dtype)
-        for name, dtype in zip(("ours", "theirs"), dtypes, strict=True)
-    )
+    ours, theirs = Side("ours", case, our_work), Side("theirs", case, their_work)
     for _ in range(repeats):
         ours.turn()
         theirs.turn()

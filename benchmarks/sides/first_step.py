@@ -1,22 +1,22 @@
 """From nothing to the first LoRA step, once: figures as a line of JSON.
 
-cd benchmarks && python -m sides.first_step ours|theirs FOLDER DTYPE
+cd benchmarks && python -m sides.first_step ours|theirs WORK
 """
 
 import importlib
 import json
-import pathlib
 import sys
 import time
 
 from sides import memory
+from sides.inputs import read_work
 
 
-def main(side: str, folder: str, dtype: str) -> None:
+def main(side: str, work: str) -> None:
     """Imports, loads, compiles and steps."""
     module = importlib.import_module(f"sides.{side}")
     start = time.perf_counter()
-    figures = module.first_step(pathlib.Path(folder), 1, dtype)
+    figures = module.first_step(read_work(work))
     load = time.perf_counter() - start
     print(json.dumps({**figures, "load": load, "peak": memory.highest()}), flush=True)
 

@@ -1,7 +1,6 @@
 """The work that is measured, done by flax_sd. Each case returns a call that runs it once."""
 
 import itertools
-import pathlib
 import time
 from typing import Any
 
@@ -30,6 +29,7 @@ from sides.inputs import (
     STEPS,
     TOKENS,
     Run,
+    Work,
     normal,
     token_ids,
 )
@@ -37,41 +37,52 @@ from sides.inputs import (
 compiler.set_up()  # as the commands do
 
 
-def unet(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def device_name() -> str:
+    """What the work runs on."""
+    return jax.devices()[0].device_kind
+
+
+def device_peak() -> float | None:
+    """GiB at the peak of a memory that is the device's own; None on a CPU."""
+    used = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return used["peak_bytes_in_use"] / 2**30 if used else None
+
+
+def unet(work: Work) -> Run:
     """A forward pass at the size that the UNet was trained on."""
-    network = components.load_network(folder, "unet", dtype)
+    network = components.load_network(work.folder, "unet", work.dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
     graph, state = nnx.split(network)
     inputs = (
-        jnp.asarray(normal(0, batch, side, side, 4)),
-        jnp.full(batch, 500),
-        jnp.asarray(normal(1, batch, TOKENS, width)),
+        jnp.asarray(normal(0, work.size, side, side, 4)),
+        jnp.full(work.size, 500),
+        jnp.asarray(normal(1, work.size, TOKENS, width)),
     )
     forward = jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
     return lambda: np.asarray(forward(state, *inputs), np.float32)
 
 
-def vae(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def vae(work: Work) -> Run:
     """Decoding."""
-    network = components.load_network(folder, "vae", dtype)
+    network = components.load_network(work.folder, "vae", work.dtype)
     side = network.config.sample_size // 8
     graph, state = nnx.split(network)
-    latents = jnp.asarray(normal(0, batch, side, side, 4))
+    latents = jnp.asarray(normal(0, work.size, side, side, 4))
     decode = jit(lambda state, x: nnx.merge(graph, state).decode(x))
     return lambda: np.asarray(decode(state, latents), np.float32)
 
 
-def text(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def text(work: Work) -> Run:
     """The text encoder over 77 tokens."""
-    graph, state = nnx.split(components.load_network(folder, "text_encoder", dtype))
-    ids = jnp.asarray(token_ids(batch))
+    graph, state = nnx.split(components.load_network(work.folder, "text_encoder", work.dtype))
+    ids = jnp.asarray(token_ids(work.size))
     encode = jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
     return lambda: np.asarray(encode(state, ids), np.float32)
 
 
-def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def lora_step(work: Work) -> Run:
     """A training step of a LoRA on attention, from latents and text that were computed before."""
-    step, state, frozen, batch_of = _lora_step(folder, batch, dtype)
+    step, state, frozen, batch_of = _lora_step(work)
 
     def run() -> np.ndarray:
         nonlocal state
@@ -81,9 +92,9 @@ def lora_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     return run
 
 
-def first_step(folder: pathlib.Path, batch: int, dtype: str) -> dict[str, float]:
+def first_step(work: Work) -> dict[str, float]:
     """Does the first such step; returns the seconds of what went before it."""
-    step, *arguments = _lora_step(folder, batch, dtype)
+    step, *arguments = _lora_step(work)
     start = time.perf_counter()
     lowered = step.lower(*arguments)
     traced = time.perf_counter()
@@ -93,33 +104,39 @@ def first_step(folder: pathlib.Path, batch: int, dtype: str) -> dict[str, float]
     return {"lower": traced - start, "compile": done - traced}
 
 
-def _lora_step(folder: pathlib.Path, batch: int, dtype: str) -> tuple[Any, Any, Any, Any]:
+def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
     """The jitted step and its arguments."""
-    network = components.load_network(folder, "unet", dtype)
+    network = components.load_network(work.folder, "unet", work.dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
+    network.remat = _remat(work)
     inject(network, "attention", LORA_RANK, LORA_RANK, "gaussian", jax.random.key(0))
     graph, params, frozen = nnx.split(network, nnx.LoRAParam, ...)
     loss = diffusion_loss({"unet": graph}, NoiseSchedule.from_config({}), scaling_factor=1.0)
     tx = make_optimizer(OptimConfig(), 1000)
-    latents = jnp.asarray(normal(0, batch, side, side, 4))
+    latents = jnp.asarray(normal(0, work.size, side, side, 4))
     batch_of = EncodedBatch(
         Moments(latents, jnp.full_like(latents, -30.0)),  # log variance: as good as none
-        jnp.asarray(normal(1, batch, TOKENS, width)),
+        jnp.asarray(normal(1, work.size, TOKENS, width)),
     )
     state = init_state({"unet": params}, tx, 0, scaled=False)
     return make_train_step(loss, tx), state, {"unet": frozen}, batch_of
 
 
-def whole_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def _remat(work: Work) -> str:
+    return "blocks" if work.remat else "none"
+
+
+def whole_step(work: Work) -> Run:
     """The same from pixels and token ids: VAE and text encoder run in front of the step."""
-    given = Config.model_validate({"model": {"path": str(folder)}, "compute_dtype": dtype})
-    parts = load_parts(given, dtype)
+    values = {"model": {"path": str(work.folder)}, "train": {"remat": _remat(work)}}
+    given = Config.model_validate({**values, "compute_dtype": work.dtype})
+    parts = load_parts(given, work.dtype)
     objective = make_objective(given, parts)
     side = parts.networks["unet"].config.sample_size * stride(parts.networks["vae"])
     tx = make_optimizer(given.optim, 1000)
     step = make_train_step(objective.loss, tx)
     state = init_state(objective.params, tx, 0, scaled=False)
-    pixels, ids = np.tanh(normal(0, batch, side, side, 3)), token_ids(batch)
+    pixels, ids = np.tanh(normal(0, work.size, side, side, 3)), token_ids(work.size)
 
     def run() -> np.ndarray:
         nonlocal state
@@ -130,17 +147,17 @@ def whole_step(folder: pathlib.Path, batch: int, dtype: str) -> Run:
     return run
 
 
-def txt2img(folder: pathlib.Path, batch: int, dtype: str) -> Run:
+def txt2img(work: Work) -> Run:
     """Pictures from prompts: DDIM, guidance 7.5, decoded."""
-    sd = StableDiffusion.load(folder, dtype)
+    sd = StableDiffusion.load(work.folder, work.dtype)
     given: dict[str, Any] = {"num_inference_steps": STEPS, "sampler": "ddim", "output": "float"}
-    return lambda: sd.generate([PROMPT] * batch, seed=0, **given)
+    return lambda: sd.generate([PROMPT] * work.size, seed=0, **given)
 
 
-def pictures(folder: pathlib.Path, workers: int, dtype: str) -> Run:
-    """All pictures of a folder once, decoded and transformed by `workers` threads."""
-    given = {"path": str(folder), "resolution": RESOLUTION, "center_crop": True}
-    opened = open_pictures(DataConfig.model_validate({**given, "workers": workers}))
+def pictures(work: Work) -> Run:
+    """All pictures of a folder once, decoded and transformed by `size` threads."""
+    given = {"path": str(work.folder), "resolution": RESOLUTION, "center_crop": True}
+    opened = open_pictures(DataConfig.model_validate({**given, "workers": work.size}))
     means = np.zeros(len(opened))
 
     def run() -> np.ndarray:

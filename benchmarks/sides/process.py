@@ -1,25 +1,25 @@
 """One side of a comparison in a process of its own: a line in, one turn, a line of JSON out.
 
-cd benchmarks && python -m sides.process ours|theirs CASE FOLDER SIZE DTYPE RESULT.npy
+cd benchmarks && python -m sides.process ours|theirs CASE WORK RESULT.npy
 """
 
 import importlib
 import json
-import pathlib
 import sys
 import time
 
 import numpy as np
 
 from sides import memory
+from sides.inputs import read_work
 
 LONG = 120  # seconds, of which a slow start is a small part
 
 
-def main(side: str, case: str, folder: str, size: str, dtype: str, result: str) -> None:
+def main(side: str, case: str, work: str, result: str) -> None:
     """Warms up, saves what came out, then takes a turn a line until standard input ends."""
-    make = getattr(importlib.import_module(f"sides.{side}"), case)
-    run = make(pathlib.Path(folder), int(size), dtype)
+    module = importlib.import_module(f"sides.{side}")
+    run = getattr(module, case)(read_work(work))
     start = time.perf_counter()
     np.save(result, run())
     first = time.perf_counter() - start
@@ -32,8 +32,9 @@ def main(side: str, case: str, folder: str, size: str, dtype: str, result: str) 
         start = time.perf_counter()
         run()
         seconds = time.perf_counter() - start
-        answer = {"seconds": seconds, "turns": peak.value, "whole": memory.highest()}
-        print(json.dumps(answer), flush=True)
+        turns = module.device_peak() or peak.value
+        answer = {"seconds": seconds, "turns": turns, "whole": memory.highest()}
+        print(json.dumps({**answer, "device": module.device_name()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """The comparison with torch runs, and both sides come to one result; times are not tested."""
 
+import json
+import types
+
 import pytest
 
 
@@ -17,3 +20,24 @@ def test_a_whole_step_in_two_dtypes(rows_of):
     (row,) = rows_of("speed", "whole_step", "--our-dtype", "bfloat16")
     assert row["work"] == "whole_step, batch 1, bfloat16, torch float32"
     assert float(row["ratio of time"]) > 0
+
+
+@pytest.mark.slow
+def test_the_use_of_a_gpu(modules):
+    import flops
+    import speed
+    from options import SMALL
+    from sides.inputs import Work, read_work
+
+    work = read_work(Work(SMALL, 2, "bfloat16", remat=True).argument())
+    theirs = work._replace(dtype="float16", compiled=True)
+    assert speed.label("lora_step", work, theirs) == (
+        "lora_step, batch 2, bfloat16, torch float16, remat, torch.compile"
+    )
+    config = json.loads((SMALL / "unet" / "config.json").read_text())
+    counted = 2 * flops.count(config)[1]
+    side = types.SimpleNamespace(device="NVIDIA H100 80GB HBM3", seconds=[counted / 989e12 * 4])
+    use = speed.use_of_device("lora_step", work, side)
+    assert use["MFU"] == "25%" and use["flax_sd, TFLOP/s"] == pytest.approx(989 / 4)
+    side.device = "cpu"
+    assert speed.use_of_device("lora_step", work, side) == {}
