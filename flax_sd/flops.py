@@ -25,21 +25,32 @@ def _of_jaxpr(jaxpr: Any) -> int:
 
 
 def _of_equation(equation: Any) -> int:
-    name, out = equation.primitive.name, equation.outvars[0].aval
+    name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2 * math.prod(out.shape) * math.prod(shape[axis] for axis in contracted)
+        (contracted, _), _ = params["dimension_numbers"]
+        out, shape = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
+        return 2 * math.prod(out) * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        return _of_convolution(equation, out)
+        return _of_convolution(equation)
     if name == "cond":  # one branch is taken: the algorithm that a platform chooses, for one
-        return max(_of_jaxpr(branch.jaxpr) for branch in equation.params["branches"])
-    repeats = equation.params["length"] if name == "scan" else 1
-    return repeats * sum(_of_jaxpr(inner) for inner in _inner_jaxprs(equation.params))
+        return max(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
+    return _repeats(name, params) * sum(_of_jaxpr(inner) for inner in _inner_jaxprs(params))
 
 
-def _of_convolution(equation: Any, out: Any) -> int:
+def _repeats(name: str, params: dict[str, Any]) -> int:
+    """How often what is inside an equation is done."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":  # once on every device
+        return params["mesh"].size
+    if name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    return 1
+
+
+def _of_convolution(equation: Any) -> int:
     """Each output value sees the whole kernel, but for the zeros put between dilated inputs."""
+    out = equation.outvars[0].aval
     params, kernel = equation.params, equation.invars[1].aval.shape
     spec = params["dimension_numbers"].rhs_spec  # (out, in, spatial …)
     products = math.prod(out.shape) * math.prod(kernel) // kernel[spec[0]]

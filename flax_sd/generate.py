@@ -6,15 +6,18 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from flax_sd.compiler import jit
 from flax_sd.errors import UserError
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
+from flax_sd.sharding import mesh_of
 
 OUTPUTS = ("uint8", "float", "latents")
 
@@ -111,7 +114,7 @@ class Programs:
     def __init__(self):
         self.traces: collections.Counter[str] = collections.Counter()
         self._encode = jit(self._encoding, static_argnums=(0, 3))
-        self._sample = jit(self._sampling, static_argnums=0)
+        self._sample = jit(self._sampling, static_argnums=(0, 2))
         self._decode = jit(self._decoding, static_argnums=0)
 
     def encode(
@@ -141,12 +144,13 @@ class Programs:
           noise: for each step, if the sampler draws any.
         """
         scale = jnp.float32(float(guidance))
-        return self._sample(*nnx.split(unet), sampler, x, text, scale, noise)
+        return self._sample(*nnx.split(unet), mesh_of(x), sampler, x, text, scale, noise)
 
     def _sampling(
         self,
         graph: Any,
         state: Any,
+        mesh: Mesh,
         sampler: Sampler,
         x: Array,
         text: Array,
@@ -167,7 +171,8 @@ class Programs:
             out = out.astype(jnp.float32).reshape(b, k, *out.shape[1:])
             return out[:, 0] + guidance * (out[:, 1] - out[:, 0]) if k == 2 else out[:, 0]
 
-        return make_sample_loop(sampler)(denoise, x, noise)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return make_sample_loop(sampler)(denoise, x, noise)
 
     def decode(self, vae: nnx.Module, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
         """Pictures in [0, 1]."""

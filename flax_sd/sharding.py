@@ -49,6 +49,13 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mes
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * 2, devices=devices)
 
 
+def mesh_of(array: jax.Array) -> Mesh:
+    """The mesh that an array is divided over; that of its one device if it is not."""
+    if isinstance(array.sharding, NamedSharding) and isinstance(array.sharding.mesh, Mesh):
+        return array.sharding.mesh
+    return make_mesh(1, 1, list(array.devices()))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

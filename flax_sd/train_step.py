@@ -5,11 +5,13 @@ an argument of their own that no gradient, optimizer state or update ever touche
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from flax_sd.compiler import jit
 from flax_sd.losses import Loss, Trees
@@ -59,13 +61,19 @@ def init_state(
 
 
 def make_train_step(
-    loss: Loss, tx: optax.GradientTransformation, *, accumulate: int = 1, scaled: bool = False
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    scaled: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Trees, Any], tuple[TrainState, Metrics]]:
     """Builds the jitted step; the state is donated, the frozen leaves are not.
 
     Args:
       accumulate: parts that the batch is divided into; gradients are averaged over them.
       scaled: float16's dynamic loss scaling: an overflow halves the scale and skips the update.
+      mesh: the devices that the batch is divided over, for kernels that the compiler cannot divide.
     """
 
     def step(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
@@ -76,7 +84,8 @@ def make_train_step(
             return value * state.loss_scale.scale, value
 
         gradient = jax.value_and_grad(scaled_loss, has_aux=True)
-        value, grads = _mean_over_parts(gradient, state.params, (batch, draws), accumulate)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh else nullcontext():
+            value, grads = _mean_over_parts(gradient, state.params, (batch, draws), accumulate)
         grads = jax.tree.map(lambda g: g / state.loss_scale.scale, grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from flax_sd.models.attention import blocked_attention, takes_flash
 from flax_sd.models.convolution import conv3x3
+from flax_sd.models.tpu_attention import kernel_attention, takes_kernel
 
 Linear = nnx.Linear
 BLOCKED_FROM = 2**18  # queries × keys from which attention goes block by block
@@ -123,7 +124,7 @@ def attention(
     if mask is None and takes_flash(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     if mask is None and q.shape[1] * k.shape[1] >= BLOCKED_FROM:
-        return blocked_attention(q, k, v)
+        return kernel_attention(q, k, v) if takes_kernel(q, k) else blocked_attention(q, k, v)
     return _attention(q, k, v, mask)
 
 

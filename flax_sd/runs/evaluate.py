@@ -44,7 +44,7 @@ class HeldOut:
             self._encode(rows, pictures, objective, tokenizer, frozen, mesh)
             for rows in _chunks(self.count, self._rows)
         ]
-        self._loss = jit(_loss_of_batch(objective.loss))
+        self._loss = jit(_loss_of_batch(objective.loss, mesh))
 
     def loss(self, params: Trees, frozen: Trees) -> float:
         """The mean over pictures and draws, in float32."""
@@ -80,14 +80,15 @@ def _chunks(count: int, size: int) -> Iterator[list[int]]:
         yield list(range(start, min(start + size, count)))
 
 
-def _loss_of_batch(loss: Loss) -> Any:
+def _loss_of_batch(loss: Loss, mesh: Mesh) -> Any:
     """The summed loss of a batch's first `valid` pictures."""
 
     def value(
         params: Trees, frozen: Trees, batch: Any, key: jax.Array, valid: jax.Array
     ) -> jax.Array:
         draws = loss.draw(key, batch)
-        each = loss.loss(params, frozen, batch, draws)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            each = loss.loss(params, frozen, batch, draws)
         return jnp.sum(jnp.where(jnp.arange(len(each)) < valid, each, 0))  # the rest is padding
 
     return value

@@ -53,7 +53,11 @@ class Program:
         tx = optim.make_optimizer(config.optim, config.train.steps)
         scaled = config.compute_dtype == "float16"
         self._step: Any = train_step.make_train_step(
-            objective.loss, tx, accumulate=config.train.accumulate, scaled=scaled
+            objective.loss,
+            tx,
+            accumulate=config.train.accumulate,
+            scaled=scaled,
+            mesh=mesh,
         )
         state = jax.eval_shape(
             lambda params: train_step.init_state(params, tx, config.seed, scaled=scaled),

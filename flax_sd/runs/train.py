@@ -161,9 +161,12 @@ class Run:
         stop: StopRequest,
         stack: contextlib.ExitStack,
     ) -> tuple[int, TrainState]:
-        accumulate = self.config.train.accumulate
         step = train_step.make_train_step(
-            self.objective.loss, self.tx, accumulate=accumulate, scaled=self.scaled
+            self.objective.loss,
+            self.tx,
+            accumulate=self.config.train.accumulate,
+            scaled=self.scaled,
+            mesh=self.mesh,
         )
         batches = feed(
             self.config,
