@@ -2,9 +2,13 @@
 
 import os
 import pathlib
+import tempfile
 
-# Before JAX reads it: tests neither use nor fill the cache in the user's home.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+# Before JAX reads it: not the cache in the user's home but one of these tests, shared by all their
+# processes, the workers of pytest-xdist too.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 
 import jax
 import pytest
