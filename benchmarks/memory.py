@@ -4,8 +4,8 @@ python benchmarks/memory.py                          # this machine's compiler, 
 python benchmarks/memory.py --topology v5e:2x2 --dtype bfloat16
 python benchmarks/memory.py --small
 
-By the compiler's memory analysis, for two batches a row; nothing is run. The batches that fit lie
-on the line through the two, with a tenth of the memory left free.
+By the compiler's memory analysis, for some batches a row; nothing is run. The batches that fit lie
+on the lines between them, past the last on the last line, with a tenth of the memory left free.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import pathlib
 import sys
 from typing import get_args
 
+import numpy as np
 from mesh_step import config_of
 from options import REAL, SMALL
 from rows import Row, Rows
@@ -27,23 +28,30 @@ SIZES = (6, 8, 12, 16, 24)  # GB of a device
 FREE = 0.9
 
 
+def largest(sizes: dict[int, float], room: float) -> int:
+    """The batch that fits, by the GB that some batches take; 0 if the smallest of them does not."""
+    batches, needed = zip(*sorted(sizes.items()), strict=True)
+    if room < needed[0]:
+        return 0
+    slope = (batches[-1] - batches[-2]) / (needed[-1] - needed[-2])
+    past = batches[-1] + (room - needed[-1]) * slope
+    return int(past if room > needed[-1] else np.interp(room, needed, batches))
+
+
 def row(label: str, held: float, sizes: dict[int, float], flops: float) -> Row:
     """A row of the table.
 
     Args:
       held: GB of weights and state.
-      sizes: GB beside them, for two batches.
+      sizes: GB beside them, for some batches.
       flops: of a picture.
     """
-    (few, least), (many, most) = sizes.items()
-    a_picture = (most - least) / (many - few)
-    fits = [int(few + max(-few, (FREE * size - held - least) / a_picture)) for size in SIZES]
     return {
         "work": label,
         "GB of weights and state": held,
         **{f"GB beside, {batch} a device": size for batch, size in sizes.items()},
         "TFLOP a picture": flops / 1e12,
-        **{f"batch in {size} GB": batch for size, batch in zip(SIZES, fits, strict=True)},
+        **{f"batch in {size} GB": largest(sizes, FREE * size - held) for size in SIZES},
     }
 
 
@@ -55,7 +63,9 @@ def main() -> None:
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--topology", help="a TPU that is not there, such as v5e:2x2")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--batches", type=int, nargs=2, default=[1, 2], help="pictures a device")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 2, 4], help="pictures a device, two or more"
+    )
     parser.add_argument("--remat", nargs="+", default=get_args(Remat), choices=get_args(Remat))
     parser.add_argument("--small", action="store_true", help="the bundled model")
     parser.add_argument("--save", action="store_true", help="keep the rows for report.py")

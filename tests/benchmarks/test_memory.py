@@ -1,4 +1,4 @@
-"""Recomputation takes less memory and more operations; the batches follow the line."""
+"""Recomputation takes less memory and more operations; the batches follow the lines."""
 
 import pytest
 
@@ -20,3 +20,11 @@ def test_batches_lie_on_the_line(modules):
     assert [row[f"batch in {size} GB"] for size in memory.SIZES] == [4, 8, 15, 22, 37]
     large = memory.row("large", held=9.0, sizes={1: 1.5, 2: 2.0}, flops=1e12)
     assert large["batch in 8 GB"] == 0
+
+
+def test_batches_lie_between_those_that_were_compiled(modules):
+    import memory
+
+    sizes = {4: 5.0, 1: 1.0, 2: 4.0}
+    rooms = {0.9: 0, 1.0: 1, 3.9: 1, 4.6: 3, 5.0: 4, 7.1: 8}
+    assert {room: memory.largest(sizes, room) for room in rooms} == rooms
