@@ -5,10 +5,11 @@ python benchmarks/speed.py lora_step --dtype bfloat16 --compile    # torch.compi
 python benchmarks/speed.py unet --small          # the bundled model: shows that it runs
 
 Each side has a process of its own, and with it a memory of its own. In a turn a side runs once
-untimed, unless that takes minutes, and once timed. Prints a table: median seconds
-(lowest–highest); the peak of memory while the turns run (on a GPU, of its memory), and that of the
-whole process, loading and compiling included. TFLOP/s are the network's operations, however they
-are computed, and MFU is their share of what the device can do.
+untimed and once timed; where a run takes minutes it is the timed one alone, and a first run before
+which nothing was compiled counts. Prints a table: median seconds (lowest–highest); the peak of
+memory while the turns run (on a GPU, of its memory), and that of the whole process, loading and
+compiling included. TFLOP/s are the network's operations, however they are computed, and MFU is
+their share of what the device can do.
 """
 
 import argparse

@@ -27,6 +27,11 @@ from sides.inputs import (
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def compiles(work: Work) -> bool:
+    """Whether the first run is longer for compiling."""
+    return work.compiled
+
+
 def device_name() -> str:
     """What the work runs on."""
     return torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"
