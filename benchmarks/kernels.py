@@ -1,4 +1,4 @@
-"""3×3 convolutions and attention by themselves: what they choose from, and torch's.
+"""3×3 convolutions and attention by themselves on a CPU: what they choose from, and torch's.
 
 python benchmarks/kernels.py [--save]
 python benchmarks/kernels.py --small

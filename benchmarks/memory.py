@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the bundled model")
     parser.add_argument("--save", action="store_true", help="keep the rows for report.py")
     options = parser.parse_args()
+    if len(set(options.batches)) < 2:
+        parser.error(f"--batches {options.batches}: a line needs two that differ")
     model = (options.model or (SMALL if options.small else REAL)).resolve()
     target = topology_target(options.topology) if options.topology else local_target()
     mesh, rows = sharding.make_mesh(-1, 1, target.devices), Rows()

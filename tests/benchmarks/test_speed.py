@@ -5,6 +5,8 @@ import types
 
 import pytest
 
+from flax_sd.flops import count_flops
+
 
 @pytest.mark.slow
 def test_a_network(rows_of):
@@ -41,3 +43,24 @@ def test_the_use_of_a_gpu(modules):
     assert use["MFU"] == "25%" and use["flax_sd, TFLOP/s"] == pytest.approx(989 / 4)
     side.device = "cpu"
     assert speed.use_of_device("lora_step", work, side) == {}
+
+
+@pytest.mark.slow
+def test_remat_and_compile_reach_both_sides(modules, monkeypatch):
+    import torch
+    from options import SMALL
+    from sides import ours, theirs
+    from sides.inputs import Work
+
+    plain, remat = Work(SMALL), Work(SMALL, remat=True, compiled=True)
+    flops = [count_flops(*ours._lora_step(work)) for work in (plain, remat)]
+    assert flops[1] > 1.2 * flops[0]
+    asked = []
+    kind = theirs.diffusers.UNet2DConditionModel
+    monkeypatch.setattr(kind, "enable_gradient_checkpointing", lambda self: asked.append("remat"))
+    monkeypatch.setattr(torch, "compile", lambda network: asked.append("compile") or network)
+    theirs.lora_step(plain)
+    assert asked == []
+    theirs.lora_step(remat)
+    assert asked == ["remat", "compile"]
+    assert theirs.compiles(remat) and not theirs.compiles(plain)

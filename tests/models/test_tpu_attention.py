@@ -12,6 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from flax_sd.flops import count_flops
 from flax_sd.models import layers
 from flax_sd.models.tpu_attention import kernel_attention, takes_kernel
+from flax_sd.sharding import make_mesh
 from tests import processes
 from tests.parity import assert_close
 
@@ -19,7 +20,6 @@ FOUR_CHIPS = """
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding
 from flax_sd import sharding
-from flax_sd.flops import count_flops
 from flax_sd.models import layers
 from flax_sd.runs.plan_devices import topology_target
 
@@ -88,10 +88,7 @@ def test_the_kernel_and_its_gradient_are_plain_attentions(width):
         return attend(q, k, v), *jax.grad(scalar, (0, 1, 2))(q, k, v)
 
     plain = both(layers.attention)
-    devices = jax.make_mesh(
-        (1, 1), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:1]
-    )
-    with jax.set_mesh(devices), pltpu.force_tpu_interpret_mode():
+    with jax.set_mesh(make_mesh(1, 1, jax.devices()[:1])), pltpu.force_tpu_interpret_mode():
         kernel = both(jax.jit(kernel_attention))
     for ours, theirs in zip(kernel, plain, strict=True):
         assert_close(ours, theirs, 1e-5)
