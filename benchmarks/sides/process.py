@@ -20,23 +20,25 @@ LONG = 120  # seconds, of which a slow start is a small part
 def main(side: str, case: str, argument: str, result: str) -> None:
     """Warms up, saves what came out, then takes a turn a line until standard input ends.
 
-    A long first run before which nothing was compiled is the first turn's already.
+    A long first run is the first turn's: its memory always, since a heap grows by gigabytes or not
+    while a process waits for minutes, and its time where nothing was compiled.
     """
     module, work = importlib.import_module(f"sides.{side}"), read_work(argument)
     run, peak, compiles = getattr(module, case)(work), memory.Peak(), module.compiles(work)
-    if not compiles:
-        peak.start()
+    peak.start()
     first = seconds_of(lambda: np.save(result, run()))
     print(json.dumps({"first": first}), flush=True)
+    long_peak = peak.value if first >= LONG else None
     if compiles:
-        peak.start()
+        peak.value = 0.0
     turns = [first] if first >= LONG and not compiles else []
     for _ in sys.stdin:
         if first < LONG:
             run()  # after seconds of waiting a first run is slower
         seconds = turns.pop() if turns else seconds_of(run)
-        held = module.device_peak() or peak.value
-        answer = {"seconds": seconds, "turns": held, "whole": memory.highest()}
+        held = module.device_peak() or long_peak or peak.value
+        whole = long_peak or memory.highest()
+        answer = {"seconds": seconds, "turns": held, "whole": whole}
         print(json.dumps({**answer, "device": module.device_name()}), flush=True)
 
 

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Pixels of a batch. The transformed kernels of a step, or of a sampler's loop, are all held at once:
-# with fewer pixels they take more memory than their time is worth, 1 GiB for two rows of SD 1.5.
+# Pixels of a batch. The transformed kernels of a step, or of a sampler's loop, are all held at
+# once: with fewer pixels they take more memory than their time is worth, 1 GiB for two rows of
+# SD 1.5.
 WINOGRAD_FROM = 1024
 
 
