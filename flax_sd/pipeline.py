@@ -235,10 +235,16 @@ class StableDiffusion:
         x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
         if output == "latents":
             return np.asarray(x)
-        # One by one where nothing is divided: four of 512 px take 5 GiB together, one takes 1.25.
-        parts = [x] if self._batch else [x[i : i + 1] for i in range(len(x))]
-        pictures = np.concatenate([np.asarray(self.programs.decode(self.vae, x)) for x in parts])
+        pictures = self._decode(x)
         return pictures if output == "float" else to_uint8(pictures)
+
+    def _decode(self, latents: jax.Array) -> np.ndarray:
+        """Pictures in [0, 1], one by one unless devices divide them.
+
+        On a CPU four of 512 px take 5 GiB together, one takes 1.25.
+        """
+        parts = [latents] if self._batch else [latents[i : i + 1] for i in range(len(latents))]
+        return np.concatenate([np.asarray(self.programs.decode(self.vae, part)) for part in parts])
 
     def _sampler_config(self, sampler: str | Mapping[str, Any] | None) -> dict[str, Any]:
         if sampler is None:

@@ -119,6 +119,15 @@ def test_what_a_program_is_compiled_for(quick, tmp_path):
     assert quick.programs.traces["encode"] == 2 and quick.programs.traces["decode"] == 0
 
 
+def test_pictures_are_decoded_one_by_one(quick):
+    given = {"num_inference_steps": 1, "output": "float", "height": 16, "width": 16}
+    three = quick.generate(["a", "b", "c"], **given)
+    assert three.shape == (3, 16, 16, 3)
+    for k, prompt in enumerate("abc"):
+        assert_close(quick.generate(prompt, seed=k, **given)[0], three[k], LAYER)
+    assert quick.programs.traces["decode"] == 1  # so however many there are, one is decoded
+
+
 def test_the_size_is_what_the_unet_was_trained_on(quick):
     given = {"num_inference_steps": 1, "output": "latents"}
     assert quick.generate("a", **given).shape == (1, 6, 6, 4)

@@ -20,15 +20,15 @@ LONG = 120  # seconds, of which a slow start is a small part
 def main(side: str, case: str, argument: str, result: str) -> None:
     """Warms up, saves what came out, then takes a turn a line until standard input ends.
 
-    A long first run is the first turn's: its memory always, since a heap grows by gigabytes or not
-    while a process waits for minutes, and its time where nothing was compiled.
+    The memory of a long first run stands for the turns', since one more run can find the heap laid
+    out worse by gigabytes; so does its time where nothing was compiled.
     """
     module, work = importlib.import_module(f"sides.{side}"), read_work(argument)
     run, peak, compiles = getattr(module, case)(work), memory.Peak(), module.compiles(work)
     peak.start()
     first = seconds_of(lambda: np.save(result, run()))
     print(json.dumps({"first": first}), flush=True)
-    long_peak = peak.value if first >= LONG else None
+    first_peaks = peak.value, memory.highest()
     if compiles:
         peak.value = 0.0
     turns = [first] if first >= LONG and not compiles else []
@@ -36,9 +36,8 @@ def main(side: str, case: str, argument: str, result: str) -> None:
         if first < LONG:
             run()  # after seconds of waiting a first run is slower
         seconds = turns.pop() if turns else seconds_of(run)
-        held = module.device_peak() or long_peak or peak.value
-        whole = long_peak or memory.highest()
-        answer = {"seconds": seconds, "turns": held, "whole": whole}
+        held, whole = first_peaks if first >= LONG else (peak.value, memory.highest())
+        answer = {"seconds": seconds, "turns": module.device_peak() or held, "whole": whole}
         print(json.dumps({**answer, "device": module.device_name()}), flush=True)
 
 
