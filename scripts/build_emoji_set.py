@@ -3,8 +3,9 @@
     python scripts/build_emoji_set.py --out data/fluent-emoji-3d
 
 Microsoft's 3D emoji (npm `@lobehub/fluent-emoji-3d`, MIT, 256 px) on white, with the names of npm
-`unicode-emoji-json` (MIT). Flags, symbols and skin tones are left out, and so are the emoji too
-new to have been drawn. 5 % are held out, chosen by a hash of the name alone.
+`unicode-emoji-json` (MIT) and the keywords of npm `emojibase-data` (MIT) in several wordings.
+Flags, symbols and skin tones are left out, and so are the emoji too new to have been drawn. 5 % are
+held out, chosen by a hash of the name alone.
 """
 
 import argparse
@@ -34,7 +35,8 @@ def on_white(path: Path) -> Image.Image:
 def build(out: Path, packages: Path) -> dict[str, int]:
     """Writes OUT/train and OUT/held_out; returns the number of pictures in each."""
     assets = emoji.npm_package(PICTURES, packages) / "assets"
-    rows: dict[str, list[tuple[str, str]]] = {"train": [], "held_out": []}
+    keywords = emoji.emoji_keywords(packages)
+    rows: dict[str, list[tuple[str, str | list[str]]]] = {"train": [], "held_out": []}
     for split in rows:
         (out / split).mkdir(parents=True, exist_ok=True)
     for symbol, name in emoji.emoji_names(packages).items():
@@ -43,10 +45,16 @@ def build(out: Path, packages: Path) -> dict[str, int]:
             continue  # an emoji of Unicode 15.1 or later, or one of two families
         split = "held_out" if held_out(name) else "train"
         on_white(assets / f"{code}.webp").save(out / split / f"{code}.png")
-        rows[split].append((f"{code}.png", emoji.caption(STYLE, name)))
+        wordings = emoji.captions(STYLE, name, _keywords(keywords, code))
+        rows[split].append((f"{code}.png", wordings))
     for split, pairs in rows.items():
         emoji.write_metadata(out / split, pairs)
     return {split: len(pairs) for split, pairs in rows.items()}
+
+
+def _keywords(keywords: dict[str, list[str]], code: str) -> list[str]:
+    """Those of an emoji; the two packages differ in whether they write the presentation."""
+    return keywords.get(code) or keywords.get(code.replace("-fe0f", "")) or []
 
 
 def main() -> None:

@@ -73,7 +73,9 @@ def build(out: Path, names: list[str], packages: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for slug in slugs.values():
         rasterise(flat / f"{slug}.svg").save(out / f"{slug}.png", optimize=True)
-    rows = [(f"{slug}.png", emoji.caption(STYLE, name)) for name, slug in slugs.items()]
+    rows: list[tuple[str, str | list[str]]] = [
+        (f"{slug}.png", emoji.caption(STYLE, name)) for name, slug in slugs.items()
+    ]
     emoji.write_metadata(out, rows)
 
 

@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 NAMES = ("unicode-emoji-json", "0.9.0")  # MIT
+KEYWORDS = ("emojibase-data", "16.0.3")  # MIT; of Unicode's annotations (CLDR)
 
 LEFT_OUT_GROUPS = ("Flags", "Symbols")  # near-identical shapes and letters teach a caption little
 
@@ -21,7 +22,7 @@ def npm_package(package: tuple[str, str], packages: Path) -> Path:
     folder = packages / f"{name.lstrip('@').replace('/', '-')}-{version}"
     if not folder.is_dir():
         packages.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", f"{name}@{version}"], cwd=packages, check=True)
+        subprocess.run(["npm", "pack", "--silent", f"{name}@{version}"], cwd=packages, check=True)
         with tarfile.open(f"{folder}.tgz") as archive:
             archive.extractall(folder, filter="data")
     return folder / "package"
@@ -37,14 +38,30 @@ def emoji_names(packages: Path) -> dict[str, str]:
     }
 
 
+def emoji_keywords(packages: Path) -> dict[str, list[str]]:
+    """Returns the emoji's code points, as "1f42f-fe0f", → the words people look for it with."""
+    text = (npm_package(KEYWORDS, packages) / "en" / "data.json").read_text("utf-8")
+    return {entry["hexcode"].lower(): entry.get("tags", []) for entry in json.loads(text)}
+
+
 def caption(style: str, name: str) -> str:
     """Returns e.g. "a 3d render of an alarm clock": all sets share all words but the style's."""
     article = "an" if name[0].lower() in "aeiou" else "a"
     return f"a {style} of {article} {name.lower()}"
 
 
-def write_metadata(folder: Path, rows: list[tuple[str, str]]) -> None:
-    """Writes `folder`/metadata.jsonl from (file name, caption), ordered by file name."""
+def captions(style: str, name: str, keywords: list[str]) -> list[str]:
+    """Returns several wordings of a caption: the plain one, without the style, with keywords."""
+    plain, name = caption(style, name), name.lower()
+    wordings = [plain, plain.removeprefix(f"a {style} of "), name]
+    others = [word for word in keywords if word not in name]
+    if others:
+        wordings += [f"{plain}, {', '.join(others)}", f"{name}, {', '.join(others)}"]
+    return wordings
+
+
+def write_metadata(folder: Path, rows: list[tuple[str, str | list[str]]]) -> None:
+    """Writes `folder`/metadata.jsonl from (file name, caption or captions), ordered by name."""
     objects = [{"file_name": file, "text": text} for file, text in sorted(rows)]
     lines = [json.dumps(row, ensure_ascii=False) for row in objects]
     (folder / "metadata.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")

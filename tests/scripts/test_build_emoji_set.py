@@ -23,6 +23,14 @@ def packages(tmp_path):
     assets = tmp_path / "lobehub-fluent-emoji-3d-1.1.0/package/assets"
     names.mkdir(parents=True)
     assets.mkdir(parents=True)
+    keywords = tmp_path / "emojibase-data-16.0.3/package/en"
+    keywords.mkdir(parents=True)
+    tags = [
+        {"hexcode": "1F42F", "tags": ["face", "predator", "tiger"]},
+        {"hexcode": "1F6E4", "tags": ["train"]},
+        {"hexcode": "1F1E6"},
+    ]
+    (keywords / "data.json").write_text(json.dumps(tags))
     entries = {
         "🐯": {"name": "tiger face", "group": "Animals & Nature"},
         "🛤️": {"name": "railway track", "group": "Travel & Places"},
@@ -42,8 +50,18 @@ def test_build(scripts, packages, tmp_path):
         split: json.loads((tmp_path / "out" / split / "metadata.jsonl").read_text())
         for split in counts
     }
-    assert texts["train"] == {"file_name": "1f42f.png", "text": "a 3d render of a tiger face"}
-    assert texts["held_out"]["text"] == "a 3d render of a railway track"
+    assert texts["train"] == {
+        "file_name": "1f42f.png",
+        "text": [
+            "a 3d render of a tiger face",
+            "a tiger face",
+            "tiger face",
+            "a 3d render of a tiger face, predator",
+            "tiger face, predator",
+        ],
+    }
+    assert texts["held_out"]["text"][0] == "a 3d render of a railway track"
+    assert texts["held_out"]["text"][-1] == "railway track, train"
     with Image.open(tmp_path / "out/train/1f42f.png") as image:
         assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
 
@@ -60,3 +78,11 @@ def test_caption(scripts):
     caption = scripts[1].caption
     assert caption("3d render", "alarm clock") == "a 3d render of an alarm clock"
     assert caption("flat drawing", "Lion") == "a flat drawing of a lion"
+
+
+def test_an_emoji_without_keywords_has_three_wordings(scripts):
+    assert scripts[1].captions("3d render", "Owl", ["owl"]) == [
+        "a 3d render of an owl",
+        "an owl",
+        "owl",
+    ]
