@@ -3,12 +3,13 @@
 import ctypes
 import functools
 import os
-import pathlib
 import platform
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+from flax_sd.user_cache import user_cache
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty turns the cache off
 MAX_BYTES = 8 * 2**30  # a step at the size of SD 1.5 takes 3 MB on a CPU; the oldest go first
@@ -52,8 +53,7 @@ def _keep_programs() -> None:
     """
     if VARIABLE in os.environ:
         return
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = base / "flax_sd" / "compiled"
+    folder = user_cache() / "compiled"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)

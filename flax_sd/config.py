@@ -61,6 +61,9 @@ class DataConfig(Section):
     """What to do about pictures that cannot be read: skip (each is named) or stop."""
     workers: Positive = 2
     """Threads that decode pictures ahead."""
+    encode_once: bool = True
+    """Encode pictures and captions once and keep that in the user's cache folder; off, or where
+    pictures are cut at a place drawn anew, it is done at each step."""
     held_out: str | None = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
 

@@ -9,7 +9,7 @@ from typing import SupportsFloat
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
@@ -33,6 +33,10 @@ class Progress:
         """Prints a line as it is, above the bar if there is one."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def count(self, total: int, name: str, *, interval: float = 30.0) -> "Count":
+        """The display of work on `total` things, as "encoding pictures"; none if there are none."""
+        return Count(self, total, name, interval)
+
     def steps(self, total: int, done: int = 0, *, interval: float = 30.0) -> "Steps":
         """The display of a loop that goes from `done` to `total` steps.
 
@@ -42,6 +46,46 @@ class Progress:
           interval: seconds between two plain lines; a log does not want one a step.
         """
         return Steps(self, total, done, interval)
+
+
+class Count:
+    """A bar with the time left; plain lines where the output is no terminal."""
+
+    def __init__(self, progress: Progress, total: int, name: str, interval: float) -> None:
+        self._progress, self._total, self._name = progress, total, name
+        self._interval, self._done = interval, 0
+        self._start = self._last_line = time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(name), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=progress.console, transient=True)
+        self._task = self._bar.add_task("", total=total)
+        self._live = total > 0 and progress.console.is_terminal
+
+    def __enter__(self) -> "Count":
+        if self._live:
+            self._bar.start()
+            self._progress.console.show_cursor(True)  # as for Steps
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def advance(self, number: int) -> None:
+        """Shows that so many more are done."""
+        self._done += number
+        now = time.monotonic()
+        if self._live:
+            self._bar.advance(self._task, number)
+        elif now - self._last_line >= self._interval:
+            self._last_line = now
+            left = (now - self._start) / self._done * (self._total - self._done)
+            clock = datetime.timedelta(seconds=round(left))
+            self._progress.say(f"{self._name} {self._done}/{self._total}  {clock} left")
 
 
 class Steps:

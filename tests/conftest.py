@@ -4,8 +4,11 @@ import os
 import pathlib
 import tempfile
 
-# Before JAX reads it: not the cache in the user's home but one of these tests, shared by all their
-# processes, the workers of pytest-xdist too.
+# Not the caches in the user's home but some of these tests, shared by all their processes, the
+# workers of pytest-xdist too. JAX reads its own when it is imported.
+if "XDG_CACHE_HOME" not in os.environ:
+    caches = tempfile.TemporaryDirectory(prefix="caches-")
+    os.environ["XDG_CACHE_HOME"] = caches.name
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name

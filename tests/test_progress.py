@@ -54,6 +54,38 @@ def test_utilisation_and_waiting_are_shown_where_known():
     assert "2.00 images/s  MFU 45%  waits for pictures 25%  " in second
 
 
+def test_a_count_says_how_far_it_is_and_what_is_left():
+    out, progress = capture(False)
+    with progress.count(30, "encoding pictures", interval=0.0) as shown:
+        time.sleep(0.2)
+        shown.advance(10)
+        shown.advance(20)
+    first, second = out.getvalue().splitlines()
+    assert first == "encoding pictures 10/30  0:00:00 left"
+    assert second == "encoding pictures 30/30  0:00:00 left"
+
+
+def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
+    out, progress = capture(False)
+    with progress.count(30, "encoding pictures") as shown:
+        shown.advance(30)
+    with progress.count(0, "encoding captions"):
+        pass
+    assert out.getvalue() == ""
+    out, progress = capture(True)
+    with progress.count(0, "encoding captions"):
+        pass
+    assert out.getvalue() == ""
+
+
+def test_a_count_on_a_terminal_is_a_bar_that_goes_away():
+    out, progress = capture(True)
+    with progress.count(2, "encoding pictures") as shown:
+        shown.advance(1)
+        shown._bar.refresh()
+    assert "1/2" in out.getvalue() and "encoding pictures" in out.getvalue()
+
+
 def test_interval_zero_shows_every_step_with_the_time_left():
     out, progress = capture(False)
     with progress.steps(total=10_000, interval=0.0) as steps:

@@ -168,7 +168,7 @@ def pictures(work: Work) -> Run:
     def run() -> np.ndarray:
         stream = batches(opened, PICTURES_AT_ONCE, seed=0)
         for batch in itertools.islice(stream, len(opened) // PICTURES_AT_ONCE):
-            means[batch.indices] = batch.pixels.mean((1, 2, 3))
+            means[batch.indices] = batch.pictures.mean((1, 2, 3))
         return means
 
     return run

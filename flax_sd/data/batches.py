@@ -8,20 +8,41 @@ left out. A run that resumes therefore needs nothing but its step.
 import functools
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float32, Int64
 
-from flax_sd.data.pictures import Pictures
+from flax_sd.config import DataConfig
 from flax_sd.errors import UserError
+
+
+@runtime_checkable  # as the shape-checked tests need
+class Source(Protocol):
+    """Captioned pictures by index, as pixels or as what was made of them."""
+
+    cfg: DataConfig
+
+    def __len__(self) -> int: ...
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture i."""
+        ...
+
+    def caption(self, i: int, *, seed: int, sample: int) -> str:
+        """The caption that sample number `sample` draws for picture i."""
+        ...
+
+    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "..."]:
+        """Picture i as sample number `sample` draws it."""
+        ...
 
 
 class Batch(NamedTuple):
     """The pictures of one step (this process's share), their captions and their indices."""
 
-    pixels: Float[np.ndarray, "b h w 3"]
+    pictures: Float32[np.ndarray, "b ..."]
     captions: list[str]
     indices: Int64[np.ndarray, " b"]
 
@@ -47,7 +68,7 @@ def picture_of(sample: int, count: int, seed: int) -> int:
 class _Steps:
     """Random access by step: loads this process's share of the step's batch."""
 
-    def __init__(self, pictures: Pictures, seed: int, batch_size: int, share: range):
+    def __init__(self, pictures: Source, seed: int, batch_size: int, share: range):
         self._pictures, self._seed = pictures, seed
         self._batch_size, self._share = batch_size, share
 
@@ -66,7 +87,7 @@ class _Steps:
 
 
 def batches(
-    pictures: Pictures,
+    pictures: Source,
     batch_size: int,
     *,
     seed: int,

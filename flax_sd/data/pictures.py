@@ -1,8 +1,10 @@
 """The opened set: every picture was read once, and those that could not be are named."""
 
+import hashlib
 import pathlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,11 +19,26 @@ BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Pictures:
-    """Captioned pictures by index; `bad` names those that were left out."""
+class Seen(NamedTuple):
+    """What is known of a picture that was opened."""
 
-    def __init__(self, cfg: DataConfig, found: list[Record], bad: list[Bad]):
+    spare: bool  # resized, it is larger than the square that is cut from it
+    digest: str  # SHA-256 of its file
+
+
+class Pictures:
+    """Captioned pictures by index; `bad` names those that were left out.
+
+    Attributes:
+      digests: SHA-256 of each picture's file.
+      cut_anew: names of those that are cut at a place drawn anew each time.
+    """
+
+    def __init__(self, cfg: DataConfig, found: list[Record], seen: list[Seen], bad: list[Bad]):
         self.cfg, self.bad, self._found = cfg, bad, found
+        self.digests = tuple(each.digest for each in seen)
+        pairs = zip(found, seen, strict=True)
+        self.cut_anew = tuple(r.name for r, s in pairs if s.spare and not cfg.center_crop)
         self.names = tuple(record.name for record in found)
 
     def __len__(self) -> int:
@@ -42,12 +59,24 @@ class Pictures:
         Raises:
           UserError: the picture cannot be read any more.
         """
+        return self.cut(i, images.draw(seed, sample))
+
+    def mirrored(self, *, seed: int, sample: int) -> bool:
+        """Whether sample number `sample` is shown mirrored."""
+        return self.cfg.random_flip and images.draw(seed, sample).flip % 2 == 1
+
+    def cut(self, i: int, drawn: images.Draw) -> Float[np.ndarray, "h w 3"]:
+        """Reads picture i, cropped and mirrored as drawn.
+
+        Raises:
+          UserError: the picture cannot be read any more.
+        """
         cfg = self.cfg
         try:
             return images.to_pixels(
                 images.decode(_read(self._found[i]), cfg.background),
                 cfg.resolution,
-                images.draw(seed, sample),
+                drawn,
                 center_crop=cfg.center_crop,
                 random_flip=cfg.random_flip,
             )
@@ -71,16 +100,16 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
     listing = _list(cfg)
     with ThreadPoolExecutor(cfg.workers) as pool:
-        reasons = list(pool.map(lambda record: _problem(record, cfg), listing.records))
-    pairs = list(zip(listing.records, reasons, strict=True))
-    good = [record for record, reason in pairs if reason is None]
-    bad = listing.bad + [Bad(record.name, reason) for record, reason in pairs if reason is not None]
+        looks = list(pool.map(lambda record: _look(record, cfg), listing.records))
+    pairs = list(zip(listing.records, looks, strict=True))
+    good = [(record, seen) for record, seen in pairs if isinstance(seen, Seen)]
+    bad = listing.bad + [Bad(record.name, why) for record, why in pairs if isinstance(why, str)]
     if bad and (cfg.on_bad == "stop" or not good):
         header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
         way_out = " (data.on_bad=skip leaves them out)" if good else ""
         lines = [f"{name}: {reason}" for name, reason in bad]
         raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
-    return Pictures(cfg, good, bad)
+    return Pictures(cfg, [record for record, _ in good], [seen for _, seen in good], bad)
 
 
 def _list(cfg: DataConfig) -> Listing:
@@ -119,9 +148,11 @@ def _read(record: Record) -> bytes:
         raise images.BadPicture(f"cannot be read: {error.strerror or error}") from error
 
 
-def _problem(record: Record, cfg: DataConfig) -> str | None:
+def _look(record: Record, cfg: DataConfig) -> Seen | str:
+    """Opens a picture; or why it cannot be used."""
     try:
-        images.resized(images.decode(_read(record), cfg.background).size, cfg.resolution)
+        content = _read(record)
+        size = images.resized(images.decode(content, cfg.background).size, cfg.resolution)
     except images.BadPicture as error:
         return str(error)
-    return None
+    return Seen(size != (cfg.resolution,) * 2, hashlib.sha256(content).hexdigest())

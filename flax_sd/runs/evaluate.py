@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from flax_sd import data, sharding
+from flax_sd import sharding
 from flax_sd.compiler import jit
-from flax_sd.config import Config
 from flax_sd.losses import Loss, Trees
-from flax_sd.runs.feed import tokenize
-from flax_sd.runs.objective import Objective
-from flax_sd.tokenizer import Tokenizer
+from flax_sd.runs.inputs import Inputs
 
 EVALUATION_SEED = 20_000  # of the fixed noise; any number, but the same for every run
 DRAWS_PER_PICTURE = 4
@@ -23,28 +20,20 @@ DRAWS_PER_PICTURE = 4
 class HeldOut:
     """Held-out pictures, encoded once, with the draws at which their loss is measured."""
 
-    def __init__(
-        self,
-        config: Config,
-        objective: Objective,
-        tokenizer: Tokenizer | None,
-        frozen: Trees,
-        mesh: Mesh,
-    ):
-        """Reads `data.held_out` and encodes it.
+    def __init__(self, inputs: Inputs, loss: Loss, mesh: Mesh):
+        """Puts all of the pictures on the devices, each with its first caption.
 
         Raises:
-          UserError: the pictures cannot be read.
+          UserError: they cannot be read.
         """
-        settings = {"path": config.data.held_out, "center_crop": True, "random_flip": False}
-        pictures = data.open_pictures(config.data.model_copy(update=settings))
-        self.count = len(pictures)
+        self.count = len(inputs.source)
         self._rows = mesh.size * -(-min(8, self.count) // mesh.size)
+        mine = sharding.process_rows(self._rows, mesh)
         self._batches = [
-            self._encode(rows, pictures, objective, tokenizer, frozen, mesh)
+            (_load(inputs, (rows + rows[:1] * (self._rows - len(rows))), mine), len(rows))
             for rows in _chunks(self.count, self._rows)
         ]
-        self._loss = jit(_loss_of_batch(objective.loss, mesh))
+        self._loss = jit(_loss_of_batch(loss, mesh))
 
     def loss(self, params: Trees, frozen: Trees) -> float:
         """The mean over pictures and draws, in float32."""
@@ -57,22 +46,12 @@ class HeldOut:
                 )
         return total / (self.count * DRAWS_PER_PICTURE)
 
-    def _encode(
-        self,
-        rows: list[int],
-        pictures: data.Pictures,
-        objective: Objective,
-        tokenizer: Tokenizer | None,
-        frozen: Trees,
-        mesh: Mesh,
-    ) -> tuple[Any, int]:
-        valid = len(rows)
-        rows = rows + rows[:1] * (self._rows - valid)
-        pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
-        ids = tokenize([pictures.captions(i)[0] for i in rows], tokenizer)
-        mine = sharding.process_rows(self._rows, mesh)
-        pixels, ids = sharding.shard_batch((pixels[mine], ids[mine]), mesh)
-        return objective.encode(frozen, pixels, ids), valid
+
+def _load(inputs: Inputs, rows: list[int], mine: np.ndarray) -> Any:
+    """This process's rows of a batch, on its devices."""
+    own = [rows[place] for place in mine]
+    pictures = np.stack([inputs.source.load(i, seed=0, sample=i) for i in own])
+    return inputs.batch(pictures, [inputs.source.captions(i)[0] for i in own])
 
 
 def _chunks(count: int, size: int) -> Iterator[list[int]]:

@@ -9,21 +9,13 @@ from jax.sharding import Mesh
 
 from flax_sd import data, sharding
 from flax_sd.config import Config
-from flax_sd.losses import Trees
-from flax_sd.runs.objective import Objective
-from flax_sd.tokenizer import Tokenizer
+from flax_sd.runs.inputs import Inputs
 
 DROPOUT_STREAM = 1  # keeps the draws of caption dropout apart from the data's own
 
 
 def feed(
-    config: Config,
-    pictures: data.Pictures,
-    tokenizer: Tokenizer | None,
-    objective: Objective,
-    frozen: Trees,
-    mesh: Mesh,
-    start_step: int = 0,
+    config: Config, inputs: Inputs, mesh: Mesh, start_step: int = 0
 ) -> Generator[Any, None, None]:
     """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
 
@@ -32,7 +24,7 @@ def feed(
     """
     rows = sharding.process_rows(config.train.batch_size, mesh)
     stream = data.batches(
-        pictures,
+        inputs.source,
         config.train.batch_size,
         seed=config.seed,
         start_step=start_step,
@@ -42,13 +34,7 @@ def feed(
     for step, batch in enumerate(stream, start=start_step):
         samples = step * config.train.batch_size + rows
         captions = drop_captions(batch.captions, samples, config)
-        pixels, ids = sharding.shard_batch((batch.pixels, tokenize(captions, tokenizer)), mesh)
-        yield objective.encode(frozen, pixels, ids)
-
-
-def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:
-    """Token ids [b, 77]; a column of zeros where nothing reads captions."""
-    return np.zeros((len(captions), 1), np.int32) if tokenizer is None else tokenizer(captions)
+        yield inputs.batch(batch.pictures, captions)
 
 
 def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> list[str]:

@@ -18,13 +18,21 @@ from flax_sd.runs.precision import resolve_dtype
 
 
 class Objective(NamedTuple):
-    """The trained and the frozen leaves of each component, and what is done with them."""
+    """The trained and the frozen leaves of each component, and what is done with them.
+
+    Attributes:
+      encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
+      moments: jitted, (frozen, pixels) -> Moments; None in mode vae.
+      text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
+    """
 
     graphs: dict[str, nnx.GraphDef]
     params: dict[str, nnx.State]
     frozen: dict[str, nnx.State]
     loss: Loss
-    encode: Any  # jitted: (frozen, pixels, ids) -> batch
+    encode: Any
+    moments: Any = None
+    text: Any = None
 
 
 def make_objective(config: Config, parts: Parts) -> Objective:
@@ -55,8 +63,14 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
     )
-    encode = _encoder(graphs, config.model.clip_skip, "text_encoder" in params)
-    return Objective(graphs, params, frozen, loss, encode)
+    trained_text = "text_encoder" in params
+    moments, text = _encoders(graphs, config.model.clip_skip)
+
+    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
+        return EncodedBatch(moments(frozen, pixels), ids if trained_text else text(frozen, ids))
+
+    own_text = None if trained_text else jit(text)
+    return Objective(graphs, params, frozen, loss, jit(encode), jit(moments), own_text)
 
 
 def _compute_dtype(config: Config) -> jnp.dtype | None:
@@ -101,19 +115,18 @@ def _pixels_alone(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> PixelBatc
     return PixelBatch(pixels)
 
 
-def _encoder(
-    graphs: dict[str, nnx.GraphDef], clip_skip: int, text_is_trained: bool
-) -> Callable[[Trees, jax.Array, jax.Array], EncodedBatch]:
-    """Pixels to moments and ids to text states, in front of the step and without gradients."""
+def _encoders(
+    graphs: dict[str, nnx.GraphDef], clip_skip: int
+) -> tuple[Callable[[Trees, jax.Array], Moments], Callable[[Trees, jax.Array], jax.Array]]:
+    """Pixels to moments and ids to text states, without gradients."""
 
-    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
-        moments: Moments = nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
-        if text_is_trained:
-            return EncodedBatch(moments, ids)
-        text_encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
-        return EncodedBatch(moments, text_encoder(ids, clip_skip).text)
+    def moments(frozen: Trees, pixels: jax.Array) -> Moments:
+        return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
 
-    return jit(encode)
+    def text(frozen: Trees, ids: jax.Array) -> jax.Array:
+        return nnx.merge(graphs["text_encoder"], frozen["text_encoder"])(ids, clip_skip).text
+
+    return moments, text
 
 
 def trained_size(objective: Objective) -> int:

@@ -65,7 +65,8 @@ class Plan:
         self._target, self._progress = target, progress
         self._batch = config.train.batch_size
         self._unit = len(target.devices) * config.train.accumulate
-        self._weights = bytes_per_device(program.frozen)
+        self._weights = bytes_per_device(program.frozen_in_steps)
+        self._all_weights = bytes_per_device(program.frozen)
         self._state = bytes_per_device(program.state)
         self._steps: dict[int, Compiled | None] = {}
 
@@ -97,11 +98,15 @@ class Plan:
             self._steps[batch_size] = self._program.compile_step(batch_size)
         step = self._steps[batch_size]
         own = math.inf if step is None else step.size
-        return float(self._weights + self._state + max(own, self._encoding * batch_size))
+        return float(self._state + max(self._weights + own, self._while_encoding(batch_size)))
+
+    def _while_encoding(self, batch_size: int) -> float:
+        """Bytes of all weights and of what encoding takes, on each device."""
+        return self._all_weights + self._encoding * self._program.rows_encoded(batch_size)
 
     def _encoding_of_a_picture(self) -> float:
-        """Bytes on each device a picture of the batch."""
-        for batch_size in (self._batch, self._unit):
+        """Bytes on each device a picture that is encoded."""
+        for batch_size in (self._program.rows_encoded(self._batch), self._unit):
             if compiled := self._program.compile_encoding(batch_size):
                 return compiled.size / batch_size
         return math.inf
@@ -122,14 +127,16 @@ class Plan:
         """The memory of a device, the work and the messages between devices."""
         step = self._steps[self._batch]
         of = f" of {show_size(self._target.memory)}" if self._target.memory else ""
-        encoding = self._encoding * self._batch
+        encoding = self._while_encoding(self._batch) - self._all_weights
+        when = "once, before the first step" if self._program.encodes_once else "before each step"
         self._say("\nmemory of each device")
         self._table(
             [
-                ("  frozen weights", show_size(self._weights)),
+                ("  frozen weights", show_size(self._all_weights)),
+                ("  of these in the steps", show_size(self._weights)),
                 ("  trained leaves and optimizer", show_size(self._state)),
                 ("  batch, activations and temporaries", show_size(step.size) if step else NO_ROOM),
-                ("  the same while encoding, before the step", show_size(encoding)),
+                (f"  encoding, {when}", show_size(encoding)),
                 ("  at the worst moment", show_size(total) + of),
             ]
         )
@@ -138,7 +145,10 @@ class Plan:
         self._table(
             [
                 ("TFLOP an image, step", f"{work:.4g}"),
-                ("TFLOP an image, encoding", f"{before:.4g}"),
+                (
+                    f"TFLOP an image, encoding{' once' * self._program.encodes_once}",
+                    f"{before:.4g}",
+                ),
                 ("compile time of the step", f"{step.seconds:.1f} s" if step else NO_ROOM),
             ]
         )

@@ -10,7 +10,8 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from flax_sd import flops, optim, sharding, train_step
 from flax_sd.config import Config
-from flax_sd.runs.feed import tokenize
+from flax_sd.runs.encode import rows_at_once
+from flax_sd.runs.inputs import frozen_in_steps, tokenize
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import abstract_parts
 from flax_sd.runs.plan_hlo import Traffic, collectives
@@ -38,6 +39,9 @@ class Program:
       parameters: how many each component has, without a LoRA.
       trained: how many numbers of each component are trained.
       state, frozen: shapes with their shardings, as a run has arrays.
+      encodes_once: whether pictures and captions are encoded before the first step; the pictures
+        themselves are not looked at, so those that are square already do not count.
+      frozen_in_steps: of the frozen leaves those that the steps hold.
     """
 
     def __init__(self, config: Config, mesh: Mesh):
@@ -67,6 +71,10 @@ class Program:
         self.frozen = jax.tree.map(
             lambda leaf: _place(leaf, sharding.fsdp_sharding(leaf.shape, mesh)), objective.frozen
         )
+        data = config.data
+        self.encodes_once = objective.moments is not None and data.encode_once and data.center_crop
+        names = frozen_in_steps(objective) if self.encodes_once else self.frozen
+        self.frozen_in_steps = {name: self.frozen[name] for name in names}
         self._rows = NamedSharding(mesh, sharding.BATCH)
         side = config.data.resolution
         self._picture = (side, side, 3)
@@ -78,7 +86,12 @@ class Program:
 
     def lower_step(self, batch_size: int) -> Any:
         """The step for a batch of that size, before it is compiled."""
-        return self._step.lower(self.state, self.frozen, self._batch(batch_size))
+        return self._step.lower(self.state, self.frozen_in_steps, self._batch(batch_size))
+
+    def rows_encoded(self, batch_size: int) -> int:
+        """How many pictures go through the autoencoder together."""
+        side, _, _ = self._picture
+        return rows_at_once(side, self._rows.mesh.size) if self.encodes_once else batch_size
 
     def compile_encoding(self, batch_size: int) -> Compiled | None:
         """The autoencoder's and the text encoder's part; None as above."""
@@ -87,7 +100,9 @@ class Program:
 
     def flops(self, batch_size: int) -> tuple[int, int]:
         """Of the step and of the encoding, for all of the batch."""
-        step = flops.count_flops(self._step, self.state, self.frozen, self._batch(batch_size))
+        step = flops.count_flops(
+            self._step, self.state, self.frozen_in_steps, self._batch(batch_size)
+        )
         inputs = self._inputs(batch_size)
         return step, flops.count_flops(self._objective.encode, self.frozen, *inputs)
 

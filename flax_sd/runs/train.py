@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import yaml
+from flax import nnx
 from jax.sharding import Mesh
 
 from flax_sd import data, optim, sharding, train_step
@@ -19,6 +21,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import latents, resume
 from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
+from flax_sd.runs.inputs import prepare
 from flax_sd.runs.loop import Loop, Step
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
@@ -95,13 +98,9 @@ class Run:
         self.total = total_steps(config, len(pictures))
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
-        self.frozen = sharding.shard_frozen(objective.frozen, mesh)
         self.outputs = Outputs(config, parts)
         prompts = choose_prompts(config, pictures)
         self.samples = Samples(config, parts, prompts) if prompts else None
-        self.held_out = None
-        if config.data.held_out is not None:
-            self.held_out = HeldOut(config, objective, parts.tokenizer, self.frozen, mesh)
 
     def go(self, stack: contextlib.ExitStack) -> int:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
@@ -114,6 +113,7 @@ class Run:
                 self._export(state)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
+        self._prepare()
         self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
         if start == 0:
             self._look_before(state)
@@ -130,9 +130,26 @@ class Run:
         self._finish(start, state)
         return 0
 
+    def _prepare(self) -> None:
+        """Encodes what need be encoded only once, and lets go of what has then done its work."""
+        before = self.objective
+        self.inputs, held_out, self.objective, self.frozen = prepare(
+            self.config, before, self.parts, self.pictures, self.mesh, self.progress
+        )
+        for name in before.frozen.keys() - self.frozen.keys():
+            network = self.parts.networks.pop(name)
+            if self.samples is not None:  # which draws with it: it waits in main memory
+                nnx.update(network, jax.tree.map(np.asarray, nnx.state(network)))
+        self.held_out = None
+        if held_out is not None:
+            self.held_out = HeldOut(held_out, self.objective.loss, self.mesh)
+
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
-            self.objective.params, self.tx, self.config.seed, scaled=self.scaled
+            self.objective.params,
+            self.tx,
+            self.config.seed,
+            scaled=self.scaled,
         )
         state = sharding.replicate(fresh, self.mesh)
         restored = checkpoints.restore_newest(state)
@@ -168,15 +185,7 @@ class Run:
             scaled=self.scaled,
             mesh=self.mesh,
         )
-        batches = feed(
-            self.config,
-            self.pictures,
-            self.parts.tokenizer,
-            self.objective,
-            self.frozen,
-            self.mesh,
-            start,
-        )
+        batches = feed(self.config, self.inputs, self.mesh, start)
         stack.enter_context(contextlib.closing(batches))
         warn_if_too_large(state, self.frozen, self.progress)
         first = next(batches)
@@ -251,10 +260,10 @@ class Run:
 
     def _export(self, state: TrainState) -> None:
         """Writes the results."""
-        changed = {}
+        changed, frozen = {}, self.objective.frozen
         if self.config.train.mode == "vae":
-            scale = latents.scaling_factor(self.objective, state.params, self.frozen, self.pictures)
+            scale = latents.scaling_factor(self.objective, state.params, frozen, self.pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self.progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
-        for path in self.outputs.finish(state.params, self.frozen, changed):
+        for path in self.outputs.finish(state.params, frozen, changed):
             self.progress.stage("written", str(path))

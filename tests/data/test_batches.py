@@ -41,7 +41,7 @@ def reading_threads():
 
 
 def assert_same(ours, theirs):
-    np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+    np.testing.assert_array_equal(ours.pictures, theirs.pictures)
     np.testing.assert_array_equal(ours.indices, theirs.indices)
     assert ours.captions == theirs.captions
 
@@ -80,7 +80,7 @@ def test_steps_are_slices_of_the_stream(pictures, size, start, seed):
         assert list(batch.indices) == [picture_of(n, len(pictures), seed) for n in samples]
         for row, i in enumerate(batch.indices):
             expected = pictures.load(int(i), seed=seed, sample=step * size + row)
-            np.testing.assert_array_equal(batch.pixels[row], expected)
+            np.testing.assert_array_equal(batch.pictures[row], expected)
 
 
 @settings(max_examples=15, deadline=None)
@@ -94,14 +94,14 @@ def test_processes_partition_the_batch(pictures, local, count, seed):
     ]
     assert [len(share.captions) for share in shares] == [local] * count
     joined = [np.concatenate(leaves) for leaves in zip(*shares, strict=True)]
-    np.testing.assert_array_equal(joined[0], whole.pixels)
+    np.testing.assert_array_equal(joined[0], whole.pictures)
     assert list(joined[1]) == whole.captions
     np.testing.assert_array_equal(joined[2], whole.indices)
 
 
 def test_batch(pictures):
     (batch,) = take(pictures, 1, 3)
-    assert batch.pixels.shape == (3, 8, 8, 3) and batch.pixels.dtype == np.float32
+    assert batch.pictures.shape == (3, 8, 8, 3) and batch.pictures.dtype == np.float32
     assert batch.indices.dtype == np.int64
     assert [caption[0] for caption in batch.captions] == [str(i) for i in batch.indices]
 
@@ -126,7 +126,7 @@ def test_the_number_of_threads_changes_nothing(folder, config):
 def test_a_picture_is_cut_anew_each_time(pictures):
     first = {}
     for batch in take(pictures, 20, 1):
-        first.setdefault(int(batch.indices[0]), []).append(batch.pixels.tobytes())
+        first.setdefault(int(batch.indices[0]), []).append(batch.pictures.tobytes())
     assert all(len(set(cuts)) > 1 for cuts in first.values())
 
 

@@ -77,6 +77,24 @@ def _state(network):
     return nnx.state(network)
 
 
+@pytest.mark.slow
+def test_networks_that_leave_once_all_is_encoded_are_not_counted_in_the_steps(plan):
+    def sizes(*flags):
+        _, out = plan("--device-memory", "1TB", *flags)
+        names = ("frozen weights", "of these in the steps", "at the worst moment")
+        return [_bytes(re.search(rf"  {name} +([\d.]+ \w?B)", out)[1]) for name in names], out
+
+    (weights, kept, _), out = sizes()
+    assert kept == weights and "encoding, before each step" in out
+    (same, kept, worst), out = sizes("--data.center_crop", "true")
+    assert same == weights and kept < 0.9 * weights and "encoding, once" in out
+    (_, with_text, _), _ = sizes("--data.center_crop", "true", "--train.text_encoder", "true")
+    assert kept < with_text < weights
+    off = ["--data.center_crop", "true", "--data.encode_once", "false"]
+    (_, all_of_it, more), _ = sizes(*off)
+    assert all_of_it == weights and more >= worst
+
+
 def test_weights_are_not_read(config_file, model, tmp_path):
     config = _config(config_file, ["--model.path", str(_without_weights(model, tmp_path / "m"))])
     assert Program(config, sharding.make_mesh(1, 1, jax.devices()[:1])).parameters["unet"] > 0

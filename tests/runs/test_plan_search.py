@@ -68,12 +68,14 @@ def test_all_that_is_not_set_is_proposed():
         "--train.batch_size 8",
         "--train.accumulate 2",
         "--train.remat blocks",
+        "--data.center_crop true",
         "--compute_dtype bfloat16",
         "--mesh.fsdp 4",
         "--data.resolution 384",
     ]
     assert flags(small, 1, 0) == [
         "--train.remat blocks",
+        "--data.center_crop true",
         "--compute_dtype bfloat16",
         "--data.resolution 384",
     ]
@@ -84,7 +86,7 @@ def test_what_is_set_is_not_proposed():
         train={"batch_size": 16, "remat": "blocks", "accumulate": 2},
         mesh={"fsdp": 2},
         compute_dtype="bfloat16",
-        data={"resolution": 64},
+        data={"resolution": 64, "center_crop": True},
     )
     assert flags(done, 2, 8) == ["--train.batch_size 8", "--train.accumulate 4"]
     assert flags(config(train={"mode": "vae"}, data={"resolution": 64}), 1, 0) == [

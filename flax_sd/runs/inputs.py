@@ -1,0 +1,187 @@
+"""What a step reads, from pictures and captions: encoded before the run, or at each step."""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from flax_sd import data, sharding
+from flax_sd.config import Config
+from flax_sd.losses import EncodedBatch, Trees
+from flax_sd.models.vae import Moments
+from flax_sd.progress import Progress
+from flax_sd.runs.encode import EncodedCaptions, EncodedPictures, Encoder
+from flax_sd.runs.objective import Objective
+from flax_sd.runs.parts import Parts
+from flax_sd.runs.plan_memory import show_size
+from flax_sd.runs.store import Store
+from flax_sd.tokenizer import Tokenizer
+
+SHARE = 0.5  # of the free space of a disk, which the store may take
+
+
+@runtime_checkable  # as the shape-checked tests need
+class Inputs(Protocol):
+    """Pictures, and the way from some of them and their captions to a batch on the devices."""
+
+    @property
+    def source(self) -> data.Source:
+        """The pictures."""
+        ...
+
+    def batch(self, pictures: np.ndarray, captions: list[str]) -> Any:
+        """A batch of this process's rows, which `source` loaded."""
+        ...
+
+
+class Live:
+    """Encodes at each step."""
+
+    def __init__(
+        self,
+        pictures: data.Pictures,
+        objective: Objective,
+        tokenizer: Tokenizer | None,
+        frozen: Trees,
+        mesh: Mesh,
+    ):
+        self.source, self._objective, self._tokenizer = pictures, objective, tokenizer
+        self._frozen, self._mesh = frozen, mesh
+
+    def batch(self, pictures: np.ndarray, captions: list[str]) -> Any:
+        """Pixels through the autoencoder, captions through the text encoder."""
+        rows = (pictures, tokenize(captions, self._tokenizer))
+        return self._objective.encode(self._frozen, *sharding.shard_batch(rows, self._mesh))
+
+
+class Stored:
+    """Looks up what was encoded; a text encoder that is trained reads token ids."""
+
+    def __init__(
+        self,
+        pictures: EncodedPictures,
+        captions: EncodedCaptions | None,
+        tokenizer: Tokenizer | None,
+        mesh: Mesh,
+    ):
+        self.source, self._captions = pictures, captions
+        self._tokenizer, self._mesh = tokenizer, mesh
+
+    def batch(self, pictures: np.ndarray, captions: list[str]) -> EncodedBatch:
+        """Moments as they were loaded, and the captions' states."""
+        if self._captions is None:
+            text = tokenize(captions, self._tokenizer)
+        else:
+            text = self._captions.states(captions)
+        rows = pictures[:, 0], pictures[:, 1], text
+        mean, logvar, text = sharding.shard_batch(rows, self._mesh)
+        return EncodedBatch(Moments(mean, logvar), text)
+
+
+def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:
+    """Token ids [b, 77]; a column of zeros where nothing reads captions."""
+    return np.zeros((len(captions), 1), np.int32) if tokenizer is None else tokenizer(captions)
+
+
+class Prepared(NamedTuple):
+    """The inputs of a run, and its objective without what has done its work.
+
+    Attributes:
+      frozen: the leaves that the steps read, on the mesh.
+    """
+
+    train: Inputs
+    held_out: Inputs | None
+    objective: Objective
+    frozen: Trees
+
+
+def prepare(
+    config: Config,
+    objective: Objective,
+    parts: Parts,
+    pictures: data.Pictures,
+    mesh: Mesh,
+    progress: Progress,
+) -> Prepared:
+    """Encodes all pictures and captions, or makes ready to do so at each step.
+
+    Raises:
+      UserError: a picture is gone, or what was made of it cannot be kept.
+    """
+    held_out = open_held_out(config)
+    sets = [p for p in (pictures, held_out) if p is not None]
+    store, why_not = Store(), None
+    if objective.moments is not None and config.data.encode_once:
+        why_not = _why_not(config, objective, pictures, store)
+        if why_not:
+            progress.stage("encodes at each step", why_not)
+    if objective.moments is None or not config.data.encode_once or why_not:
+        frozen = sharding.shard_frozen(objective.frozen, mesh)
+        live = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in sets]
+        return Prepared(live[0], live[1] if held_out else None, objective, frozen)
+    encoder = Encoder(config, objective, parts, store, progress)
+    encoded = [encoder.pictures(p) for p in sets]
+    texts = encoder.captions(t for p in sets for i in range(len(p)) for t in p.captions(i))
+    stored = [Stored(e, texts, parts.tokenizer, mesh) for e in encoded]
+    objective = objective._replace(frozen=frozen_in_steps(objective))
+    frozen = sharding.shard_frozen(objective.frozen, mesh)
+    return Prepared(stored[0], stored[1] if held_out else None, objective, frozen)
+
+
+def open_held_out(config: Config) -> data.Pictures | None:
+    """The held-out pictures, if there are any, cut alike in every run.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    if config.data.held_out is None:
+        return None
+    settings = {"path": config.data.held_out, "center_crop": True, "random_flip": False}
+    return data.open_pictures(config.data.model_copy(update=settings))
+
+
+def frozen_in_steps(objective: Objective) -> dict[str, nnx.State]:
+    """The frozen leaves without those of networks that have nothing to do once all is encoded."""
+    done = {"vae"} if objective.text is None else {"vae", "text_encoder"}
+    return {name: leaves for name, leaves in objective.frozen.items() if name not in done}
+
+
+def _why_not(
+    config: Config, objective: Objective, pictures: data.Pictures, store: Store
+) -> str | None:
+    """Why pictures cannot, or should not, be encoded once."""
+    count = len(pictures)
+    if pictures.cut_anew:
+        return (
+            f"{len(pictures.cut_anew)} of {count} pictures are cut at a place drawn anew each "
+            "time (data.center_crop cuts the middle, and encodes once)"
+        )
+    kinds = count * (2 if config.data.random_flip else 1)
+    shown = config.train.steps * config.train.batch_size
+    if shown < kinds:
+        return f"{shown} pictures are shown, fewer than there are"
+    needed = kinds * _size_of_latents(config, objective) + _size_of_texts(objective, pictures)
+    short = needed > SHARE * store.room()
+    if sharding.any_process(short):
+        return f"{show_size(needed)} would be more than half of what is free at {store.folder}"
+    return None
+
+
+def _size_of_latents(config: Config, objective: Objective) -> int:
+    side = config.data.resolution
+    pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    moments = jax.eval_shape(objective.moments, objective.frozen, pixels)
+    return 2 * 4 * moments.mean.size
+
+
+def _size_of_texts(objective: Objective, pictures: data.Pictures) -> int:
+    if objective.text is None:
+        return 0
+    states = jax.eval_shape(
+        objective.text, objective.frozen, jax.ShapeDtypeStruct((1, 77), np.int32)
+    )
+    captions = {text for i in range(len(pictures)) for text in pictures.captions(i)}
+    return len(captions) * states.size * states.dtype.itemsize

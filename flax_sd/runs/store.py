@@ -1,0 +1,84 @@
+"""Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_sd.errors import UserError
+from flax_sd.user_cache import user_cache
+from flax_sd.weights import safetensors
+
+
+class Store:
+    """A safetensors file a key, whole or not there at all, whoever is killed while writing it."""
+
+    def __init__(self, folder: pathlib.Path | None = None):
+        """Opens a folder; by default that of the user's cache."""
+        self.folder = folder or user_cache() / "encoded"
+
+    def has(self, key: str) -> bool:
+        """Whether the arrays are there; a file that is cut short counts as absent."""
+        path = self._path(key)
+        try:
+            return path.is_file() and bool(safetensors.TensorFile(path))
+        except UserError:
+            return False
+
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays.
+
+        Raises:
+          UserError: they are not there any more.
+        """
+        try:
+            file = safetensors.TensorFile(self._path(key))
+            return {name: np.array(file[name]) for name in file}
+        except (UserError, OSError) as error:
+            raise UserError(
+                f"{error}: it was there when the run began; the same command encodes it again"
+            ) from error
+
+    def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the arrays.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        path = self._path(key)
+        aside = path.with_name(f".{uuid.uuid4().hex}")  # two runs may write the same key at once
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.write(aside, arrays)
+            os.replace(aside, path)
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+    def room(self) -> int:
+        """Bytes that are free where the store is."""
+        folder = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        return shutil.disk_usage(folder).free
+
+    def _path(self, key: str) -> pathlib.Path:
+        return self.folder / key[:2] / f"{key}.safetensors"  # a folder of 10⁶ files is slow
+
+
+def key_of(*values: Any) -> str:
+    """A key that differs wherever a value does; values are what JSON can hold."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+def identity(network: Any, state: Any) -> str:
+    """Tells a network with its weights from every other, on every kind of device."""
+    digest = hashlib.sha256(f"{network.config!r} {jax.default_backend()}".encode())
+    for leaf in map(np.asarray, jax.tree.leaves(state)):
+        digest.update(f"{leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

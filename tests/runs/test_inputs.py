@@ -1,0 +1,196 @@
+"""Encoding once: the losses of encoding at each step, nothing done twice, networks that leave."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from flax_sd import config_file, data, sharding
+from flax_sd.progress import Progress
+from flax_sd.runs import inputs
+from flax_sd.runs.encode import rows_at_once
+from flax_sd.runs.objective import make_objective
+from flax_sd.runs.parts import load_parts
+from tests.runs.conftest import assert_same_lora, contents, make_pictures
+
+ONCE = ["--data.center_crop", "true"]
+EACH_STEP = [*ONCE, "--data.encode_once", "false"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "flax_sd" / "encoded"
+
+
+def count(cache):
+    return sum(path.is_file() for path in cache.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data.random_flip", "true", "--train.caption_dropout", 0.3, "--train.steps", 8],
+        ["--train.text_encoder", "true"],
+        ["--train.mode", "full"],
+    ],
+    ids=["flipped", "text encoder trained", "full"],
+)
+def test_losses_are_those_of_a_run_that_encodes_at_each_step(train, pictures, flags):
+    flags = [*flags, "--data.held_out", pictures]
+    once, each = train("a", *ONCE, *flags), train("b", *EACH_STEP, *flags)
+    assert once.status == each.status == 0, once.err + each.err
+    assert "encoded:" in once.out and "encoded:" not in each.out
+    ours, theirs = once.metrics(), each.metrics()
+    assert len(ours) == len(theirs) and "val_loss" in ours[-1]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in {"loss", "val_loss"} & a.keys():
+            assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
+    if "full" not in flags:
+        assert_same_lora(once.lora(), each.lora())
+
+
+def test_a_second_run_finds_everything(train, cache):
+    first = train("a", *ONCE)
+    assert "7 pictures, 0 of them found in the cache" in first.out
+    assert "8 captions, 0 of them found in the cache" in first.out  # the empty one too
+    assert count(cache) == 15
+    kept = contents(cache)
+    second = train("b", *ONCE)
+    assert "7 pictures, 7 of them found" in second.out and "8 captions, 8 of" in second.out
+    assert second.lora().keys() == first.lora().keys()
+    assert all(np.array_equal(second.lora()[key], value) for key, value in first.lora().items())
+    assert contents(cache) == kept
+
+
+def test_a_cache_that_is_half_there_is_filled(train, cache):
+    whole = train("a", *ONCE).lora()
+    for path in sorted(p for p in cache.rglob("*") if p.is_file())[::2]:
+        path.unlink()
+    damaged = next(p for p in cache.rglob("*") if p.is_file())
+    os.truncate(damaged, 100)
+    again = train("b", *ONCE).lora()
+    assert count(cache) == 15
+    assert all(np.array_equal(again[key], value) for key, value in whole.items())
+
+
+def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, pictures, tmp_path):
+    train("a", *ONCE)
+    before = count(cache)
+    train("b", *ONCE, "--data.random_flip", "true", "--train.steps", 8)
+    assert count(cache) == before + 7  # the mirror images
+    train("c", *ONCE, "--data.resolution", 24)
+    assert count(cache) == before + 14
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    config = json.loads((other / "vae" / "config.json").read_text())
+    (other / "vae" / "config.json").write_text(json.dumps(config | {"norm_num_groups": 1}))
+    train("d", *ONCE, "--model.path", other)
+    assert count(cache) == before + 21  # the captions' states are those of before
+    train("e", *ONCE, "--model.clip_skip", 1)
+    assert count(cache) == before + 29
+
+
+def test_pictures_that_are_cut_anew_are_encoded_at_each_step(train, cache):
+    run = train("a")
+    assert run.status == 0 and count(cache) == 0
+    assert "encodes at each step: 7 of 7 pictures are cut at a place drawn anew" in run.out
+
+
+def test_square_pictures_need_no_centre_crop(train, cache, tmp_path):
+    folder = make_pictures(tmp_path, 3)
+    for path in folder.glob("*.png"):
+        Image.open(path).resize((32, 32)).save(path)
+    run = train("a", "--data.path", folder)
+    assert run.status == 0 and count(cache) == 3 + 4
+
+
+def test_few_steps_encode_only_what_they_show(train, cache):
+    run = train("a", *ONCE, "--train.steps", 2)
+    assert "4 pictures are shown, fewer than there are" in run.out and count(cache) == 0
+
+
+def test_a_disk_without_room_is_left_alone(train, cache, monkeypatch):
+    monkeypatch.setattr(inputs.Store, "room", lambda self: 1000)
+    run = train("a", *ONCE)
+    assert run.status == 0 and "more than half of what is free" in run.out and count(cache) == 0
+
+
+def test_an_entry_that_goes_away_in_mid_run_is_named(train, cache, monkeypatch):
+    prepare = inputs.prepare
+
+    def then_lost(*args):
+        prepared = prepare(*args)
+        for path in cache.rglob("*.safetensors"):
+            path.unlink()
+        return prepared
+
+    monkeypatch.setattr("flax_sd.runs.train.prepare", then_lost)
+    run = train("a", *ONCE)
+    assert run.status == 2
+    assert "is not there" in run.err and "the same command encodes it again" in run.err
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def prepared(config_file):
+    """What a run prepares, and its parts."""
+
+    def make(*flags):
+        config = config_file_parse(config_file, *flags)
+        parts = load_parts(config, "float32")
+        objective = make_objective(config, parts)
+        pictures = data.open_pictures(config.data)
+        mesh = sharding.make_mesh(-1, 1)
+        return inputs.prepare(config, objective, parts, pictures, mesh, Progress())
+
+    return make
+
+
+def config_file_parse(path, *flags):
+    return config_file.parse(path, [str(flag) for flag in flags])
+
+
+def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):
+    assert set(prepared(*ONCE).frozen) == {"unet"}
+    assert set(prepared(*ONCE, "--train.text_encoder", "true").frozen) == {"unet", "text_encoder"}
+    assert set(prepared(*EACH_STEP).frozen) == {"unet", "text_encoder", "vae"}
+    assert set(prepared("--train.mode", "vae", *ONCE).frozen) == {"vae"}
+
+
+@pytest.mark.parametrize("samples", [False, True])
+def test_they_leave_the_device(train, monkeypatch, samples):
+    from flax_sd.runs import train as module
+
+    seen = {}
+    go = module.Run._train
+
+    def look(self, *args):
+        networks = dict(self.parts.networks)
+        if self.samples is not None:
+            pipeline = self.samples._pipeline
+            networks |= {"vae": pipeline.vae, "text_encoder": pipeline.text_encoders[0]}
+        leaves = {name: jax.tree.leaves(nnx.state(net)) for name, net in networks.items()}
+        seen.update({n: {type(x).__module__ for x in found} for n, found in leaves.items()})
+        return go(self, *args)
+
+    monkeypatch.setattr(module.Run, "_train", look)
+    flags = ["--sample.prompts", "a cat", "--sample.steps", 2] if samples else []
+    run = train("a", *ONCE, *flags)
+    assert run.status == 0, run.err
+    kept = {name for name in ("vae", "text_encoder") if name in seen}
+    assert kept == ({"vae", "text_encoder"} if samples else set())
+    assert all(seen[name] == {"numpy"} for name in kept) and "numpy" not in seen["unet"]
+
+
+@pytest.mark.parametrize(
+    "side, devices, rows", [(512, 1, 1), (128, 1, 16), (1024, 2, 2), (32, 1, 16)]
+)
+def test_small_pictures_are_encoded_more_at_once(side, devices, rows):
+    assert rows_at_once(side, devices) == rows
