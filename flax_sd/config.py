@@ -97,6 +97,10 @@ class TrainConfig(Section):
     too: less memory, more time."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of captions replaced by the empty one, which teaches guidance from scratch."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Keep a running mean of what is trained, with this decay a step (0.999 for thousands of
+    steps), and use it for samples, held-out loss and results; it takes as much memory as what is
+    trained. Unset keeps none."""
     deterministic: bool = True
     """On a GPU, only operations that give the same bytes each time."""
 

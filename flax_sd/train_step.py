@@ -35,6 +35,12 @@ class TrainState(NamedTuple):
     opt_state: Any
     loss_scale: LossScale
     key: jax.Array
+    ema: Trees | None = None  # the running mean of params, if one is kept
+
+    @property
+    def learned(self) -> Trees:
+        """What samples, measurements and results are made of: the mean, if one is kept."""
+        return self.params if self.ema is None else self.ema
 
 
 class Metrics(NamedTuple):
@@ -47,9 +53,19 @@ class Metrics(NamedTuple):
 
 
 def init_state(
-    params: Trees, tx: optax.GradientTransformation, seed: int, *, scaled: bool
+    params: Trees,
+    tx: optax.GradientTransformation,
+    seed: int,
+    *,
+    scaled: bool,
+    averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step; `scaled` starts float16's loss scale."""
+    """The state before the first step.
+
+    Args:
+      scaled: starts float16's loss scale.
+      averaged: starts a running mean of the trained leaves.
+    """
     scale = jnp.float32(INITIAL_SCALE if scaled else 1.0)
     return TrainState(
         step=jnp.int32(0),
@@ -57,6 +73,7 @@ def init_state(
         opt_state=tx.init(params),
         loss_scale=LossScale(scale, jnp.int32(0)),
         key=jax.random.key(seed),
+        ema=jax.tree.map(jnp.copy, params) if averaged else None,
     )
 
 
@@ -66,6 +83,7 @@ def make_train_step(
     *,
     accumulate: int = 1,
     scaled: bool = False,
+    ema_decay: float | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Trees, Any], tuple[TrainState, Metrics]]:
     """Builds the jitted step; the state is donated, the frozen leaves are not.
@@ -73,6 +91,7 @@ def make_train_step(
     Args:
       accumulate: parts that the batch is divided into; gradients are averaged over them.
       scaled: float16's dynamic loss scaling: an overflow halves the scale and skips the update.
+      ema_decay: of the running mean, for a state that has one.
       mesh: the devices that the batch is divided over, for kernels that the compiler cannot divide.
     """
 
@@ -90,7 +109,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm)
         overflow = ~finite & jnp.isfinite(value) if scaled else jnp.bool_(False)
-        new = _update(state, grads, tx)
+        new = _average(_update(state, grads, tx), ema_decay)
         # A norm compiles eight times as fast as a flag for each of a UNet's 686 leaves.
         good = finite & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(new.params))
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state._replace(key=new.key))
@@ -104,6 +123,19 @@ def make_train_step(
 def _update(state: TrainState, grads: Trees, tx: optax.GradientTransformation) -> TrainState:
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+
+def _average(state: TrainState, decay: float | None) -> TrainState:
+    """Moves the running mean towards the leaves, faster in the first steps, as diffusers' EMAModel.
+
+    It holds the leaves themselves after the first step, since what came before is no result.
+    """
+    if decay is None:
+        return state
+    warming_up = jnp.where(state.step > 0, (1 + state.step) / (10 + state.step), 0.0)
+    kept = jnp.minimum(decay, warming_up)
+    ema = jax.tree.map(lambda mean, leaf: leaf + kept * (mean - leaf), state.ema, state.params)
+    return state._replace(ema=ema)
 
 
 def _mean_over_parts(

@@ -10,6 +10,7 @@ import optax
 import peft
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from flax import nnx
 
 from flax_sd.config import OptimConfig
@@ -237,6 +238,33 @@ def test_a_lora_step_costs_little_more_than_twice_the_forward_pass() -> None:
     step = make_train_step(loss, tx)
     total = count_flops(step, state, {"unet": frozen}, EncodedBatch(moments, inputs[2]))
     assert 2.0 * forward < total <= 2.35 * forward
+
+
+def test_the_running_mean_is_diffusers_ema() -> None:
+    toy = Toy(lambda w, x, draws: w * x)
+    step = make_train_step(toy.loss, toy.tx, ema_decay=0.6)
+    start = init_state({"unet": {"w": jnp.float32(1.0)}}, toy.tx, 3, scaled=False, averaged=True)
+    theirs = torch.nn.Parameter(torch.tensor(1.0))
+    ema = EMAModel([theirs], decay=0.6)
+    state = jax.tree.map(jnp.copy, start)  # which may be donated, no buffer twice
+    for x in np.random.default_rng(0).normal(size=20).astype(np.float32):
+        state, _ = step(state, {}, jnp.full(2, x))
+        theirs.data = torch.tensor(float(state.params["unet"]["w"]))
+        ema.step([theirs])
+        assert float(state.learned["unet"]["w"]) == pytest.approx(
+            ema.shadow_params[0].item(), rel=1e-6
+        )
+    assert float(state.learned["unet"]["w"]) != float(state.params["unet"]["w"])
+
+
+def test_a_failed_step_leaves_the_running_mean() -> None:
+    toy = Toy(lambda w, x, draws: w * x)
+    step = make_train_step(toy.loss, toy.tx, ema_decay=0.6)
+    state = init_state({"unet": {"w": jnp.float32(1.0)}}, toy.tx, 3, scaled=False, averaged=True)
+    state, _ = step(jax.tree.map(jnp.copy, state), {}, jnp.ones(2))
+    before = float(state.learned["unet"]["w"])
+    state, metrics = step(state, {}, jnp.array([jnp.nan, 1.0]))
+    assert bool(metrics.failed) and float(state.learned["unet"]["w"]) == before
 
 
 def test_an_update_past_float32_changes_nothing_and_is_told() -> None:

@@ -61,10 +61,13 @@ class Program:
             tx,
             accumulate=config.train.accumulate,
             scaled=scaled,
+            ema_decay=config.train.ema_decay,
             mesh=mesh,
         )
         state = jax.eval_shape(
-            lambda params: train_step.init_state(params, tx, config.seed, scaled=scaled),
+            lambda params: train_step.init_state(
+                params, tx, config.seed, scaled=scaled, averaged=config.train.ema_decay is not None
+            ),
             objective.params,
         )
         self.state = _place(state, sharding.replicated(mesh))

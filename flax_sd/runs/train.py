@@ -150,6 +150,7 @@ class Run:
             self.tx,
             self.config.seed,
             scaled=self.scaled,
+            averaged=self.config.train.ema_decay is not None,
         )
         state = sharding.replicate(fresh, self.mesh)
         restored = checkpoints.restore_newest(state)
@@ -183,6 +184,7 @@ class Run:
             self.tx,
             accumulate=self.config.train.accumulate,
             scaled=self.scaled,
+            ema_decay=self.config.train.ema_decay,
             mesh=self.mesh,
         )
         batches = feed(self.config, self.inputs, self.mesh, start)
@@ -218,7 +220,7 @@ class Run:
         """
         if self.held_out is None:
             return {}
-        value = self.held_out.loss(state.params, self.frozen)
+        value = self.held_out.loss(state.learned, self.frozen)
         if not math.isfinite(value):
             raise UserError(
                 f"step {step}: the loss on held-out pictures is {value}: a weight of the model is "
@@ -231,12 +233,12 @@ class Run:
 
     def saving(self, step: int, state: TrainState) -> None:
         """The LoRA of every checkpoint, since people choose the best one."""
-        self.outputs.save(step, state.params)
+        self.outputs.save(step, state.learned)
 
     def sampled(self, step: int, state: TrainState) -> None:
         """A grid, unless it was drawn before a kill."""
         if self.samples is not None and not self.samples.has(step):
-            self._show_grid(step, self.samples.grid(step, state.params))
+            self._show_grid(step, self.samples.grid(step, state.learned))
 
     def _look_before(self, state: TrainState) -> None:
         """Loss and pictures of the model as it was."""
@@ -253,7 +255,7 @@ class Run:
         """All that the trained model is asked for; a killed run does it again."""
         self._export(state)
         if self.samples is not None:
-            self._show_grid(step, self.samples.finish(step, state.params))
+            self._show_grid(step, self.samples.finish(step, state.learned))
             if self.samples.sheet.is_file():
                 self.progress.stage("before and after", str(self.samples.sheet))
         self.outputs.mark_finished(step)
@@ -262,8 +264,8 @@ class Run:
         """Writes the results."""
         changed, frozen = {}, self.objective.frozen
         if self.config.train.mode == "vae":
-            scale = latents.scaling_factor(self.objective, state.params, frozen, self.pictures)
+            scale = latents.scaling_factor(self.objective, state.learned, frozen, self.pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self.progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
-        for path in self.outputs.finish(state.params, frozen, changed):
+        for path in self.outputs.finish(state.learned, frozen, changed):
             self.progress.stage("written", str(path))

@@ -68,6 +68,25 @@ def test_full_training_writes_a_model_that_diffusers_loads(train, model, with_te
         assert contents(run.folder) == whole
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
+    flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", pictures]
+    plain, mean = train("a", *flags), train("b", *flags, "--train.ema_decay", 0.5)
+    assert mean.status == 0, mean.err
+    ours, theirs = plain.metrics(), mean.metrics()
+    assert [line.get("loss") for line in ours] == [line.get("loss") for line in theirs]
+    assert ours[-1]["val_loss"] != theirs[-1]["val_loss"]
+    result = "model/unet/diffusion_pytorch_model" if mode == "full" else "lora"
+    a, b = (tensors(run.folder / f"{result}.safetensors") for run in (plain, mean))
+    assert any(not np.array_equal(a[key], b[key]) for key in a)
+    saved = train("c", *flags, "--train.ema_decay", 0.5, "--train.steps", 2)
+    assert saved.status == 0
+    again = train("c", *flags, "--train.ema_decay", 0.5)
+    assert "resumes: step 2" in again.out
+    c = tensors(again.folder / f"{result}.safetensors")
+    assert all(np.array_equal(b[key], c[key]) for key in b)
+
+
 def test_full_training_from_scratch_forgets_the_weights(train, model):
     run = train("a", *FULL, "--model.from_scratch", "unet")
     assert run.status == 0, run.err
