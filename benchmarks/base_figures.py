@@ -22,8 +22,13 @@ from flax_sd.sheet import make_sheet
 AT_ONCE = 8
 
 
-def reconstructions(model: str, pictures: data.Pictures) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures and what the VAE's decoder makes of their mean latents, both in [-1, 1]."""
+def reconstructions(
+    model: str, pictures: data.Pictures, picked: list[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures (all, or those picked) and what the VAE makes of them, both in [-1, 1].
+
+    It decodes the mean of their latents.
+    """
     graph, state = nnx.split(load_vae(model, "float32"))
 
     def through(state: nnx.State, pixels: jax.Array) -> jax.Array:
@@ -31,7 +36,8 @@ def reconstructions(model: str, pictures: data.Pictures) -> tuple[np.ndarray, np
         return vae.decode(vae.encode(pixels).mean)
 
     jitted = jax.jit(through)
-    pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in range(len(pictures))])
+    rows = range(len(pictures)) if picked is None else picked
+    pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
     padded = np.concatenate([pixels, pixels[: -len(pixels) % AT_ONCE]])
     parts = np.split(padded, len(padded) // AT_ONCE)
     decoded = np.concatenate([np.asarray(jitted(state, part)) for part in parts])

@@ -39,3 +39,21 @@ def make_sheet(
         for j, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (side + GAP + j * (width + GAP), y))
     return sheet
+
+
+def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -> Image.Image:
+    """Draws equally large pictures in rows of `across`, each with its label below it."""
+    height, width = pictures[0].shape[:2]
+    font = ImageFont.load_default(FONT_SIZE)
+    texts = [textwrap.wrap(label, max(8, width * 2 // FONT_SIZE)) for label in labels]
+    line = FONT_SIZE + GAP // 2
+    below = max(map(len, texts)) * line
+    rows = -(-len(pictures) // across)
+    step_x, step_y = width + GAP, height + below + 2 * GAP
+    sheet = Image.new("RGB", (GAP + across * step_x, GAP + rows * step_y), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+        x, y = GAP + i % across * step_x, GAP + i // across * step_y
+        sheet.paste(Image.fromarray(picture), (x, y))
+        draw.multiline_text((x, y + height + GAP // 2), "\n".join(text), INK, font)
+    return sheet

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flax_sd.sheet import GAP, make_sheet
+from flax_sd.sheet import GAP, make_grid, make_sheet
 
 
 def flat(value: int) -> np.ndarray:
@@ -29,3 +29,16 @@ def test_titles_take_room_only_if_there_are_any():
 def test_labels_leave_ink_left_of_the_pictures():
     sheet = np.asarray(make_sheet([[flat(1)]], [], ["a cat"]))
     assert (sheet[:, : 96 + GAP] < 128).any() and (sheet[GAP:-GAP, 96 + GAP : -GAP, 1] == 0).all()
+
+
+def test_a_grid_has_each_label_below_its_picture():
+    pictures = [flat(10 * i) for i in range(5)]
+    sheet = np.asarray(make_grid(pictures, ["", "x", "a label of many words", "", ""], 3))
+    places = [np.argwhere((sheet == (10 * i, 0, 200)).all(axis=2)) for i in range(5)]
+    assert all(len(place) == 24 * 16 for place in places)
+    tops = [tuple(place[0]) for place in places]
+    assert tops[0][0] == tops[1][0] == tops[2][0] < tops[3][0] == tops[4][0]
+    assert tops[3][1] == tops[0][1] and tops[1][1] - tops[0][1] == 16 + GAP
+    below = sheet[tops[1][0] + 24 : tops[3][0]]
+    assert not (below[:, GAP : GAP + 16] < 128).any()  # the empty label
+    assert (below[:, tops[1][1] : tops[1][1] + 16] < 128).any()
