@@ -1,5 +1,6 @@
 """Pictures and captions through the frozen networks, once, before the first step."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -95,6 +96,7 @@ class Encoder:
         self._store, self._progress = store, progress
         self._mesh = sharding.make_mesh(-1, 1, jax.local_devices())
         self._frozen = sharding.shard_frozen(objective.frozen, self._mesh)
+        self._identity = functools.cache(self._identify)
 
     def pictures(self, pictures: data.Pictures) -> EncodedPictures:
         """Encodes pictures, and their mirror images where some are shown mirrored."""
@@ -129,7 +131,7 @@ class Encoder:
         self._fill("captions", todo, lambda text: tokenizer([text])[0], encode, rows)
         return encoded
 
-    def _identity(self, name: str) -> str:
+    def _identify(self, name: str) -> str:
         network = self._parts.networks[name]
         return identity(network, nnx.state(network))
 

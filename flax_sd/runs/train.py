@@ -52,11 +52,12 @@ def run(config: Config) -> int:
     pictures = data.open_pictures(config.data)
     progress.stage("found", data.summary(pictures))
     parts = load_parts(config, dtype)
-    objective = make_objective(config, parts)
+    # Nothing else may hold the objective: the run lets go of what is in it.
+    work = Run(config, pictures, parts, make_objective(config, parts), mesh, progress)
     progress.stage("loaded", f"{config.model.path} in {dtype}")
     resume.write(config)
     with contextlib.ExitStack() as stack:
-        return Run(config, pictures, parts, objective, mesh, progress).go(stack)
+        return work.go(stack)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -139,7 +140,7 @@ class Run:
         for name in before.frozen.keys() - self.frozen.keys():
             network = self.parts.networks.pop(name)
             if self.samples is not None:  # which draws with it: it waits in main memory
-                nnx.update(network, jax.tree.map(np.asarray, nnx.state(network)))
+                nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
         self.held_out = None
         if held_out is not None:
             self.held_out = HeldOut(held_out, self.objective.loss, self.mesh)

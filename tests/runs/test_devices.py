@@ -105,6 +105,24 @@ def test_four_processes_give_the_lora_of_one(flags, environ, tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_processes_encode_a_share_each(flags, environ, tmp_path, monkeypatch, shared):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    caches = [tmp_path / f"cache{i}" for i in range(2)]
+    own = TRAIN
+    if not shared:  # as hosts have whose disks are their own
+        own = "import os\nos.environ['XDG_CACHE_HOME'] += os.environ['JAX_PROCESS_ID']\n" + TRAIN
+    monkeypatch.setenv("XDG_CACHE_HOME", str(caches[0] if shared else tmp_path / "cache"))
+    run_two(own, 1, *flags("both", "--data.center_crop", "true"))
+    held = [contents(cache) for cache in caches[: 1 if shared else 2]]
+    assert all(len(files) == 7 + 8 for files in held)  # pictures; captions and the empty one
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    run(TRAIN, 1, *flags("alone", "--data.center_crop", "true"))
+    assert_same_lora(lora(tmp_path / "both"), lora(tmp_path / "alone"))
+
+
+@pytest.mark.slow
 def test_two_processes_write_one_model(flags, environ, tmp_path, monkeypatch):
     more = ["--train.mode", "vae", "--train.steps", 1]
     for name, value in environ.items():

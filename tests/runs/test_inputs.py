@@ -1,8 +1,10 @@
 """Encoding once: the losses of encoding at each step, nothing done twice, networks that leave."""
 
+import gc
 import json
 import os
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -168,10 +170,18 @@ def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):
 def test_they_leave_the_device(train, monkeypatch, samples):
     from flax_sd.runs import train as module
 
-    seen = {}
-    go = module.Run._train
+    seen, loaded = {}, []
+    load, go = module.load_parts, module.Run._train
+
+    def watched(*args):
+        parts = load(*args)
+        networks = [parts.networks[name] for name in ("vae", "text_encoder")]
+        loaded.extend(map(weakref.ref, jax.tree.leaves([nnx.state(net) for net in networks])))
+        return parts
 
     def look(self, *args):
+        gc.collect()
+        seen["on the device"] = {type(ref()) for ref in loaded}
         networks = dict(self.parts.networks)
         if self.samples is not None:
             pipeline = self.samples._pipeline
@@ -180,13 +190,15 @@ def test_they_leave_the_device(train, monkeypatch, samples):
         seen.update({n: {type(x).__module__ for x in found} for n, found in leaves.items()})
         return go(self, *args)
 
+    monkeypatch.setattr(module, "load_parts", watched)
     monkeypatch.setattr(module.Run, "_train", look)
     flags = ["--sample.prompts", "a cat", "--sample.steps", 2] if samples else []
     run = train("a", *ONCE, *flags)
     assert run.status == 0, run.err
+    assert len(loaded) > 10 and seen.pop("on the device") == {type(None)}
     kept = {name for name in ("vae", "text_encoder") if name in seen}
     assert kept == ({"vae", "text_encoder"} if samples else set())
-    assert all(seen[name] == {"numpy"} for name in kept) and "numpy" not in seen["unet"]
+    assert all(seen[name] == {"numpy"} for name in kept) and seen["unet"] != {"numpy"}
 
 
 @pytest.mark.parametrize(
