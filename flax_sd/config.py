@@ -66,6 +66,8 @@ class DataConfig(Section):
     pictures are cut at a place drawn anew, it is done at each step."""
     held_out: str | None = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
+    held_out_base: str | None = None
+    """The same of what the model drew before: a rising loss shows what the run makes it forget."""
 
     @pydantic.field_validator("resolution")
     @classmethod

@@ -1,6 +1,7 @@
 """Builds the captioned pictures that configs/base_vae.yaml and configs/base.yaml train on.
 
     python scripts/build_emoji_set.py --out data/fluent-emoji-3d
+    python scripts/build_emoji_set.py --bundle      # and the package's base_held_out from it
 
 Microsoft's 3D emoji (npm `@lobehub/fluent-emoji-3d`, MIT, 256 px) on white, with the names of npm
 `unicode-emoji-json` (MIT) and the keywords of npm `emojibase-data` (MIT) in several wordings.
@@ -10,6 +11,7 @@ held out, chosen by a hash of the name alone.
 
 import argparse
 import hashlib
+import json
 from pathlib import Path
 
 import emoji
@@ -18,6 +20,8 @@ from PIL import Image
 PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 STYLE = "3d render"
 HELD_OUT = 0.05
+BUNDLE = Path(__file__).parents[1] / "flax_sd" / "bundled" / "base_held_out"
+BUNDLED, SIZE = 24, 128  # pictures, pixels: the bundled base's resolution
 
 
 def held_out(name: str) -> bool:
@@ -52,6 +56,18 @@ def build(out: Path, packages: Path) -> dict[str, int]:
     return {split: len(pairs) for split, pairs in rows.items()}
 
 
+def bundle(held_out: Path, out: Path) -> None:
+    """Writes some of the held-out pictures at the base's size, evenly spaced by name, to OUT."""
+    rows = [json.loads(line) for line in (held_out / "metadata.jsonl").read_text().splitlines()]
+    picked = [rows[k * len(rows) // BUNDLED] for k in range(BUNDLED)]
+    out.mkdir(parents=True, exist_ok=True)
+    for row in picked:
+        with Image.open(held_out / row["file_name"]) as image:
+            small = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        small.save(out / row["file_name"], optimize=True)
+    emoji.write_metadata(out, [(row["file_name"], row["text"][0]) for row in picked])
+
+
 def _keywords(keywords: dict[str, list[str]], code: str) -> list[str]:
     """Those of an emoji; the two packages differ in whether they write the presentation."""
     return keywords.get(code) or keywords.get(code.replace("-fe0f", "")) or []
@@ -69,9 +85,12 @@ def main() -> None:
         default=Path("data/npm"),
         help="folder of extracted npm packages (NAME-VERSION/package); absent ones are fetched",
     )
+    parser.add_argument("--bundle", action="store_true", help=f"write {BUNDLED} held-out ones too")
     args = parser.parse_args()
     counts = build(args.out, args.packages)
     print(f"{args.out}: {counts['train']} pictures to train on, {counts['held_out']} held out")
+    if args.bundle:
+        bundle(args.out / "held_out", BUNDLE)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a step reads, from pictures and captions: encoded before the run, or at each step."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -19,6 +20,7 @@ from flax_sd.runs.plan_memory import show_size
 from flax_sd.runs.store import Store
 from flax_sd.tokenizer import Tokenizer
 
+VAL_LOSS, BASE_LOSS = "val_loss", "base_loss"  # in metrics.jsonl
 SHARE = 0.5  # of the free space of a disk, which the store may take
 
 
@@ -89,11 +91,12 @@ class Prepared(NamedTuple):
     """The inputs of a run, and its objective without what has done its work.
 
     Attributes:
+      held_out: of the pictures whose loss is measured, by the measure's name.
       frozen: the leaves that the steps read, on the mesh.
     """
 
     train: Inputs
-    held_out: Inputs | None
+    held_out: dict[str, Inputs]
     objective: Objective
     frozen: Trees
 
@@ -112,7 +115,7 @@ def prepare(
       UserError: a picture is gone, or what was made of it cannot be kept.
     """
     held_out = open_held_out(config)
-    sets = [p for p in (pictures, held_out) if p is not None]
+    sets = [pictures, *held_out.values()]
     store, why_not = Store(), None
     if objective.moments is not None and config.data.encode_once:
         why_not = _why_not(config, objective, pictures, store)
@@ -121,26 +124,33 @@ def prepare(
     if objective.moments is None or not config.data.encode_once or why_not:
         frozen = sharding.shard_frozen(objective.frozen, mesh)
         live = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in sets]
-        return Prepared(live[0], live[1] if held_out else None, objective, frozen)
+        return Prepared(live[0], _named(held_out, live[1:]), objective, frozen)
     encoder = Encoder(config, objective, parts, store, progress)
     encoded = [encoder.pictures(p) for p in sets]
     texts = encoder.captions(t for p in sets for i in range(len(p)) for t in p.captions(i))
     stored = [Stored(e, texts, parts.tokenizer, mesh) for e in encoded]
     objective = objective._replace(frozen=frozen_in_steps(objective))
     frozen = sharding.shard_frozen(objective.frozen, mesh)
-    return Prepared(stored[0], stored[1] if held_out else None, objective, frozen)
+    return Prepared(stored[0], _named(held_out, stored[1:]), objective, frozen)
 
 
-def open_held_out(config: Config) -> data.Pictures | None:
-    """The held-out pictures, if there are any, cut alike in every run.
+def _named(names: Iterable[str], inputs: Sequence[Inputs]) -> dict[str, Inputs]:
+    return dict(zip(names, inputs, strict=True))
+
+
+def open_held_out(config: Config) -> dict[str, data.Pictures]:
+    """The held-out pictures by the name of their loss, cut alike in every run.
 
     Raises:
       UserError: they cannot be read.
     """
-    if config.data.held_out is None:
-        return None
-    settings = {"path": config.data.held_out, "center_crop": True, "random_flip": False}
-    return data.open_pictures(config.data.model_copy(update=settings))
+    paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
+    fixed = {"center_crop": True, "random_flip": False}
+    return {
+        name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
+        for name, path in paths.items()
+        if path is not None
+    }
 
 
 def frozen_in_steps(objective: Objective) -> dict[str, nnx.State]:

@@ -81,6 +81,8 @@ class Loop:
                 profile.before(done + 1)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
                     state, metrics = self._step(state, frozen, batch)
+                if done == start:  # the call returns when the step is compiled
+                    self._progress.stage("compiled", "the training step")
                 done += 1
                 if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")

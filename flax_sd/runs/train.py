@@ -30,6 +30,7 @@ from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.samples import Samples, choose_prompts
+from flax_sd.runs.summary import summary
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import TrainState
@@ -120,8 +121,10 @@ class Run:
             self._look_before(state)
         if start < self.total:
             stop = stack.enter_context(StopRequest())
+            before = start
             start, state = self._train(start, state, checkpoints, stop, stack)
             checkpoints.wait()
+            self.progress.stage("trained", f"{start - before} steps")
             if start < self.total:
                 reason = stop.reason or "another process was told to stop"
                 self.progress.say(
@@ -141,9 +144,10 @@ class Run:
             network = self.parts.networks.pop(name)
             if self.samples is not None:  # which draws with it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
-        self.held_out = None
-        if held_out is not None:
-            self.held_out = HeldOut(held_out, self.objective.loss, self.mesh)
+        self.held_out = {
+            name: HeldOut(inputs, self.objective.loss, self.mesh)
+            for name, inputs in held_out.items()
+        }
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
@@ -214,23 +218,23 @@ class Run:
         return Pace(self.config.train.batch_size, flops, whole)
 
     def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """The held-out loss, if there are held-out pictures.
+        """The loss of each set of held-out pictures.
 
         Raises:
-          UserError: it is not finite.
+          UserError: one is not finite.
         """
-        if self.held_out is None:
-            return {}
-        value = self.held_out.loss(state.learned, self.frozen)
-        if not math.isfinite(value):
-            raise UserError(
-                f"step {step}: the loss on held-out pictures is {value}: a weight of the model is "
-                "not finite, or the numbers overflow in this compute_dtype"
+        values = {}
+        for name, held_out in self.held_out.items():
+            value = values[name] = held_out.loss(state.learned, self.frozen)
+            if not math.isfinite(value):
+                raise UserError(
+                    f"step {step}: {name}, the loss on held-out pictures, is {value}: a weight of "
+                    "the model is not finite, or the numbers overflow in this compute_dtype"
+                )
+            self.progress.stage(
+                "measured", f"{name} {value:.4f} on {held_out.count} held-out pictures"
             )
-        self.progress.stage(
-            "measured", f"loss on {self.held_out.count} held-out pictures {value:.4f}"
-        )
-        return {"val_loss": value}
+        return values
 
     def saving(self, step: int, state: TrainState) -> None:
         """The LoRA of every checkpoint, since people choose the best one."""
@@ -260,6 +264,8 @@ class Run:
             if self.samples.sheet.is_file():
                 self.progress.stage("before and after", str(self.samples.sheet))
         self.outputs.mark_finished(step)
+        for line in summary(self.config):
+            self.progress.say(line)
 
     def _export(self, state: TrainState) -> None:
         """Writes the results."""

@@ -53,7 +53,7 @@ def test_a_nan_in_the_model_is_seen_before_by_held_out_pictures(train, edited, p
     folder = edited("vae", "encoder.conv_in.bias", np.nan)
     run = train("a", "--model.path", folder, "--data.held_out", pictures)
     assert run.status == 2
-    assert "error: step 0: the loss on held-out pictures is nan" in run.err
+    assert "error: step 0: val_loss, the loss on held-out pictures, is nan" in run.err
 
 
 def test_an_absurd_learning_rate_stops_the_run_and_the_checkpoint_stays_good(train):

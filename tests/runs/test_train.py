@@ -73,7 +73,7 @@ def test_held_out_loss_before_and_after(train, tmp_path):
     assert middle["step"] == 3 and "val_loss" not in middle
     assert last["step"] == 4 and {"loss", "val_loss"} < last.keys()
     assert last["val_loss"] != first["val_loss"]
-    assert f"loss on 3 held-out pictures {first['val_loss']:.4f}" in run.out
+    assert f"val_loss {first['val_loss']:.4f} on 3 held-out pictures" in run.out
 
 
 def test_sample_grids_and_the_sheet(train):

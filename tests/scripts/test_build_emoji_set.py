@@ -66,6 +66,22 @@ def test_build(scripts, packages, tmp_path):
         assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_bundle(scripts, tmp_path):
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    names = [f"{i:02}.png" for i in range(48)]
+    for name in names:
+        Image.new("RGB", (256, 256), (int(name[:2]), 0, 0)).save(held_out / name)
+    scripts[1].write_metadata(held_out, [(name, [f"a {name}", name]) for name in names])
+    scripts[0].bundle(held_out, tmp_path / "out")
+    lines = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["file_name"] for row in rows] == names[::2]
+    assert rows[1]["text"] == "a 02.png"
+    with Image.open(tmp_path / "out" / "02.png") as image:
+        assert image.size == (128, 128) and image.getpixel((5, 5)) == (2, 0, 0)
+
+
 def test_one_in_twenty_is_held_out_by_name(scripts):
     held_out = scripts[0].held_out
     assert 400 < sum(held_out(f"name {i}") for i in range(10_000)) < 600

@@ -1,0 +1,59 @@
+"""What a finished run says last: how its losses moved, and what to do with what it made."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from flax_sd.config import Config
+from flax_sd.runs.inputs import BASE_LOSS, VAL_LOSS
+from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
+
+MEANING = {
+    VAL_LOSS: "held-out pictures of the kind that it was trained on",
+    BASE_LOSS: "pictures of what the model drew before",
+}
+
+
+def summary(config: Config) -> list[str]:
+    """Lines for the end of a run; the figures are those in its metrics.jsonl."""
+    return [*_losses(config), *_next(config)]
+
+
+def _losses(config: Config) -> list[str]:
+    """Each held-out loss before and after, where both are there."""
+    rows = _measured(config.output / "metrics.jsonl")
+    lines = []
+    for name, meaning in MEANING.items():
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if len(values) > 1:
+            change = f"{values[-1] / values[0] - 1:+.1%}"
+            lines.append(f"{name:9} {values[0]:.4f} -> {values[-1]:.4f}  {change:>7}  {meaning}")
+    if BASE_LOSS in "".join(lines) and config.train.mode == "lora":
+        lines.append("with the LoRA off the model is what it was, to the bit")
+    return ["", *lines] if lines else []
+
+
+def _measured(path: pathlib.Path) -> list[Mapping[str, Any]]:
+    """The lines of the metrics; none where the file is gone or damaged."""
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
+
+
+def _next(config: Config) -> list[str]:
+    """Commands to try."""
+    if config.train.mode == "vae":
+        return []
+    output, model = config.output, config.model.path
+    prompt = next(iter(config.sample.prompts), "a cat")
+    if config.train.mode == "lora":
+        source = ["--model", model, "--lora", f"{output / LORA_FILE}:0.8"]
+    else:
+        source = ["--model", str(output / MODEL_FOLDER)]
+    draw = ["python", "sample.py", *source, "--prompt", prompt, "--seed", "1", "--out", "out"]
+    longer = ["python", "train.py", str(output / "config.yaml")]
+    longer += ["--train.steps", str(2 * config.train.steps)]
+    return ["", "draw with it:     " + shlex.join(draw), "train it longer:  " + shlex.join(longer)]

@@ -1,0 +1,61 @@
+"""The quickstart's own config on the bundled base, and its LoRA in diffusers."""
+
+import pathlib
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+import flax_sd
+from flax_sd import cli
+from tests.parity import NETWORK, assert_close
+
+ROOT = pathlib.Path(flax_sd.__file__).parents[1]
+BASE = pathlib.Path(flax_sd.__file__).parent / "bundled" / "base"
+PROMPT = "a flat drawing of a lemon"
+STEPS = {"num_inference_steps": 6, "guidance_scale": 4.0}
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory, compile_cache):
+    """The folder of a run of two steps, which move the LoRA as far as many would."""
+    folder = tmp_path_factory.mktemp("quickstart") / "run"
+    flags = ["--train.steps", "2", "--optim.warmup_steps", "0", "--optim.learning_rate", "0.02"]
+    flags += ["--train.batch_size", "1", "--sample.prompts", "a cat", "--sample.steps", "1"]
+    config = ROOT / "configs" / "quickstart.yaml"
+    assert cli.train([str(config), "--output", str(folder), *flags]) == 0
+    return folder
+
+
+def theirs_with(lora):
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    if lora is not None:
+        pipeline.load_lora_weights(lora.parent, weight_name=lora.name)
+    generator = torch.Generator("cpu").manual_seed(1)
+    return pipeline(PROMPT, generator=generator, output_type="np", **STEPS).images
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["lora.safetensors", "pytorch_lora_weights.safetensors"])
+def test_its_lora_gives_the_same_picture_in_diffusers(quickstart, file):
+    sd = flax_sd.StableDiffusion.load("bundled:base")
+    settings = {**STEPS, "seed": 1, "sampler": "ddim", "output": "float"}
+    plain = sd.generate(PROMPT, **settings)
+    sd.add_lora(quickstart / file)
+    ours = sd.generate(PROMPT, **settings)
+    assert np.abs(ours - plain).max() > 0.05
+    assert_close(ours, theirs_with(quickstart / file), NETWORK)
+    assert_close(plain, theirs_with(None), NETWORK)
+
+
+@pytest.mark.slow
+def test_with_its_lora_off_the_picture_is_the_bases_to_the_bit(quickstart):
+    sd = flax_sd.StableDiffusion.load("bundled:base")
+    plain = sd.generate(PROMPT, seed=1, **STEPS)
+    name = sd.add_lora(quickstart / "lora.safetensors", scale=0.0)
+    np.testing.assert_array_equal(sd.generate(PROMPT, seed=1, **STEPS), plain)
+    sd.remove_lora(name)
+    np.testing.assert_array_equal(sd.generate(PROMPT, seed=1, **STEPS), plain)

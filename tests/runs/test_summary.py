@@ -1,0 +1,71 @@
+"""What a run says last."""
+
+import json
+import pathlib
+
+import pytest
+
+from flax_sd.config import Config
+from flax_sd.runs.summary import summary
+from tests.runs.conftest import make_pictures
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """The summary of a run with these metrics and options."""
+
+    def make(*rows, **options):
+        text = "".join(json.dumps({"step": i, **row}) + "\n" for i, row in enumerate(rows))
+        (tmp_path / "metrics.jsonl").write_text(text)
+        return "\n".join(summary(Config.model_validate({"output": str(tmp_path), **options})))
+
+    return make
+
+
+def test_losses_stand_before_and_after(finished):
+    first, last = {"val_loss": 0.08, "base_loss": 0.05}, {"val_loss": 0.06, "base_loss": 0.051}
+    text = finished(first, {"loss": 1.0}, last)
+    assert "val_loss  0.0800 -> 0.0600   -25.0%" in text
+    assert "base_loss 0.0500 -> 0.0510    +2.0%" in text
+    assert "with the LoRA off the model is what it was" in text
+    assert "LoRA off" not in finished(first, last, train={"mode": "full"})
+
+
+def test_without_measures_it_only_says_what_to_try(finished):
+    for rows in ([], [{"loss": 1.0}], [{"val_loss": 0.1}], [{"val_loss": None}, {"val_loss": 0.1}]):
+        text = finished(*rows)
+        assert "->" not in text and "sample.py" in text and "train.py" in text
+
+
+def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
+    finished({"val_loss": 0.1}, {"val_loss": 0.2})
+    config = Config.model_validate({"output": str(tmp_path)})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "val')
+    assert "->" not in "".join(summary(config))
+    (tmp_path / "metrics.jsonl").unlink()
+    assert "->" not in "".join(summary(config))
+
+
+def test_the_commands_are_those_of_the_run(finished, tmp_path):
+    text = finished(sample={"prompts": ["a cat's hat"]}, train={"steps": 30}, model={"path": "m"})
+    assert f"sample.py --model m --lora {tmp_path}/lora.safetensors:0.8" in text
+    assert "a cat" in text and f"train.py {tmp_path}/config.yaml --train.steps 60" in text
+    assert f"--model {tmp_path}/model " in finished(train={"mode": "full"})
+    assert finished(train={"mode": "vae"}) == ""
+
+
+def test_a_run_ends_with_both_losses(train, tmp_path):
+    style, base = tmp_path / "style", tmp_path / "base"
+    for seed, folder in enumerate((style, base)):
+        folder.mkdir()
+        make_pictures(folder, 2 + seed, seed=seed)
+    run = train("a", "--data.held_out", style, "--data.held_out_base", base)
+    assert run.status == 0, run.err
+    first, *_, last = run.metrics()
+    assert first["step"] == 0 and {"val_loss", "base_loss"} <= first.keys() & last.keys()
+    assert first["val_loss"] != first["base_loss"] != last["base_loss"]
+    assert f"base_loss {first['base_loss']:.4f} on 3 held-out pictures" in run.out
+    assert f"base_loss {first['base_loss']:.4f} -> {last['base_loss']:.4f}" in run.out
+    assert pathlib.Path(run.folder / "lora.safetensors").is_file()
+    for stage in ("found:", "loaded:", "compiled:", "trained: 4 steps", "written:"):
+        assert stage in run.out
