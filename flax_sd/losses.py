@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_sd.loss_weights import Weight
 from flax_sd.models.vae import Moments
 from flax_sd.schedule import NoiseSchedule
 
@@ -71,13 +72,15 @@ def diffusion_loss(
     scaling_factor: float,
     clip_skip: int = 0,
     compute_dtype: jnp.dtype | None = None,
+    weight: Weight | None = None,
 ) -> Loss:
-    """E ‖target - unet(x_t, t, text)‖² over uniform t (Ho et al. 2020, eq. 14), in float32.
+    """E w(t) ‖target - unet(x_t, t, text)‖² over uniform t (Ho et al. 2020, eq. 14), in float32.
 
     Args:
       graphs: "unet", and "text_encoder" if the batch carries ids instead of text states.
       scaling_factor: of the VAE's config; latents are multiplied by it.
       compute_dtype: for trained leaves that are whole weights; None leaves LoRA leaves float32.
+      weight: w, how much each timestep counts; None counts all alike.
     """
 
     def draw(key: jax.Array, batch: EncodedBatch) -> DiffusionDraws:
@@ -102,7 +105,8 @@ def diffusion_loss(
         noisy = schedule.add_noise(latents, draws.noise, draws.timesteps)
         out = unet(noisy, draws.timesteps, text).astype(jnp.float32)
         error = out - schedule.target(latents, draws.noise, draws.timesteps)
-        return jnp.mean(jnp.square(error), axis=(1, 2, 3))
+        value = jnp.mean(jnp.square(error), axis=(1, 2, 3))
+        return value if weight is None else weight(draws.timesteps) * value
 
     return Loss(draw, loss)
 

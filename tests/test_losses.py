@@ -82,6 +82,16 @@ def test_the_diffusion_loss_is_the_mean_squared_error_of_the_noise():
     assert value.dtype == jnp.float32
 
 
+def test_a_weight_multiplies_each_pictures_loss_by_that_of_its_timestep():
+    graphs, params, none = split(unet=UNet())
+    batch, given = encoded(), {"scaling_factor": 0.3}
+    plain = diffusion_loss(graphs, SCHEDULE, **given)
+    weighed = diffusion_loss(graphs, SCHEDULE, **given, weight=lambda t: t + 0.5)
+    draws = plain.draw(jax.random.key(1), batch)
+    wanted = plain.loss(params, none, batch, draws) * (draws.timesteps + 0.5)
+    assert_close(weighed.loss(params, none, batch, draws), wanted, LAYER)
+
+
 def test_draws_are_uniform_timesteps_and_unit_noise_of_the_batchs_shape():
     loss = diffusion_loss({}, SCHEDULE, scaling_factor=1.0)
     draws = loss.draw(jax.random.key(0), encoded(4000))

@@ -1,5 +1,6 @@
 """What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from flax import nnx
 from flax_sd.compiler import jit
 from flax_sd.config import Config
 from flax_sd.lora.inject import inject
+from flax_sd.loss_weights import min_snr
 from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
 from flax_sd.models.vae import Moments
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
@@ -21,6 +23,7 @@ class Objective(NamedTuple):
     """The trained and the frozen leaves of each component, and what is done with them.
 
     Attributes:
+      measure: the loss by which models are compared, whatever weighs the training's.
       encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
       moments: jitted, (frozen, pixels) -> Moments; None in mode vae.
       text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
@@ -30,6 +33,7 @@ class Objective(NamedTuple):
     params: dict[str, nnx.State]
     frozen: dict[str, nnx.State]
     loss: Loss
+    measure: Loss
     encode: Any
     moments: Any = None
     text: Any = None
@@ -55,14 +59,17 @@ def make_objective(config: Config, parts: Parts) -> Objective:
             graphs[name], frozen[name] = nnx.split(network)
     if config.train.mode == "vae":
         loss = _vae_objective(config, networks["vae"], graphs)
-        return Objective(graphs, params, frozen, loss, jit(_pixels_alone))
-    loss = diffusion_loss(
+        return Objective(graphs, params, frozen, loss, loss, jit(_pixels_alone))
+    schedule, gamma = noise_schedule(parts), config.train.min_snr_gamma
+    make_loss = functools.partial(
+        diffusion_loss,
         graphs,
-        noise_schedule(parts),
+        schedule,
         scaling_factor=networks["vae"].config.scaling_factor,
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
     )
+    loss = make_loss(weight=None if gamma is None else min_snr(schedule, gamma))
     trained_text = "text_encoder" in params
     moments, text = _encoders(graphs, config.model.clip_skip)
 
@@ -70,7 +77,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         return EncodedBatch(moments(frozen, pixels), ids if trained_text else text(frozen, ids))
 
     own_text = None if trained_text else jit(text)
-    return Objective(graphs, params, frozen, loss, jit(encode), jit(moments), own_text)
+    return Objective(graphs, params, frozen, loss, make_loss(), jit(encode), jit(moments), own_text)
 
 
 def _compute_dtype(config: Config) -> jnp.dtype | None:

@@ -145,7 +145,7 @@ class Run:
             if self.samples is not None:  # which draws with it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
         self.held_out = {
-            name: HeldOut(inputs, self.objective.loss, self.mesh)
+            name: HeldOut(inputs, self.objective.measure, self.mesh)
             for name, inputs in held_out.items()
         }
 

@@ -132,6 +132,20 @@ def test_clip_skip_changes_what_the_unet_reads(objective):
     assert text[0].shape == text[1].shape and not np.allclose(*text)
 
 
+def test_min_snr_weighs_the_training_and_not_the_measure(objective):
+    plain, weighed = objective(), objective("--train.min_snr_gamma", 5)
+    batch = batch_of(plain, 4)
+    draws = plain.loss.draw(jax.random.key(0), batch)
+    draws = draws._replace(timesteps=np.array([0, 100, 500, 999]))
+
+    def values(made, loss):
+        return np.asarray(loss.loss(made.params, made.frozen, batch, draws))
+
+    ratio = values(weighed, weighed.loss) / values(plain, plain.loss)
+    np.testing.assert_allclose(ratio, [0.00425372, 0.591445, 1, 1], rtol=1e-4)
+    np.testing.assert_array_equal(values(weighed, weighed.measure), values(plain, plain.measure))
+
+
 def test_the_weights_of_the_autoencoders_loss_count(objective):
     pixels = PixelBatch(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32))
 
