@@ -12,13 +12,15 @@ from flax import nnx
 from flax_sd import StableDiffusion, compiler, components
 from flax_sd.compiler import jit
 from flax_sd.config import Config, DataConfig, OptimConfig
-from flax_sd.data import batches, open_pictures
+from flax_sd.data import Pictures, Source, batches, open_pictures
 from flax_sd.lora.inject import inject
 from flax_sd.losses import EncodedBatch, diffusion_loss
 from flax_sd.models.vae import Moments
 from flax_sd.optim import make_optimizer
+from flax_sd.runs.encode import EncodedPictures
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts, stride
+from flax_sd.runs.store import Store
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.train_step import init_state, make_train_step
 from sides.inputs import (
@@ -161,14 +163,33 @@ def txt2img(work: Work) -> Run:
 
 def pictures(work: Work) -> Run:
     """All pictures of a folder once, decoded and transformed by `size` threads."""
+    return _read_once(_open(work))
+
+
+def moments(work: Work) -> Run:
+    """The moments of as many pictures once, from files, by `size` threads."""
+    opened = _open(work)
+    store = Store(work.folder / "encoded")
+    encoded = EncodedPictures(opened, "", store)
+    side = RESOLUTION // 8
+    for i in range(len(opened)):
+        names = ("mean", "logvar")
+        store.write(encoded.key(i, False), {n: normal(i, side, side, 4) for n in names})
+    return _read_once(encoded)
+
+
+def _open(work: Work) -> Pictures:
     given = {"path": str(work.folder), "resolution": RESOLUTION, "center_crop": True}
-    opened = open_pictures(DataConfig.model_validate({**given, "workers": work.size}))
-    means = np.zeros(len(opened))
+    return open_pictures(DataConfig.model_validate({**given, "workers": work.size}))
+
+
+def _read_once(source: Source) -> Run:
+    means = np.zeros(len(source))
 
     def run() -> np.ndarray:
-        stream = batches(opened, PICTURES_AT_ONCE, seed=0)
-        for batch in itertools.islice(stream, len(opened) // PICTURES_AT_ONCE):
-            means[batch.indices] = batch.pictures.mean((1, 2, 3))
+        stream = batches(source, PICTURES_AT_ONCE, seed=0)
+        for batch in itertools.islice(stream, len(source) // PICTURES_AT_ONCE):
+            means[batch.indices] = batch.pictures.reshape(PICTURES_AT_ONCE, -1).mean(axis=1)
         return means
 
     return run

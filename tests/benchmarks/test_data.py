@@ -5,7 +5,12 @@ import pytest
 
 @pytest.mark.slow
 def test_pictures(rows_of):
-    compared, training = rows_of("data")
+    compared, cached, each, once = rows_of("data")
     assert compared["work"] == "pictures, 2 workers"
     assert float(compared["largest difference"]) <= 1e-5
-    assert 0 <= float(training["share of the time waited for data"]) <= 1
+    assert cached["work"] == "moments from the cache, 2 workers"
+    assert [row["work"].split(", ")[1] for row in (each, once)] == [
+        "encoded at each step",
+        "encoded once",
+    ]
+    assert all(0 <= float(row["share of the time waited for data"]) <= 1 for row in (each, once))
