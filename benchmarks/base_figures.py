@@ -38,8 +38,9 @@ def reconstructions(
     jitted = jax.jit(through)
     rows = range(len(pictures)) if picked is None else picked
     pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
-    padded = np.concatenate([pixels, pixels[: -len(pixels) % AT_ONCE]])
-    parts = np.split(padded, len(padded) // AT_ONCE)
+    count = -(-len(pixels) // AT_ONCE)
+    padded = pixels[np.arange(count * AT_ONCE) % len(pixels)]
+    parts = np.split(padded, count)
     decoded = np.concatenate([np.asarray(jitted(state, part)) for part in parts])
     return pixels, np.clip(decoded[: len(pixels)], -1, 1)
 

@@ -43,7 +43,7 @@ def losses(model: str, pictures: data.Pictures) -> np.ndarray:
     for start in range(0, len(pictures), AT_ONCE):
         rows = [i % len(pictures) for i in range(start, start + AT_ONCE)]
         pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
-        text = sd.encode_prompt([pictures.captions(i)[0] for i in rows])
+        text = sd.encode_prompt([pictures.captions(i)[0] for i in rows]).text
         valid = min(AT_ONCE, len(pictures) - start)
         for band in range(BANDS):
             key = jax.random.fold_in(jax.random.key(band), start)

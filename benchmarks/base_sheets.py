@@ -49,7 +49,11 @@ def main() -> None:
     options = parser.parse_args()
     sd = StableDiffusion.load(options.model)
     opened = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
-    picked = np.random.default_rng(0).choice(len(opened), min(KNOWN, len(opened)), replace=False).tolist()
+    picked = (
+        np.random.default_rng(0)
+        .choice(len(opened), min(KNOWN, len(opened)), replace=False)
+        .tolist()
+    )
     known = [opened.captions(i)[0] for i in picked]
     new = [f"a 3d render of {' '.join(text.split())}" for text in COMPOSITIONS.split(";")]
     for name, prompts in (("base_known", known), ("base_new", new)):

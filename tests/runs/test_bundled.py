@@ -29,7 +29,7 @@ def quickstart(tmp_path_factory, compile_cache):
 
 
 def theirs_with(lora):
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32)
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:

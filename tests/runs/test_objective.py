@@ -136,7 +136,7 @@ def test_min_snr_weighs_the_training_and_not_the_measure(objective):
     plain, weighed = objective(), objective("--train.min_snr_gamma", 5)
     batch = batch_of(plain, 4)
     draws = plain.loss.draw(jax.random.key(0), batch)
-    draws = draws._replace(timesteps=np.array([0, 100, 500, 999]))
+    draws = draws._replace(timesteps=jax.numpy.array([0, 100, 500, 999]))
 
     def values(made, loss):
         return np.asarray(loss.loss(made.params, made.frozen, batch, draws))

@@ -77,21 +77,33 @@ def _state(network):
     return nnx.state(network)
 
 
-@pytest.mark.slow
-def test_networks_that_leave_once_all_is_encoded_are_not_counted_in_the_steps(plan):
-    def sizes(*flags):
-        _, out = plan("--device-memory", "1TB", *flags)
-        names = ("frozen weights", "of these in the steps", "at the worst moment")
-        return [_bytes(re.search(rf"  {name} +([\d.]+ \w?B)", out)[1]) for name in names], out
+def test_networks_that_leave_once_all_is_encoded_are_not_in_the_steps(config_file):
+    def program(*flags):
+        mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
+        return Program(_config(config_file, [*flags]), mesh)
 
-    (weights, kept, _), out = sizes()
-    assert kept == weights and "encoding, before each step" in out
-    (same, kept, _), out = sizes("--data.center_crop", "true")
-    assert same == weights and kept < 0.9 * weights and "encoding, once" in out
-    (_, with_text, _), _ = sizes("--data.center_crop", "true", "--train.text_encoder", "true")
-    assert kept < with_text < weights
-    (_, all_of_it, _), _ = sizes("--data.center_crop", "true", "--data.encode_once", "false")
-    assert all_of_it == weights
+    crop, off = ["--data.center_crop", "true"], ["--data.encode_once", "false"]
+    every = {"unet", "vae", "text_encoder"}
+    for flags, once, kept in [
+        ([], False, every),
+        (crop, True, {"unet"}),
+        ([*crop, *off], False, every),
+        ([*crop, "--train.text_encoder"], True, {"unet", "text_encoder"}),
+        ([*crop, "--train.mode", "vae"], False, {"vae"}),
+    ]:
+        made = program(*flags)
+        assert (made.encodes_once, set(made.frozen_in_steps)) == (once, kept)
+        assert made.rows_encoded(3) == (16 if once else 3)  # of 32 px
+
+
+@pytest.mark.slow
+def test_what_is_encoded_once_is_said_so(plan):
+    _, out = plan("--device-memory", "1kB", "--data.center_crop", "true")
+    sizes = [
+        _bytes(re.search(rf"  {name} +([\d.]+ \w?B)", out)[1])
+        for name in ("frozen weights", "of these in the steps")
+    ]
+    assert sizes[1] < 0.9 * sizes[0] and "encoding, once, before the first step" in out
 
 
 def test_weights_are_not_read(config_file, model, tmp_path):
