@@ -121,10 +121,8 @@ class Run:
             self._look_before(state)
         if start < self.total:
             stop = stack.enter_context(StopRequest())
-            before = start
             start, state = self._train(start, state, checkpoints, stop, stack)
             checkpoints.wait()
-            self.progress.stage("trained", f"{start - before} steps")
             if start < self.total:
                 reason = stop.reason or "another process was told to stop"
                 self.progress.say(
@@ -223,6 +221,8 @@ class Run:
         Raises:
           UserError: one is not finite.
         """
+        if step:
+            self.progress.stage("trained", f"to step {step}")
         values = {}
         for name, held_out in self.held_out.items():
             value = values[name] = held_out.loss(state.learned, self.frozen)
