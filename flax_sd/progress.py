@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import SupportsFloat
+from typing import SupportsFloat, TypeVar
 
 import jax
 from rich.console import Console
@@ -48,22 +48,24 @@ class Progress:
         return Steps(self, total, done, interval)
 
 
-class Count:
-    """A bar with the time left; plain lines where the output is no terminal."""
+Shown = TypeVar("Shown", bound="Display")
 
-    def __init__(self, progress: Progress, total: int, name: str, interval: float) -> None:
-        self._progress, self._total, self._name = progress, total, name
-        self._interval, self._done = interval, 0
-        self._start = self._last_line = time.monotonic()
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(name), TimeRemainingColumn())
-        self._bar = Bar(*columns, console=progress.console, transient=True)
-        self._task = self._bar.add_task("", total=total)
-        self._live = total > 0 and progress.console.is_terminal
 
-    def __enter__(self) -> "Count":
+class Display:
+    """A bar on a terminal while the `with` block runs; elsewhere plain lines at an interval."""
+
+    def __init__(
+        self, progress: Progress, bar: Bar, interval: float, first_line: float, *, shown: bool
+    ) -> None:
+        self._progress, self._bar, self._interval = progress, bar, interval
+        self._last_line = first_line
+        self._live = shown and progress.console.is_terminal
+
+    def __enter__(self: Shown) -> Shown:
         if self._live:
             self._bar.start()
-            self._progress.console.show_cursor(True)  # as for Steps
+            # A second Ctrl-C ends the process without cleaning up, which would leave it hidden.
+            self._progress.console.show_cursor(True)
         return self
 
     def __exit__(
@@ -74,6 +76,18 @@ class Count:
     ) -> None:
         if self._live:
             self._bar.stop()
+
+
+class Count(Display):
+    """How many of some things are done, and the time left."""
+
+    def __init__(self, progress: Progress, total: int, name: str, interval: float) -> None:
+        self._total, self._name, self._done = total, name, 0
+        self._start = time.monotonic()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(name), TimeRemainingColumn())
+        bar = Bar(*columns, console=progress.console, transient=True)
+        self._task = bar.add_task("", total=total)
+        super().__init__(progress, bar, interval, self._start, shown=total > 0)
 
     def advance(self, number: int) -> None:
         """Shows that so many more are done."""
@@ -88,37 +102,21 @@ class Count:
             self._progress.say(f"{self._name} {self._done}/{self._total}  {clock} left")
 
 
-class Steps:
-    """A bar with loss, images/s and time left; plain lines where the output is no terminal."""
+class Steps(Display):
+    """Steps with their loss, images/s and time left."""
 
     def __init__(self, progress: Progress, total: int, done: int, interval: float) -> None:
-        self._progress, self._total, self._interval = progress, total, interval
+        self._total = total
         # Time left is reckoned from the first update on: the first step compiles.
         self._first: tuple[int, float] | None = None
-        self._last_line = -math.inf
         columns = (
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  {task.fields[rate]}  {task.fields[left]}"),
         )
-        self._bar = Bar(*columns, console=progress.console)
-        self._task = self._bar.add_task("", total=total, completed=done, loss="", rate="", left="")
-
-    def __enter__(self) -> "Steps":
-        if self._progress.console.is_terminal:
-            self._bar.start()
-            # A second Ctrl-C ends the process without cleaning up, which would leave it hidden.
-            self._progress.console.show_cursor(True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._progress.console.is_terminal:
-            self._bar.stop()
+        bar = Bar(*columns, console=progress.console)
+        self._task = bar.add_task("", total=total, completed=done, loss="", rate="", left="")
+        super().__init__(progress, bar, interval, -math.inf, shown=True)
 
     def update(self, step: int, loss: SupportsFloat, pace: Mapping[str, float]) -> None:
         """Shows that `step` steps are done.
@@ -133,7 +131,7 @@ class Steps:
         if pace.get("wait_share", 0.0) >= WORTH_SAYING:
             rate += f"  waits for pictures {pace['wait_share']:.0%}"
         left = f"{self._left(step, now)} left"
-        if self._progress.console.is_terminal:
+        if self._live:
             self._bar.update(self._task, completed=step, loss=shown, rate=rate, left=left)
         elif now - self._last_line >= self._interval or step == self._total:
             self._last_line = now

@@ -17,7 +17,7 @@ from flax_sd.lora.inject import inject
 from flax_sd.losses import EncodedBatch, diffusion_loss
 from flax_sd.models.vae import Moments
 from flax_sd.optim import make_optimizer
-from flax_sd.runs.encode import EncodedPictures
+from flax_sd.runs.encoded import EncodedPictures
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts, stride
 from flax_sd.runs.store import Store

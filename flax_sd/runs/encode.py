@@ -1,84 +1,29 @@
 """Pictures and captions through the frozen networks, once, before the first step."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import PIL
 from flax import nnx
-from jaxtyping import Float, Float32
 
 from flax_sd import data, sharding
-from flax_sd.config import Config, DataConfig
+from flax_sd.config import Config
 from flax_sd.data.images import Draw
+from flax_sd.models.vae import Moments
 from flax_sd.progress import Progress
+from flax_sd.runs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.runs.objective import Objective
 from flax_sd.runs.parts import Parts
-from flax_sd.runs.store import Store, identity, key_of
+from flax_sd.runs.store import Store, identity
 
 PIXELS_AT_ONCE = 512 * 512  # on each device; encoding a picture of that size takes 1 GB
 PICTURES_AT_ONCE = 16  # on each device, however small
 CAPTIONS_AT_ONCE = 8  # on each device
+FLOAT32 = 4  # bytes; what is kept is no wider
 
-Arrays = dict[str, Any]  # name -> rows, of NumPy's or on the devices
-
-
-class EncodedPictures:
-    """The moments of pictures' latents, read from the store; a `data.Source`."""
-
-    def __init__(self, pictures: data.Pictures, vae: str, store: Store):
-        """Names the files; `vae` is the autoencoder's identity."""
-        self.cfg: DataConfig = pictures.cfg
-        self._pictures, self._vae, self._store = pictures, vae, store
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture i."""
-        return self._pictures.captions(i)
-
-    def caption(self, i: int, *, seed: int, sample: int) -> str:
-        """The caption that sample number `sample` draws for picture i."""
-        return self._pictures.caption(i, seed=seed, sample=sample)
-
-    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "2 h w c"]:
-        """Mean and log variance of picture i, or of its mirror image.
-
-        Raises:
-          UserError: they are not in the store any more.
-        """
-        key = self.key(i, self._pictures.mirrored(seed=seed, sample=sample))
-        moments = self._store.read(key)
-        return np.stack([moments["mean"], moments["logvar"]])
-
-    def key(self, i: int, mirrored: bool) -> str:
-        """What all that decides the moments comes to; the cut is the middle's."""
-        cfg = self.cfg
-        of_picture = [self._pictures.digests[i], cfg.resolution, cfg.background, mirrored]
-        return key_of("moments", *of_picture, PIL.__version__, self._vae)
-
-
-class EncodedCaptions:
-    """The text states of captions, read from the store."""
-
-    def __init__(self, text_encoder: str, clip_skip: int, store: Store):
-        self._encoder, self._skip, self._store = text_encoder, clip_skip, store
-
-    def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
-        """What the UNet attends to.
-
-        Raises:
-          UserError: a caption's states are not in the store any more.
-        """
-        return np.stack([self._store.read(self.key(text))["states"] for text in captions])
-
-    def key(self, caption: str) -> str:
-        """What all that decides the states comes to."""
-        return key_of("states", caption, self._skip, self._encoder)
+Arrays = dict[str, np.ndarray]
 
 
 def rows_at_once(resolution: int, devices: int) -> int:
@@ -86,102 +31,146 @@ def rows_at_once(resolution: int, devices: int) -> int:
     return devices * max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // resolution**2))
 
 
+class Work(NamedTuple):
+    """Things of one kind to encode.
+
+    Attributes:
+      noun: what they are.
+      items: what each key of the store stands for.
+      load: reads an item.
+      encode: jitted, (frozen, loaded items stacked) -> what is made of them.
+      named: that as the arrays to keep.
+      rows: items at once.
+    """
+
+    noun: str
+    items: Mapping[str, Any]
+    load: Callable[[Any], np.ndarray]
+    encode: Any
+    named: Callable[[Any], Arrays]
+    rows: int
+
+
 class Encoder:
-    """Fills the store with what is not in it; each process encodes its share on its devices."""
+    """Fills the store with what is not in it; each process encodes its share on its devices.
+
+    Attributes:
+      pictures: a reader for each of the sets of pictures.
+      captions: the reader of all their captions; None where the text encoder is trained.
+    """
 
     def __init__(
-        self, config: Config, objective: Objective, parts: Parts, store: Store, progress: Progress
+        self,
+        config: Config,
+        objective: Objective,
+        parts: Parts,
+        sets: Sequence[data.Pictures],
+        store: Store,
     ):
-        self._config, self._objective, self._parts = config, objective, parts
-        self._store, self._progress = store, progress
+        """Finds out what there is to encode; `sets` share their resolution."""
+        self._workers, self._objective, self._parts = config.data.workers, objective, parts
+        self._store = store
         self._mesh = sharding.make_mesh(-1, 1, jax.local_devices())
         self._frozen = sharding.shard_frozen(objective.frozen, self._mesh)
-        self._identity = functools.cache(self._identify)
+        vae = self._identity("vae")
+        self.pictures = [EncodedPictures(pictures, vae, store) for pictures in sets]
+        self._work = [self._pictures_work(sets)]
+        self.captions: EncodedCaptions | None = None
+        if objective.text is not None:
+            text_encoder = self._identity("text_encoder")
+            self.captions = EncodedCaptions(text_encoder, config.model.clip_skip, store)
+            self._work.append(self._captions_work(self.captions, sets))
 
-    def pictures(self, pictures: data.Pictures) -> EncodedPictures:
-        """Encodes pictures, and their mirror images where some are shown mirrored."""
-        encoded = EncodedPictures(pictures, self._identity("vae"), self._store)
-        sides = (False, True) if pictures.cfg.random_flip else (False,)
-        todo = {encoded.key(i, m): (i, m) for i in range(len(pictures)) for m in sides}
+    def missing_bytes(self) -> int:
+        """How much the store will grow, at most."""
+        total = 0
+        for work in self._work:
+            if missing := self._missing(work):
+                one = np.stack([work.load(work.items[missing[0]])])
+                shapes = jax.tree.leaves(jax.eval_shape(work.encode, self._frozen, one))
+                total += len(missing) * sum(FLOAT32 * shape.size for shape in shapes)
+        return total
 
-        def load(item: tuple[int, bool]) -> np.ndarray:
-            return pictures.cut(item[0], Draw(caption=0, flip=int(item[1]), top=0, left=0))
+    def run(self, progress: Progress) -> None:
+        """Encodes what is missing.
 
-        def encode(pixels: Any) -> Arrays:
-            return self._objective.moments(self._frozen, pixels)._asdict()
+        Raises:
+          UserError: a picture is gone, or what was made of it cannot be written.
+        """
+        count = jax.process_count()
+        for work in self._work:
+            missing = self._missing(work)
+            self._fill(work, missing[jax.process_index() :: count], progress)
+            if count > 1:  # what others have encoded is there by then, if they share the folder
+                sharding.any_process(False)
+                self._fill(work, self._missing(work), progress)
+            found = len(work.items) - len(missing)
+            progress.stage(
+                "encoded", f"{len(work.items)} {work.noun}, {found} of them found in the cache"
+            )
 
-        rows = rows_at_once(pictures.cfg.resolution, self._mesh.size)
-        self._fill("pictures", todo, load, encode, rows, np.float32)
-        return encoded
-
-    def captions(self, captions: Iterable[str]) -> EncodedCaptions | None:
-        """Encodes captions and the empty one; None where the text encoder is trained."""
-        if self._objective.text is None:
-            return None
-        identity = self._identity("text_encoder")
-        encoded = EncodedCaptions(identity, self._config.model.clip_skip, self._store)
-        todo = {encoded.key(text): text for text in dict.fromkeys(["", *captions])}
-        tokenizer = self._parts.tokenizer
-        assert tokenizer is not None, "mode vae encodes nothing"
-
-        def encode(ids: Any) -> Arrays:
-            return {"states": self._objective.text(self._frozen, ids)}
-
-        rows = CAPTIONS_AT_ONCE * self._mesh.size
-        self._fill("captions", todo, lambda text: tokenizer([text])[0], encode, rows)
-        return encoded
-
-    def _identify(self, name: str) -> str:
+    def _identity(self, name: str) -> str:
         network = self._parts.networks[name]
         return identity(network, nnx.state(network))
 
-    def _fill(
-        self,
-        noun: str,
-        todo: Mapping[str, Any],
-        load: Callable[[Any], np.ndarray],
-        encode: Callable[[Any], Arrays],
-        rows: int,
-        dtype: Any = None,
-    ) -> None:
-        """Encodes the items whose keys are not in the store, `rows` at once."""
-        missing = [key for key in todo if not self._store.has(key)]
-        left = missing[jax.process_index() :: jax.process_count()]
-        for turn in range(min(2, jax.process_count())):
-            if turn:  # what others have encoded is there by now, if they share the folder
-                sharding.any_process(False)
-                left = [key for key in missing if not self._store.has(key)]
-            with self._progress.count(len(left), f"encoding {noun}") as shown:
-                for keys, arrays in self._encoded(left, todo, load, encode, rows):
-                    for row, key in enumerate(keys):
-                        parts = {name: np.asarray(a[row], dtype) for name, a in arrays.items()}
-                        self._store.write(key, parts)
-                    shown.advance(len(keys))
-        self._progress.stage(
-            "encoded", f"{len(todo)} {noun}, {len(todo) - len(missing)} of them found in the cache"
-        )
+    def _pictures_work(self, sets: Sequence[data.Pictures]) -> Work:
+        """All pictures, and the mirror images of those that are sometimes shown so."""
+        items = {
+            encoded.key(i, mirrored): (pictures, i, mirrored)
+            for encoded, pictures in zip(self.pictures, sets, strict=True)
+            for i in range(len(pictures))
+            for mirrored in ((False, True) if pictures.cfg.random_flip else (False,))
+        }
 
-    def _encoded(
-        self,
-        keys: list[str],
-        todo: Mapping[str, Any],
-        load: Callable[[Any], np.ndarray],
-        encode: Callable[[Any], Arrays],
-        rows: int,
-    ) -> Iterable[tuple[list[str], Arrays]]:
+        def load(item: tuple[data.Pictures, int, bool]) -> np.ndarray:
+            pictures, i, mirrored = item
+            return pictures.cut(i, Draw(caption=0, flip=int(mirrored), top=0, left=0))
+
+        def named(moments: Moments) -> Arrays:
+            return {name: array.astype(np.float32) for name, array in moments._asdict().items()}
+
+        rows = rows_at_once(sets[0].cfg.resolution, self._mesh.size)
+        return Work("pictures", items, load, self._objective.moments, named, rows)
+
+    def _captions_work(self, captions: EncodedCaptions, sets: Sequence[data.Pictures]) -> Work:
+        """All captions, and the empty one."""
+        texts = (text for p in sets for i in range(len(p)) for text in p.captions(i))
+        items = {captions.key(text): text for text in dict.fromkeys(["", *texts])}
+        tokenizer = self._parts.tokenizer
+        assert tokenizer is not None, "mode vae encodes nothing"
+
+        def load(text: str) -> np.ndarray:
+            return tokenizer([text])[0]
+
+        def named(states: Any) -> Arrays:
+            return {"states": states}
+
+        rows = CAPTIONS_AT_ONCE * self._mesh.size
+        return Work("captions", items, load, self._objective.text, named, rows)
+
+    def _missing(self, work: Work) -> list[str]:
+        return [key for key in work.items if not self._store.has(key)]
+
+    def _fill(self, work: Work, keys: list[str], progress: Progress) -> None:
+        with progress.count(len(keys), f"encoding {work.noun}") as shown:
+            for part, arrays in self._encoded(work, keys):
+                for row, key in enumerate(part):
+                    self._store.write(key, {name: array[row] for name, array in arrays.items()})
+                shown.advance(len(part))
+
+    def _encoded(self, work: Work, keys: list[str]) -> Iterable[tuple[list[str], Arrays]]:
         """Keys and their rows, chunk after chunk; the next is read while the devices work."""
-        waiting: tuple[list[str], Arrays] | None = None
-        with ThreadPoolExecutor(self._config.data.workers) as pool:
-            for start in range(0, len(keys), rows):
-                part = keys[start : start + rows]
-                loaded = list(pool.map(load, [todo[key] for key in part]))
-                loaded += loaded[:1] * (rows - len(part))  # padded: one compilation
-                sharded = jax.device_put(
-                    np.stack(loaded), jax.NamedSharding(self._mesh, sharding.BATCH)
-                )
-                now = part, encode(sharded)
+        waiting: tuple[list[str], Any] | None = None
+        rows = jax.NamedSharding(self._mesh, sharding.BATCH)
+        with ThreadPoolExecutor(self._workers) as pool:
+            for start in range(0, len(keys), work.rows):
+                part = keys[start : start + work.rows]
+                loaded = list(pool.map(work.load, [work.items[key] for key in part]))
+                loaded += loaded[:1] * (work.rows - len(part))  # padded: one compilation
+                sharded = jax.device_put(np.stack(loaded), rows)
+                now = part, work.encode(self._frozen, sharded)
                 if waiting is not None:
-                    yield waiting[0], jax.device_get(waiting[1])
+                    yield waiting[0], work.named(jax.device_get(waiting[1]))
                 waiting = now
         if waiting is not None:
-            yield waiting[0], jax.device_get(waiting[1])
+            yield waiting[0], work.named(jax.device_get(waiting[1]))

@@ -1,9 +1,8 @@
 """What a step reads, from pictures and captions: encoded before the run, or at each step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,7 +12,8 @@ from flax_sd.config import Config
 from flax_sd.losses import EncodedBatch, Trees
 from flax_sd.models.vae import Moments
 from flax_sd.progress import Progress
-from flax_sd.runs.encode import EncodedCaptions, EncodedPictures, Encoder
+from flax_sd.runs.encode import Encoder
+from flax_sd.runs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.runs.objective import Objective
 from flax_sd.runs.parts import Parts
 from flax_sd.runs.plan_memory import show_size
@@ -116,26 +116,18 @@ def prepare(
     """
     held_out = open_held_out(config)
     sets = [pictures, *held_out.values()]
-    store, why_not = Store(), None
-    if objective.moments is not None and config.data.encode_once:
-        why_not = _why_not(config, objective, pictures, store)
-        if why_not:
-            progress.stage("encodes at each step", why_not)
-    if objective.moments is None or not config.data.encode_once or why_not:
+    encoder = _encoder(config, objective, parts, sets, progress)
+    if encoder is None:
         frozen = sharding.shard_frozen(objective.frozen, mesh)
-        live = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in sets]
-        return Prepared(live[0], _named(held_out, live[1:]), objective, frozen)
-    encoder = Encoder(config, objective, parts, store, progress)
-    encoded = [encoder.pictures(p) for p in sets]
-    texts = encoder.captions(t for p in sets for i in range(len(p)) for t in p.captions(i))
-    stored = [Stored(e, texts, parts.tokenizer, mesh) for e in encoded]
-    objective = objective._replace(frozen=frozen_in_steps(objective))
-    frozen = sharding.shard_frozen(objective.frozen, mesh)
-    return Prepared(stored[0], _named(held_out, stored[1:]), objective, frozen)
-
-
-def _named(names: Iterable[str], inputs: Sequence[Inputs]) -> dict[str, Inputs]:
-    return dict(zip(names, inputs, strict=True))
+        inputs: list[Inputs] = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in sets]
+    else:
+        encoder.run(progress)
+        objective = objective._replace(frozen=frozen_in_steps(objective))
+        frozen = sharding.shard_frozen(objective.frozen, mesh)
+        texts, tokenizer = encoder.captions, parts.tokenizer
+        inputs = [Stored(p, texts, tokenizer, mesh) for p in encoder.pictures]
+    named = dict(zip(held_out, inputs[1:], strict=True))
+    return Prepared(inputs[0], named, objective, frozen)
 
 
 def open_held_out(config: Config) -> dict[str, data.Pictures]:
@@ -159,39 +151,37 @@ def frozen_in_steps(objective: Objective) -> dict[str, nnx.State]:
     return {name: leaves for name, leaves in objective.frozen.items() if name not in done}
 
 
-def _why_not(
-    config: Config, objective: Objective, pictures: data.Pictures, store: Store
-) -> str | None:
-    """Why pictures cannot, or should not, be encoded once."""
-    count = len(pictures)
-    if pictures.cut_anew:
+def _encoder(
+    config: Config,
+    objective: Objective,
+    parts: Parts,
+    sets: Sequence[data.Pictures],
+    progress: Progress,
+) -> Encoder | None:
+    """What encodes once; None where each step does it, and then says why unless it was asked to."""
+    if objective.moments is None or not config.data.encode_once:
+        return None
+    if reason := _each_time_anew(config, sets[0]):
+        progress.stage("encodes at each step", reason)
+        return None
+    store = Store()
+    encoder = Encoder(config, objective, parts, sets, store)
+    needed = encoder.missing_bytes()
+    if sharding.any_process(needed > SHARE * store.room()):
+        reason = f"{show_size(needed)} would be more than half of what is free at {store.folder}"
+        progress.stage("encodes at each step", reason)
+        return None
+    return encoder
+
+
+def _each_time_anew(config: Config, pictures: data.Pictures) -> str | None:
+    """Why pictures that are encoded once would be of no use, or too little of it."""
+    count, cut_anew = len(pictures), len(pictures.cut_anew)
+    if cut_anew:
         return (
-            f"{len(pictures.cut_anew)} of {count} pictures are cut at a place drawn anew each "
-            "time (data.center_crop cuts the middle, and encodes once)"
+            f"{cut_anew} of {count} pictures are cut at a place drawn anew each time "
+            "(data.center_crop cuts the middle, and encodes once)"
         )
-    kinds = count * (2 if config.data.random_flip else 1)
+    views = count * (2 if config.data.random_flip else 1)
     shown = config.train.steps * config.train.batch_size
-    if shown < kinds:
-        return f"{shown} pictures are shown, fewer than there are"
-    needed = kinds * _size_of_latents(config, objective) + _size_of_texts(objective, pictures)
-    short = needed > SHARE * store.room()
-    if sharding.any_process(short):
-        return f"{show_size(needed)} would be more than half of what is free at {store.folder}"
-    return None
-
-
-def _size_of_latents(config: Config, objective: Objective) -> int:
-    side = config.data.resolution
-    pixels = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
-    moments = jax.eval_shape(objective.moments, objective.frozen, pixels)
-    return 2 * 4 * moments.mean.size
-
-
-def _size_of_texts(objective: Objective, pictures: data.Pictures) -> int:
-    if objective.text is None:
-        return 0
-    states = jax.eval_shape(
-        objective.text, objective.frozen, jax.ShapeDtypeStruct((1, 77), np.int32)
-    )
-    captions = {text for i in range(len(pictures)) for text in pictures.captions(i)}
-    return len(captions) * states.size * states.dtype.itemsize
+    return f"{shown} pictures are shown, fewer than there are" if shown < views else None

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from flax_sd import config_file, data, sharding
+from flax_sd import data, sharding
+from flax_sd.config_file import parse
 from flax_sd.progress import Progress
 from flax_sd.runs import inputs
 from flax_sd.runs.encode import rows_at_once
@@ -124,6 +125,13 @@ def test_a_disk_without_room_is_left_alone(train, cache, monkeypatch):
     assert run.status == 0 and "more than half of what is free" in run.out and count(cache) == 0
 
 
+def test_only_what_is_missing_needs_room(train, cache, monkeypatch):
+    train("a", *ONCE)
+    monkeypatch.setattr(inputs.Store, "room", lambda self: 1000)
+    run = train("b", *ONCE)  # as when the run before, or this one before a kill, took the room
+    assert run.status == 0 and "7 pictures, 7 of them found" in run.out
+
+
 def test_an_entry_that_goes_away_in_mid_run_is_named(train, cache, monkeypatch):
     prepare = inputs.prepare
 
@@ -145,7 +153,7 @@ def prepared(config_file):
     """What a run prepares, and its parts."""
 
     def make(*flags):
-        config = config_file_parse(config_file, *flags)
+        config = parse(config_file, list(flags))
         parts = load_parts(config, "float32")
         objective = make_objective(config, parts)
         pictures = data.open_pictures(config.data)
@@ -153,10 +161,6 @@ def prepared(config_file):
         return inputs.prepare(config, objective, parts, pictures, mesh, Progress())
 
     return make
-
-
-def config_file_parse(path, *flags):
-    return config_file.parse(path, [str(flag) for flag in flags])
 
 
 def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):

@@ -1,0 +1,66 @@
+"""What was made of pictures and captions before the first step, read from the store."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL
+from jaxtyping import Float, Float32
+
+from flax_sd import data
+from flax_sd.config import DataConfig
+from flax_sd.runs.store import Store, key_of
+
+
+class EncodedPictures:
+    """The moments of pictures' latents, read from the store; a `data.Source`."""
+
+    def __init__(self, pictures: data.Pictures, vae: str, store: Store):
+        """Names the files; `vae` is the autoencoder's identity."""
+        self.cfg: DataConfig = pictures.cfg
+        self._pictures, self._vae, self._store = pictures, vae, store
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture i."""
+        return self._pictures.captions(i)
+
+    def caption(self, i: int, *, seed: int, sample: int) -> str:
+        """The caption that sample number `sample` draws for picture i."""
+        return self._pictures.caption(i, seed=seed, sample=sample)
+
+    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "2 h w c"]:
+        """Mean and log variance of picture i, or of its mirror image.
+
+        Raises:
+          UserError: they are not in the store any more.
+        """
+        key = self.key(i, self._pictures.mirrored(seed=seed, sample=sample))
+        moments = self._store.read(key)
+        return np.stack([moments["mean"], moments["logvar"]])
+
+    def key(self, i: int, mirrored: bool) -> str:
+        """What all that decides the moments comes to; the cut is the middle's."""
+        cfg = self.cfg
+        of_picture = [self._pictures.digests[i], cfg.resolution, cfg.background, mirrored]
+        return key_of("moments", *of_picture, PIL.__version__, self._vae)
+
+
+class EncodedCaptions:
+    """The text states of captions, read from the store."""
+
+    def __init__(self, text_encoder: str, clip_skip: int, store: Store):
+        self._encoder, self._skip, self._store = text_encoder, clip_skip, store
+
+    def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
+        """What the UNet attends to.
+
+        Raises:
+          UserError: a caption's states are not in the store any more.
+        """
+        return np.stack([self._store.read(self.key(text))["states"] for text in captions])
+
+    def key(self, caption: str) -> str:
+        """What all that decides the states comes to."""
+        return key_of("states", caption, self._skip, self._encoder)
