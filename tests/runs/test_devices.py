@@ -183,7 +183,8 @@ def test_a_batch_that_does_not_divide_over_the_devices(flags, environ):
 
 
 @pytest.mark.slow
-def test_determinism_is_asked_for_before_a_device_is_looked_for(flags, tmp_path):
+def test_determinism_is_asked_for_before_a_device_is_looked_for(flags, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # a run in this process has asked for it too
     code = TRAIN.replace("sys.exit(status)", "import os; print(os.environ.get('XLA_FLAGS'))")
     bad = ["--model.path", tmp_path / "no-model"]
     assert "--xla_gpu_deterministic_ops=true" in run(code, 1, *flags("a", *bad))
