@@ -10,7 +10,6 @@ held out, chosen by a hash of the name alone.
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 
@@ -26,7 +25,7 @@ BUNDLED, SIZE = 24, 128  # pictures, pixels: the bundled base's resolution
 
 def held_out(name: str) -> bool:
     """Says whether an emoji is kept from training: the same ones in every set, for ever."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) < HELD_OUT * 2**32
+    return emoji.share_of(name) < HELD_OUT
 
 
 def on_white(path: Path) -> Image.Image:
@@ -36,19 +35,27 @@ def on_white(path: Path) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
+def drawn(packages: Path) -> dict[str, tuple[str, Path]]:
+    """Returns code points → name and picture, of all emoji that there is a picture of."""
+    assets = emoji.npm_package(PICTURES, packages) / "assets"
+    found = {}
+    for symbol, name in emoji.emoji_names(packages).items():
+        code = "-".join(f"{ord(character):04x}" for character in symbol)
+        # an emoji of Unicode 15.1 or later, or one of two families, has none
+        if (assets / f"{code}.webp").is_file():
+            found[code] = name, assets / f"{code}.webp"
+    return found
+
+
 def build(out: Path, packages: Path) -> dict[str, int]:
     """Writes OUT/train and OUT/held_out; returns the number of pictures in each."""
-    assets = emoji.npm_package(PICTURES, packages) / "assets"
     keywords = emoji.emoji_keywords(packages)
     rows: dict[str, list[tuple[str, str | list[str]]]] = {"train": [], "held_out": []}
     for split in rows:
         (out / split).mkdir(parents=True, exist_ok=True)
-    for symbol, name in emoji.emoji_names(packages).items():
-        code = "-".join(f"{ord(character):04x}" for character in symbol)
-        if not (assets / f"{code}.webp").is_file():
-            continue  # an emoji of Unicode 15.1 or later, or one of two families
+    for code, (name, file) in drawn(packages).items():
         split = "held_out" if held_out(name) else "train"
-        on_white(assets / f"{code}.webp").save(out / split / f"{code}.png")
+        on_white(file).save(out / split / f"{code}.png")
         wordings = emoji.captions(STYLE, name, _keywords(keywords, code))
         rows[split].append((f"{code}.png", wordings))
     for split, pairs in rows.items():

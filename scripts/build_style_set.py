@@ -7,6 +7,7 @@ Microsoft's flat emoji (npm `fluentui-emoji`, MIT) rasterised on white. The subj
 the bundled base saw as 3D renders, and the captions differ from the base's in the style alone: so
 the LoRA has the style to learn, and no subject. style_held_out has other subjects, which the base
 knows and the style lacks; their loss, and pictures of their captions, show what was learnt.
+The style's subjects are chosen by a hash of the name alone.
 """
 
 import argparse
@@ -23,25 +24,16 @@ PICTURES = ("fluentui-emoji", "1.3.0")
 STYLE = "flat drawing"
 SIZE = 128  # pixels, the bundled base's resolution
 
-STYLE_SUBJECTS = """
-    tiger face, panda, lion, fox, koala, frog, pig face, rabbit face, chicken, owl, turtle, octopus,
-    butterfly, lady beetle, elephant,
-    red apple, banana, pear, strawberry, watermelon, carrot, hamburger, pizza, doughnut,
-    ice cream, croissant, cheese wedge, hot beverage, birthday cake,
-    light bulb, key, hammer, umbrella, bell, guitar, camera, wrapped gift, trophy, backpack, crown,
-    magnet, top hat, sunflower, cactus, mushroom, evergreen tree, rose, sun, snowman,
-    rocket, bicycle, sailboat, house, automobile, airplane,
-    grinning face, smiling face with sunglasses, angry face, robot, ghost, alien
-"""
-HELD_OUT_SUBJECTS = """
-    wolf, cow face, hamster, crab, lemon, avocado, teacup without handle, alarm clock, trumpet,
-    tulip, locomotive, crying face
-"""
+SHARE = 0.25  # of the subjects that have a drawing: enough that the style is what they share
+HELD_OUT_SUBJECTS = (
+    *("wolf", "cow face", "hamster", "crab", "lemon", "avocado", "teacup without handle"),
+    *("alarm clock", "trumpet", "tulip", "locomotive", "crying face"),
+)
 
 
-def subjects(text: str) -> list[str]:
-    """Returns the names in a comma-separated list."""
-    return [" ".join(name.split()) for name in text.split(",")]
+def slug(name: str) -> str:
+    """Returns the name as a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", name)
 
 
 def rasterise(svg: Path) -> Image.Image:
@@ -52,29 +44,27 @@ def rasterise(svg: Path) -> Image.Image:
     return Image.open(io.BytesIO(bytes(png))).convert("RGB")
 
 
-def build(out: Path, names: list[str], packages: Path) -> None:
-    """Writes a picture of each name and the metadata.jsonl that captions them.
-
-    Raises:
-      ValueError: the base was not trained on a name, or there is no drawing of it.
-    """
+def drawings(packages: Path) -> dict[str, Path]:
+    """Returns name → drawing, of all that the base was trained on and that are drawn."""
     flat = emoji.npm_package(PICTURES, packages) / "icons" / "flat"
-    known = {
-        name.lower()
-        for name in emoji.emoji_names(packages).values()
-        if not build_emoji_set.held_out(name)
-    }
-    slugs = {name: re.sub(r"[^a-z0-9]+", "-", name) for name in names}
-    wrong = [
-        n for n, slug in slugs.items() if n not in known or not (flat / f"{slug}.svg").exists()
-    ]
-    if wrong:
-        raise ValueError(f"no drawing, or unknown to the base: {', '.join(wrong)}")
+    names = [name for name, _ in build_emoji_set.drawn(packages).values()]
+    known = [name.lower() for name in names if not build_emoji_set.held_out(name)]
+    found = {name: flat / f"{slug(name)}.svg" for name in known}
+    return {name: file for name, file in found.items() if file.is_file()}
+
+
+def chosen(name: str) -> bool:
+    """Says whether the style set shows a subject."""
+    return emoji.share_of(f"flat {name}") < SHARE and name not in HELD_OUT_SUBJECTS
+
+
+def build(out: Path, drawn: dict[str, Path]) -> None:
+    """Writes a picture of each name and the metadata.jsonl that captions them."""
     out.mkdir(parents=True, exist_ok=True)
-    for slug in slugs.values():
-        rasterise(flat / f"{slug}.svg").save(out / f"{slug}.png", optimize=True)
+    for name, file in drawn.items():
+        rasterise(file).save(out / f"{slug(name)}.png", optimize=True)
     rows: list[tuple[str, str | list[str]]] = [
-        (f"{slug}.png", emoji.caption(STYLE, name)) for name, slug in slugs.items()
+        (f"{slug(name)}.png", emoji.caption(STYLE, name)) for name in drawn
     ]
     emoji.write_metadata(out, rows)
 
@@ -92,8 +82,9 @@ def main() -> None:
         help="folder of extracted npm packages (NAME-VERSION/package); absent ones are fetched",
     )
     args = parser.parse_args()
-    build(args.out / "style", subjects(STYLE_SUBJECTS), args.packages)
-    build(args.out / "style_held_out", subjects(HELD_OUT_SUBJECTS), args.packages)
+    drawn = drawings(args.packages)
+    build(args.out / "style", {name: file for name, file in drawn.items() if chosen(name)})
+    build(args.out / "style_held_out", {name: drawn[name] for name in HELD_OUT_SUBJECTS})
 
 
 if __name__ == "__main__":

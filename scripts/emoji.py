@@ -1,5 +1,6 @@
 """What both picture sets are made of: npm packages, and the names Unicode gives to emoji."""
 
+import hashlib
 import json
 import subprocess
 import tarfile
@@ -58,6 +59,11 @@ def captions(style: str, name: str, keywords: list[str]) -> list[str]:
     if others:
         wordings += [f"{plain}, {', '.join(others)}", f"{name}, {', '.join(others)}"]
     return wordings
+
+
+def share_of(name: str) -> float:
+    """Returns a number in [0, 1) that hangs on the name alone: the same for ever, in every set."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def write_metadata(folder: Path, rows: list[tuple[str, str | list[str]]]) -> None:
