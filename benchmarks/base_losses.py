@@ -33,8 +33,11 @@ def losses(model: str, pictures: data.Pictures) -> np.ndarray:
     scale = sd.vae.config.scaling_factor
 
     @jax.jit
-    def error(pixels: jax.Array, text: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
-        latents = nnx.merge(vae, vae_state).encode(pixels).mean * scale
+    def encode(pixels: jax.Array) -> jax.Array:
+        return nnx.merge(vae, vae_state).encode(pixels).mean * scale
+
+    @jax.jit
+    def error(latents: jax.Array, text: jax.Array, t: jax.Array, key: jax.Array) -> jax.Array:
         noise = jax.random.normal(key, latents.shape)
         out = nnx.merge(unet, unet_state)(schedule.add_noise(latents, noise, t), t, text)
         return jnp.mean(jnp.square(out - schedule.target(latents, noise, t)), axis=(1, 2, 3))
@@ -42,13 +45,13 @@ def losses(model: str, pictures: data.Pictures) -> np.ndarray:
     sums, steps = np.zeros(BANDS), schedule.alphas_cumprod.size // BANDS
     for start in range(0, len(pictures), AT_ONCE):
         rows = [i % len(pictures) for i in range(start, start + AT_ONCE)]
-        pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
+        latents = encode(np.stack([pictures.load(i, seed=0, sample=i) for i in rows]))
         text = sd.encode_prompt([pictures.captions(i)[0] for i in rows]).text
         valid = min(AT_ONCE, len(pictures) - start)
         for band in range(BANDS):
             key = jax.random.fold_in(jax.random.key(band), start)
             t = jax.random.randint(key, (AT_ONCE,), band * steps, (band + 1) * steps)
-            sums[band] += float(np.sum(np.asarray(error(pixels, text, t, key))[:valid]))
+            sums[band] += float(np.sum(np.asarray(error(latents, text, t, key))[:valid]))
     return sums / len(pictures)
 
 

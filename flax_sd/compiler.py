@@ -4,7 +4,7 @@ import ctypes
 import functools
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,18 +14,49 @@ from flax_sd.user_cache import user_cache
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty turns the cache off
 MAX_BYTES = 8 * 2**30  # a step at the size of SD 1.5 takes 3 MB on a CPU; the oldest go first
 LONG = 1.0  # seconds of compiling that leave memory worth giving back
-# A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time.
+# A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
+# operation runs after another then; where each is too small for all cores, side by side is faster.
 CPU_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 }
+LARGE = 2**28  # numbers among a program's arguments from which on memory matters: 1 GiB in float32
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Any:
+class Program:
+    """A jitted function; the size of its first arguments picks the compiler's options for good."""
+
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]):
+        self._function, self._options, self._jitted = function, options, None
+
+    def __call__(self, *args: Any) -> Any:
+        return self._picked(args)(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """As of a `jax.jit` function."""
+        return self._picked(args).lower(*args)
+
+    def trace(self, *args: Any) -> Any:
+        """As of a `jax.jit` function."""
+        return self._picked(args).trace(*args)
+
+    def eval_shape(self, *args: Any) -> Any:
+        """As of a `jax.jit` function."""
+        return self._picked(args).eval_shape(*args)
+
+    def _picked(self, args: Any) -> Any:
+        if self._jitted is None:
+            numbers = sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(args))
+            own = _compiler_options() if numbers >= LARGE else None
+            self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
+        return self._jitted
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Program:
     """`jax.jit` of a large program, with this module's options of the compiler.
 
     For programs at the top only: JAX refuses such options of a function inside another jit.
     """
-    return jax.jit(function, compiler_options=_compiler_options(), **options)
+    return Program(function, options)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ class Encoder:
         for work in self._work:
             if missing := self._missing(work):
                 one = np.stack([work.load(work.items[missing[0]])])
-                shapes = jax.tree.leaves(jax.eval_shape(work.encode, self._frozen, one))
+                shapes = jax.tree.leaves(work.encode.eval_shape(self._frozen, one))
                 total += len(missing) * sum(FLOAT32 * shape.size for shape in shapes)
         return total
 

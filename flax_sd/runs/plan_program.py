@@ -116,7 +116,7 @@ class Program:
         return _place([pixels, ids], self._rows)
 
     def _batch(self, batch_size: int) -> Any:
-        shapes = jax.eval_shape(self._objective.encode, self.frozen, *self._inputs(batch_size))
+        shapes = self._objective.encode.eval_shape(self.frozen, *self._inputs(batch_size))
         return _place(shapes, self._rows)
 
 
