@@ -1,0 +1,86 @@
+"""Every option of a run: one place, one default, one line of documentation each.
+
+A config is a YAML file checked by these models, and every value can be overridden by a flag of the
+same dotted name. The line under a field is what `--help` shows; a comment gives a default's reason.
+"""
+
+import pathlib
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
+from flax_sd.config.section import Section
+from flax_sd.config.sources import DataConfig, ModelConfig
+from flax_sd.config.training import LoRAConfig, OptimConfig, TrainConfig, VAELossConfig
+
+
+class Config(Section):
+    """One run of train.py."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    lora: LoRAConfig = LoRAConfig()
+    optim: OptimConfig = OptimConfig()
+    vae_loss: VAELossConfig = VAELossConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    sample: SampleConfig = SampleConfig()
+    mesh: MeshConfig = MeshConfig()
+    log: LogConfig = LogConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # JAX's keys tell no more apart
+    """Seed of everything that the run draws."""
+    output: pathlib.Path = pathlib.Path("runs/lora")
+    """Folder of the run; the same command with the same folder resumes."""
+    profile: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
+    """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        problems = self._idle_options()
+        if self.train.batch_size % self.train.accumulate:
+            problems.append(
+                f"train.batch_size {self.train.batch_size} is not divisible by "
+                f"train.accumulate {self.train.accumulate}"
+            )
+        if self.profile:
+            first, last = map(int, self.profile.split(":"))
+            if first > last:
+                problems.append(f"profile {self.profile} ends before it begins; {last}:{first}?")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _idle_options(self) -> list[str]:
+        """Options that would do nothing, or nothing sensible, in the mode."""
+        train, mode = self.train, self.train.mode
+        trained = {"lora": (), "vae": ("vae",), "full": ("unet",)}[mode]
+        if mode == "full" and train.text_encoder:
+            trained = ("unet", "text_encoder")
+        problems = [
+            f"model.from_scratch has {name}, which train.mode {mode} does not train"
+            + (" (train.text_encoder does)" if mode == "full" and name != "vae" else "")
+            for name in self.model.from_scratch
+            if name not in trained
+        ]
+        set_in_vae = {
+            "train.text_encoder": train.text_encoder,
+            "train.remat": train.remat != "none",
+            "train.caption_dropout": train.caption_dropout,
+            "train.min_snr_gamma": train.min_snr_gamma,
+            "model.clip_skip": self.model.clip_skip,
+            "sample.every": self.sample.every,
+            "sample.prompts": self.sample.prompts,
+        }
+        if mode == "vae":
+            names = [name for name, value in set_in_vae.items() if value]
+            problems += [f"{name} has no meaning in train.mode vae" for name in names]
+        return problems
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as plain values, the way config.yaml holds it."""
+    return config.model_dump(mode="json")

@@ -1,0 +1,54 @@
+"""What a run leaves behind, and the devices that it runs on."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from flax_sd.config.section import Positive, Rate, Section
+
+
+class CheckpointConfig(Section):
+    """Saving, so that the same command goes on."""
+
+    every: Positive = 500
+    """Steps between two saves."""
+    keep: Positive = 3
+    """How many of the newest checkpoints to keep."""
+
+
+class SampleConfig(Section):
+    """Pictures drawn during and after the run."""
+
+    every: Positive | None = None
+    """Steps between two grids of samples; unset draws none between the first and the last step."""
+    prompts: tuple[str, ...] = ()
+    """Captions to draw; with them, the run ends with a before/after sheet. With `every` alone,
+    captions of the data."""
+    steps: Positive = 25
+    """Denoising steps of a sample."""
+    guidance_scale: Rate = 7.5
+    """Classifier-free guidance; 1 and below turn it off."""
+    sampler: str | None = None
+    """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the first prompt's picture; the next prompts count up."""
+
+
+class MeshConfig(Section):
+    """The devices' mesh."""
+
+    data: Annotated[int, Field(ge=-1)] = -1
+    """Copies of the model that divide the batch; -1 takes all devices left by fsdp."""
+    fsdp: Positive = 1
+    """Devices that share one copy of the frozen weights."""
+
+
+class LogConfig(Section):
+    """What is written down."""
+
+    every: Positive = 10
+    """Steps between two lines of metrics.jsonl."""
+    tensorboard: bool = False
+    """Write TensorBoard files too (extra: tensorboard)."""
+    wandb: bool = False
+    """Log to Weights & Biases too (extra: wandb; WANDB_MODE=offline works)."""

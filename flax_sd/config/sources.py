@@ -1,0 +1,63 @@
+"""Where a run begins: the model and the captioned pictures."""
+
+from typing import Literal
+
+import pydantic
+
+from flax_sd.config.section import Count, Positive, Section
+
+
+class ModelConfig(Section):
+    """The model that the run starts from."""
+
+    path: str = "bundled:base"
+    """A diffusers folder, a hub id, or bundled:base."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = None
+    """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
+    vae: str | None = None
+    """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
+    clip_skip: Count = 0
+    """How many of the text encoder's last layers to leave out."""
+    from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()
+    """Parts that start from random weights; their config.json in `path` gives the sizes."""
+
+
+class DataConfig(Section):
+    """The captioned pictures."""
+
+    path: str = "bundled:style"
+    """A folder of captioned pictures, a datasets id, a parquet or arrow file, or bundled:style."""
+    resolution: Positive = 512
+    """Side of the training pictures, in pixels; a multiple of 8."""
+    center_crop: bool = False
+    """Crop the middle of each picture; otherwise a place drawn anew each time."""
+    random_flip: bool = False
+    """Mirror half of the pictures, drawn anew each time."""
+    image_column: str = "image"
+    """Column of a data set that holds the picture."""
+    caption_column: str = "text"
+    """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
+    background: str = "white"
+    """Colour that shows through transparent pictures."""
+    on_bad: Literal["skip", "stop"] = "skip"
+    """What to do about pictures that cannot be read: skip (each is named) or stop."""
+    workers: Positive = 2
+    """Threads that decode pictures ahead."""
+    encode_once: bool = True
+    """Encode pictures and captions once and keep that in the user's cache folder; off, or where
+    pictures are cut at a place drawn anew, it is done at each step."""
+    held_out: str | None = None
+    """Captioned pictures, as in path, whose loss is measured before and after the run."""
+    held_out_base: str | None = None
+    """The same of what the model drew before: a rising loss shows what the run makes it forget."""
+
+    @pydantic.field_validator("resolution")
+    @classmethod
+    def _multiple_of_8(cls, value: int) -> int:
+        if value % 8:
+            raise ValueError(
+                f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
+            )
+        return value
