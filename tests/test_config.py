@@ -14,7 +14,8 @@ SOURCE = pathlib.Path(flax_sd.__file__).parent
 
 
 def test_every_option_is_read_somewhere():
-    files = [p for p in SOURCE.rglob("*.py") if p.name not in ("config.py", "config_file.py")]
+    declared = {SOURCE / "config_file.py", *(SOURCE / "config").iterdir()}
+    files = [path for path in SOURCE.rglob("*.py") if path not in declared]
     code = "\n".join(path.read_text() for path in files)
     idle = [
         name
@@ -43,6 +44,15 @@ def test_a_config_is_its_dict():
         ({"train": {"batch_size": 4, "accumulate": 3}}, "is not divisible by train.accumulate 3"),
         ({"train": {"mode": "vae", "text_encoder": True}}, "train.text_encoder has no meaning"),
         ({"train": {"mode": "vae"}, "sample": {"prompts": ["a"]}}, "sample.prompts has no meaning"),
+        (
+            {"train": {"mode": "vae"}, "loss": {"error": "l1"}, "noise": {"offset": 0.1}},
+            "loss.error has no meaning in train.mode vae; noise.offset has no meaning",
+        ),
+        ({"loss": {"huber_c": 0.5, "gamma": 2}}, "huber_c, gamma without effect beside the other"),
+        ({"loss": {"weight": "debiased", "gamma": 2}}, "gamma without effect"),
+        ({"timesteps": {"logit_mean": 1, "bias_end": 7}}, "logit_mean, bias_end without effect"),
+        ({"timesteps": {"sampling": "range", "bias_portion": 0.5}}, "bias_portion without effect"),
+        ({"noise": {"multires_discount": 0.5}}, "multires_discount without effect"),
         ({"model": {"from_scratch": ["unet"]}}, "has unet, which train.mode lora does not train"),
         (
             {"model": {"from_scratch": ["text_encoder"]}, "train": {"mode": "full"}},

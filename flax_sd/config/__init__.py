@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
-from flax_sd.config.section import Section
+from flax_sd.config.section import Section, changed
 from flax_sd.config.sources import DataConfig, ModelConfig
 from flax_sd.config.training import LoRAConfig, OptimConfig, TrainConfig, VAELossConfig
 
@@ -24,6 +25,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     lora: LoRAConfig = LoRAConfig()
     optim: OptimConfig = OptimConfig()
+    loss: LossConfig = LossConfig()
+    timesteps: TimestepsConfig = TimestepsConfig()
+    noise: NoiseConfig = NoiseConfig()
     vae_loss: VAELossConfig = VAELossConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sample: SampleConfig = SampleConfig()
@@ -70,13 +74,14 @@ class Config(Section):
             "train.text_encoder": train.text_encoder,
             "train.remat": train.remat != "none",
             "train.caption_dropout": train.caption_dropout,
-            "train.min_snr_gamma": train.min_snr_gamma,
             "model.clip_skip": self.model.clip_skip,
             "sample.every": self.sample.every,
             "sample.prompts": self.sample.prompts,
         }
         if mode == "vae":
             names = [name for name, value in set_in_vae.items() if value]
+            for part in ("loss", "timesteps", "noise"):
+                names += [f"{part}.{name}" for name in changed(getattr(self, part))]
             problems += [f"{name} has no meaning in train.mode vae" for name in names]
         return problems
 

@@ -16,3 +16,25 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+def changed(section: Section) -> list[str]:
+    """The options of a section that are not at their defaults."""
+    fields = type(section).model_fields
+    return [name for name, field in fields.items() if getattr(section, name) != field.default]
+
+
+def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
+    """Raises ValueError for options that were set and that the others leave without effect.
+
+    Args:
+      meaning: beginnings of options' names, and whether these have an effect.
+    """
+    idle = [
+        name
+        for name in changed(section)
+        for start, has_effect in meaning.items()
+        if name.startswith(start) and not has_effect
+    ]
+    if idle:
+        raise ValueError(f"{', '.join(idle)} without effect beside the other options")

@@ -27,9 +27,6 @@ class TrainConfig(Section):
     too: less memory, more time."""
     caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of captions replaced by the empty one, which teaches guidance from scratch."""
-    min_snr_gamma: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Weigh each timestep's loss by min(SNR, gamma), as an error of the picture (5 is usual); the
-    held-out losses stay unweighted. Unset weighs all errors of the noise alike."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep a running mean of what is trained, with this decay a step (0.999 for thousands of
     steps), and use it for samples, held-out loss and results; it takes as much memory as what is

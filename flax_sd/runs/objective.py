@@ -12,8 +12,15 @@ from flax import nnx
 from flax_sd.compiler import jit
 from flax_sd.config import Config
 from flax_sd.lora.inject import inject
-from flax_sd.loss_weights import min_snr
-from flax_sd.losses import EncodedBatch, Loss, PixelBatch, Trees, diffusion_loss, vae_loss
+from flax_sd.losses import (
+    DiffusionConfig,
+    EncodedBatch,
+    Loss,
+    PixelBatch,
+    Trees,
+    diffusion_loss,
+    vae_loss,
+)
 from flax_sd.models.vae import Moments
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
 from flax_sd.runs.precision import resolve_dtype
@@ -60,16 +67,15 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     if config.train.mode == "vae":
         loss = _vae_objective(config, networks["vae"], graphs)
         return Objective(graphs, params, frozen, loss, loss, jit(_pixels_alone))
-    schedule, gamma = noise_schedule(parts), config.train.min_snr_gamma
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
-        schedule,
+        noise_schedule(parts),
         scaling_factor=networks["vae"].config.scaling_factor,
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
     )
-    loss = make_loss(weight=None if gamma is None else min_snr(schedule, gamma))
+    loss = make_loss(cfg=DiffusionConfig(config.loss, config.timesteps, config.noise))
     trained_text = "text_encoder" in params
     moments, text = _encoders(graphs, config.model.clip_skip)
 

@@ -132,8 +132,8 @@ def test_clip_skip_changes_what_the_unet_reads(objective):
     assert text[0].shape == text[1].shape and not np.allclose(*text)
 
 
-def test_min_snr_weighs_the_training_and_not_the_measure(objective):
-    plain, weighed = objective(), objective("--train.min_snr_gamma", 5)
+def test_options_of_the_loss_reach_the_training_and_not_the_measure(objective):
+    plain, weighed = objective(), objective("--loss.weight", "min_snr")
     batch = batch_of(plain, 4)
     draws = plain.loss.draw(jax.random.key(0), batch)
     draws = draws._replace(timesteps=jax.numpy.array([0, 100, 500, 999]))

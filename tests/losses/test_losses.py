@@ -10,7 +10,16 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from flax import nnx
 
-from flax_sd.losses import EncodedBatch, PixelBatch, diffusion_loss, merge, vae_loss
+from flax_sd.config import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.losses import (
+    DiffusionConfig,
+    EncodedBatch,
+    PixelBatch,
+    diffusion_loss,
+    merge,
+    vae_loss,
+)
+from flax_sd.losses.weights import min_snr
 from flax_sd.models.vae import Moments
 from flax_sd.schedule import NoiseSchedule
 from tests.parity import LAYER, assert_close, to_torch
@@ -82,14 +91,54 @@ def test_the_diffusion_loss_is_the_mean_squared_error_of_the_noise():
     assert value.dtype == jnp.float32
 
 
-def test_a_weight_multiplies_each_pictures_loss_by_that_of_its_timestep():
+def made_with(**options) -> tuple[Any, Any]:
+    """What a loss of these options and the plain one make of the same draws."""
     graphs, params, none = split(unet=UNet())
-    batch, given = encoded(), {"scaling_factor": 0.3}
-    plain = diffusion_loss(graphs, SCHEDULE, **given)
-    weighed = diffusion_loss(graphs, SCHEDULE, **given, weight=lambda t: t + 0.5)
-    draws = plain.draw(jax.random.key(1), batch)
-    wanted = plain.loss(params, none, batch, draws) * (draws.timesteps + 0.5)
-    assert_close(weighed.loss(params, none, batch, draws), wanted, LAYER)
+    sections = {"loss": LossConfig, "timesteps": TimestepsConfig, "noise": NoiseConfig}
+    given = {name: sections[name](**value) for name, value in options.items()}
+    batch = encoded()
+    plain = diffusion_loss(graphs, SCHEDULE, scaling_factor=0.3)
+    ours = diffusion_loss(graphs, SCHEDULE, scaling_factor=0.3, cfg=DiffusionConfig(**given))
+    draws = plain.draw(jax.random.key(1), batch)._replace(timesteps=jnp.array([3, 500, 990]))
+    return tuple(made.loss(params, none, batch, draws) for made in (ours, plain))
+
+
+def test_a_weight_multiplies_each_pictures_loss_by_that_of_its_timestep():
+    ours, plain = made_with(loss={"weight": "min_snr", "gamma": 2.0})
+    weight = min_snr(SCHEDULE, 2.0)(jnp.array([3, 500, 990]))
+    assert_close(ours, plain * weight, LAYER)
+    assert float(weight[0]) < 0.01
+
+
+def test_the_error_is_the_one_that_is_asked_for():
+    absolute, squared = made_with(loss={"error": "l1"})
+    huber, _ = made_with(loss={"error": "huber", "huber_c": 1.0})
+    assert bool((absolute**2 < squared).all())  # Jensen
+    assert bool((huber < squared).all())  # it grows more slowly than the square
+
+
+def test_timesteps_and_noise_are_drawn_as_asked():
+    cfg = DiffusionConfig(
+        timesteps=TimestepsConfig(first=5, last=9, stratified=True),
+        noise=NoiseConfig(offset=3.0, input_perturbation=0.1),
+    )
+    loss = diffusion_loss({}, SCHEDULE, scaling_factor=1.0, cfg=cfg)
+    draws = loss.draw(jax.random.key(0), encoded(5))
+    assert draws.timesteps.tolist() == [5, 6, 7, 8, 9]
+    assert float(draws.noise.mean((1, 2)).std()) > 1.5
+    assert float((draws.added - draws.noise).std()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_perturbed_input_leaves_the_target():
+    graphs, params, none = split(unet=UNet())
+    loss, batch = diffusion_loss(graphs, SCHEDULE, scaling_factor=0.3), encoded()
+    draws = loss.draw(jax.random.key(1), batch)
+    added = draws.noise + 0.1
+    value = loss.loss(params, none, batch, draws._replace(added=added))
+    latents = 0.3 * batch.moments.sample(draws.posterior)
+    out = 0.7 * SCHEDULE.add_noise(latents, added, draws.timesteps)
+    out += batch.text.mean((1, 2))[:, None, None, None]
+    assert_close(value, ((out - draws.noise) ** 2).mean((1, 2, 3)), LAYER)
 
 
 def test_draws_are_uniform_timesteps_and_unit_noise_of_the_batchs_shape():

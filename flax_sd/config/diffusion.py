@@ -1,0 +1,91 @@
+"""How the denoising loss is made: its error, its weights, the timesteps and the noise."""
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from flax_sd.config.section import Count, Positive, Rate, Section, refuse_idle
+
+Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LossConfig(Section):
+    """The denoising loss; the held-out losses stay the plain mean squared error."""
+
+    error: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
+    """How an error counts: squared, absolute, or squared while small and absolute when large, with
+    the slope of the square (huber) or of the absolute (smooth_l1) as in sd-scripts."""
+    huber_c: Annotated[float, Field(gt=0, le=1)] = 0.1  # sd-scripts'
+    """Where small ends: at every timestep (constant) or at the last one."""
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"  # sd-scripts'
+    """How c goes from 1 at the first timestep to huber_c at the last: not at all, exponentially, or
+    with the noise."""
+    weight: Literal["none", "min_snr", "soft_min_snr", "debiased", "p2"] = "none"
+    """How much each timestep counts; min_snr and soft_min_snr spend less on the nearly clean."""
+    gamma: Finite | None = None
+    """Of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "LossConfig":
+        huber = self.error in ("huber", "smooth_l1")
+        refuse_idle(self, {"huber": huber, "gamma": self.weight not in ("none", "debiased")})
+        return self
+
+
+class TimestepsConfig(Section):
+    """Which timesteps a step draws."""
+
+    sampling: Literal["uniform", "logit_normal", "earlier", "later", "range"] = "uniform"
+    """All alike; most from the middle (Esser et al. 2024, §3.1); or the reference script's bias
+    towards the first or last bias_portion, or from bias_begin to bias_end."""
+    first: Count = 0
+    """The smallest that is drawn."""
+    last: Count | None = None
+    """The largest; unset is the model's last."""
+    stratified: bool = False
+    """Spread the timesteps of a batch evenly over their distribution: less noisy a loss."""
+    logit_mean: float = 0.0
+    """Of logit_normal: above 0 draws noisier timesteps."""
+    logit_std: Finite = 1.0
+    """Of logit_normal."""
+    bias_multiplier: Finite = 1.0  # the reference script's, which changes nothing
+    """How much likelier the biased timesteps are than the others."""
+    bias_portion: Annotated[float, Field(ge=0, le=1)] = 0.25  # the reference script's
+    """The share of all timesteps that earlier and later mean."""
+    bias_begin: Count = 0
+    """The first timestep of range."""
+    bias_end: Positive | None = None
+    """The one after the last of range; unset is after the model's last."""
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "TimestepsConfig":
+        sampling = self.sampling
+        meaning = {
+            "logit_": sampling == "logit_normal",
+            "bias_multiplier": sampling in ("earlier", "later", "range"),
+            "bias_portion": sampling in ("earlier", "later"),
+            "bias_begin": sampling == "range",
+            "bias_end": sampling == "range",
+        }
+        refuse_idle(self, meaning)
+        return self
+
+
+class NoiseConfig(Section):
+    """The noise that is added, white unless said."""
+
+    offset: Rate = 0.0
+    """Strength of one number a picture and channel on top of the noise (0.05 to 0.1 is usual), from
+    which a model learns brightness far from the middle."""
+    multires_steps: Count = 0
+    """Layers of ever coarser noise on top (6 to 10 is usual), for the same end."""
+    multires_discount: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Strength of each layer, of the one before it."""
+    input_perturbation: Rate = 0.0
+    """Noise in the input that the target does not have (0.1 is usual; Ning et al. 2023)."""
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "NoiseConfig":
+        refuse_idle(self, {"multires_discount": self.multires_steps > 0})
+        return self

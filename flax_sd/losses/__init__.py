@@ -1,0 +1,18 @@
+"""What a step minimises: the denoising error of the UNet, or the error of the autoencoder."""
+
+from flax_sd.losses.autoencoder import vae_loss
+from flax_sd.losses.base import EncodedBatch, Graphs, Loss, PixelBatch, Trees, merge
+from flax_sd.losses.diffusion import DiffusionConfig, DiffusionDraws, diffusion_loss
+
+__all__ = [
+    "DiffusionConfig",
+    "DiffusionDraws",
+    "EncodedBatch",
+    "Graphs",
+    "Loss",
+    "PixelBatch",
+    "Trees",
+    "diffusion_loss",
+    "merge",
+    "vae_loss",
+]

@@ -1,0 +1,55 @@
+"""What a step minimises, and what it is computed from.
+
+A loss is a pair of pure functions: `draw` makes everything random for a batch from one key, and
+`loss` is then deterministic, so that a batch divided into parts, or over devices, sees the same
+noise as one that is not.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from flax_sd.models.vae import Moments
+
+Trees = Mapping[str, Any]  # component name -> a pytree of its leaves, mostly an nnx.State
+Graphs = Mapping[str, nnx.GraphDef]
+
+
+class Loss(NamedTuple):
+    """The two halves of a training objective.
+
+    draw(key, batch) -> a pytree whose arrays all begin with the batch axis.
+    loss(params, frozen, batch, draws) -> float32 [b], each picture's own; a step takes the mean.
+    """
+
+    draw: Callable[[jax.Array, Any], Any]
+    loss: Callable[[Trees, Trees, Any, Any], Float[Array, " b"]]
+
+
+class EncodedBatch(NamedTuple):
+    """Pictures as moments of their latents, captions as text states or, if trained on, ids."""
+
+    moments: Moments  # [b, h/8, w/8, c] each
+    text: jax.Array  # [b, n, d] states, or [b, n] int ids
+
+
+class PixelBatch(NamedTuple):
+    """Pictures in [-1, 1], [b, h, w, 3]."""
+
+    pixels: jax.Array
+
+
+def merge(
+    graphs: Graphs, params: Trees, frozen: Trees, name: str, dtype: jnp.dtype | None = None
+) -> Any:
+    """The component as a module; its trained leaves cast to `dtype` unless that is None."""
+    trained = params.get(name)
+    if trained is None:
+        return nnx.merge(graphs[name], frozen[name])
+    if dtype is not None:
+        trained = jax.tree.map(lambda leaf: leaf.astype(dtype), trained)
+    return nnx.merge(graphs[name], trained, frozen[name])

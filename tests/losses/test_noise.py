@@ -1,0 +1,60 @@
+"""Noise with offsets, coarse layers and perturbed inputs, against the published formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from flax_sd.config import NoiseConfig
+from flax_sd.losses import noise
+from tests.parity import LAYER, assert_close
+
+SHAPE = (3, 12, 20, 4)
+KEY = jax.random.key(3)
+WHITE = jax.random.normal(KEY, SHAPE)
+
+
+def test_without_options_it_is_white():
+    np.testing.assert_array_equal(noise.draw(KEY, SHAPE, NoiseConfig()), WHITE)
+    assert noise.perturb(KEY, WHITE, NoiseConfig()) is None
+
+
+def test_an_offset_is_one_number_a_picture_and_channel():
+    added = np.asarray(noise.draw(KEY, SHAPE, NoiseConfig(offset=0.5)) - WHITE)
+    np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], SHAPE), atol=1e-6)
+    many = noise.draw(KEY, (500, 1, 1, 4), NoiseConfig(offset=3.0))
+    assert float(many.std()) == pytest.approx(np.sqrt(1 + 3.0**2), rel=0.05)
+
+
+def test_a_perturbed_input_differs_by_so_much_noise():
+    added = np.asarray(noise.perturb(KEY, WHITE, NoiseConfig(input_perturbation=0.1)) - WHITE)
+    assert added.std() == pytest.approx(0.1, rel=0.1)
+    assert abs(np.corrcoef(added.ravel(), np.ravel(WHITE))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(("n", "length"), [(1, 7), (3, 8), (5, 5), (4, 13)])
+def test_layers_are_enlarged_as_torch_does(n, length):
+    x = np.random.default_rng(0).normal(size=(2, length, 3, 2)).astype(np.float32)
+    ours = noise._enlarge(jnp.asarray(x), jnp.int32(n), axis=1)
+    few = torch.from_numpy(x[:, :n].transpose(0, 3, 1, 2))
+    theirs = torch.nn.functional.interpolate(few, size=(length, 3), mode="bilinear")
+    assert_close(ours, theirs.numpy().transpose(0, 2, 3, 1), LAYER)
+
+
+def test_multires_noise_is_coarser_and_of_unit_spread():
+    def neighbours(x):
+        x = np.asarray(x)
+        return np.corrcoef(x[:, :, 1:].ravel(), x[:, :, :-1].ravel())[0, 1]
+
+    shape = (8, 32, 32, 4)
+    drawn = [noise.draw(KEY, shape, NoiseConfig(multires_steps=n)) for n in (0, 2, 6)]
+    assert all(float(x.std()) == pytest.approx(1, abs=0.02) for x in drawn)
+    assert neighbours(drawn[0]) < 0.02 < neighbours(drawn[1])
+    strong = noise.draw(KEY, shape, NoiseConfig(multires_steps=6, multires_discount=0.8))
+    assert neighbours(strong) > neighbours(drawn[2]) + 0.1
+
+
+def test_layers_end_with_the_first_of_one_pixel():
+    few, many = (noise.draw(KEY, (2, 2, 9, 4), NoiseConfig(multires_steps=n)) for n in (2, 9))
+    assert_close(many, few, LAYER)  # 2 pixels high: the second layer is one
