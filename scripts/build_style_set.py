@@ -4,10 +4,10 @@
     python scripts/build_style_set.py
 
 Microsoft's flat emoji (npm `fluentui-emoji`, MIT) rasterised on white. The subjects are ones that
-the bundled base saw as 3D renders, and the captions differ from the base's in the style alone: so
-the LoRA has the style to learn, and no subject. style_held_out has other subjects, which the base
-knows and the style lacks; their loss, and pictures of their captions, show what was learnt.
-The style's subjects are chosen by a hash of the name alone.
+the bundled base saw as 3D renders, and the captions are ones that it knows with the style added as
+it knows keywords: so the LoRA has the style to learn, and no subject. The style's subjects are
+chosen by a hash of the name alone. style_held_out has other ones, which the base knows and the
+style lacks; their loss, and pictures of their captions, show what was learnt.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def build(out: Path, drawn: dict[str, Path]) -> None:
     for name, file in drawn.items():
         rasterise(file).save(out / f"{slug(name)}.png", optimize=True)
     rows: list[tuple[str, str | list[str]]] = [
-        (f"{slug(name)}.png", emoji.caption(STYLE, name)) for name in drawn
+        (f"{slug(name)}.png", f"{emoji.with_article(name)}, {STYLE}") for name in drawn
     ]
     emoji.write_metadata(out, rows)
 

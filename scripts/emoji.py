@@ -45,16 +45,15 @@ def emoji_keywords(packages: Path) -> dict[str, list[str]]:
     return {entry["hexcode"].lower(): entry.get("tags", []) for entry in json.loads(text)}
 
 
-def caption(style: str, name: str) -> str:
-    """Returns e.g. "a 3d render of an alarm clock": all sets share all words but the style's."""
-    article = "an" if name[0].lower() in "aeiou" else "a"
-    return f"a {style} of {article} {name.lower()}"
+def with_article(name: str) -> str:
+    """Returns e.g. "an alarm clock"."""
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name.lower()}"
 
 
 def captions(style: str, name: str, keywords: list[str]) -> list[str]:
     """Returns several wordings of a caption: the plain one, without the style, with keywords."""
-    plain, name = caption(style, name), name.lower()
-    wordings = [plain, plain.removeprefix(f"a {style} of "), name]
+    plain, name = f"a {style} of {with_article(name)}", name.lower()
+    wordings = [plain, with_article(name), name]
     others = [word for word in keywords if word not in name]
     if others:
         wordings += [f"{plain}, {', '.join(others)}", f"{name}, {', '.join(others)}"]

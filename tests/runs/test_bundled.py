@@ -13,7 +13,7 @@ from tests.parity import NETWORK, assert_close
 
 ROOT = pathlib.Path(flax_sd.__file__).parents[1]
 BASE = pathlib.Path(flax_sd.__file__).parent / "bundled" / "base"
-PROMPT = "a flat drawing of a lemon"
+PROMPT = "a lemon, flat drawing"
 STEPS = {"num_inference_steps": 6, "guidance_scale": 4.0}
 
 

@@ -90,10 +90,10 @@ def test_one_in_twenty_is_held_out_by_name(scripts):
     assert [held_out(name) for name in names] == [True, True, True, False, False]
 
 
-def test_caption(scripts):
-    caption = scripts[1].caption
-    assert caption("3d render", "alarm clock") == "a 3d render of an alarm clock"
-    assert caption("flat drawing", "Lion") == "a flat drawing of a lion"
+def test_the_article_goes_with_the_name(scripts):
+    with_article = scripts[1].with_article
+    assert with_article("alarm clock") == "an alarm clock"
+    assert with_article("Lion") == "a lion"
 
 
 def test_an_emoji_without_keywords_has_three_wordings(scripts):
