@@ -1,5 +1,6 @@
 """Labelled grids of pictures."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 GAP, FONT_SIZE = 6, 12  # pixels
+LINE = FONT_SIZE + GAP // 2
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -19,25 +21,26 @@ def make_sheet(
     """Draws rows of equally large pictures with a title over each column and a label at each row.
 
     Args:
-      columns: one title a column; may be empty.
+      columns: one title a column, wrapped to the picture's width; may be empty.
       labels: one a row, wrapped to the picture's width.
     """
     height, width = rows[0][0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
-    side = max(96, width)
-    top = FONT_SIZE + 2 * GAP if columns else GAP
+    titles, names = ([_wrapped(text, width) for text in texts] for texts in (columns, labels))
+    lines = max((title.count("\n") + 1 for title in titles), default=0)
+    left = 2 * GAP + max(math.ceil(_width(name, font)) for name in names)
+    top = GAP + (lines * LINE + GAP if titles else 0)
     count = max(len(row) for row in rows)
-    size = (side + GAP + count * (width + GAP), top + len(rows) * (height + GAP))
+    size = (left + count * (width + GAP), top + len(rows) * (height + GAP))
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    for j, title in enumerate(columns):
-        draw.text((side + GAP + j * (width + GAP), GAP), title, INK, font)
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+    for j, title in enumerate(titles):
+        draw.multiline_text((left + j * (width + GAP), GAP), title, INK, font)
+    for i, (row, name) in enumerate(zip(rows, names, strict=True)):
         y = top + i * (height + GAP)
-        lines = textwrap.wrap(label, max(8, side * 2 // FONT_SIZE))
-        draw.multiline_text((GAP, y), "\n".join(lines), INK, font)
+        draw.multiline_text((GAP, y), name, INK, font)
         for j, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (side + GAP + j * (width + GAP), y))
+            sheet.paste(Image.fromarray(picture), (left + j * (width + GAP), y))
     return sheet
 
 
@@ -45,9 +48,8 @@ def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -
     """Draws equally large pictures in rows of `across`, each with its label below it."""
     height, width = pictures[0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
-    texts = [textwrap.wrap(label, max(8, width * 2 // FONT_SIZE)) for label in labels]
-    line = FONT_SIZE + GAP // 2
-    below = max(map(len, texts)) * line
+    texts = [_wrapped(label, width) for label in labels]
+    below = max(text.count("\n") + 1 for text in texts) * LINE
     rows = -(-len(pictures) // across)
     step_x, step_y = width + GAP, height + below + 2 * GAP
     sheet = Image.new("RGB", (GAP + across * step_x, GAP + rows * step_y), PAPER)
@@ -55,5 +57,15 @@ def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -
     for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
         x, y = GAP + i % across * step_x, GAP + i // across * step_y
         sheet.paste(Image.fromarray(picture), (x, y))
-        draw.multiline_text((x, y + height + GAP // 2), "\n".join(text), INK, font)
+        draw.multiline_text((x, y + height + GAP // 2), text, INK, font)
     return sheet
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines that fit a picture of so many pixels, or 96."""
+    return "\n".join(textwrap.wrap(text, max(96, width) * 2 // FONT_SIZE))
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> float:
+    """Pixels that the longest of its lines takes."""
+    return max(font.getlength(line) for line in text.split("\n"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flax_sd.sheet import GAP, make_grid, make_sheet
+from flax_sd.sheet import FONT_SIZE, GAP, make_grid, make_sheet
 
 
 def flat(value: int) -> np.ndarray:
@@ -28,7 +28,18 @@ def test_titles_take_room_only_if_there_are_any():
 
 def test_labels_leave_ink_left_of_the_pictures():
     sheet = np.asarray(make_sheet([[flat(1)]], [], ["a cat"]))
-    assert (sheet[:, : 96 + GAP] < 128).any() and (sheet[GAP:-GAP, 96 + GAP : -GAP, 1] == 0).all()
+    left = np.argwhere((sheet == (1, 0, 200)).all(axis=2))[0][1]
+    assert (sheet[:, : left - GAP] < 128).any()
+    assert not (sheet[:, left - GAP : left] < 128).any()
+    assert make_sheet([[flat(1)]], [], ["a much longer label"]).width > sheet.shape[1]
+
+
+def test_long_titles_are_wrapped_above_the_pictures():
+    one, many = (
+        np.asarray(make_sheet([[flat(1)] * 2], [title, "x"], [""])) for title in ("a", "a cat " * 9)
+    )
+    tops = [np.argwhere((sheet == (1, 0, 200)).all(axis=2))[0][0] for sheet in (one, many)]
+    assert tops[1] >= tops[0] + 2 * FONT_SIZE
 
 
 def test_a_grid_has_each_label_below_its_picture():

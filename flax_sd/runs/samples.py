@@ -90,8 +90,8 @@ class Samples:
         pictures = self.draw(params)
         before = self._before()
         if before is not None and jax.process_index() == 0:
-            pairs = [list(pair) for pair in zip(before, pictures, strict=True)]
-            sheet = make_sheet(pairs, ["before", f"step {step}"], self._prompts)
+            rows = [list(before), list(pictures)]
+            sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
             save_png(self.sheet, sheet)
         return self._write_grid(step, pictures)
 
