@@ -19,14 +19,19 @@ LONG = 1.0  # seconds of compiling that leave memory worth giving back
 CPU_OPTIONS: dict[str, str | bool] = {
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
 }
-LARGE = 2**28  # numbers among a program's arguments from which on memory matters: 1 GiB in float32
+# Weights of a program from which on memory matters: each network of SD 1.5 has more (the VAE 84
+# million), the bundled base's three together 27 million.
+LARGE = 2**26
 
 
 class Program:
-    """A jitted function; the size of its first arguments picks the compiler's options for good."""
+    """A jitted function; the size of its first weights picks the compiler's options for good."""
 
-    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]):
-        self._function, self._options, self._jitted = function, options, None
+    def __init__(
+        self, function: Callable[..., Any], weights: Callable[..., Any], options: Mapping[str, Any]
+    ):
+        self._function, self._weights, self._options = function, weights, options
+        self._jitted = None
 
     def __call__(self, *args: Any) -> Any:
         return self._picked(args)(*args)
@@ -45,18 +50,29 @@ class Program:
 
     def _picked(self, args: Any) -> Any:
         if self._jitted is None:
-            numbers = sum(getattr(leaf, "size", 0) for leaf in jax.tree.leaves(args))
+            numbers = sum(
+                getattr(leaf, "size", 0) for leaf in jax.tree.leaves(self._weights(*args))
+            )
             own = _compiler_options() if numbers >= LARGE else None
             self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
         return self._jitted
 
 
-def jit(function: Callable[..., Any], **options: Any) -> Program:
+def jit(
+    function: Callable[..., Any],
+    *,
+    weights: Callable[..., Any] = lambda *args: args,
+    **options: Any,
+) -> Program:
     """`jax.jit` of a large program, with this module's options of the compiler.
 
     For programs at the top only: JAX refuses such options of a function inside another jit.
+
+    Args:
+      weights: the arguments -> those whose size says whether the program is large.
+      options: of `jax.jit`.
     """
-    return Program(function, options)
+    return Program(function, weights, options)
 
 
 @functools.cache

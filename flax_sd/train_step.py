@@ -117,7 +117,10 @@ def make_train_step(
         new = new._replace(step=state.step + 1, loss_scale=scale)
         return new, Metrics(value, grad_norm, overflow, ~good & ~overflow)
 
-    return jit(step, donate_argnums=0)
+    def weights(state: TrainState, frozen: Trees, batch: Any) -> Any:
+        return state.params, frozen  # the optimizer keeps copies, which make no network larger
+
+    return jit(step, weights=weights, donate_argnums=0)
 
 
 def _update(state: TrainState, grads: Trees, tx: optax.GradientTransformation) -> TrainState:

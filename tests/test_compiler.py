@@ -1,14 +1,19 @@
 """The compiler's options, its programs on disk, and the memory it gives back."""
 
+import dataclasses
+import functools
 import platform
 
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
+import flax_sd
 from flax_sd import compiler
 from flax_sd.allocator import environment
 from flax_sd.models.convolution import conv3x3
+from flax_sd.models.vae import AutoencoderKL
 from tests.processes import run
 
 COMPILE = """
@@ -67,6 +72,19 @@ def test_a_large_program_is_scheduled_for_the_smallest_peak(monkeypatch):
     assert temporaries(compiler.jit) == plain
     monkeypatch.setattr(compiler, "LARGE", x.size + 6 * kernel.size)
     assert temporaries(compiler.jit) < 0.6 * plain
+    without_kernels = functools.partial(compiler.jit, weights=lambda x, kernels: x)
+    assert temporaries(without_kernels) == plain
+
+
+def test_the_bundled_base_is_small_and_each_network_of_sd15_large():
+    def count(network):
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network)))
+
+    base = flax_sd.StableDiffusion.load("bundled:base")
+    assert sum(map(count, (base.unet, base.vae, *base.text_encoders))) < compiler.LARGE
+    widths = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
+    smallest = dataclasses.replace(base.vae.config, norm_num_groups=32, **widths)
+    assert count(nnx.eval_shape(lambda: AutoencoderKL(smallest, rngs=nnx.Rngs(0)))) > compiler.LARGE
 
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):

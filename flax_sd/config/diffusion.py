@@ -45,7 +45,7 @@ class TimestepsConfig(Section):
     """The largest; unset is the model's last."""
     stratified: bool = False
     """Spread the timesteps of a batch evenly over their distribution: less noisy a loss."""
-    logit_mean: float = 0.0
+    logit_mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Of logit_normal: above 0 draws noisier timesteps."""
     logit_std: Finite = 1.0
     """Of logit_normal."""

@@ -61,13 +61,13 @@ def diffusion_loss(
     def draw(key: jax.Array, batch: EncodedBatch) -> DiffusionDraws:
         key_posterior, key_t, key_noise = jax.random.split(key, 3)
         shape = batch.moments.mean.shape
-        white = noise.draw(key_noise, shape, cfg.noise)
+        drawn = noise.draw(key_noise, shape, cfg.noise)
         stratified = cfg.timesteps.stratified
         return DiffusionDraws(
             jax.random.normal(key_posterior, shape),
             timesteps.draw(key_t, chances, shape[0], stratified=stratified),
-            white,
-            noise.perturb(key_noise, white, cfg.noise),
+            drawn,
+            noise.perturb(key_noise, drawn, cfg.noise),
         )
 
     def loss(

@@ -1,9 +1,10 @@
 """Which timesteps a training step draws: a probability of each, and draws from it."""
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float64, Int
 
 from flax_sd.config.diffusion import TimestepsConfig
@@ -14,7 +15,7 @@ def probabilities(cfg: TimestepsConfig, count: int) -> Float64[np.ndarray, " T"]
     """The probability of each of the `count` timesteps.
 
     Raises:
-      UserError: the config's bounds leave none.
+      UserError: the config leaves none.
     """
     chances = np.ones(count)
     if cfg.sampling == "logit_normal":
@@ -28,6 +29,11 @@ def probabilities(cfg: TimestepsConfig, count: int) -> Float64[np.ndarray, " T"]
         )
     chances[: cfg.first] = 0
     chances[last + 1 :] = 0
+    if not chances.any():
+        raise UserError(
+            f"timesteps.sampling logit_normal around {cfg.logit_mean} draws none of the timesteps "
+            f"from {cfg.first} to {last}"
+        )
     return chances / chances.sum()
 
 
@@ -50,8 +56,8 @@ def draw(
 def _logit_normal(count: int, mean: float, std: float) -> np.ndarray:
     """The share of sigmoid(N(mean, std²)) in each of `count` equal parts of (0, 1)."""
     edges = np.arange(1, count) / count
-    below = norm.cdf((np.log(edges / (1 - edges)) - mean) / std)
-    return np.diff(np.concatenate([[0.0], np.asarray(below, np.float64), [1.0]]))
+    below = map(statistics.NormalDist(mean, std).cdf, np.log(edges / (1 - edges)))
+    return np.diff([0.0, *below, 1.0])
 
 
 def _biased(cfg: TimestepsConfig, count: int) -> slice:

@@ -73,6 +73,10 @@ def test_stratified_batches_have_one_in_each_part(batch, seed):
     [
         ({"first": 5, "last": 4}, "timesteps.first 5 to timesteps.last 4: the model has 0 to 9"),
         ({"last": 10}, "the model has 0 to 9"),
+        (
+            {"sampling": "logit_normal", "logit_mean": -99.0, "first": 5},
+            "logit_normal around -99.0 draws none of the timesteps from 5 to 9",
+        ),
         ({"sampling": "range", "bias_begin": 4, "bias_end": 4}, "timesteps.bias_begin 4"),
         ({"sampling": "range", "bias_end": 11}, "timesteps.bias_end 11"),
     ],
