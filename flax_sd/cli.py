@@ -39,10 +39,16 @@ def plan(args: Sequence[str]) -> int:
     return guarded(_plan, args)
 
 
+def check_data(args: Sequence[str]) -> int:
+    """`flax-sd check-data [CONFIG.yaml] [--flag value …]`."""
+    return guarded(_check_data, args)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a LoRA, a UNet or an autoencoder from a config"),
     "sample": (sample, "draw pictures from prompts"),
     "export": (export, "write a run's LoRA or merged model for other tools"),
+    "check-data": (check_data, "say what is wrong with a run's pictures and captions"),
     "plan": (plan, "say before a run whether it fits, and the largest batch that does"),
 }
 
@@ -58,7 +64,7 @@ def main() -> None:
     name, *args = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.exit(COMMANDS[name][0](args))
-    lines = [f"  flax-sd {key:7} {text}" for key, (_, text) in COMMANDS.items()]
+    lines = [f"  flax-sd {key:10} {text}" for key, (_, text) in COMMANDS.items()]
     print("\n".join(["usage: flax-sd COMMAND [--help] …", "", *lines]))
     if name not in ("-h", "--help"):
         print(f"error: there is no command {name!r}", file=sys.stderr)
@@ -149,6 +155,12 @@ def _export(args: Sequence[str]) -> int:
     from flax_sd.runs import export as runs_export
 
     return runs_export.run(runs_export.parse(args))
+
+
+def _check_data(args: Sequence[str]) -> int:
+    from flax_sd.runs import check
+
+    return check.run(_read_config(args))
 
 
 def _plan(args: Sequence[str]) -> int:

@@ -100,11 +100,14 @@ class Tokenizer:
                 raise UserError(f"prompt {prompt!r} holds half a surrogate pair; write it as UTF-8")
             encoding = self._core.encode(prompt, add_special_tokens=False)
             kept = encoding.ids[: LENGTH - 2]
-            if len(encoding.ids) > len(kept):
-                tail = prompt[encoding.offsets[len(kept)][0] :]
+            if tail := _tail(prompt, encoding):
                 logger.warning("cut off, past %d tokens of a prompt: %r", len(kept), tail)
             row[: len(kept) + 2] = [self.bos, *kept, self.eos]
         return ids
+
+    def cut_off(self, prompt: str) -> str:
+        """The text past the 75th token, which the text encoder never sees; empty if it fits."""
+        return _tail(prompt, self._core.encode(prompt, add_special_tokens=False))
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that were read."""
@@ -112,6 +115,11 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self._files.items():
             (folder / name).write_bytes(data)
+
+
+def _tail(prompt: str, encoding: tokenizers.Encoding) -> str:
+    room = LENGTH - 2
+    return prompt[encoding.offsets[room][0] :] if len(encoding.ids) > room else ""
 
 
 def _parse(files: dict[str, bytes], name: str, where: str) -> dict[str, Any]:

@@ -117,8 +117,7 @@ def folder(tmp_path):
     (tmp_path / "sdxl" / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin").mkdir()
-    (tmp_path / "latin" / "1.png").write_bytes(b"x")
-    (tmp_path / "latin" / "1.txt").write_bytes("Käse".encode("latin-1"))
+    (tmp_path / "latin" / "metadata.jsonl").write_bytes("Käse".encode("latin-1"))
     return tmp_path
 
 
@@ -127,7 +126,7 @@ def folder(tmp_path):
     [
         (["--data.path", "{}/nowhere"], "nowhere is not there: data.path names"),
         (["--data.path", "{}/empty"], "empty holds no pictures and no captions"),
-        (["--data.path", "{}/latin"], "1.txt is not UTF-8 (byte 0xe4 in line 1)"),
+        (["--data.path", "{}/latin"], "metadata.jsonl is not UTF-8 (byte 0xe4 in line 1)"),
         (["--model.path", "{}/nowhere"], "nowhere does not exist"),
         (["--model.path", "{}/model"], "model is not a diffusers model: it has no model_index"),
         (["--model.path", "{}/sdxl"], "sdxl is a StableDiffusionXLPipeline"),

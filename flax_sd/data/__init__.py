@@ -1,7 +1,21 @@
 """Captioned pictures, from wherever they lie to the batch of each step."""
 
 from flax_sd.data.batches import Batch, Source, batches
+from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.report import summary
+from flax_sd.data.report_page import report_page
 
-__all__ = ["Batch", "Pictures", "Source", "batches", "open_pictures", "summary"]
+__all__ = [
+    "Batch",
+    "Finding",
+    "Pictures",
+    "Source",
+    "batches",
+    "check",
+    "in_order",
+    "open_pictures",
+    "report_page",
+    "shared",
+    "summary",
+]

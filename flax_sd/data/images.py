@@ -1,12 +1,14 @@
 """One picture: from the bytes of a file to float32 pixels in [-1, 1], channels last."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -38,10 +40,27 @@ def decode(data: bytes, background: str) -> Image.Image:
     Raises:
       BadPicture: the bytes are no picture, are cut off or damaged, or too many when unpacked.
     """
+    with _opened(data) as image:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), background)
+
+
+def header(data: bytes) -> tuple[bool, int]:
+    """Returns whether EXIF turns or mirrors the picture, and how many frames it has.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    with _opened(data) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return orientation in range(2, 9), getattr(image, "n_frames", 1)
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), background)
+            yield image
     except UnidentifiedImageError as error:
         empty = "the file is empty" if not data else "not a picture that Pillow can read"
         raise BadPicture(empty) from error

@@ -1,17 +1,16 @@
 """The opened set: every picture was read once, and those that could not be are named."""
 
-import hashlib
 import pathlib
 import re
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import ImageColor
+from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
 from flax_sd.data import images, records, tables
+from flax_sd.data.look import Seen, look, read
 from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
 
@@ -19,27 +18,29 @@ BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class Seen(NamedTuple):
-    """What is known of a picture that was opened."""
-
-    spare: bool  # resized, it is larger than the square that is cut from it
-    digest: str  # SHA-256 of its file
-
-
 class Pictures:
-    """Captioned pictures by index; `bad` names those that were left out.
+    """Captioned pictures by index.
 
     Attributes:
-      digests: SHA-256 of each picture's file.
+      seen: what the look at each before the run found.
+      bad: those that were left out, and why.
+      unused: files of the folder that are no part of the set, and why.
       cut_anew: names of those that are cut at a place drawn anew each time.
     """
 
-    def __init__(self, cfg: DataConfig, found: list[Record], seen: list[Seen], bad: list[Bad]):
-        self.cfg, self.bad, self._found = cfg, bad, found
-        self.digests = tuple(each.digest for each in seen)
-        pairs = zip(found, seen, strict=True)
-        self.cut_anew = tuple(r.name for r, s in pairs if s.spare and not cfg.center_crop)
-        self.names = tuple(record.name for record in found)
+    def __init__(
+        self,
+        cfg: DataConfig,
+        found: list[Record],
+        seen: list[Seen],
+        bad: list[Bad],
+        unused: list[Bad],
+    ):
+        self.cfg, self.bad, self.unused, self._found = cfg, bad, unused, found
+        self.seen, self.names = tuple(seen), tuple(record.name for record in found)
+        square, pairs = (cfg.resolution,) * 2, zip(found, seen, strict=True)
+        spare = [r.name for r, s in pairs if images.resized(s.size, cfg.resolution) != square]
+        self.cut_anew = () if cfg.center_crop else tuple(spare)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -71,20 +72,31 @@ class Pictures:
         Raises:
           UserError: the picture cannot be read any more.
         """
-        cfg = self.cfg
+        cfg, picture = self.cfg, self.original(i)
+        crop, flip = cfg.center_crop, cfg.random_flip
         try:
             return images.to_pixels(
-                images.decode(_read(self._found[i]), cfg.background),
-                cfg.resolution,
-                drawn,
-                center_crop=cfg.center_crop,
-                random_flip=cfg.random_flip,
+                picture, cfg.resolution, drawn, center_crop=crop, random_flip=flip
             )
         except images.BadPicture as error:
-            raise UserError(
-                f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
-                "put the file back, or leave it out of the data"
-            ) from error
+            raise self._changed(i, error) from error
+
+    def original(self, i: int) -> Image.Image:
+        """Reads picture i, upright and whole.
+
+        Raises:
+          UserError: the picture cannot be read any more.
+        """
+        try:
+            return images.decode(read(self._found[i]), self.cfg.background)
+        except images.BadPicture as error:
+            raise self._changed(i, error) from error
+
+    def _changed(self, i: int, error: images.BadPicture) -> UserError:
+        return UserError(
+            f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
+            "put the file back, or leave it out of the data"
+        )
 
 
 def open_pictures(cfg: DataConfig) -> Pictures:
@@ -100,7 +112,7 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
     listing = _list(cfg)
     with ThreadPoolExecutor(cfg.workers) as pool:
-        looks = list(pool.map(lambda record: _look(record, cfg), listing.records))
+        looks = list(pool.map(lambda record: look(record, cfg), listing.records))
     pairs = list(zip(listing.records, looks, strict=True))
     good = [(record, seen) for record, seen in pairs if isinstance(seen, Seen)]
     bad = listing.bad + [Bad(record.name, why) for record, why in pairs if isinstance(why, str)]
@@ -109,7 +121,8 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         way_out = " (data.on_bad=skip leaves them out)" if good else ""
         lines = [f"{name}: {reason}" for name, reason in bad]
         raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
-    return Pictures(cfg, [record for record, _ in good], [seen for _, seen in good], bad)
+    found, seen = [record for record, _ in good], [seen for _, seen in good]
+    return Pictures(cfg, found, seen, bad, listing.unused)
 
 
 def _list(cfg: DataConfig) -> Listing:
@@ -137,22 +150,3 @@ def _resolve(path: str) -> pathlib.Path:
         known = sorted(f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/metadata.jsonl"))
         raise UserError(f"there is no {path}; bundled are {', '.join(known)}")
     return folder
-
-
-def _read(record: Record) -> bytes:
-    try:
-        return record.read()
-    except FileNotFoundError as error:
-        raise images.BadPicture(str(error.strerror).lower()) from error
-    except OSError as error:
-        raise images.BadPicture(f"cannot be read: {error.strerror or error}") from error
-
-
-def _look(record: Record, cfg: DataConfig) -> Seen | str:
-    """Opens a picture; or why it cannot be used."""
-    try:
-        content = _read(record)
-        size = images.resized(images.decode(content, cfg.background).size, cfg.resolution)
-    except images.BadPicture as error:
-        return str(error)
-    return Seen(size != (cfg.resolution,) * 2, hashlib.sha256(content).hexdigest())

@@ -21,17 +21,18 @@ class Record(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A picture that cannot be used, and why."""
+    """A file that is not used, and why."""
 
     name: str
     reason: str
 
 
 class Listing(NamedTuple):
-    """The records found, not yet opened, and those that cannot be used."""
+    """The records found, not yet opened, those that cannot be used, and what nothing speaks of."""
 
     records: list[Record]
     bad: list[Bad]
+    unused: list[Bad]
 
 
 def caption_tuple(value: Any) -> tuple[str, ...] | None:
@@ -46,7 +47,7 @@ def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
     """Lists the pictures that metadata.jsonl or metadata.csv names, or those beside .txt captions.
 
     Raises:
-      UserError: there is nothing to train on, or a caption or metadata file cannot be read.
+      UserError: there is nothing to train on, or the metadata file cannot be read.
     """
     found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.is_file()]
     if len(found) > 1:
@@ -54,7 +55,12 @@ def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
     if not found:
         return _from_captions(folder)
     rows = _jsonl_rows(found[0]) if found[0].suffix == ".jsonl" else _csv_rows(found[0])
-    return _from_rows(found[0], rows, caption_column)
+    listing = _from_rows(found[0], rows, caption_column)
+    named = {os.path.normpath(each.name) for each in (*listing.records, *listing.bad)}
+    names = (path.relative_to(folder).as_posix() for path in _pictures(folder))
+    why = f"{found[0].name} does not name it"
+    listing.unused.extend(Bad(name, why) for name in names if os.path.normpath(name) not in named)
+    return listing
 
 
 def _jsonl_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:
@@ -86,7 +92,7 @@ def _from_rows(
     if not rows:
         raise UserError(f"{metadata} names no picture: write a row with file_name for each")
     _check_keys(metadata, [row for _, row in rows], caption_column)
-    problems, listing = [], Listing([], [])
+    problems, listing = [], Listing([], [], [])
     for number, row in rows:
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
@@ -140,7 +146,7 @@ def _from_captions(folder: pathlib.Path) -> Listing:
             'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
             "beside each picture (1.txt beside 1.png)"
         )
-    problems, listing = [], Listing([], [])
+    listing = Listing([], [], [])
     for path in pictures:
         name, caption = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
         if not caption.is_file():
@@ -149,10 +155,13 @@ def _from_captions(folder: pathlib.Path) -> Listing:
         try:
             lines = [line.strip() for line in read_text(caption).splitlines()]
         except UserError as error:
-            problems.append(str(error))
+            listing.bad.append(Bad(name, str(error)))
             continue
         captions = tuple(line for line in lines if line) or ("",)
         listing.records.append(Record(name, captions, path.read_bytes))
-    if problems:
-        raise UserError("\n  ".join(problems))
+    taken = {path.with_suffix(".txt") for path in pictures}
+    for path in sorted(folder.rglob("*.txt")):
+        if path not in taken:
+            name = path.relative_to(folder).as_posix()
+            listing.unused.append(Bad(name, "no picture of this name is beside it"))
     return listing

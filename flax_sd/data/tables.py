@@ -46,7 +46,7 @@ def list_table(source: str, image_column: str, caption_column: str) -> Listing:
         ) from error
     if not len(images):
         raise UserError(f"{source} has no rows")
-    listing = Listing([], [])
+    listing = Listing([], [], [])
     for row, value in enumerate(table[caption_column]):
         captions, name = caption_tuple(value), f"row {row}"
         if captions is None:

@@ -12,6 +12,7 @@ from flax_sd.config import Config
 from flax_sd.losses import EncodedBatch, Trees
 from flax_sd.models.vae import Moments
 from flax_sd.progress import Progress
+from flax_sd.runs.datasets import Sets
 from flax_sd.runs.encode import Encoder
 from flax_sd.runs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.runs.objective import Objective
@@ -20,7 +21,6 @@ from flax_sd.runs.plan_memory import show_size
 from flax_sd.runs.store import Store
 from flax_sd.tokenizer import Tokenizer
 
-VAL_LOSS, BASE_LOSS = "val_loss", "base_loss"  # in metrics.jsonl
 SHARE = 0.5  # of the free space of a disk, which the store may take
 
 
@@ -105,7 +105,7 @@ def prepare(
     config: Config,
     objective: Objective,
     parts: Parts,
-    pictures: data.Pictures,
+    sets: Sets,
     mesh: Mesh,
     progress: Progress,
 ) -> Prepared:
@@ -114,35 +114,19 @@ def prepare(
     Raises:
       UserError: a picture is gone, or what was made of it cannot be kept.
     """
-    held_out = open_held_out(config)
-    sets = [pictures, *held_out.values()]
-    encoder = _encoder(config, objective, parts, sets, progress)
+    opened = sets.all()
+    encoder = _encoder(config, objective, parts, opened, progress)
     if encoder is None:
         frozen = sharding.shard_frozen(objective.frozen, mesh)
-        inputs: list[Inputs] = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in sets]
+        inputs: list[Inputs] = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in opened]
     else:
         encoder.run(progress)
         objective = objective._replace(frozen=frozen_in_steps(objective))
         frozen = sharding.shard_frozen(objective.frozen, mesh)
         texts, tokenizer = encoder.captions, parts.tokenizer
         inputs = [Stored(p, texts, tokenizer, mesh) for p in encoder.pictures]
-    named = dict(zip(held_out, inputs[1:], strict=True))
+    named = dict(zip(sets.held_out, inputs[1:], strict=True))
     return Prepared(inputs[0], named, objective, frozen)
-
-
-def open_held_out(config: Config) -> dict[str, data.Pictures]:
-    """The held-out pictures by the name of their loss, cut alike in every run.
-
-    Raises:
-      UserError: they cannot be read.
-    """
-    paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
-    fixed = {"center_crop": True, "random_flip": False}
-    return {
-        name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
-        for name, path in paths.items()
-        if path is not None
-    }
 
 
 def frozen_in_steps(objective: Objective) -> dict[str, nnx.State]:

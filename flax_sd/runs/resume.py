@@ -8,9 +8,11 @@ import yaml
 from flax_sd import config_file, sharding
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
+from flax_sd.runs.check import PAGE, QUARANTINE
 from flax_sd.runs.outputs import write_aside
 
 FILE = "config.yaml"
+BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
 # What may differ on resume, so that a run can be extended or watched, and its folder moved.
 FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output", "profile")
 
@@ -64,7 +66,8 @@ def _check(config: Config) -> None:
         raise UserError(f"output {folder} is a file; name a new folder, or a run's")
     elif folder.exists():
         # What begins with a dot may be our own config, half written when the process was killed.
-        foreign = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+        foreign = sorted(names - BEFORE_RUN)
         if foreign:
             raise UserError(
                 f"output {folder} holds {foreign[0]} and no run (no {FILE}); "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax_sd.config import Config
-from flax_sd.runs.inputs import BASE_LOSS, VAL_LOSS
+from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
 
 MEANING = {

@@ -12,13 +12,14 @@ import yaml
 from flax import nnx
 from jax.sharding import Mesh
 
-from flax_sd import data, optim, sharding, train_step
+from flax_sd import optim, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
-from flax_sd.runs import latents, resume
+from flax_sd.runs import check, latents, resume
+from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
 from flax_sd.runs.inputs import prepare
@@ -50,13 +51,15 @@ def run(config: Config) -> int:
     check_batch(config, mesh)
     resume.check(config)
     dtype = resolve_dtype(config.compute_dtype)
-    pictures = data.open_pictures(config.data)
-    progress.stage("found", data.summary(pictures))
+    sets = open_sets(config)
+    report = check.check(config, sets)
+    progress.stage("found", report.text())
     parts = load_parts(config, dtype)
     # Nothing else may hold the objective: the run lets go of what is in it.
-    work = Run(config, pictures, parts, make_objective(config, parts), mesh, progress)
+    work = Run(config, sets, parts, make_objective(config, parts), mesh, progress)
     progress.stage("loaded", f"{config.model.path} in {dtype}")
     resume.write(config)
+    report.write(config.output)
     with contextlib.ExitStack() as stack:
         return work.go(stack)
 
@@ -89,19 +92,19 @@ class Run:
     def __init__(
         self,
         config: Config,
-        pictures: data.Pictures,
+        sets: Sets,
         parts: Parts,
         objective: Objective,
         mesh: Mesh,
         progress: Progress,
     ):
-        self.config, self.pictures, self.parts = config, pictures, parts
+        self.config, self.sets, self.parts = config, sets, parts
         self.objective, self.mesh, self.progress = objective, mesh, progress
-        self.total = total_steps(config, len(pictures))
+        self.total = total_steps(config, len(sets.train))
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.outputs = Outputs(config, parts)
-        prompts = choose_prompts(config, pictures)
+        prompts = choose_prompts(config, sets.train)
         self.samples = Samples(config, parts, prompts) if prompts else None
 
     def go(self, stack: contextlib.ExitStack) -> int:
@@ -136,7 +139,7 @@ class Run:
         """Encodes what need be encoded only once, and lets go of what has then done its work."""
         before = self.objective
         self.inputs, held_out, self.objective, self.frozen = prepare(
-            self.config, before, self.parts, self.pictures, self.mesh, self.progress
+            self.config, before, self.parts, self.sets, self.mesh, self.progress
         )
         for name in before.frozen.keys() - self.frozen.keys():
             network = self.parts.networks.pop(name)
@@ -271,7 +274,7 @@ class Run:
         """Writes the results."""
         changed, frozen = {}, self.objective.frozen
         if self.config.train.mode == "vae":
-            scale = latents.scaling_factor(self.objective, state.learned, frozen, self.pictures)
+            scale = latents.scaling_factor(self.objective, state.learned, frozen, self.sets.train)
             changed = {"scaling_factor": round(scale, 5)}
             self.progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
         for path in self.outputs.finish(state.learned, frozen, changed):

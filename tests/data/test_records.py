@@ -23,23 +23,23 @@ def test_jsonl_ignores_other_files_and_further_keys(tmp_path):
     picture(tmp_path / "not named.png")
     (tmp_path / "readme.md").write_text("x")
     write_rows(tmp_path, {"file_name": "sub/a.png", "text": "é", "score": 3, "tags": ["x"]})
-    records, bad = list_folder(tmp_path, "text")
+    records, bad, unused = list_folder(tmp_path, "text")
     assert [(r.name, r.captions) for r in records] == [("sub/a.png", ("é",))]
     assert records[0].read() == (tmp_path / "sub/a.png").read_bytes()
-    assert bad == []
+    assert bad == [] and unused == [Bad("not named.png", "metadata.jsonl does not name it")]
 
 
 def test_jsonl_may_hold_blank_lines_a_byte_order_mark_and_several_captions(tmp_path):
     rows = '\ufeff{"file_name": "a.png", "say": ["one", "two"]}\n\n{"file_name":"b.png","say":""}\n'
     (tmp_path / "metadata.jsonl").write_text(rows, "utf-8")
-    records, _ = list_folder(tmp_path, "say")
+    records, *_ = list_folder(tmp_path, "say")
     assert [r.captions for r in records] == [("one", "two"), ("",)]
 
 
 def test_csv(tmp_path):
     text = 'file_name,n,text\r\na.png,1,"a cat, sitting"\r\nb.png,2,a dog\r\n'
     (tmp_path / "metadata.csv").write_text(text, newline="")
-    records, _ = list_folder(tmp_path, "text")
+    records, *_ = list_folder(tmp_path, "text")
     assert [(r.name, r.captions[0]) for r in records] == [
         ("a.png", "a cat, sitting"),
         ("b.png", "a dog"),
@@ -52,10 +52,11 @@ def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
     picture(tmp_path / ".hidden/c.png")
     (tmp_path / "b.txt").write_text("a cat\n\n  a tabby cat \n")
     (tmp_path / "deep/er/a.txt").write_text("")
-    records, bad = list_folder(tmp_path, "text")
+    (tmp_path / "notes.txt").write_text("buy milk")
+    records, bad, unused = list_folder(tmp_path, "text")
     found = [(r.name, r.captions) for r in records]
     assert found == [("b.JPG", ("a cat", "a tabby cat")), ("deep/er/a.png", ("",))]
-    assert bad == []
+    assert bad == [] and unused == [Bad("notes.txt", "no picture of this name is beside it")]
 
 
 def test_a_picture_without_txt_is_named(tmp_path):
@@ -117,7 +118,17 @@ def test_a_wrong_caption_column_lists_the_keys(tmp_path):
         list_folder(tmp_path, "text")
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "a.txt"])
+def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("un chat")
+    (tmp_path / "a.txt").write_bytes("fine\nun café".encode("latin-1"))
+    records, bad, _ = list_folder(tmp_path, "text")
+    assert [record.name for record in records] == ["b.png"]
+    assert bad[0].name == "a.png" and "a.txt is not UTF-8 (byte 0xe9 in line 2)" in bad[0].reason
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_a_text_that_is_not_utf8_is_named(tmp_path, name):
     picture(tmp_path / "a.png")
     (tmp_path / name).write_bytes("fine\nun café".encode("latin-1"))

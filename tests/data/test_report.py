@@ -1,18 +1,23 @@
-from flax_sd.data import open_pictures, summary
+from flax_sd.data import Finding, open_pictures, summary
+from flax_sd.data.check import KINDS
+from flax_sd.data.report import NAMED
 
 
 def test_summary(folder, config):
-    (folder / "1.png").write_bytes(b"torn")
-    (folder / "3.png").write_bytes(b"")
-    (folder / "4.png").unlink()
-    assert summary(open_pictures(config(folder))).splitlines() == [
-        f"{folder}: 2 pictures, 2 captions",
+    pictures = open_pictures(config(folder))
+    findings = [
+        Finding("left out", "5.png", "the file is empty"),
+        Finding("small", "1.png", "tiny"),
+    ]
+    assert summary(pictures, findings).splitlines() == [
+        f"{folder}: 5 pictures, 5 captions",
         "  0.png: 'caption 0'",
         "  2.png: 'caption 2'",
-        "left out, because they cannot be used (3):",
-        "  1.png: not a picture that Pillow can read",
-        "  3.png: the file is empty",
-        "  4.png: no such file or directory",
+        "  4.png: 'caption 4'",
+        f"left out (1): {KINDS['left out']}",
+        "  5.png: the file is empty",
+        f"small (1): {KINDS['small']}",
+        "  1.png: tiny",
     ]
 
 
@@ -20,6 +25,15 @@ def test_summary_shows_three_captions_and_counts_all(folder, config):
     (folder / "metadata.jsonl").unlink()
     for i in range(5):
         (folder / f"{i}.txt").write_text(f"caption {i}\nanother\n")
-    lines = summary(open_pictures(config(folder))).splitlines()
+    lines = summary(open_pictures(config(folder)), []).splitlines()
     assert lines[0].endswith("5 pictures, 10 captions")
     assert lines[1:] == [f"  {i}.png: 'caption {i}'" for i in (0, 2, 4)]
+
+
+def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
+    names = [f"{i}.png" for i in range(NAMED + 3)]
+    findings = [Finding(kind, name, "x") for kind in ("left out", "turned") for name in names]
+    text = summary(open_pictures(config(folder)), findings)
+    left_out, turned = text.split("turned (")
+    assert all(f"  {name}: x" in left_out for name in names)
+    assert turned.count(": x") == NAMED and "and 3 more" in turned

@@ -12,10 +12,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from flax_sd import data, sharding
+from flax_sd import sharding
 from flax_sd.config_file import parse
 from flax_sd.progress import Progress
 from flax_sd.runs import inputs
+from flax_sd.runs.datasets import open_sets
 from flax_sd.runs.encode import rows_at_once
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts
@@ -156,9 +157,9 @@ def prepared(config_file):
         config = parse(config_file, list(flags))
         parts = load_parts(config, "float32")
         objective = make_objective(config, parts)
-        pictures = data.open_pictures(config.data)
+        sets = open_sets(config)
         mesh = sharding.make_mesh(-1, 1)
-        return inputs.prepare(config, objective, parts, pictures, mesh, Progress())
+        return inputs.prepare(config, objective, parts, sets, mesh, Progress())
 
     return make
 

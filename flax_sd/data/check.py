@@ -1,0 +1,110 @@
+"""What the owner of captioned pictures should know of them before a run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from flax_sd.data import images
+from flax_sd.data.pictures import Pictures
+
+ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the picture
+
+# Each kind of finding, the worst first, with what it means and what helps.
+KINDS = {
+    "left out": "cannot be used, and training goes on without it",
+    "in two sets": "trained on and held out: the held-out loss says too little about new pictures",
+    "duplicate": "shows the same as another, which then counts twice: remove one, or keep both "
+    "if that is meant",
+    "empty caption": "teaches what no words mean; write a caption",
+    "long caption": "has more than the 75 tokens that the text encoder reads: shorten it",
+    "small": f"is enlarged {ENLARGED} times or more, and blurred by that: find a larger one",
+    "cropped": f"loses {CROPPED:.0%} of its area or more to the shape that it is trained in",
+    "turned": "is used upright, as its EXIF orientation says",
+    "animated": "has several frames, of which the first is used",
+    "unused": "lies in the folder and is no part of the set",
+}
+
+
+class Finding(NamedTuple):
+    """One thing about one file."""
+
+    kind: str  # of KINDS
+    name: str
+    text: str
+
+
+def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Finding]:
+    """Returns the findings about a set, in the order of KINDS.
+
+    Args:
+      cut_off: returns the text of a caption that the text encoder does not read; None where
+        nothing reads captions.
+    """
+    found = [Finding("left out", *bad) for bad in pictures.bad]
+    found += _duplicates(pictures)
+    for i, name in enumerate(pictures.names):
+        if cut_off is not None:
+            found += _captions(name, pictures.captions(i), cut_off)
+        found += _picture(pictures, i)
+    found += [Finding("unused", *unused) for unused in pictures.unused]
+    return in_order(found)
+
+
+def in_order(findings: Sequence[Finding]) -> list[Finding]:
+    """Returns the findings in the order of KINDS, and as they were within each."""
+    order = list(KINDS)
+    return sorted(findings, key=lambda finding: order.index(finding.kind))
+
+
+def shared(pictures: Pictures, others: Pictures) -> list[Finding]:
+    """Returns a finding for each of `others` that shows the same as one of `pictures`."""
+    by_content = dict(zip((s.shows for s in pictures.seen), pictures.names, strict=True))
+    pairs = zip(others.names, others.seen, strict=True)
+    return [
+        Finding("in two sets", name, f"shows the same as {by_content[seen.shows]}")
+        for name, seen in pairs
+        if seen.shows in by_content
+    ]
+
+
+def cropped(size: tuple[int, int], resolution: int) -> float:
+    """Returns the share of a picture's area that the square leaves out."""
+    width, height = images.resized(size, resolution)
+    return 1 - resolution * resolution / (width * height)
+
+
+def _duplicates(pictures: Pictures) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for i, (name, seen) in enumerate(zip(pictures.names, pictures.seen, strict=True)):
+        other = first.setdefault(seen.shows, i)
+        if other == i:
+            continue
+        same = seen.digest == pictures.seen[other].digest
+        how = "is the same file as" if same else "shows the same as"
+        words = "the same" if pictures.captions(i) == pictures.captions(other) else "other"
+        text = f"{how} {pictures.names[other]}, with {words} captions"
+        yield Finding("duplicate", name, text)
+
+
+def _captions(
+    name: str, captions: Sequence[str], cut_off: Callable[[str], str]
+) -> Iterator[Finding]:
+    for caption in captions:
+        if not caption.strip():
+            yield Finding("empty caption", name, "the caption is empty")
+        elif tail := cut_off(caption):
+            yield Finding("long caption", name, f"not read: {tail!r}")
+
+
+def _picture(pictures: Pictures, i: int) -> Iterator[Finding]:
+    name, seen, resolution = pictures.names[i], pictures.seen[i], pictures.cfg.resolution
+    (width, height), times = seen.size, resolution / min(seen.size)
+    if times >= ENLARGED:
+        text = f"{width} x {height} pixels, enlarged {times:.1f} times"
+        yield Finding("small", name, text)
+    if (share := cropped(seen.size, resolution)) >= CROPPED:
+        text = f"{width} x {height} pixels, of which {share:.0%} is left out each time"
+        yield Finding("cropped", name, text)
+    if seen.turned:
+        yield Finding("turned", name, f"{width} x {height} pixels once upright")
+    if seen.frames > 1:
+        yield Finding("animated", name, f"{seen.frames} frames")

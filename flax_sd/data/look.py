@@ -1,0 +1,53 @@
+"""One look at each picture before the run: can it be used, and what should its owner know of it."""
+
+import hashlib
+from typing import NamedTuple
+
+from PIL import Image
+
+from flax_sd.config import DataConfig
+from flax_sd.data import images
+from flax_sd.data.records import Record
+
+PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages show the same
+
+
+class Seen(NamedTuple):
+    """What is known of a picture that was opened."""
+
+    size: tuple[int, int]  # width and height as it is used: upright, in pixels
+    turned: bool  # its EXIF orientation turned or mirrored it
+    frames: int  # of which the first is used
+    digest: str  # SHA-256 of its file
+    shows: str  # alike for files that show the same, whatever their format and metadata
+
+
+def read(record: Record) -> bytes:
+    """Returns a picture's file.
+
+    Raises:
+      BadPicture: it cannot be read.
+    """
+    try:
+        return record.read()
+    except FileNotFoundError as error:
+        raise images.BadPicture(str(error.strerror).lower()) from error
+    except OSError as error:
+        raise images.BadPicture(f"cannot be read: {error.strerror or error}") from error
+
+
+def look(record: Record, cfg: DataConfig) -> Seen | str:
+    """Opens a picture as training will; or says why it cannot be used."""
+    try:
+        content = read(record)
+        picture = images.decode(content, cfg.background)
+        images.resized(picture.size, cfg.resolution)
+        turned, frames = images.header(content)
+    except images.BadPicture as error:
+        return str(error)
+    return Seen(picture.size, turned, frames, hashlib.sha256(content).hexdigest(), _print(picture))
+
+
+def _print(picture: Image.Image) -> str:
+    averages = picture.resize((PRINT, PRINT), Image.Resampling.BOX).tobytes()
+    return hashlib.sha256(f"{picture.size}".encode() + averages).hexdigest()

@@ -1,0 +1,95 @@
+"""data_report.html: what was found about the pictures, with the pictures themselves."""
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from flax_sd import page
+from flax_sd.data.check import KINDS, Finding, cropped
+from flax_sd.data.images import Draw
+from flax_sd.data.pictures import Pictures
+from flax_sd.data.report import many
+from flax_sd.errors import UserError
+
+PICTURES = 24  # shown of each kind; every file is named
+MIDDLE = Draw(0, 0, 0, 0)
+
+
+def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Finding]]) -> str:
+    """Returns the page; both mappings are by option, as data.path."""
+    parts = [
+        f"<h2>{page.text(option)}: {page.text(pictures.cfg.path)}</h2>\n"
+        + _set(pictures, findings[option])
+        for option, pictures in sets.items()
+    ]
+    return page.document("The captioned pictures", "\n".join(parts))
+
+
+def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
+    captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
+    head = f"{many(len(pictures), 'picture')} and {many(captions, 'caption')} are used."
+    parts = [f"<p>{head}</p>", _shapes(pictures)]
+    if not findings:
+        parts.append("<p>Nothing is wrong with them.</p>")
+    for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
+        parts.append(_kind(pictures, kind, list(group)))
+    return "\n".join([*parts, _as_trained(pictures)])
+
+
+def _shapes(pictures: Pictures) -> str:
+    """The sizes that the pictures have and how much of them is seen."""
+    resolution = pictures.cfg.resolution
+    counts = collections.Counter(seen.size for seen in pictures.seen)
+    rows: list[list[object]] = [
+        [f"{w} x {h}", count, f"{resolution} x {resolution}", f"{cropped((w, h), resolution):.0%}"]
+        for (w, h), count in counts.most_common(PICTURES)
+    ]
+    more = len(counts) - len(rows)
+    rest = f'<p class="quiet">and {many(more, "further size")}</p>' if more else ""
+    return page.table(["size", "pictures", "trained at", "left out of it"], rows) + rest
+
+
+def _kind(pictures: Pictures, kind: str, found: Sequence[Finding]) -> str:
+    index = {name: i for i, name in enumerate(pictures.names)}
+    shown = [
+        page.figure(_original(pictures, index.get(each.name)), each.name, each.text)
+        for each in found[:PICTURES]
+    ]
+    files = [f"<div>{page.text(f'{f.name}: {f.text}')}</div>" for f in found[PICTURES:]]
+    rest = f'<div class="files">{"".join(files)}</div>' if files else ""
+    title = f"<h3>{page.text(kind)} ({len(found)})</h3><p class=quiet>{page.text(KINDS[kind])}</p>"
+    return f'{title}<div class="gallery">{"".join(shown)}</div>{rest}'
+
+
+def _as_trained(pictures: Pictures) -> str:
+    """Some pictures from all over the set, as the networks see them."""
+    count = min(PICTURES, len(pictures))
+    chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
+    figures = []
+    for i in chosen:
+        words = " · ".join(pictures.captions(i)[:3])
+        figures.append(page.figure(_trained(pictures, i), pictures.names[i], words))
+    where = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
+    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{where}"
+    return f'{title}</p><div class="gallery">{"".join(figures)}</div>'
+
+
+def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
+    """A picture uncut; None where there is none that can be read."""
+    if i is None:
+        return None
+    with contextlib.suppress(UserError):
+        return pictures.original(i)
+    return None
+
+
+def _trained(pictures: Pictures, i: int) -> Image.Image | None:
+    """A picture as the networks see it; None where it cannot be read any more."""
+    with contextlib.suppress(UserError):
+        pixels = np.round((pictures.cut(i, MIDDLE) + 1) * 127.5)
+        return Image.fromarray(pixels.astype(np.uint8))
+    return None

@@ -1,0 +1,69 @@
+"""Pages that open from the file system: one HTML file with its style and its pictures inside."""
+
+import base64
+import html
+import io
+
+from PIL import Image
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
+  padding: 0 1rem }
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3 { margin: 1.5rem 0 .2rem }
+table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
+  vertical-align: top }
+th { border-bottom: 1px solid #bbb } td.number, th.number { text-align: right }
+.quiet { color: #666 } .files { columns: 24rem } .files div { break-inside: avoid }
+.gallery { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 }
+figure { margin: 0; width: 9rem; overflow-wrap: anywhere; font-size: 12px; line-height: 1.35 }
+figure img { display: block; max-width: 9rem; max-height: 9rem; margin-bottom: .25rem;
+  border: 1px solid #ddd }
+figure b { display: block }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd }
+  .quiet { color: #999 } th { border-color: #555 } figure img { border-color: #444 } }
+"""
+
+
+def document(title: str, body: str) -> str:
+    """Returns a whole page; `title` is text and `body` is HTML."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n<h1>{text(title)}</h1>\n{body}\n</body></html>\n"
+    )
+
+
+def text(value: object) -> str:
+    """Returns a value as text that HTML leaves as it is; undecodable names become signs."""
+    return html.escape(str(value).encode("utf-8", "replace").decode())
+
+
+def table(head: list[str], rows: list[list[object]]) -> str:
+    """Returns a table; numbers stand at the right."""
+
+    def cell(tag: str, value: object, *, number: bool) -> str:
+        return f"<{tag}{' class=number' if number else ''}>{text(value)}</{tag}>"
+
+    numeric = [all(isinstance(row[j], int | float) for row in rows) for j in range(len(head))]
+    lines = [("th", head), *(("td", row) for row in rows)]
+    body = "\n".join(
+        f"<tr>{''.join(cell(tag, v, number=n) for v, n in zip(row, numeric, strict=True))}</tr>"
+        for tag, row in lines
+    )
+    return f"<table>\n{body}\n</table>"
+
+
+def figure(image: Image.Image | None, name: str, words: str) -> str:
+    """Returns a picture with its name and words below it; without a picture, the words alone."""
+    shown = "" if image is None else f'<img alt="{text(name)}" src="{data_url(image)}">'
+    return f"<figure>{shown}<b>{text(name)}</b>{text(words)}</figure>"
+
+
+def data_url(image: Image.Image, side: int = 144) -> str:
+    """Returns the picture as a link that holds it, no longer than `side` pixels either way."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

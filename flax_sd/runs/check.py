@@ -1,0 +1,76 @@
+"""The captioned pictures before a run: what is wrong with them, and a page to look at."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from flax_sd import data
+from flax_sd.config import Config
+from flax_sd.data import Finding, Pictures
+from flax_sd.progress import Progress
+from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
+from flax_sd.runs.outputs import write_aside
+from flax_sd.tokenizer import Tokenizer
+from flax_sd.weights.hub import BUNDLED
+
+PAGE, QUARANTINE = "data_report.html", "quarantine.jsonl"
+CLEAN, LEFT_OUT = 0, 1  # exit statuses of the command
+OPTIONS = {VAL_LOSS: "data.held_out", BASE_LOSS: "data.held_out_base"}
+
+
+class Report(NamedTuple):
+    """The sets and the findings about each, by option: data.path first."""
+
+    sets: dict[str, Pictures]
+    findings: dict[str, list[Finding]]
+
+    def text(self) -> str:
+        """What the terminal shows; of the held-out sets only what was found."""
+        parts = [data.summary(p, self.findings[option]) for option, p in self.sets.items()]
+        return "\n".join(parts)
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes the page, and a line for each picture that is left out; nothing is moved.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        if jax.process_index() != 0:
+            return
+        write_aside(folder / PAGE, data.report_page(self.sets, self.findings))
+        lines = [
+            json.dumps({"set": pictures.cfg.path, "file": name, "reason": reason})
+            for pictures in self.sets.values()
+            for name, reason in pictures.bad
+        ]
+        write_aside(folder / QUARANTINE, "".join(line + "\n" for line in lines))
+
+
+def check(config: Config, sets: Sets) -> Report:
+    """Looks for what is wrong with the pictures of a run and their captions."""
+    # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
+    tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
+    cut_off = None if config.train.mode == "vae" else tokenizer.cut_off
+    named = {"data.path": sets.train} | {OPTIONS[key]: p for key, p in sets.held_out.items()}
+    findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
+    if VAL_LOSS in sets.held_out:
+        leaked = data.shared(sets.train, sets.held_out[VAL_LOSS])
+        findings["data.held_out"] = data.in_order([*findings["data.held_out"], *leaked])
+    return Report(named, findings)
+
+
+def run(config: Config) -> int:
+    """`flax-sd check-data`: writes the report into the run's folder; 1 if a picture is left out.
+
+    Raises:
+      UserError: no picture can be used, or the report cannot be written.
+    """
+    skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
+    report = check(config, open_sets(config.model_copy(update={"data": skipping})))
+    report.write(config.output)
+    progress = Progress()
+    progress.say(report.text())
+    progress.say(f"written: {config.output / PAGE} and {config.output / QUARANTINE}")
+    return LEFT_OUT if any(p.bad for p in report.sets.values()) else CLEAN

@@ -1,0 +1,79 @@
+"""Each kind of finding: where it is due, and not where it is not."""
+
+import pytest
+from PIL import Image
+
+from flax_sd.data import check, open_pictures, shared
+from flax_sd.data.check import KINDS, cropped
+from tests.data.messy import SHORT, cut_off, messy_folder
+
+
+@pytest.fixture
+def found(tmp_path, config):
+    """Finds what is wrong with a messy folder; (kind, name) -> text."""
+    messy_folder(tmp_path)
+    findings = check(open_pictures(config(tmp_path, resolution=16)), cut_off)
+    assert len({(f.kind, f.name) for f in findings}) == len(findings)
+    return {(f.kind, f.name): f.text for f in findings}
+
+
+def test_a_messy_folder(found):
+    assert sorted(found) == sorted(
+        [
+            ("left out", "cut off.jpg"),
+            ("left out", "empty.png"),
+            ("left out", "latin.png"),
+            ("left out", "no caption.png"),
+            ("left out", "not a picture.png"),
+            ("duplicate", "copy.png"),
+            ("duplicate", "saved again.bmp"),
+            ("empty caption", "no words.png"),
+            ("long caption", "wordy.png"),
+            ("small", "tiny.png"),
+            ("cropped", "wide.png"),
+            ("turned", "turned.jpg"),
+            ("animated", "moves.gif"),
+            ("unused", "notes.txt"),
+        ]
+    )
+
+
+def test_the_texts_say_what_was_found(found):
+    assert "is not UTF-8" in found["left out", "latin.png"]
+    assert found["duplicate", "copy.png"] == "is the same file as a.png, with the same captions"
+    again = found["duplicate", "saved again.bmp"]
+    assert again == "shows the same as a.png, with other captions"
+    assert found["long caption", "wordy.png"] == "not read: 'and more'"
+    assert found["small", "tiny.png"] == "8 x 9 pixels, enlarged 2.0 times"
+    assert found["cropped", "wide.png"] == "48 x 16 pixels, of which 67% is left out each time"
+    assert found["turned", "turned.jpg"] == "18 x 20 pixels once upright"
+    assert found["animated", "moves.gif"] == "3 frames"
+
+
+def test_findings_come_in_the_order_of_the_kinds(tmp_path, config):
+    messy_folder(tmp_path)
+    kinds = [f.kind for f in check(open_pictures(config(tmp_path, resolution=16)), cut_off)]
+    assert kinds == sorted(kinds, key=list(KINDS).index)
+
+
+def test_where_nothing_reads_captions_nothing_is_said_of_them(tmp_path, config):
+    messy_folder(tmp_path)
+    kinds = {f.kind for f in check(open_pictures(config(tmp_path)), None)}
+    assert "left out" in kinds and not any("caption" in kind for kind in kinds)
+
+
+def test_pictures_in_two_sets(tmp_path, config):
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, colours in ((a, ["red", "green"]), (b, ["blue", "red"])):
+        folder.mkdir()
+        for colour in colours:
+            Image.new("RGB", (20, 20), colour).save(folder / f"{folder.name} {colour}.png")
+            (folder / f"{folder.name} {colour}.txt").write_text(SHORT)
+    (finding,) = shared(open_pictures(config(a)), open_pictures(config(b)))
+    assert finding.name == "b red.png" and finding.text == "shows the same as a red.png"
+
+
+def test_cropped_share():
+    assert cropped((64, 64), 512) == 0
+    assert cropped((1024, 512), 512) == 0.5
+    assert cropped((300, 400), 60) == pytest.approx(0.25)
