@@ -110,6 +110,11 @@ def _value(field: FieldInfo, words: list[str]) -> Any:
     """The value of an option from the words after its flag; ValueError if they are too many."""
     if typing.get_origin(field.annotation) is tuple:
         return words
+    if typing.get_origin(field.annotation) is dict:
+        pairs = [word.rpartition("=") for word in words]
+        if wrong := [word for word in words if "=" not in word]:
+            raise ValueError(f"takes KEY=VALUE, any number of them, found {', '.join(wrong)}")
+        return {key: value for key, _, value in pairs}
     if field.annotation is bool and not words:
         return True
     if len(words) != 1:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from flax_sd.compiler import jit
 from flax_sd.losses import Loss, Trees
@@ -39,7 +40,9 @@ class TrainState(NamedTuple):
 
     @property
     def learned(self) -> Trees:
-        """What samples, measurements and results are made of: the mean, if one is kept."""
+        """What samples, measurements and results are made of: a mean, if one is kept."""
+        if isinstance(self.opt_state, ScheduleFreeState):
+            return schedule_free_eval_params(self.opt_state, self.params)
         return self.params if self.ema is None else self.ema
 
 

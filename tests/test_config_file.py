@@ -60,9 +60,19 @@ def test_a_tuple_takes_several_words_and_a_prompt_may_have_spaces(write):
     )
 
 
+def test_a_mapping_takes_pairs(write):
+    flags = ["--optim.rates", r"unet\.up=0.5", "a=b=2", "--seed", "3"]
+    config = config_file.parse(write("optim: {rates: {x: 1}}"), flags)
+    assert config.optim.rates == {r"unet\.up": 0.5, "a=b": 2.0} and config.seed == 3
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (
+            ["--optim.rates", "unet"],
+            "--optim.rates takes KEY=VALUE, any number of them, found unet",
+        ),
         (["--lora.rnak", "4"], r"--lora.rnak: there is no such option; did you mean lora.rank\?"),
         (["--rank", "4"], r"--rank: there is no such option; did you mean lora.rank\?"),
         (["--xyzzy"], "--xyzzy: there is no such option$"),

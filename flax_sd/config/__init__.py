@@ -11,10 +11,11 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.config.optim import OptimConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import Section, changed
 from flax_sd.config.sources import DataConfig, ModelConfig
-from flax_sd.config.training import LoRAConfig, OptimConfig, TrainConfig, VAELossConfig
+from flax_sd.config.training import LoRAConfig, TrainConfig, VAELossConfig
 
 
 class Config(Section):
@@ -45,6 +46,10 @@ class Config(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
         problems = self._idle_options()
+        if self.optim.method == "schedule_free" and self.train.ema_decay is not None:
+            problems.append("train.ema_decay with optim.method schedule_free, which has a mean")
+        if self.optim.lora_plus != 1 and self.train.mode != "lora":
+            problems.append(f"optim.lora_plus has no meaning in train.mode {self.train.mode}")
         if self.train.batch_size % self.train.accumulate:
             problems.append(
                 f"train.batch_size {self.train.batch_size} is not divisible by "

@@ -35,6 +35,12 @@ class DataConfig(Section):
     """Crop the middle of each picture; otherwise a place drawn anew each time."""
     random_flip: bool = False
     """Mirror half of the pictures, drawn anew each time."""
+    interpolation: Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"] = (
+        "lanczos"
+    )
+    """How pictures are resized."""
+    max_pictures: Positive | None = None
+    """Use no more than so many pictures, chosen by their names alone; unset uses all."""
     image_column: str = "image"
     """Column of a data set that holds the picture."""
     caption_column: str = "text"

@@ -1,10 +1,10 @@
-"""What is trained and how: the loop, the adapters, the optimizer, the losses."""
+"""What is trained and how: the loop, the adapters, the autoencoder's loss."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section
+from flax_sd.config.section import Positive, Rate, Section
 
 
 class TrainConfig(Section):
@@ -46,42 +46,6 @@ class LoRAConfig(Section):
     """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
-
-
-class OptimConfig(Section):
-    """AdamW and its learning rate."""
-
-    learning_rate: Rate = 1e-4
-    """Learning rate after the warm-up."""
-    text_encoder_learning_rate: Rate | None = None
-    """The text encoder's own; unset means learning_rate."""
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the gradient's mean."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the squared gradient's mean."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the root of the squared gradient's mean."""
-    weight_decay: Rate = 0.01
-    """Decoupled weight decay, times the learning rate a step."""
-    text_encoder_weight_decay: Rate | None = None
-    """The text encoder's own; unset means weight_decay."""
-    max_grad_norm: Rate = 1.0
-    """Largest global norm of the gradient; 0 leaves it alone."""
-    schedule: Literal[
-        "constant",
-        "constant_with_warmup",
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-    ] = "constant"
-    """Course of the learning rate, as in diffusers' get_scheduler."""
-    warmup_steps: Count = 0
-    """Steps of linear warm-up; constant has none."""
-    cycles: Annotated[float, Field(gt=0)] | None = None
-    """Waves of cosine (unset: 0.5) or restarts of cosine_with_restarts (unset: 1)."""
-    power: Annotated[float, Field(gt=0)] = 1.0
-    """Exponent of polynomial."""
 
 
 class VAELossConfig(Section):

@@ -105,14 +105,24 @@ def resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
 
 
 def to_pixels(
-    image: Image.Image, resolution: int, draw: Draw, *, center_crop: bool, random_flip: bool
+    image: Image.Image,
+    resolution: int,
+    draw: Draw,
+    *,
+    interpolation: str = "lanczos",
+    center_crop: bool,
+    random_flip: bool,
 ) -> Float[np.ndarray, "resolution resolution 3"]:
-    """Resizes (Lanczos, shorter side to `resolution`), crops a square and perhaps mirrors it.
+    """Resizes (the shorter side to `resolution`), crops a square and perhaps mirrors it.
+
+    Args:
+      interpolation: one of Pillow's resampling filters, in lower case.
 
     Raises:
       BadPicture: the picture is too narrow.
     """
-    image = image.resize(resized(image.size, resolution), Image.Resampling.LANCZOS)
+    filtered = Image.Resampling[interpolation.upper()]
+    image = image.resize(resized(image.size, resolution), filtered)
     spare_x, spare_y = image.width - resolution, image.height - resolution
     if center_crop:
         left, top = round(spare_x / 2), round(spare_y / 2)

@@ -1,5 +1,6 @@
 """The opened set: every picture was read once, and those that could not be are named."""
 
+import hashlib
 import pathlib
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -73,10 +74,14 @@ class Pictures:
           UserError: the picture cannot be read any more.
         """
         cfg, picture = self.cfg, self.original(i)
-        crop, flip = cfg.center_crop, cfg.random_flip
         try:
             return images.to_pixels(
-                picture, cfg.resolution, drawn, center_crop=crop, random_flip=flip
+                picture,
+                cfg.resolution,
+                drawn,
+                interpolation=cfg.interpolation,
+                center_crop=cfg.center_crop,
+                random_flip=cfg.random_flip,
             )
         except images.BadPicture as error:
             raise self._changed(i, error) from error
@@ -111,6 +116,8 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         right = "a name like white, or #rrggbb"
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
     listing = _list(cfg)
+    if cfg.max_pictures is not None:
+        listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     with ThreadPoolExecutor(cfg.workers) as pool:
         looks = list(pool.map(lambda record: look(record, cfg), listing.records))
     pairs = list(zip(listing.records, looks, strict=True))
@@ -123,6 +130,13 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
     found, seen = [record for record, _ in good], [seen for _, seen in good]
     return Pictures(cfg, found, seen, bad, listing.unused)
+
+
+def _some(found: list[Record], count: int) -> list[Record]:
+    """So many of them, in their order; a set that grows keeps most of those chosen before."""
+    chosen = sorted(found, key=lambda r: hashlib.sha256(r.name.encode()).digest())[:count]
+    names = {record.name for record in chosen}
+    return [record for record in found if record.name in names]
 
 
 def _list(cfg: DataConfig) -> Listing:

@@ -27,7 +27,7 @@ def open_sets(config: Config) -> Sets:
     """
     train = data.open_pictures(config.data)
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
-    fixed = {"center_crop": True, "random_flip": False}
+    fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     held_out = {
         name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
         for name, path in paths.items()

@@ -43,8 +43,8 @@ class EncodedPictures:
     def key(self, i: int, mirrored: bool) -> str:
         """What all that decides the moments comes to; the cut is the middle's."""
         cfg = self.cfg
-        of_picture = [self._pictures.seen[i].digest, cfg.resolution, cfg.background, mirrored]
-        return key_of("moments", *of_picture, PIL.__version__, self._vae)
+        made = [cfg.resolution, cfg.interpolation, cfg.background, mirrored]
+        return key_of("moments", self._pictures.seen[i].digest, *made, PIL.__version__, self._vae)
 
 
 class EncodedCaptions:

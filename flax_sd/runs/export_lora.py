@@ -138,6 +138,7 @@ def _run_metadata(config: Config | None) -> dict[str, str]:
         "ss_resolution": (side, side),
         "ss_clip_skip": skip + 1 if skip else None,  # theirs counts from the last layer, as 1
         "ss_learning_rate": config.optim.learning_rate,
+        "ss_optimizer": config.optim.method,
         "ss_lr_scheduler": config.optim.schedule,
         "ss_max_train_steps": config.train.steps,
         "ss_total_batch_size": config.train.batch_size,

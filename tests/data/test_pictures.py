@@ -76,6 +76,23 @@ def test_a_caption_is_drawn_by_seed_and_sample(tmp_path, config):
     assert min(drawn.count(c) for c in ("one", "two", "three")) > 8
 
 
+def test_no_more_than_so_many_pictures(folder, config):
+    pictures = open_pictures(config(folder, max_pictures=2))
+    assert len(pictures) == 2 and set(pictures.names) < {f"{i}.png" for i in range(5)}
+    assert list(pictures.names) == sorted(pictures.names)
+    assert set(pictures.names) < set(open_pictures(config(folder, max_pictures=3)).names)
+    assert len(open_pictures(config(folder, max_pictures=99))) == 5
+
+
+def test_interpolation(tmp_path, config, noise):
+    noise.save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("x")
+    kinds = ["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"]
+    opened = [open_pictures(config(tmp_path, interpolation=kind)) for kind in kinds]
+    drawn = {pictures.load(0, seed=0, sample=0).tobytes() for pictures in opened}
+    assert len(drawn) == len(kinds)
+
+
 def test_background_colour(tmp_path, config):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("x")

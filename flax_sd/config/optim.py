@@ -1,0 +1,105 @@
+"""How far each step goes, and in which direction."""
+
+import re
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from flax_sd.config.section import Count, Rate, Section, refuse_idle
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+SELF_RATED = ("prodigy", "dadapt")
+LEAST_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learning rate was left
+
+
+class OptimConfig(Section):
+    """The optimizer and its learning rate."""
+
+    method: Literal[
+        "adamw",
+        "adamw8bit",
+        "lion",
+        "adafactor",
+        "sgd",
+        "muon",
+        "prodigy",
+        "dadapt",
+        "schedule_free",
+    ] = "adamw"
+    """adamw8bit keeps its means in a quarter of the memory; lion wants a third to a tenth of
+    adamw's learning rate; prodigy and dadapt find the rate and want 1.0; schedule_free averages
+    its weights in place of a falling rate."""
+    learning_rate: Rate = 1e-4
+    """Learning rate after the warm-up."""
+    text_encoder_learning_rate: Rate | None = None
+    """The text encoder's own; unset means learning_rate."""
+    lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Times the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is usual)."""
+    rates: dict[str, Rate] = {}
+    """Times the learning rate for leaves whose dotted path a regular expression is found in, as
+    {unet.up_blocks: 0.5}; the first that is found counts, and 0 leaves the leaf as it is."""
+    beta1: Beta | None = None
+    """Decay of the gradient's mean; unset is the method's own (adamw: 0.9)."""
+    beta2: Beta | None = None
+    """Decay of the squared gradient's mean; unset is the method's own (adamw: 0.999)."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the squared gradient's mean."""
+    weight_decay: Rate = 0.01
+    """Decoupled weight decay, times the learning rate a step."""
+    text_encoder_weight_decay: Rate | None = None
+    """The text encoder's own; unset means weight_decay."""
+    max_grad_norm: Rate = 1.0
+    """Largest global norm of the gradient; 0 leaves it alone."""
+    schedule: Literal[
+        "constant",
+        "constant_with_warmup",
+        "constant_with_decay",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "rex",
+    ] = "constant"
+    """Course of the learning rate, as in diffusers' get_scheduler; constant_with_decay falls at the
+    end, and rex (Chen et al. 2021) late."""
+    warmup_steps: Count = 0
+    """Steps of linear warm-up; constant has none."""
+    decay_steps: Count | None = None
+    """Last steps of constant_with_decay, in which it falls to 0 (unset: a tenth of all)."""
+    cycles: Annotated[float, Field(gt=0)] | None = None
+    """Waves of cosine (unset: 0.5) or restarts of cosine_with_restarts (unset: 1)."""
+    power: Annotated[float, Field(gt=0)] = 1.0
+    """Exponent of polynomial."""
+
+    @pydantic.field_validator("rates")
+    @classmethod
+    def _patterns(cls, value: dict[str, float]) -> dict[str, float]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "OptimConfig":
+        method, self_rated = self.method, self.method in SELF_RATED
+        meaning = {
+            "beta1": method != "adafactor",
+            "beta2": method not in ("adafactor", "sgd"),
+            "epsilon": method not in ("adafactor", "sgd", "lion"),
+            "text_encoder_weight_decay": not self_rated,
+            "decay_steps": self.schedule == "constant_with_decay",
+        }
+        refuse_idle(self, meaning)
+        if self_rated and self.learning_rate < LEAST_RATE:
+            raise ValueError(
+                f"learning_rate {self.learning_rate:g}: {method} finds the rate itself, and this "
+                "is what it is multiplied by: 1.0 is usual"
+            )
+        if method == "schedule_free" and self.schedule not in ("constant", "constant_with_warmup"):
+            raise ValueError(
+                f"schedule {self.schedule}: schedule_free wants constant or constant_with_warmup"
+            )
+        return self

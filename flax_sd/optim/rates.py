@@ -1,0 +1,85 @@
+"""Learning rates: their course over a run, and each leaf's own."""
+
+import math
+import re
+
+from flax_sd.config import OptimConfig
+from flax_sd.errors import UserError
+
+POLYNOMIAL_END = 1e-7  # lr_end of diffusers' get_polynomial_decay_schedule_with_warmup
+TEXT_ENCODER = "text_encoder"  # also begins text_encoder_2
+
+
+def learning_rate_at(cfg: OptimConfig, step: int, total_steps: int) -> float:
+    """The learning rate of update number `step`, counted from 0."""
+    return cfg.learning_rate * rate_factor(cfg, min(step, total_steps), total_steps)
+
+
+def rate_factor(cfg: OptimConfig, step: int, total_steps: int) -> float:
+    """The share of the peak rate at a step.
+
+    diffusers' `optimization.py`, schedule by schedule; rex is Chen et al. 2021, eq. 4;
+    constant_with_decay falls in a line over the last `decay_steps`.
+    """
+    warmup = cfg.warmup_steps
+    if cfg.schedule == "constant":
+        return 1.0
+    if step < warmup:
+        return step / max(1, warmup)
+    if cfg.schedule == "constant_with_warmup":
+        return 1.0
+    if cfg.schedule == "constant_with_decay":
+        decay_steps = total_steps // 10 if cfg.decay_steps is None else cfg.decay_steps
+        return min(1.0, max(0, total_steps - step) / max(1, decay_steps))
+    decay_steps = max(1, total_steps - warmup)
+    if cfg.schedule == "linear":
+        return max(0.0, (total_steps - step) / decay_steps)
+    progress = (step - warmup) / decay_steps
+    if cfg.schedule == "rex":
+        left = max(0.0, 1 - progress)
+        return left / (0.5 + 0.5 * left)
+    if cfg.schedule == "cosine":
+        cycles = 0.5 if cfg.cycles is None else cfg.cycles
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
+    if cfg.schedule == "cosine_with_restarts":
+        cycles = 1.0 if cfg.cycles is None else cfg.cycles
+        wave = 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1)))
+        return 0.0 if progress >= 1 else max(0.0, wave)
+    end = POLYNOMIAL_END / cfg.learning_rate
+    return end if step > total_steps else (1 - end) * (1 - progress) ** cfg.power + end
+
+
+def check_schedule(cfg: OptimConfig) -> None:
+    """Raises UserError where the schedule cannot fall from the learning rate."""
+    if cfg.schedule == "polynomial" and cfg.learning_rate <= POLYNOMIAL_END:
+        raise UserError(
+            f"optim.learning_rate is {cfg.learning_rate:g}; schedule polynomial falls to "
+            f"{POLYNOMIAL_END:g}, so it must be larger"
+        )
+
+
+def peak_rate(cfg: OptimConfig, path: str) -> float:
+    """The rate of a leaf, by its dotted path as unet.down_blocks.0…up, before the schedule."""
+    own = cfg.text_encoder_learning_rate if path.startswith(TEXT_ENCODER) else None
+    rate = cfg.learning_rate if own is None else own
+    for pattern, factor in cfg.rates.items():
+        if re.search(pattern, path):
+            rate *= factor
+            break
+    return rate * cfg.lora_plus if path.endswith(".up") else rate
+
+
+def decay(cfg: OptimConfig, path: str) -> float:
+    """The weight decay of a leaf."""
+    own = cfg.text_encoder_weight_decay if path.startswith(TEXT_ENCODER) else None
+    return cfg.weight_decay if own is None else own
+
+
+def check_patterns(cfg: OptimConfig, paths: list[str]) -> None:
+    """Raises UserError for patterns of `rates` that match no leaf."""
+    idle = [p for p in cfg.rates if not any(re.search(p, path) for path in paths)]
+    if idle:
+        raise UserError(
+            f"optim.rates: nothing that is trained matches {', '.join(map(repr, idle))}; paths "
+            f"look like {paths[0]} and {paths[-1]}"
+        )
