@@ -85,6 +85,40 @@ def read_config(
     raise UserError(f"scheduler config {title} cannot be used:\n  {lines}")
 
 
+ZERO_SNR_SAMPLERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+
+
+def overridden(
+    raw: Mapping[str, Any], prediction_type: str | None, *, zero_snr: bool
+) -> dict[str, Any]:
+    """Returns a scheduler config with another prediction type, or ending in pure noise.
+
+    Args:
+      prediction_type: None leaves it as it is.
+      zero_snr: rescales the betas and spaces timesteps so that the last is drawn from (Lin et al.
+        2023, §3.1 and §3.3); a class that reads no such betas becomes DDIM.
+
+    Raises:
+      UserError: zero_snr with "epsilon", where the last timestep tells nothing of the picture.
+    """
+    changes: dict[str, Any] = {}
+    if prediction_type is not None:
+        changes["prediction_type"] = prediction_type
+    if zero_snr:
+        kind = changes.get("prediction_type", raw.get("prediction_type", "epsilon"))
+        if kind == "epsilon":
+            raise UserError(
+                "zero_snr: the last timestep is pure noise, which a prediction of the noise leaves "
+                "unchanged: set prediction_type v_prediction as well"
+            )
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if raw.get("_class_name") not in ZERO_SNR_SAMPLERS:
+            changes["_class_name"] = "DDIMScheduler"
+    defaults = [name for name in raw.get("_use_default_values", ()) if name not in changes]
+    kept = {"_use_default_values": defaults} if "_use_default_values" in raw else {}
+    return {**raw, **changes, **kept}
+
+
 def _as_json(value: Any) -> str:
     """As JSON; a live scheduler's config may hold arrays (`trained_betas`)."""
     return json.dumps(

@@ -80,6 +80,8 @@ class Config(Section):
             "train.remat": train.remat != "none",
             "train.caption_dropout": train.caption_dropout,
             "model.clip_skip": self.model.clip_skip,
+            "model.prediction_type": self.model.prediction_type,
+            "model.zero_snr": self.model.zero_snr,
             "sample.every": self.sample.every,
             "sample.prompts": self.sample.prompts,
         }

@@ -20,6 +20,11 @@ class ModelConfig(Section):
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     clip_skip: Count = 0
     """How many of the text encoder's last layers to leave out."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What the UNet puts out, where that is to differ from the model's scheduler config."""
+    zero_snr: bool = False
+    """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns to draw all
+    dark and all bright; it wants v_prediction, and samples of it the same two options."""
     from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()
     """Parts that start from random weights; their config.json in `path` gives the sizes."""
 

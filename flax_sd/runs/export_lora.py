@@ -18,7 +18,6 @@ from flax_sd.runs.outputs import LORA_FILE, PEFT_FILE
 from flax_sd.runs.sources import display_name
 from flax_sd.weights import safetensors
 from flax_sd.weights.fill import DTYPES, as_dtype
-from flax_sd.weights.folder import read_json
 from flax_sd.weights.safetensors import TensorFile
 
 # What `write_kohya` says itself, and hashes of other bytes.
@@ -124,8 +123,7 @@ def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
         return {key: value for key, value in kept if not key.startswith(_REPLACED)}
     folder = source.model_folder()
     family = family_of(read_component_config(folder, "text_encoder"))
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return kohya_metadata(family, scheduler.get("prediction_type", "epsilon"))
+    return kohya_metadata(family, source.scheduler(folder).get("prediction_type", "epsilon"))
 
 
 def _run_metadata(config: Config | None) -> dict[str, str]:

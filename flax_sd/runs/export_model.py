@@ -55,7 +55,7 @@ def write_model(
         sd.tokenizers[0],
         index=read_json(folder / "model_index.json") | {f"_{MARK}": to},
         configs=sd.configs,
-        scheduler_config=sd.scheduler_config,
+        scheduler_config=source.scheduler(folder),
         dtype=target,
     )
     return out

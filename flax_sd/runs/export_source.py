@@ -1,12 +1,13 @@
 """What there is to export: a run's folder or a LoRA file, and the model that it belongs to."""
 
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax_sd import config_file
-from flax_sd.config import Config
+from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.parts import scheduler_of
 from flax_sd.runs.resume import FILE as CONFIG_FILE
 from flax_sd.weights import hub
 
@@ -39,6 +40,12 @@ class Source(NamedTuple):
         if self.model is None:
             raise UserError(f"--model is wanted: which model {self.lora} belongs to")
         return hub.resolve(self.model, self.revision, self.variant)
+
+    def scheduler(self, folder: pathlib.Path) -> dict[str, Any]:
+        """The scheduler config of the model in `folder`, as the run changed it."""
+        whole = self.lora is None  # a model that was trained whole was written with the changes
+        changes = ModelConfig() if whole or self.config is None else self.config.model
+        return scheduler_of(folder, changes)
 
 
 def find_source(

@@ -123,6 +123,9 @@ class Outputs:
                     self._copy(name, raw[name], aside)
             for name in ("tokenizer", "scheduler"):
                 shutil.copytree(parts.folder / name, aside / name)
+            scheduler = aside / "scheduler" / "scheduler_config.json"
+            if parts.scheduler_config != model_folder.read_json(scheduler):
+                model_folder.write_json(scheduler, parts.scheduler_config)
             index = model_folder.read_json(parts.folder / "model_index.json")
             model_folder.write_json(aside / "model_index.json", _present(index, raw))
 

@@ -8,10 +8,11 @@ import jax
 from flax import nnx
 
 from flax_sd import components
-from flax_sd.config import Config
+from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.schedule import NoiseSchedule
+from flax_sd.scheduler_config import overridden
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
@@ -91,8 +92,20 @@ def _make_parts(
         networks[name] = make(parent, own, dtype, key)
     _check_fit(config, networks)
     tokenizer = None if train.mode == "vae" else Tokenizer.load(folder / "tokenizer")
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Parts(folder, vae, networks, tokenizer, scheduler)
+    return Parts(folder, vae, networks, tokenizer, scheduler_of(folder, model))
+
+
+def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
+    """The model's scheduler config with what the run's config changes in it.
+
+    Raises:
+      UserError: the changes do not go together.
+    """
+    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    try:
+        return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
+    except UserError as error:
+        raise UserError(f"model.{error}") from error
 
 
 def check_kind(folder: pathlib.Path) -> None:

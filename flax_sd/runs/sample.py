@@ -59,6 +59,7 @@ def run(options: SampleOptions) -> int:
 
 def _load(options: SampleOptions, job: Job) -> StableDiffusion:
     sd = StableDiffusion.load(job.folder, job.dtype, variant=options.variant)
+    sd.scheduler_config = job.scheduler
     if options.vae is not None:
         sd.vae = load_vae(options.vae, job.dtype, options.variant)
         if sd.vae.config.latent_channels != sd.unet.config.in_channels:

@@ -16,6 +16,7 @@ from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row, Settings, faults, read_rows
 from flax_sd.runs.sample_options import SampleOptions
+from flax_sd.scheduler_config import overridden
 from flax_sd.weights import hub
 from flax_sd.weights.folder import component_files, read_json
 
@@ -30,12 +31,14 @@ class Job(NamedTuple):
 
     Attributes:
       folder: of the model.
+      scheduler: the model's scheduler config, as the flags change it.
       records: file name -> the picture's settings, its line of metadata.jsonl.
     """
 
     folder: pathlib.Path
     dtype: str
     loras: list[sources.LoRASource]
+    scheduler: dict[str, Any]
     batches: list[Batch]
     records: dict[str, dict[str, Any]]
     gallery: Gallery
@@ -57,16 +60,17 @@ def prepare(options: SampleOptions) -> Job:
       UserError: something is missing, cannot be, or would be overwritten; all problems are named.
     """
     found = _find(options)
-    rows = _resolve(found.rows, found.folder)
+    scheduler = _scheduler(options, found.folder)
+    rows = _resolve(found.rows, found.folder, scheduler)
     pictures = pictures_of(rows)
     common = _common(options, found)
-    sampler = own_sampler(found.folder)
+    sampler = own_sampler(scheduler)
     records = {picture.name: _record(picture, common, sampler) for picture in pictures}
     gallery = Gallery(options.out, records)
     devices = len(jax.devices())
     size = options.batch_size or usual_batch(rows, devices)
     batches = make_batches(pictures, size, devices)
-    return Job(found.folder, common["dtype"], found.loras, batches, records, gallery)
+    return Job(found.folder, common["dtype"], found.loras, scheduler, batches, records, gallery)
 
 
 def usual_batch(rows: list[Row], devices: int) -> int:
@@ -123,7 +127,15 @@ def _rows(options: SampleOptions) -> list[Row]:
     return [Row.model_validate({"prompt": options.prompt, **defaults})]
 
 
-def _resolve(rows: list[Row], folder: pathlib.Path) -> list[Row]:
+def _scheduler(options: SampleOptions, folder: pathlib.Path) -> dict[str, Any]:
+    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    try:
+        return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
+    except UserError as error:
+        raise UserError(f"--{_flag(str(error))}") from error
+
+
+def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]) -> list[Row]:
     """Rows with their sizes, held against the model's configs.
 
     Raises:
@@ -138,7 +150,7 @@ def _resolve(rows: list[Row], folder: pathlib.Path) -> list[Row]:
     problems: dict[str, None] = {}  # each once, in order
     for name, steps in dict.fromkeys((row.sampler, row.steps) for row in rows):
         try:
-            samplers.from_config(_sampler_config(folder, name), steps)
+            samplers.from_config(_sampler_config(scheduler, name), steps)
         except UserError as error:
             problems[str(error)] = None
     for row in rows:
@@ -151,16 +163,15 @@ def _resolve(rows: list[Row], folder: pathlib.Path) -> list[Row]:
     return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
 
 
-def _sampler_config(folder: pathlib.Path, name: str | None) -> dict[str, Any]:
-    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+def _sampler_config(raw: Mapping[str, Any], name: str | None) -> dict[str, Any]:
     if name is None:
         return corrections.scheduler_in_use(raw)
     return samplers.by_name(name, corrections.scheduler_to_convert(raw))
 
 
-def own_sampler(folder: pathlib.Path) -> str:
-    """What the model's own sampler is called."""
-    named = str(_sampler_config(folder, None).get("_class_name"))
+def own_sampler(scheduler: Mapping[str, Any]) -> str:
+    """What the sampler of a scheduler config is called."""
+    named = str(scheduler.get("_class_name"))
     known = {entry.class_name: name for name, entry in samplers.SAMPLERS.items()}
     return known.get(named, named)
 
@@ -168,6 +179,7 @@ def own_sampler(folder: pathlib.Path) -> str:
 def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
     """What all pictures' settings say of model, VAE and LoRAs."""
     networks = [component_files(found.folder, name, options.variant) for name in NETWORKS]
+    overrides = {"prediction_type": options.prediction_type, "zero_snr": options.zero_snr}
     vae = None
     if found.vae_folder is not None and options.vae is not None:
         files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
@@ -181,6 +193,7 @@ def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
             for path, scale in found.loras
         ],
         "dtype": resolve_dtype(options.dtype),
+        **{name: value for name, value in overrides.items() if value},
     }
 
 

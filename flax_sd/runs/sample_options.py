@@ -38,5 +38,9 @@ class SampleOptions(Settings, Inputs):
     """Branch, tag or commit of a hub id."""
     variant: str | None = None
     """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    """What the UNet puts out, where a LoRA or the weights differ from the model's scheduler."""
+    zero_snr: bool = False
+    """End the noise schedule in pure noise, for models that were trained so."""
     out: pathlib.Path = pathlib.Path("out")
     """Folder of the pictures; the same command again draws those that are missing."""

@@ -55,6 +55,7 @@ class Samples:
             text_encoder=parts.networks["text_encoder"],
             tokenizer=parts.tokenizer,
         )
+        self._pipeline.scheduler_config = parts.scheduler_config
         self._folder = config.output / FOLDER
 
     def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
