@@ -1,10 +1,11 @@
 """Where a run begins: the model and the captioned pictures."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
+from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Section
+from flax_sd.config.section import Count, Positive, Section, refuse_idle
 
 
 class ModelConfig(Section):
@@ -50,6 +51,18 @@ class DataConfig(Section):
     """Column of a data set that holds the picture."""
     caption_column: str = "text"
     """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
+    template: str = "{}"
+    """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}"."""
+    wildcards: bool = False
+    """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
+    shuffle_tags: bool = False
+    """Bring the tags of a caption into a new order each time."""
+    keep_tags: Count = 0
+    """How many of the first tags stay where they are and are never dropped."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the other tags that is left out, drawn anew each time."""
+    tag_separator: Annotated[str, Field(min_length=1)] = ","
+    """What stands between tags."""
     background: str = "white"
     """Colour that shows through transparent pictures."""
     on_bad: Literal["skip", "stop"] = "skip"
@@ -63,6 +76,19 @@ class DataConfig(Section):
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
     held_out_base: str | None = None
     """The same of what the model drew before: a rising loss shows what the run makes it forget."""
+
+    @pydantic.field_validator("template")
+    @classmethod
+    def _holds_the_caption(cls, value: str) -> str:
+        if "{}" not in value:
+            raise ValueError("must hold {}, where the caption goes")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "DataConfig":
+        tags = self.shuffle_tags or self.tag_dropout > 0
+        refuse_idle(self, {"keep_tags": tags, "tag_separator": tags})
+        return self
 
     @pydantic.field_validator("resolution")
     @classmethod

@@ -1,6 +1,7 @@
 """Captioned pictures, from wherever they lie to the batch of each step."""
 
 from flax_sd.data.batches import Batch, Source, batches
+from flax_sd.data.captions import vary
 from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.report import summary
@@ -18,4 +19,5 @@ __all__ = [
     "report_page",
     "shared",
     "summary",
+    "vary",
 ]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
-from flax_sd.data import images, records, tables
+from flax_sd.data import captions, images, records, tables
 from flax_sd.data.look import Seen, look, read
 from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
@@ -47,13 +47,14 @@ class Pictures:
         return len(self._found)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture i."""
-        return self._found[i].captions
+        """All captions of picture i, each as it stands when nothing of it is drawn."""
+        return tuple(captions.plain(self.cfg, text) for text in self._found[i].captions)
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
         """The caption that sample number `sample` draws for picture i."""
-        captions = self.captions(i)
-        return captions[images.draw(seed, sample).caption % len(captions)]
+        listed = self._found[i].captions
+        chosen = listed[images.draw(seed, sample).caption % len(listed)]
+        return captions.drawn(self.cfg, chosen, seed=seed, sample=sample)
 
     def load(self, i: int, *, seed: int, sample: int) -> Float[np.ndarray, "h w 3"]:
         """Reads picture i, cropped and mirrored as sample number `sample` draws.

@@ -28,6 +28,7 @@ def open_sets(config: Config) -> Sets:
     train = data.open_pictures(config.data)
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
+    fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
     held_out = {
         name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
         for name, path in paths.items()

@@ -56,7 +56,8 @@ class Encoder:
 
     Attributes:
       pictures: a reader for each of the sets of pictures.
-      captions: the reader of all their captions; None where the text encoder is trained.
+      captions: the reader of all their captions; None where the text encoder is trained, or
+        captions are drawn that nobody can list.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Encoder:
         self.pictures = [EncodedPictures(pictures, vae, store) for pictures in sets]
         self._work = [self._pictures_work(sets)]
         self.captions: EncodedCaptions | None = None
-        if objective.text is not None:
+        if objective.text is not None and not data.vary(config.data):
             text_encoder = self._identity("text_encoder")
             self.captions = EncodedCaptions(text_encoder, config.model.clip_skip, store)
             self._work.append(self._captions_work(self.captions, sets))

@@ -1,6 +1,7 @@
 """What a step reads, from pictures and captions: encoded before the run, or at each step."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,16 +60,21 @@ class Live:
 
 
 class Stored:
-    """Looks up what was encoded; a text encoder that is trained reads token ids."""
+    """Looks up what was encoded; without states of captions, these are encoded at each step.
+
+    A text encoder that is trained reads token ids instead.
+    """
 
     def __init__(
         self,
         pictures: EncodedPictures,
         captions: EncodedCaptions | None,
         tokenizer: Tokenizer | None,
+        text: Callable[[Any], Any] | None,
         mesh: Mesh,
     ):
-        self.source, self._captions = pictures, captions
+        """Takes the readers; `text` makes states of ids on the devices."""
+        self.source, self._captions, self._text = pictures, captions, text
         self._tokenizer, self._mesh = tokenizer, mesh
 
     def batch(self, pictures: np.ndarray, captions: list[str]) -> EncodedBatch:
@@ -79,6 +85,8 @@ class Stored:
             text = self._captions.states(captions)
         rows = pictures[:, 0], pictures[:, 1], text
         mean, logvar, text = sharding.shard_batch(rows, self._mesh)
+        if self._captions is None and self._text is not None:
+            text = self._text(text)
         return EncodedBatch(Moments(mean, logvar), text)
 
 
@@ -121,17 +129,19 @@ def prepare(
         inputs: list[Inputs] = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in opened]
     else:
         encoder.run(progress)
-        objective = objective._replace(frozen=frozen_in_steps(objective))
+        objective = objective._replace(frozen=frozen_in_steps(objective, config))
         frozen = sharding.shard_frozen(objective.frozen, mesh)
         texts, tokenizer = encoder.captions, parts.tokenizer
-        inputs = [Stored(p, texts, tokenizer, mesh) for p in encoder.pictures]
+        text = None if objective.text is None else functools.partial(objective.text, frozen)
+        inputs = [Stored(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
     named = dict(zip(sets.held_out, inputs[1:], strict=True))
     return Prepared(inputs[0], named, objective, frozen)
 
 
-def frozen_in_steps(objective: Objective) -> dict[str, nnx.State]:
+def frozen_in_steps(objective: Objective, config: Config) -> dict[str, nnx.State]:
     """The frozen leaves without those of networks that have nothing to do once all is encoded."""
-    done = {"vae"} if objective.text is None else {"vae", "text_encoder"}
+    reading = objective.text is None or data.vary(config.data)
+    done = {"vae"} if reading else {"vae", "text_encoder"}
     return {name: leaves for name, leaves in objective.frozen.items() if name not in done}
 
 

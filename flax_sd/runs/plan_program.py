@@ -76,7 +76,7 @@ class Program:
         )
         data = config.data
         self.encodes_once = objective.moments is not None and data.encode_once and data.center_crop
-        names = frozen_in_steps(objective) if self.encodes_once else self.frozen
+        names = frozen_in_steps(objective, config) if self.encodes_once else self.frozen
         self.frozen_in_steps = {name: self.frozen[name] for name in names}
         self._rows = NamedSharding(mesh, sharding.BATCH)
         side = config.data.resolution

@@ -43,8 +43,9 @@ def count(cache):
         ["--data.random_flip", "true", "--train.caption_dropout", 0.3, "--train.steps", 8],
         ["--train.text_encoder", "true"],
         ["--train.mode", "full"],
+        ["--data.shuffle_tags", "true", "--data.tag_separator", " ", "--train.steps", 6],
     ],
-    ids=["flipped", "text encoder trained", "full"],
+    ids=["flipped", "text encoder trained", "full", "captions vary"],
 )
 def test_losses_are_those_of_a_run_that_encodes_at_each_step(train, pictures, flags):
     flags = [*flags, "--data.held_out", pictures]
@@ -167,6 +168,7 @@ def prepared(config_file):
 def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):
     assert set(prepared(*ONCE).frozen) == {"unet"}
     assert set(prepared(*ONCE, "--train.text_encoder", "true").frozen) == {"unet", "text_encoder"}
+    assert set(prepared(*ONCE, "--data.wildcards", "true").frozen) == {"unet", "text_encoder"}
     assert set(prepared(*EACH_STEP).frozen) == {"unet", "text_encoder", "vae"}
     assert set(prepared("--train.mode", "vae", *ONCE).frozen) == {"vae"}
 

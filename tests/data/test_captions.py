@@ -1,0 +1,86 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flax_sd.config import DataConfig
+from flax_sd.data import open_pictures
+from flax_sd.data.captions import drawn, plain, vary
+
+TAGS = "1girl, solo, red hat, smile, outdoors"
+
+
+def many(text, count=400, **options):
+    cfg = DataConfig(**options)
+    return [drawn(cfg, text, seed=1, sample=n) for n in range(count)]
+
+
+def test_by_default_a_caption_is_as_it_is_written():
+    assert not vary(DataConfig())
+    for text in (TAGS, "a {red|blue} cat", "", "  two  spaces"):
+        assert set(many(text, 3)) == {text} and plain(DataConfig(), text) == text
+
+
+def test_a_template_stands_around_captions_and_leaves_the_empty_one():
+    cfg = DataConfig(template="sks style, {}")
+    assert plain(cfg, "a cat") == "sks style, a cat" and plain(cfg, "") == ""
+    assert many("a cat", 2, template="sks style, {}") == ["sks style, a cat"] * 2
+
+
+def test_tags_are_shuffled_and_the_first_stay():
+    texts = many(TAGS, shuffle_tags=True, keep_tags=2)
+    assert len(set(texts)) == 6 and all(text.startswith("1girl, solo, ") for text in texts)
+    assert all(sorted(text.split(", ")) == sorted(TAGS.split(", ")) for text in texts)
+    assert min(Counter(texts).values()) > 40  # of 400 over six orders
+
+
+def test_tags_are_dropped_by_their_share_and_the_first_stay():
+    texts = many(TAGS, tag_dropout=0.25, keep_tags=1)
+    counts = Counter(tag for text in texts for tag in text.split(", "))
+    assert counts["1girl"] == 400
+    for tag in TAGS.split(", ")[1:]:
+        assert 260 < counts[tag] < 340
+    orders = [[TAGS.index(tag) for tag in text.split(", ")] for text in texts]
+    assert all(order == sorted(order) for order in orders)
+
+
+def test_one_of_a_wildcards_choices_is_drawn():
+    texts = many("a {red|dark blue | green} {cat|dog}", wildcards=True)
+    assert len(set(texts)) == 6 and min(Counter(texts).values()) > 35
+    assert "a dark blue dog" in texts
+    assert plain(DataConfig(wildcards=True), "a {red|blue} cat") == "a red cat"
+    assert plain(DataConfig(wildcards=True), "no {choice} here") == "no {choice} here"
+
+
+def test_another_separator():
+    texts = many("a b; c d; e", shuffle_tags=True, tag_separator=";")
+    assert "c d; e; a b" in texts
+
+
+@given(st.text(max_size=40), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
+def test_a_draw_is_a_function_of_seed_and_sample(text, seed, sample):
+    cfg = DataConfig(shuffle_tags=True, tag_dropout=0.5, wildcards=True, template="x {}")
+    once, again = (drawn(cfg, text, seed=seed, sample=sample) for _ in range(2))
+    assert once == again
+
+
+def test_pictures_list_plain_captions_and_draw_varied_ones(folder, config):
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a, b, {c|d}"}')
+    pictures = open_pictures(config(folder, shuffle_tags=True, wildcards=True, template="t {}"))
+    assert pictures.captions(0) == ("t a, b, c",)
+    texts = {pictures.caption(0, seed=0, sample=n) for n in range(200)}
+    assert len(texts) == 12 and "t d, b, a" in texts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "sks"}, "must hold {}"),
+        ({"keep_tags": 1}, "keep_tags without effect"),
+        ({"tag_separator": ";"}, "tag_separator without effect"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**options)
