@@ -1,12 +1,11 @@
 """How far each step goes, and in which direction."""
 
-import re
 from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Rate, Section, refuse_idle
+from flax_sd.config.section import Count, Rate, Section, checked_patterns, refuse_idle
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 SELF_RATED = ("prodigy", "dadapt")
@@ -75,12 +74,7 @@ class OptimConfig(Section):
     @pydantic.field_validator("rates")
     @classmethod
     def _patterns(cls, value: dict[str, float]) -> dict[str, float]:
-        for pattern in value:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return value
+        return checked_patterns(value)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "OptimConfig":

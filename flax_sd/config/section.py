@@ -1,10 +1,12 @@
 """What every section of the config is made of."""
 
-from typing import Annotated
+import re
+from typing import Annotated, TypeVar
 
 import pydantic
 from pydantic import Field
 
+Value = TypeVar("Value")
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -16,6 +18,16 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+
+def checked_patterns(value: dict[str, Value]) -> dict[str, Value]:
+    """Returns the mapping; raises ValueError for a key that is no regular expression."""
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return value
 
 
 def changed(section: Section) -> list[str]:

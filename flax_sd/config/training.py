@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
+import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Positive, Rate, Section
+from flax_sd.config.section import Count, Positive, Rate, Section, checked_patterns
 
 
 class TrainConfig(Section):
@@ -42,10 +43,22 @@ class LoRAConfig(Section):
     """Rank of the update matrices."""
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Strength: the update is scaled by alpha / rank; unset means alpha = rank."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
+    2023)."""
+    ranks: dict[str, Count] = {}
+    """Ranks of layers whose dotted path a regular expression is found in, as {unet.mid_block: 16};
+    the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
+    by its own rank."""
     targets: str = "attention"
     """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
+
+    @pydantic.field_validator("ranks")
+    @classmethod
+    def _patterns(cls, value: dict[str, int]) -> dict[str, int]:
+        return checked_patterns(value)
 
 
 class VAELossConfig(Section):

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -21,11 +21,13 @@ Init = Literal["gaussian", "kaiming"]
 def inject(
     model: nnx.Module,
     targets: str,
-    rank: int,
-    alpha: float | int,
+    rank: int | Callable[[str], int],
+    alpha: float | int | None,
     init: Init,
     key: jax.Array,
     name: str = "default",
+    *,
+    rank_stabilised: bool = False,
 ) -> list[str]:
     """Puts a fresh LoRA, to be trained, into the layers that `targets` picks; returns the paths.
 
@@ -33,23 +35,34 @@ def inject(
     N(0, 1/rank²), "kaiming" U(±1/√fan_in). A layer's draw depends on the key and its own path
     alone. An abstract model (from `nnx.eval_shape`) gets abstract leaves.
 
+    Args:
+      rank: of every layer, or of the one at a path; one of rank 0 is left alone.
+      alpha: an update is scaled by alpha / rank; None scales by 1.
+      rank_stabilised: scales by alpha / √rank (Kalajdzievski 2023, eq. 8).
+
     Raises:
       UserError: `targets` picks nothing, or rank, alpha, init or name cannot be.
     """
-    if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
+    positive = alpha is None or (math.isfinite(alpha) and alpha > 0)
+    if (isinstance(rank, int) and rank < 1) or not positive:
         raise UserError(f"lora rank {rank} and alpha {alpha}: both must be positive")
     if init not in ("gaussian", "kaiming"):
         raise UserError(f"lora init {init!r} is not one of gaussian, kaiming")
-    paths, table = match(model, targets), slots(model)
+    ranks = {path: rank if isinstance(rank, int) else rank(path) for path in match(model, targets)}
+    paths, table = [path for path, own in ranks.items() if own], slots(model)
+    if not paths:
+        raise UserError(f"lora targets {targets!r}: every layer that it picks has rank 0")
     _check_free(name, {path: table[path] for path in paths})
     for path in paths:
+        own = ranks[path]
+        scale = (own if alpha is None else alpha) / (math.sqrt(own) if rank_stabilised else own)
         # crc32 rather than hash(): the same in every process.
         path_key = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
-        _add(table[path], name, _fresh(table[path].base, rank, alpha, init, path_key))
+        _add(table[path], name, _fresh(table[path].base, own, scale, init, path_key))
     return paths
 
 
-def _fresh(base: Layer, rank: int, alpha: float | int, init: Init, key: jax.Array) -> LoRAWeights:
+def _fresh(base: Layer, rank: int, scale: float, init: Init, key: jax.Array) -> LoRAWeights:
     shape = down_shape(base, rank)
     up_shape = (*(1,) * (len(shape) - 2), rank, base.out_features)
     if isinstance(base.kernel.get_value(), jax.ShapeDtypeStruct):
@@ -59,7 +72,7 @@ def _fresh(base: Layer, rank: int, alpha: float | int, init: Init, key: jax.Arra
     else:  # torch's kaiming_uniform_ with a = √5, the start of its own Linear and Conv2d
         bound = 1 / math.sqrt(math.prod(shape[:-1]))
         down = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-    return LoRAWeights(down, jnp.zeros(up_shape, jnp.float32), jnp.float32(alpha / rank))
+    return LoRAWeights(down, jnp.zeros(up_shape, jnp.float32), jnp.float32(scale))
 
 
 def attach(

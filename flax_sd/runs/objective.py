@@ -1,6 +1,7 @@
 """What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from flax import nnx
 
 from flax_sd.compiler import jit
 from flax_sd.config import Config
+from flax_sd.errors import UserError
 from flax_sd.lora.inject import inject
 from flax_sd.losses import (
     DiffusionConfig,
@@ -50,7 +52,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
 
     Raises:
-      UserError: `lora.targets` matches nothing.
+      UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing.
     """
     networks = dict(parts.networks)
     if config.train.mode == "lora":
@@ -93,15 +95,29 @@ def _compute_dtype(config: Config) -> jnp.dtype | None:
 
 def _inject(config: Config, networks: dict[str, Any]) -> None:
     settings, key = config.lora, jax.random.key(config.seed)
-    alpha = settings.rank if settings.alpha is None else settings.alpha
+    found: set[str] = set()
+
+    def rank_of(component: str, path: str) -> int:
+        for pattern, rank in settings.ranks.items():
+            if re.search(pattern, f"{component}.{path}"):
+                found.add(pattern)
+                return rank
+        return settings.rank
+
     for i, name in enumerate(["unet", "text_encoder"] if config.train.text_encoder else ["unet"]):
         inject(
             networks[name],
             settings.targets,
-            settings.rank,
-            alpha,
+            functools.partial(rank_of, name),
+            settings.alpha,
             settings.init,
             jax.random.fold_in(key, i),
+            rank_stabilised=settings.rslora,
+        )
+    if idle := settings.ranks.keys() - found:
+        raise UserError(
+            f"lora.ranks: no layer of targets {settings.targets!r} matches "
+            f"{', '.join(map(repr, sorted(idle)))}"
         )
 
 

@@ -1,7 +1,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peft
 import pytest
+import torch
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -162,3 +164,26 @@ def test_attach_names_every_misfit_and_touches_nothing():
 @given(half_alpha=st.integers(1, 1024), rank=st.integers(1, 320))
 def test_alpha_is_recovered_from_the_scale(half_alpha, rank):
     assert alpha_of(np.float32(half_alpha / 2 / rank), rank) == half_alpha / 2
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+@pytest.mark.parametrize("alpha", [6, None])
+def test_the_scale_is_pefts(stabilised, alpha):
+    model = small()
+    inject(model, r"attn2\.to_q", 9, alpha, "gaussian", KEY, rank_stabilised=stabilised)
+    given = 9 if alpha is None else alpha
+    config = peft.LoraConfig(r=9, lora_alpha=given, use_rslora=stabilised, target_modules=["0"])
+    layer = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), config)
+    scale = layer.base_model.model[0].scaling["default"]
+    np.testing.assert_allclose(extract(model)["attn2.to_q"].scale, scale, rtol=1e-6)
+
+
+def test_a_rank_for_each_path():
+    model = small()
+    ranks = {"attn2.to_q": 3, "conv_down": 0}
+    paths = inject(model, "conv", lambda path: ranks.get(path, 2), None, "gaussian", KEY)
+    assert "attn2.to_q" in paths and "conv_down" not in paths
+    adapters = extract(model)
+    assert adapters["attn2.to_q"].rank == 3 and adapters["attn2.to_out.0"].rank == 2
+    with pytest.raises(UserError, match="every layer that it picks has rank 0"):
+        inject(small(), "conv", lambda path: 0, None, "gaussian", KEY)
