@@ -18,7 +18,7 @@ from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
-from flax_sd.runs import check, latents, resume
+from flax_sd.runs import check, latents, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
@@ -50,6 +50,7 @@ def run(config: Config) -> int:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
     check_batch(config, mesh)
     resume.check(config)
+    lock.refuse_if_held(config.output)
     dtype = resolve_dtype(config.compute_dtype)
     sets = open_sets(config)
     report = check.check(config, sets)
@@ -58,9 +59,10 @@ def run(config: Config) -> int:
     # Nothing else may hold the objective: the run lets go of what is in it.
     work = Run(config, sets, parts, make_objective(config, parts), mesh, progress)
     progress.stage("loaded", f"{config.model.path} in {dtype}")
-    resume.write(config)
-    report.write(config.output)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(lock.held(config.output))
+        resume.write(config)
+        report.write(config.output)
         return work.go(stack)
 
 
