@@ -66,8 +66,8 @@ def by_path(
 
 
 def dotted(path: jax.tree_util.KeyPath) -> str:
-    """A leaf's path, as unet.conv_in.kernel."""
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    """A leaf's path, as unet.conv_in.kernel; flax writes .value behind it."""
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 
 def _one_minus_power(beta: float, count: jax.Array) -> jax.Array:

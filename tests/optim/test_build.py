@@ -7,6 +7,7 @@ from flax import nnx
 
 from flax_sd import optim
 from flax_sd.config import OptimConfig
+from flax_sd.lora.inject import inject
 
 TOTAL = 30
 GROUPED = OptimConfig(
@@ -101,6 +102,16 @@ def test_groups_reach_into_module_states():
     bias = {name: updates[name]["bias"][...] for name in params}  # starts at 0: no decay
     np.testing.assert_allclose(bias["unet"], -3e-2, rtol=1e-5)
     np.testing.assert_allclose(bias["text_encoder"], -5e-3, rtol=1e-5)
+
+
+def test_lora_plus_reaches_into_module_states():
+    model = nnx.Dict(linear=nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
+    inject(model, "linear", 2, None, "gaussian", jax.random.key(0))
+    params = {"unet": nnx.state(model, nnx.LoRAParam)}
+    tx = optim.make_optimizer(OptimConfig(lora_plus=4, weight_decay=0.0), TOTAL)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    sizes = updates["unet"]["linear"]["adapters"]["default"]
+    np.testing.assert_allclose(sizes["up"][...], 4 * sizes["down"][...][0, 0], rtol=1e-5)
 
 
 def test_lora_plus_and_patterns_reach_the_updates():
