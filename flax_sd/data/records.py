@@ -131,9 +131,14 @@ def _leaves(name: str) -> bool:
 
 
 def _pictures(folder: pathlib.Path) -> Iterable[pathlib.Path]:
+    return (path for path in _files(folder) if path.suffix.lower() in PICTURES)
+
+
+def _files(folder: pathlib.Path) -> Iterable[pathlib.Path]:
+    """What is not hidden, in an order that is everywhere the same."""
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in PICTURES and not hidden and path.is_file():
+        if not hidden and path.is_file():
             yield path
 
 
@@ -160,8 +165,8 @@ def _from_captions(folder: pathlib.Path) -> Listing:
         captions = tuple(line for line in lines if line) or ("",)
         listing.records.append(Record(name, captions, path.read_bytes))
     taken = {path.with_suffix(".txt") for path in pictures}
-    for path in sorted(folder.rglob("*.txt")):
-        if path not in taken:
+    for path in _files(folder):
+        if path.suffix == ".txt" and path not in taken:
             name = path.relative_to(folder).as_posix()
             listing.unused.append(Bad(name, "no picture of this name is beside it"))
     return listing

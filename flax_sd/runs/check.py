@@ -27,7 +27,7 @@ class Report(NamedTuple):
     findings: dict[str, list[Finding]]
 
     def text(self) -> str:
-        """What the terminal shows; of the held-out sets only what was found."""
+        """What the terminal shows."""
         parts = [data.summary(p, self.findings[option]) for option, p in self.sets.items()]
         return "\n".join(parts)
 

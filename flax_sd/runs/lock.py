@@ -29,8 +29,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
     lock, problem = filelock.FileLock(folder / LOCK, blocking=False), None
     if jax.process_index() == 0:
         problem = _take(lock, folder)
-    if sharding.any_process(problem is not None):
-        raise UserError(problem or f"another run has {folder}")
+    _raise_together(problem, folder)
     try:
         yield
     finally:
@@ -40,14 +39,23 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
 
 def refuse_if_held(folder: pathlib.Path) -> None:
-    """Sees early that no other run has the folder; changes nothing.
+    """Sees early that no other run has the folder; makes none.
+
+    Every process of a run calls it together.
 
     Raises:
       UserError: another run has it.
     """
-    if (folder / LOCK).exists():
-        with held(folder):
-            return
+    lock, problem = filelock.FileLock(folder / LOCK, blocking=False), None
+    if jax.process_index() == 0 and (folder / LOCK).exists():
+        problem = _take(lock, folder)
+        lock.release()
+    _raise_together(problem, folder)
+
+
+def _raise_together(problem: str | None, folder: pathlib.Path) -> None:
+    if sharding.any_process(problem is not None):
+        raise UserError(problem or f"another run has {folder}")
 
 
 def _take(lock: filelock.BaseFileLock, folder: pathlib.Path) -> str | None:

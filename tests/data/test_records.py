@@ -53,6 +53,7 @@ def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
     (tmp_path / "b.txt").write_text("a cat\n\n  a tabby cat \n")
     (tmp_path / "deep/er/a.txt").write_text("")
     (tmp_path / "notes.txt").write_text("buy milk")
+    (tmp_path / ".hidden/c.txt").write_text("x")
     records, bad, unused = list_folder(tmp_path, "text")
     found = [(r.name, r.captions) for r in records]
     assert found == [("b.JPG", ("a cat", "a tabby cat")), ("deep/er/a.png", ("",))]

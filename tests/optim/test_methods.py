@@ -11,6 +11,8 @@ from transformers.optimization import Adafactor
 
 from flax_sd import optim
 from flax_sd.config import OptimConfig
+from flax_sd.config import optim as config
+from flax_sd.optim.methods import DIRECTIONS, SELF_RATED
 from flax_sd.train_step import init_state
 
 TOTAL = 60
@@ -133,6 +135,11 @@ def test_what_schedule_free_learned_is_its_mean():
     # Defazio et al. 2024, eq. 10: with a constant rate, the mean of all z.
     np.testing.assert_allclose(state.learned["unet"]["w"][0], np.mean(seen), rtol=1e-5)
     assert abs(float(params["unet"]["w"][0] - state.learned["unet"]["w"][0])) > 1e-3
+
+
+def test_the_config_knows_the_methods():
+    assert set(METHODS) == {*DIRECTIONS, *SELF_RATED, "schedule_free"}
+    assert set(config.SELF_RATED) == set(SELF_RATED)
 
 
 BYTES = {  # of state for each trained number of a matrix: the table in docs/optimizers.md
