@@ -11,10 +11,11 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.config.model import ModelConfig
 from flax_sd.config.optim import OptimConfig
+from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import Section, changed
-from flax_sd.config.sources import DataConfig, ModelConfig
 from flax_sd.config.training import LoRAConfig, TrainConfig, VAELossConfig
 
 

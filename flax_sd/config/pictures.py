@@ -1,4 +1,4 @@
-"""Where a run begins: the model and the captioned pictures."""
+"""The captioned pictures of a run."""
 
 from typing import Annotated, Literal
 
@@ -6,28 +6,6 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.section import Count, Positive, Section, refuse_idle
-
-
-class ModelConfig(Section):
-    """The model that the run starts from."""
-
-    path: str = "bundled:base"
-    """A diffusers folder, a hub id, or bundled:base."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    variant: str | None = None
-    """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
-    vae: str | None = None
-    """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
-    clip_skip: Count = 0
-    """How many of the text encoder's last layers to leave out."""
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
-    """What the UNet puts out, where that is to differ from the model's scheduler config."""
-    zero_snr: bool = False
-    """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns to draw all
-    dark and all bright; it wants v_prediction, and samples of it the same two options."""
-    from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()
-    """Parts that start from random weights; their config.json in `path` gives the sizes."""
 
 
 class DataConfig(Section):
