@@ -17,6 +17,7 @@ from flax_sd.weights.fill import as_dtype, fill
 from flax_sd.weights.folder import component_tensors, read_json
 
 VAE = AutoencoderKL | AutoencoderTiny
+PIPELINE = "StableDiffusionPipeline"
 
 
 class Kind(NamedTuple):
@@ -50,6 +51,20 @@ class OneKey(nnx.Rngs):
         """What a layer calls for its key."""
         key = jax.random.key(0)
         return lambda: key
+
+
+def check_kind(folder: pathlib.Path) -> None:
+    """Sees before anything is read that a folder is a Stable Diffusion 1.x or 2.x.
+
+    Raises:
+      UserError: it is something else.
+    """
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
+    kind = read_json(path).get("_class_name")
+    if kind != PIPELINE:
+        raise UserError(f"{folder} is a {kind}; a {PIPELINE} (1.x or 2.x) is what can be loaded")
 
 
 def read_component_config(folder: pathlib.Path, component: str) -> dict[str, Any]:

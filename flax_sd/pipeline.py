@@ -16,8 +16,7 @@ from flax_sd import components, corrections, samplers, sharding
 from flax_sd.errors import UserError
 from flax_sd.family import Family, family_of
 from flax_sd.generate import OUTPUTS, Programs, draw_noise, guided, read_request, to_uint8
-from flax_sd.lora.files import read as read_lora
-from flax_sd.lora.inject import attach, detach
+from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.vae import AutoencoderKL
@@ -84,7 +83,7 @@ class StableDiffusion:
         self.tokenizers = [tokenizer]
         self.programs = Programs()
         self._dtype = dtype
-        self._loras: dict[str, tuple[str, list[str]]] = {}  # name -> its slot, its components
+        self._loras = AttachedLoRAs()
         self._batch: Sharding | None = None
         self._check()
 
@@ -111,7 +110,7 @@ class StableDiffusion:
         """
         as_dtype(dtype)
         folder = hub.resolve(source, revision, variant)
-        _check_kind(folder)
+        components.check_kind(folder)
         networks = {
             name: components.load_network(folder, name, dtype, variant) for name in NETWORKS
         }
@@ -225,7 +224,7 @@ class StableDiffusion:
             channels=self.unet.config.in_channels,
             stride=self.stride,
         )
-        config = self._sampler_config(sampler)
+        config = samplers.config_of(sampler, self.scheduler_config)
         steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
         x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
         prompts = [self._encode(request.prompts, clip_skip or 0)]
@@ -245,14 +244,6 @@ class StableDiffusion:
         """
         parts = [latents] if self._batch else [latents[i : i + 1] for i in range(len(latents))]
         return np.concatenate([np.asarray(self.programs.decode(self.vae, part)) for part in parts])
-
-    def _sampler_config(self, sampler: str | Mapping[str, Any] | None) -> dict[str, Any]:
-        if sampler is None:
-            return corrections.scheduler_in_use(self.scheduler_config)
-        if isinstance(sampler, str):
-            raw = corrections.scheduler_to_convert(self.scheduler_config)
-            return samplers.by_name(sampler, raw)
-        return dict(sampler)
 
     def distribute(self, mesh: Mesh) -> None:
         """Copies the networks to every device of a mesh; pictures of a call are divided among them.
@@ -288,18 +279,7 @@ class StableDiffusion:
         Raises:
           UserError: it is no LoRA, is one of another model, or the name is taken.
         """
-        name = name or pathlib.Path(path).stem
-        if name in self._loras:
-            raise UserError(f"a LoRA called {name!r} is there already; remove it or name this one")
-        networks = {name: self._networks[name] for name in ("unet", "text_encoder")}
-        file = read_lora(path, networks)
-        taken = {slot for slot, _ in self._loras.values()}
-        # Under the first free number instead of its name: a name would be part of the program.
-        slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)
-        for component, adapters in file.items():
-            attach(networks[component], adapters, float(scale), slot)
-        self._loras[name] = (slot, list(file))
-        return name
+        return self._loras.add(self._networks, path, float(scale), name)
 
     def remove_lora(self, name: str) -> None:
         """Takes a LoRA out; what is drawn then is what was drawn before it came.
@@ -307,12 +287,7 @@ class StableDiffusion:
         Raises:
           UserError: there is none of that name.
         """
-        if name not in self._loras:
-            there = ", ".join(self._loras) or "none"
-            raise UserError(f"there is no LoRA called {name!r}; there is {there}")
-        slot, parts = self._loras.pop(name)
-        for component in parts:
-            detach(self._networks[component], slot)
+        self._loras.remove(self._networks, name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a diffusers folder, whole or not at all; LoRAs stay out of it.
@@ -333,14 +308,3 @@ class StableDiffusion:
     @property
     def _networks(self) -> dict[str, Any]:
         return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoders[0]}
-
-
-def _check_kind(folder: pathlib.Path) -> None:
-    """Refuses what is no Stable Diffusion 1.x or 2.x before anything is read."""
-    if not (folder / "model_index.json").is_file():
-        raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
-    kind = read_json(folder / "model_index.json").get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise UserError(
-            f"{folder} is a {kind}; a StableDiffusionPipeline (1.x or 2.x) is what can be loaded"
-        )

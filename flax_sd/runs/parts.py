@@ -18,8 +18,6 @@ from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.folder import read_json
 
-PIPELINE = "StableDiffusionPipeline"
-
 
 class Parts(NamedTuple):
     """Networks by component name; in mode vae the UNet and the text encoder stay away.
@@ -79,7 +77,7 @@ def _make_parts(
     """The parts, each network by `make(folder, component, dtype, key if it starts at random)`."""
     model, train = config.model, config.train
     folder = hub.resolve(model.path, model.revision, model.variant)
-    check_kind(folder)
+    components.check_kind(folder)
     vae = folder / "vae" if model.vae is None else find_vae(model.vae, model.variant)
     names = ["vae"] if train.mode == "vae" else ["vae", "text_encoder", "unet"]
     whole = trained_whole(config)
@@ -106,20 +104,6 @@ def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
         return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
     except UserError as error:
         raise UserError(f"model.{error}") from error
-
-
-def check_kind(folder: pathlib.Path) -> None:
-    """Sees before anything is read that a folder is a Stable Diffusion 1.x or 2.x.
-
-    Raises:
-      UserError: it is something else.
-    """
-    path = folder / "model_index.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
-    kind = read_json(path).get("_class_name")
-    if kind != PIPELINE:
-        raise UserError(f"{folder} is a {kind}; a {PIPELINE} (1.x or 2.x) is what can be trained")
 
 
 def trained_whole(config: Config) -> tuple[str, ...]:

@@ -150,7 +150,7 @@ def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]
     problems: dict[str, None] = {}  # each once, in order
     for name, steps in dict.fromkeys((row.sampler, row.steps) for row in rows):
         try:
-            samplers.from_config(_sampler_config(scheduler, name), steps)
+            samplers.from_config(samplers.config_of(name, scheduler), steps)
         except UserError as error:
             problems[str(error)] = None
     for row in rows:
@@ -161,12 +161,6 @@ def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]
         raise UserError("\n  ".join(problems))
     sizes = [{"height": row.height or height, "width": row.width or width} for row in rows]
     return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
-
-
-def _sampler_config(raw: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    if name is None:
-        return corrections.scheduler_in_use(raw)
-    return samplers.by_name(name, corrections.scheduler_to_convert(raw))
 
 
 def own_sampler(scheduler: Mapping[str, Any]) -> str:

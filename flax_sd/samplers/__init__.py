@@ -9,6 +9,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from flax_sd import corrections
 from flax_sd.errors import UserError
 from flax_sd.samplers.ddim import make_ddim
 from flax_sd.samplers.ddpm import make_ddpm
@@ -26,6 +27,7 @@ __all__ = [
     "Sampler",
     "TorchGenerator",
     "by_name",
+    "config_of",
     "from_config",
     "initial_noise",
     "make_sample_loop",
@@ -107,3 +109,18 @@ def by_name(name: str, checkpoint_config: Mapping[str, Any]) -> dict[str, Any]:
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"there is no sampler {name!r}{hint}: there are {', '.join(SAMPLERS)}")
     return {"_class_name": SAMPLERS[name].class_name, **explicit_fields(checkpoint_config)}
+
+
+def config_of(
+    sampler: str | Mapping[str, Any] | None, checkpoint_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `from_config` takes: the checkpoint's own, one made of it by name, or the one given.
+
+    Raises:
+      UserError: there is no sampler of that name.
+    """
+    if sampler is None:
+        return corrections.scheduler_in_use(checkpoint_config)
+    if isinstance(sampler, str):
+        return by_name(sampler, corrections.scheduler_to_convert(checkpoint_config))
+    return dict(sampler)

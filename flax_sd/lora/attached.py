@@ -1,0 +1,56 @@
+"""The LoRAs that a pipeline has beside its weights, by name."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax_sd.errors import UserError
+from flax_sd.lora.files import read
+from flax_sd.lora.inject import attach, detach
+
+COMPONENTS = ("unet", "text_encoder")
+
+
+class AttachedLoRAs:
+    """Adds files to networks, and takes them out again by the name that they were given."""
+
+    def __init__(self):
+        self._parts: dict[str, tuple[str, list[str]]] = {}  # name -> its slot, its components
+
+    def add(
+        self,
+        networks: Mapping[str, Any],
+        path: str | os.PathLike[str],
+        scale: float,
+        name: str | None,
+    ) -> str:
+        """Attaches a file to the networks of COMPONENTS; returns its name, by default the file's.
+
+        Raises:
+          UserError: it is no LoRA, is one of another model, or the name is taken.
+        """
+        name = name or pathlib.Path(path).stem
+        if name in self._parts:
+            raise UserError(f"a LoRA called {name!r} is there already; remove it or name this one")
+        file = read(path, {component: networks[component] for component in COMPONENTS})
+        taken = {slot for slot, _ in self._parts.values()}
+        # Under the first free number instead of its name: a name would be part of the program.
+        slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)
+        for component, adapters in file.items():
+            attach(networks[component], adapters, scale, slot)
+        self._parts[name] = (slot, list(file))
+        return name
+
+    def remove(self, networks: Mapping[str, Any], name: str) -> None:
+        """Detaches a LoRA.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        if name not in self._parts:
+            there = ", ".join(self._parts) or "none"
+            raise UserError(f"there is no LoRA called {name!r}; there is {there}")
+        slot, components = self._parts.pop(name)
+        for component in components:
+            detach(networks[component], slot)
