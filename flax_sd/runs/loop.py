@@ -15,6 +15,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs.pace import Pace
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
+from flax_sd.runs.usage import memory
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
@@ -132,7 +133,7 @@ class Loop:
             "grad_norm": float(metrics.grad_norm),
             "lr": optim.learning_rate_at(self._config.optim, step - 1, self._total),
         }
-        self._trackers.log(step, {**values, **pace, **more})
+        self._trackers.log(step, {**values, **pace, **memory(), **more})
 
 
 def _is_ready(array: Any) -> bool:

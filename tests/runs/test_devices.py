@@ -20,7 +20,7 @@ print(f"status {status}, {jax.process_count()} processes")
 sys.exit(status)
 """
 
-PACE = {"images_per_second", "wait_share", "tflops"}  # what a clock decides
+PACE = {"images_per_second", "wait_share", "tflops", "host_gb"}  # of the machine, not the run
 
 
 def lora(folder, name="lora.safetensors"):

@@ -23,7 +23,7 @@ def test_the_files_of_a_run_and_the_same_command_again(train):
     for line in run.metrics():
         head, pace = list(line)[:5], list(line)[5:]
         assert head == ["step", "loss", "grad_norm", "lr", "images_per_second"]
-        assert pace == ["wait_share", "tflops"] and 0 <= line["wait_share"] <= 1
+        assert pace == ["wait_share", "tflops", "host_gb"] and 0 <= line["wait_share"] <= 1
         assert np.isfinite(list(line.values())).all() and line["lr"] == 1e-3
     saved = sorted(path.name for path in (run.folder / "loras").iterdir())
     assert saved == [f"step-00000{n}{end}.safetensors" for n in (2, 4, 5) for end in ("", "_peft")]
