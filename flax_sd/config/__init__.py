@@ -11,12 +11,16 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.config.lora import LoRAConfig
 from flax_sd.config.model import ModelConfig
 from flax_sd.config.optim import OptimConfig
 from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import Section, changed
-from flax_sd.config.training import LoRAConfig, TrainConfig, VAELossConfig
+from flax_sd.config.training import TrainConfig, VAELossConfig
+
+# Options of lora that are refused in other modes; the others may stay from a config of mode lora.
+ONLY_LORA = ("start",)
 
 
 class Config(Section):
@@ -76,6 +80,9 @@ class Config(Section):
             for name in self.model.from_scratch
             if name not in trained
         ]
+        if mode != "lora":
+            names = [name for name in changed(self.lora) if name in ONLY_LORA]
+            problems += [f"lora.{name} has no meaning in train.mode {mode}" for name in names]
         set_in_vae = {
             "train.text_encoder": train.text_encoder,
             "train.remat": train.remat != "none",

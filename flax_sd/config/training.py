@@ -1,11 +1,10 @@
-"""What is trained and how: the loop, the adapters, the autoencoder's loss."""
+"""What is trained and how: the loop, the autoencoder's loss."""
 
 from typing import Annotated, Literal
 
-import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section, checked_patterns
+from flax_sd.config.section import Positive, Rate, Section
 
 
 class TrainConfig(Section):
@@ -34,31 +33,6 @@ class TrainConfig(Section):
     trained. Unset keeps none."""
     deterministic: bool = True
     """On a GPU, only operations that give the same bytes each time."""
-
-
-class LoRAConfig(Section):
-    """The adapters of mode lora."""
-
-    rank: Positive = 4  # the reference script's
-    """Rank of the update matrices."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Strength: the update is scaled by alpha / rank; unset means alpha = rank."""
-    rslora: bool = False
-    """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
-    2023)."""
-    ranks: dict[str, Count] = {}
-    """Ranks of layers whose dotted path a regular expression is found in, as {unet.mid_block: 16};
-    the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
-    by its own rank."""
-    targets: str = "attention"
-    """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
-    init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
-    """How the down matrices start; the up matrices start at zero."""
-
-    @pydantic.field_validator("ranks")
-    @classmethod
-    def _patterns(cls, value: dict[str, int]) -> dict[str, int]:
-        return checked_patterns(value)
 
 
 class VAELossConfig(Section):

@@ -1,7 +1,6 @@
 """What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,8 +11,6 @@ from flax import nnx
 
 from flax_sd.compiler import jit
 from flax_sd.config import Config
-from flax_sd.errors import UserError
-from flax_sd.lora.inject import inject
 from flax_sd.losses import (
     DiffusionConfig,
     EncodedBatch,
@@ -24,6 +21,7 @@ from flax_sd.losses import (
     vae_loss,
 )
 from flax_sd.models.vae import Moments
+from flax_sd.runs.adapters import adapted, add_adapters
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
 from flax_sd.runs.precision import resolve_dtype
 
@@ -52,11 +50,11 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
 
     Raises:
-      UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing.
+      UserError: the LoRA that the config describes cannot be put into the networks.
     """
     networks = dict(parts.networks)
     if config.train.mode == "lora":
-        _inject(config, networks)
+        add_adapters(config, networks)
     if "unet" in networks:
         networks["unet"].remat = config.train.remat
     picked = _trained_leaves(config)
@@ -93,39 +91,10 @@ def _compute_dtype(config: Config) -> jnp.dtype | None:
     return jnp.dtype(resolve_dtype(config.compute_dtype)) if trained_whole(config) else None
 
 
-def _inject(config: Config, networks: dict[str, Any]) -> None:
-    settings, key = config.lora, jax.random.key(config.seed)
-    found: set[str] = set()
-
-    def rank_of(component: str, path: str) -> int:
-        for pattern, rank in settings.ranks.items():
-            if re.search(pattern, f"{component}.{path}"):
-                found.add(pattern)
-                return rank
-        return settings.rank
-
-    for i, name in enumerate(["unet", "text_encoder"] if config.train.text_encoder else ["unet"]):
-        inject(
-            networks[name],
-            settings.targets,
-            functools.partial(rank_of, name),
-            settings.alpha,
-            settings.init,
-            jax.random.fold_in(key, i),
-            rank_stabilised=settings.rslora,
-        )
-    if idle := settings.ranks.keys() - found:
-        raise UserError(
-            f"lora.ranks: no layer of targets {settings.targets!r} matches "
-            f"{', '.join(map(repr, sorted(idle)))}"
-        )
-
-
 def _trained_leaves(config: Config) -> dict[str, Any]:
     """The filter that picks each trained component's leaves."""
     if config.train.mode == "lora":
-        names = ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
-        return dict.fromkeys(names, nnx.LoRAParam)
+        return dict.fromkeys(adapted(config), nnx.LoRAParam)
     return dict.fromkeys(trained_whole(config), nnx.Param)
 
 

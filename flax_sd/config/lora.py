@@ -1,0 +1,43 @@
+"""The adapters of mode lora."""
+
+import pathlib
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from flax_sd.config.section import Count, Positive, Section, checked_patterns, refuse_idle
+
+
+class LoRAConfig(Section):
+    """The adapters of mode lora."""
+
+    start: pathlib.Path | None = None
+    """A LoRA to train on: a file of kohya, PEFT or diffusers, or a folder with one, as a run's.
+    Layers, ranks and alphas are the file's, and options that say otherwise are refused."""
+    rank: Positive = 4  # the reference script's
+    """Rank of the update matrices."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Strength: the update is scaled by alpha / rank; unset means alpha = rank."""
+    rslora: bool = False
+    """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
+    2023)."""
+    ranks: dict[str, Count] = {}
+    """Ranks of layers whose dotted path a regular expression is found in, as {unet.mid_block: 16};
+    the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
+    by its own rank."""
+    targets: str = "attention"
+    """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
+    init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
+    """How the down matrices start; the up matrices start at zero."""
+
+    @pydantic.field_validator("ranks")
+    @classmethod
+    def _patterns(cls, value: dict[str, int]) -> dict[str, int]:
+        return checked_patterns(value)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "LoRAConfig":
+        fresh = self.start is None
+        refuse_idle(self, {"init": fresh, "rslora": fresh, "ranks": fresh})
+        return self

@@ -1,0 +1,94 @@
+"""The LoRA of a run put into its networks: a fresh one, or that of a file to be trained on."""
+
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.lora.adapter import LoRAFile
+from flax_sd.lora.inject import attach, inject
+from flax_sd.lora.read import read
+from flax_sd.lora.targets import match
+
+
+def adapted(config: Config) -> tuple[str, ...]:
+    """The components that get a LoRA in mode lora."""
+    return ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
+
+
+def add_adapters(config: Config, networks: dict[str, Any]) -> None:
+    """Puts the LoRA of the config beside the layers of `networks`, in place.
+
+    Raises:
+      UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing, or `lora.start` is no
+        LoRA, does not fit the model or is another than the options describe.
+    """
+    if config.lora.start is None:
+        _add_fresh(config, networks)
+    else:
+        _add_started(config, networks)
+
+
+def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
+    settings, key = config.lora, jax.random.key(config.seed)
+    found: set[str] = set()
+
+    def rank_of(component: str, path: str) -> int:
+        for pattern, rank in settings.ranks.items():
+            if re.search(pattern, f"{component}.{path}"):
+                found.add(pattern)
+                return rank
+        return settings.rank
+
+    for i, name in enumerate(adapted(config)):
+        inject(
+            networks[name],
+            settings.targets,
+            functools.partial(rank_of, name),
+            settings.alpha,
+            settings.init,
+            jax.random.fold_in(key, i),
+            rank_stabilised=settings.rslora,
+        )
+    if idle := settings.ranks.keys() - found:
+        raise UserError(
+            f"lora.ranks: no layer of targets {settings.targets!r} matches "
+            f"{', '.join(map(repr, sorted(idle)))}"
+        )
+
+
+def _add_started(config: Config, networks: dict[str, Any]) -> None:
+    start = config.lora.start
+    assert start is not None
+    known = {name: networks[name] for name in ("unet", "text_encoder")}
+    lora = read(start, known)
+    if problems := [*_clashes(config, lora, known)]:
+        raise UserError("\n  ".join([f"lora.start {start} is another LoRA:", *problems]))
+    for name, adapters in lora.items():
+        attach(networks[name], adapters, 1.0)
+
+
+def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterator[str]:
+    """What the options say and the file has otherwise; an option at its default says nothing."""
+    for name in sorted(lora.keys() ^ set(adapted(config))):
+        if name in lora:
+            yield f"it has layers of the {name}, which the run does not train (train.{name} does)"
+        else:
+            yield f"it has no layers of the {name}, which the run is to train"
+    settings, default = config.lora, type(config.lora)()
+    adapters = [adapter for own in lora.values() for adapter in own.values()]
+    for name in ("rank", "alpha"):
+        wanted = getattr(settings, name)
+        found = sorted({getattr(adapter, name) for adapter in adapters})
+        if wanted != getattr(default, name) and found != [wanted]:
+            yield f"lora.{name} is {wanted:g}, it has {', '.join(f'{value:g}' for value in found)}"
+    if settings.targets != default.targets:
+        for name, own in lora.items():
+            picked = set(match(networks[name], settings.targets))
+            if odd := sorted(picked ^ own.keys()):
+                which = "does not have" if odd[0] in picked else "has, which they do not pick,"
+                yield f"lora.targets is {settings.targets!r}, it {which} {name}.{odd[0]}"
