@@ -1,9 +1,6 @@
 """A run's numbers and pictures: metrics.jsonl, and TensorBoard and Weights & Biases if wanted."""
 
 import importlib
-import json
-import math
-import os
 import pathlib
 import secrets
 from collections.abc import Mapping
@@ -15,55 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flax_sd.errors import UserError
-
-
-class MetricsFile:
-    """metrics.jsonl: one JSON object a logged step, whole lines only."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self.path = path
-
-    def append(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Writes one line at once; what is not finite becomes null, which JSON can hold.
-
-        Raises:
-          UserError: the line cannot be written.
-        """
-        numbers = {name: float(value) for name, value in values.items()}
-        shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        line = json.dumps({"step": step, **shown}) + "\n"
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-
-    def truncate_after(self, step: int) -> None:
-        """Drops the lines past a step, and one that a kill tore, in a file renamed into place.
-
-        Raises:
-          UserError: the file cannot be read or written.
-        """
-        if not self.path.exists():
-            return
-        aside = self.path.with_suffix(".tmp")
-        try:
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            with aside.open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines if _step_of(line) <= step)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-
-
-def _step_of(line: str) -> float:
-    """The step of a line; infinity if the line is torn."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError):
-        return math.inf
+from flax_sd.step_lines import StepLines
 
 
 class Trackers:
@@ -95,7 +44,7 @@ class Trackers:
         self._metrics = self._board = self._wandb = None
         if jax.process_index() != 0:
             return
-        self._metrics = MetricsFile(output / "metrics.jsonl")
+        self._metrics = StepLines(output / "metrics.jsonl")
         self._metrics.truncate_after(-1 if resumed_at is None else resumed_at)
         if board is not None:
             self._board = board.SummaryWriter(
@@ -119,7 +68,7 @@ class Trackers:
           UserError: metrics.jsonl cannot be written.
         """
         if self._metrics is not None:
-            self._metrics.append(step, values)
+            self._metrics.append({"step": step, **values})
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, float(value), step)

@@ -7,7 +7,8 @@ import pytest
 import tensorboardX.proto.event_pb2
 
 from flax_sd.errors import UserError
-from flax_sd.tracking import MetricsFile, Trackers
+from flax_sd.step_lines import StepLines
+from flax_sd.tracking import Trackers
 from tests import processes
 
 
@@ -26,9 +27,9 @@ def test_a_line_is_there_when_it_is_logged(tmp_path):
 
 def test_resuming_drops_the_lines_past_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    metrics = MetricsFile(path)
+    metrics = StepLines(path)
     for step in (10, 20, 30, 40):
-        metrics.append(step, {"loss": 1 / step, "name é": 2})
+        metrics.append({"step": step, "loss": 1 / step, "name é": 2})
     with path.open("a") as file:
         file.write('{"step": 20, "los')  # torn by a kill
     before = path.read_text().splitlines()
@@ -42,15 +43,15 @@ def test_resuming_drops_the_lines_past_the_checkpoint(tmp_path):
 
 
 def test_truncating_what_is_not_there(tmp_path):
-    MetricsFile(tmp_path / "metrics.jsonl").truncate_after(3)
+    StepLines(tmp_path / "metrics.jsonl").truncate_after(3)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: Is a directory"):
-        MetricsFile(tmp_path / "metrics.jsonl").append(1, {})
-    with pytest.raises(UserError, match=r"cannot write .*metrics\.jsonl: Is a directory"):
+        StepLines(tmp_path / "metrics.jsonl").append({"step": 1})
+    with pytest.raises(UserError, match=r"cannot read .*metrics\.jsonl: Is a directory"):
         Trackers(tmp_path)
 
 

@@ -24,10 +24,12 @@ class Loss(NamedTuple):
 
     draw(key, batch) -> a pytree whose arrays all begin with the batch axis.
     loss(params, frozen, batch, draws) -> float32 [b], each picture's own; a step takes the mean.
+    timesteps: how many there are, of which `draws.timesteps` holds a picture's; None without any.
     """
 
     draw: Callable[[jax.Array, Any], Any]
     loss: Callable[[Trees, Trees, Any, Any], Float[Array, " b"]]
+    timesteps: int | None = None
 
 
 class EncodedBatch(NamedTuple):

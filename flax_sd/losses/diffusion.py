@@ -87,4 +87,4 @@ def diffusion_loss(
         value = jnp.mean(distance(error, draws.timesteps), axis=(1, 2, 3))
         return value if weight is None else weight(draws.timesteps) * value
 
-    return Loss(draw, loss)
+    return Loss(draw, loss, schedule.alphas_cumprod.size)

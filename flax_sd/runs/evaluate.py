@@ -1,24 +1,33 @@
-"""The loss on held-out pictures, at fixed timesteps and noise, so that two models compare."""
+"""The loss of pictures at fixed timesteps and noise, so that two models compare.
+
+Each picture is seen once in each tenth of the timesteps. What is drawn for it is a function of its
+place in the set and of how many pictures there are, whatever the batches and the devices.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, Float64, Int
 
 from flax_sd import sharding
 from flax_sd.compiler import jit
 from flax_sd.losses import Loss, Trees
 from flax_sd.runs.inputs import Inputs
 
-EVALUATION_SEED = 20_000  # of the fixed noise; any number, but the same for every run
-DRAWS_PER_PICTURE = 4
+EVALUATION_SEED = 20_000  # of the fixed draws; any number, but the same for every run
+BANDS = 10  # equal parts of the timesteps
+ROWS = 8  # pictures at once
 
 
-class HeldOut:
-    """Held-out pictures, encoded once, with the draws at which their loss is measured."""
+class Evaluator:
+    """Pictures, encoded once, with the draws at which their loss is measured.
+
+    Attributes:
+      bands: first and last timestep of each; none where the loss has no timesteps.
+    """
 
     def __init__(self, inputs: Inputs, loss: Loss, mesh: Mesh):
         """Puts all of the pictures on the devices, each with its first caption.
@@ -26,48 +35,86 @@ class HeldOut:
         Raises:
           UserError: they cannot be read.
         """
-        self.count = len(inputs.source)
-        self._rows = mesh.size * -(-min(8, self.count) // mesh.size)
-        mine = sharding.process_rows(self._rows, mesh)
+        self._count = len(inputs.source)
+        rows = mesh.size * -(-min(ROWS, self._count) // mesh.size)
+        mine = sharding.process_rows(rows, mesh)
         self._batches = [
-            (_load(inputs, (rows + rows[:1] * (self._rows - len(rows))), mine), len(rows))
-            for rows in _chunks(self.count, self._rows)
+            (_load(inputs, padded[mine]), padded, valid)
+            for padded, valid in _chunks(np.arange(self._count), rows)
         ]
-        self._loss = jit(_loss_of_batch(loss, mesh))
+        total = loss.timesteps
+        self.bands = [] if total is None else band_edges(total)
+        self._timesteps = fixed_timesteps(self._count, 1 if total is None else total)
+        self._loss = jit(_fixed(loss, mesh), out_shardings=sharding.replicated(mesh))
 
-    def loss(self, params: Trees, frozen: Trees) -> float:
-        """The mean over pictures and draws, in float32."""
-        total = 0.0
-        for number, (batch, valid) in enumerate(self._batches):
-            for draw in range(DRAWS_PER_PICTURE):
-                key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), number)
-                total += float(
-                    self._loss(params, frozen, batch, jax.random.fold_in(key, draw), valid)
-                )
-        return total / (self.count * DRAWS_PER_PICTURE)
+    def losses(self, params: Trees, frozen: Trees) -> Float64[np.ndarray, "n bands"]:
+        """Each picture's loss in each band; in one, if the loss has no timesteps."""
+        bands = max(1, len(self.bands))
+        values = np.zeros((self._count, bands))
+        for batch, rows, valid in self._batches:
+            for band in range(bands):
+                t = self._timesteps[rows, band]
+                each = self._loss(params, frozen, batch, rows.astype(np.int32), np.int32(band), t)
+                values[rows[:valid], band] = np.asarray(each)[:valid]
+        return values
 
 
-def _load(inputs: Inputs, rows: list[int], mine: np.ndarray) -> Any:
-    """This process's rows of a batch, on its devices."""
-    own = [rows[place] for place in mine]
+def band_edges(timesteps: int) -> list[tuple[int, int]]:
+    """The first and the last timestep of each band."""
+    edges = [band * timesteps // BANDS for band in range(BANDS + 1)]
+    return [(first, after - 1) for first, after in zip(edges, edges[1:], strict=False)]
+
+
+def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
+    """One timestep for each picture in each band.
+
+    Those of a band are spread over it: each of its `count` equal parts has one, drawn within it,
+    and which picture has which part is drawn too.
+    """
+    places = np.empty((count, BANDS))
+    for band in range(BANDS):
+        bits = np.random.Philox(key=[EVALUATION_SEED, band]).random_raw(2 * count)
+        part = np.argsort(np.argsort(bits[:count]))
+        within = (bits[count:] >> np.uint64(11)) * 2.0**-53
+        places[:, band] = (band + (part + within) / count) / BANDS
+    return np.minimum(places * timesteps, timesteps - 1).astype(np.int32)
+
+
+def _load(inputs: Inputs, rows: np.ndarray) -> Any:
+    """These pictures as a batch; `rows` are this process's."""
+    own = rows.tolist()
     pictures = np.stack([inputs.source.load(i, seed=0, sample=i) for i in own])
     return inputs.batch(pictures, [inputs.source.captions(i)[0] for i in own])
 
 
-def _chunks(count: int, size: int) -> Iterator[list[int]]:
-    for start in range(0, count, size):
-        yield list(range(start, min(start + size, count)))
+def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Rows in batches of one size, the last padded; how many of each are no padding."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), len(part)
 
 
-def _loss_of_batch(loss: Loss, mesh: Mesh) -> Any:
-    """The summed loss of a batch's first `valid` pictures."""
+def _fixed(loss: Loss, mesh: Mesh) -> Any:
+    """Each row's loss, with draws that depend on the picture and the band alone."""
+
+    def draw(key: jax.Array, row: Any) -> Any:
+        draws = loss.draw(key, jax.tree.map(lambda leaf: leaf[None], row))
+        return jax.tree.map(lambda leaf: leaf[0], draws)
 
     def value(
-        params: Trees, frozen: Trees, batch: Any, key: jax.Array, valid: jax.Array
-    ) -> jax.Array:
-        draws = loss.draw(key, batch)
+        params: Trees,
+        frozen: Trees,
+        batch: Any,
+        pictures: Int[Array, " b"],
+        band: Int[Array, ""],
+        t: Int[Array, " b"],
+    ) -> Float[Array, " b"]:
+        key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), band)
+        keys = jax.vmap(lambda picture: jax.random.fold_in(key, picture))(pictures)
+        draws = jax.vmap(draw)(keys, batch)
+        if loss.timesteps is not None:
+            draws = draws._replace(timesteps=t)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            each = loss.loss(params, frozen, batch, draws)
-        return jnp.sum(jnp.where(jnp.arange(len(each)) < valid, each, 0))  # the rest is padding
+            return loss.loss(params, frozen, batch, draws)
 
     return value

@@ -29,6 +29,9 @@ def _losses(config: Config) -> list[str]:
         values = [row[name] for row in rows if row.get(name) is not None]
         if len(values) > 1:
             change = f"{values[-1] / values[0] - 1:+.1%}"
+            half = rows[-1].get(f"{name}_change_ci")
+            if half is not None:
+                change += f" ± {half / values[0]:.1%}"
             lines.append(f"{name:9} {values[0]:.4f} -> {values[-1]:.4f}  {change:>7}  {meaning}")
     if BASE_LOSS in "".join(lines) and config.train.mode == "lora":
         lines.append("with the LoRA off the model is what it was, to the bit")

@@ -20,7 +20,6 @@ from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
 from flax_sd.runs import check, latents, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
-from flax_sd.runs.evaluate import HeldOut
 from flax_sd.runs.feed import feed
 from flax_sd.runs.inputs import prepare
 from flax_sd.runs.loop import Loop, Step
@@ -32,6 +31,8 @@ from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.samples import Samples, choose_prompts
 from flax_sd.runs.summary import summary
+from flax_sd.runs.validate import Validation
+from flax_sd.runs.validation_log import ValidationLog
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import TrainState
@@ -120,7 +121,7 @@ class Run:
                 self._export(state)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
-        self._prepare()
+        self._prepare(start)
         self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
         if start == 0:
             self._look_before(state)
@@ -137,7 +138,7 @@ class Run:
         self._finish(start, state)
         return 0
 
-    def _prepare(self) -> None:
+    def _prepare(self, start: int) -> None:
         """Encodes what need be encoded only once, and lets go of what has then done its work."""
         before = self.objective
         self.inputs, held_out, self.objective, self.frozen = prepare(
@@ -147,10 +148,10 @@ class Run:
             network = self.parts.networks.pop(name)
             if self.samples is not None:  # which draws with it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
-        self.held_out = {
-            name: HeldOut(inputs, self.objective.measure, self.mesh)
-            for name, inputs in held_out.items()
-        }
+        log = ValidationLog(self.config.output, start or -1)
+        log.rewind()
+        measure = self.objective.measure
+        self.validation = Validation(self.sets, held_out, measure, self.mesh, log, self.progress)
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
@@ -228,18 +229,7 @@ class Run:
         """
         if step:
             self.progress.stage("trained", f"to step {step}")
-        values = {}
-        for name, held_out in self.held_out.items():
-            value = values[name] = held_out.loss(state.learned, self.frozen)
-            if not math.isfinite(value):
-                raise UserError(
-                    f"step {step}: {name}, the loss on held-out pictures, is {value}: a weight of "
-                    "the model is not finite, or the numbers overflow in this compute_dtype"
-                )
-            self.progress.stage(
-                "measured", f"{name} {value:.4f} on {held_out.count} held-out pictures"
-            )
-        return values
+        return self.validation.measure(step, state.learned, self.frozen)
 
     def saving(self, step: int, state: TrainState) -> None:
         """The LoRA of every checkpoint, since people choose the best one."""

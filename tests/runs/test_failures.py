@@ -118,7 +118,7 @@ def full(*args, **kwargs):
         ("flax_sd.runs.outputs.os.replace", "config.yaml could not be written: No space left"),
         ("flax_sd.weights.safetensors.os.fsync", "step-000002.safetensors could not be written"),
         ("orbax.checkpoint.CheckpointManager.save", "cannot write checkpoints to"),
-        ("flax_sd.tracking.json.dumps", None),
+        ("flax_sd.step_lines.json.dumps", None),
     ],
 )
 def test_a_full_disk_is_named_and_the_run_goes_on_later(train, monkeypatch, place, named):

@@ -31,6 +31,11 @@ def test_losses_stand_before_and_after(finished):
     assert "LoRA off" not in finished(first, last, train={"mode": "full"})
 
 
+def test_the_interval_of_a_change_is_in_percent_of_the_loss_before(finished):
+    last = {"val_loss": 0.06, "val_loss_change": -0.02, "val_loss_change_ci": 0.004}
+    assert "-25.0% ± 5.0%  held-out" in finished({"val_loss": 0.08}, last)
+
+
 def test_without_measures_it_only_says_what_to_try(finished):
     for rows in ([], [{"loss": 1.0}], [{"val_loss": 0.1}], [{"val_loss": None}, {"val_loss": 0.1}]):
         text = finished(*rows)
@@ -64,7 +69,7 @@ def test_a_run_ends_with_both_losses(train, tmp_path):
     first, *_, last = run.metrics()
     assert first["step"] == 0 and {"val_loss", "base_loss"} <= first.keys() & last.keys()
     assert first["val_loss"] != first["base_loss"] != last["base_loss"]
-    assert f"base_loss {first['base_loss']:.4f} on 3 held-out pictures" in run.out
+    assert f"base_loss {first['base_loss']:.4f} ± " in run.out and "on 3 held-out" in run.out
     assert f"base_loss {first['base_loss']:.4f} -> {last['base_loss']:.4f}" in run.out
     assert pathlib.Path(run.folder / "lora.safetensors").is_file()
     for stage in ("found:", "loaded:", "compiled:", "trained: to step 4", "written:"):

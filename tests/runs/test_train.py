@@ -69,11 +69,22 @@ def test_held_out_loss_before_and_after(train, tmp_path):
     held = make_pictures(tmp_path / "held", 3, seed=5)
     run = train("a", "--data.held_out", held, "--log.every", 3)
     first, middle, last = run.metrics()
-    assert first.keys() == {"step", "val_loss"} and first["step"] == 0
+    assert first.keys() == {"step", "val_loss", "val_loss_ci"} and first["step"] == 0
     assert middle["step"] == 3 and "val_loss" not in middle
     assert last["step"] == 4 and {"loss", "val_loss"} < last.keys()
-    assert last["val_loss"] != first["val_loss"]
-    assert f"val_loss {first['val_loss']:.4f} on 3 held-out pictures" in run.out
+    assert last["val_loss_change"] == pytest.approx(last["val_loss"] - first["val_loss"], rel=1e-6)
+    assert last["val_loss_change_ci"] > 0 and last["val_loss_change"] != 0
+    shown = f"{last['val_loss_change']:+.4f} ± {last['val_loss_change_ci']:.4f} since step 0"
+    assert f"val_loss {first['val_loss']:.4f} ± {first['val_loss_ci']:.4f} on 3 held" in run.out
+    assert shown in run.out
+    text = (run.folder / "validation.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["step"], line["set"], line["count"]) for line in lines] == [
+        (0, "val_loss", 3),
+        (4, "val_loss", 3),
+    ]
+    assert lines[1]["mean"] == last["val_loss"] and lines[1]["change"] == last["val_loss_change"]
+    assert np.mean([band[2] for band in lines[1]["bands"]]) == pytest.approx(last["val_loss"])
 
 
 def test_sample_grids_and_the_sheet(train):

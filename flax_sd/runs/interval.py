@@ -1,0 +1,31 @@
+"""A mean with its confidence interval."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean, and half of its interval's width: NaN where one value alone was measured."""
+
+    mean: float
+    half: float
+
+    @property
+    def falls(self) -> bool:
+        """Whether all of the interval is below 0."""
+        return self.mean + self.half < 0
+
+
+def interval(values: Float64[np.ndarray, " n"]) -> Interval:
+    """The mean of independent values with its 95 % interval, by Student's t: t s / √n."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return Interval(mean, math.nan)
+    quantile = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return Interval(mean, quantile * float(np.std(values, ddof=1)) / math.sqrt(n))
