@@ -3,7 +3,7 @@
 import importlib
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, SupportsFloat
 
@@ -61,14 +61,17 @@ class Trackers:
                 config=dict(config or {}),
             )
 
-    def log(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Writes the numbers of a step.
+    def log(
+        self, step: int, values: Mapping[str, SupportsFloat], pictures: Sequence[str] = ()
+    ) -> None:
+        """Writes the numbers of a step, and in metrics.jsonl the names of pictures.
 
         Raises:
           UserError: metrics.jsonl cannot be written.
         """
         if self._metrics is not None:
-            self._metrics.append({"step": step, **values})
+            named = {"pictures": pictures} if pictures else {}
+            self._metrics.append({"step": step, **values, **named})
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, float(value), step)

@@ -111,12 +111,14 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g / state.loss_scale.scale, grads)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm)
-        overflow = ~finite & jnp.isfinite(value) if scaled else jnp.bool_(False)
+        overflow = jnp.bool_(False)
+        if scaled:  # a scale of 1 is the smallest: what overflows then does so by itself
+            overflow = ~finite & jnp.isfinite(value) & (state.loss_scale.scale > 1)
         new = _average(_update(state, grads, tx), ema_decay)
         # A norm compiles eight times as fast as a flag for each of a UNet's 686 leaves.
         good = finite & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(new.params))
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state._replace(key=new.key))
-        scale = _next_scale(state.loss_scale, overflow) if scaled else state.loss_scale
+        scale = _next_scale(state.loss_scale, good, overflow) if scaled else state.loss_scale
         new = new._replace(step=state.step + 1, loss_scale=scale)
         return new, Metrics(value, grad_norm, overflow, ~good & ~overflow)
 
@@ -165,11 +167,11 @@ def _mean_over_parts(
     return value, grads
 
 
-def _next_scale(old: LossScale, overflow: jax.Array) -> LossScale:
-    grown = old.good_steps + 1 >= GROWTH_INTERVAL
+def _next_scale(old: LossScale, good: jax.Array, overflow: jax.Array) -> LossScale:
+    grown = good & (old.good_steps + 1 >= GROWTH_INTERVAL)
     scale = jnp.where(
         overflow,
         jnp.maximum(old.scale / 2, 1.0),
         jnp.where(grown, old.scale * 2, old.scale),
     )
-    return LossScale(scale, jnp.where(overflow | grown, 0, old.good_steps + 1).astype(jnp.int32))
+    return LossScale(scale, jnp.where(overflow | grown, 0, old.good_steps + good).astype(jnp.int32))

@@ -195,8 +195,19 @@ def test_an_overflow_of_the_scaled_gradient_halves_the_scale_and_skips() -> None
 def test_a_scaled_run_stops_at_a_loss_that_is_not_finite_itself() -> None:
     toy = Toy(lambda w, x, draws: w * x)
     step = make_train_step(toy.loss, toy.tx, scaled=True)
-    _, metrics = step(toy.start(scaled=True), {}, jnp.array([jnp.nan, 1.0]))
+    state, metrics = step(toy.start(scaled=True), {}, jnp.array([jnp.nan, 1.0]))
     assert bool(metrics.failed) and not bool(metrics.skipped)
+    assert int(state.step) == 1 and state.loss_scale == toy.start(scaled=True).loss_scale
+
+
+def test_an_overflow_at_the_smallest_scale_is_a_failure() -> None:
+    toy = Toy(lambda w, x, draws: jnp.sqrt(w * x))
+    step = make_train_step(toy.loss, toy.tx, scaled=True)
+    state, told = toy.start(scaled=True), []
+    for _ in range(18):  # the scale begins at 2^16
+        state, metrics = step(state, {}, jnp.zeros(2))
+        told.append((bool(metrics.skipped), bool(metrics.failed)))
+    assert told == [(True, False)] * 16 + [(False, True)] * 2
 
 
 def test_frozen_leaves_have_no_state_and_stay_as_they_are() -> None:

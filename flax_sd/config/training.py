@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
+import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Positive, Rate, Section
+from flax_sd.config.section import Positive, Rate, Section, refuse_idle
 
 
 class TrainConfig(Section):
@@ -33,6 +34,16 @@ class TrainConfig(Section):
     trained. Unset keeps none."""
     deterministic: bool = True
     """On a GPU, only operations that give the same bytes each time."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # a NaN is seldom the last one
+    """At a step whose loss, gradient or update is not finite, which changes no weight: stop, or
+    skip it, name its pictures and go on."""
+    max_skipped: Positive = 3  # a bad picture comes alone; a run that diverges does not recover
+    """Steps in a row that may be skipped; the last of them stops the run."""
+
+    @pydantic.model_validator(mode="after")
+    def _effective(self) -> "TrainConfig":
+        refuse_idle(self, {"max_skipped": self.on_nonfinite == "skip"})
+        return self
 
 
 class VAELossConfig(Section):

@@ -1,6 +1,6 @@
 """Captioned pictures, from wherever they lie to the batch of each step."""
 
-from flax_sd.data.batches import Batch, Source, batches
+from flax_sd.data.batches import Batch, Source, batches, shown
 from flax_sd.data.captions import vary
 from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.pictures import Pictures, open_pictures
@@ -18,6 +18,7 @@ __all__ = [
     "open_pictures",
     "report_page",
     "shared",
+    "shown",
     "summary",
     "vary",
 ]

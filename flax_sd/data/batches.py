@@ -65,6 +65,12 @@ def picture_of(sample: int, count: int, seed: int) -> int:
     return int(permutation(count, seed, epoch)[place])
 
 
+def shown(step: int, batch_size: int, count: int, seed: int) -> list[int]:
+    """Returns the pictures, of `count`, of step number `step`, counted from 0, each once."""
+    samples = range(step * batch_size, (step + 1) * batch_size)
+    return list(dict.fromkeys(picture_of(sample, count, seed) for sample in samples))
+
+
 class _Steps:
     """Random access by step: loads this process's share of the step's batch."""
 

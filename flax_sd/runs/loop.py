@@ -3,15 +3,15 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
 
 from flax_sd import optim, sharding
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
-from flax_sd.errors import UserError
 from flax_sd.progress import Progress
+from flax_sd.runs.guard import Guard
 from flax_sd.runs.pace import Pace
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
@@ -53,11 +53,12 @@ class Loop:
         stop: StopRequest,
         hooks: Hooks,
         pace: Pace,
+        guard: Guard,
     ):
         self._config, self._total, self._step = config, total, step
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
-        self._pace, self._spill = pace, SpillWatch(progress)
+        self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
@@ -67,7 +68,7 @@ class Loop:
         Metrics of a step are read when the next one is under way, so the device never waits.
 
         Raises:
-          UserError: the loss is not finite; the state on disk is the last good one.
+          UserError: too many steps were not finite; the state on disk is the last good one.
         """
         pending: tuple[int, Metrics] | None = None
         done, stopping = start, False
@@ -92,11 +93,13 @@ class Loop:
                 pending = (done, metrics)
                 saving = done % self._config.checkpoint.every == 0 or done == self._total
                 stopping = self._must_stop(done, saving)
-                if saving or stopping:
+                if saving or stopping or self._guard.in_row:
                     self._report(*pending, state=state)  # nothing non-finite is ever saved
                     pending = None
-                    self._hooks.saving(done, state)
-                    self._checkpoints.save(done, state)
+                if self._guard.problem:
+                    self._give_up(start, done, state)
+                if saving or stopping:
+                    self._save(done, state)
                 self._sample(done, state)
         return done, state
 
@@ -106,6 +109,18 @@ class Loop:
             return False
         return sharding.any_process(self._stop.reason is not None)
 
+    def _save(self, done: int, state: TrainState) -> None:
+        self._hooks.saving(done, state)
+        self._checkpoints.save(done, state)
+
+    def _give_up(self, start: int, done: int, state: TrainState) -> NoReturn:
+        """Saves the state before the steps that failed, unless a good one has changed it since."""
+        assert self._guard.problem is not None
+        failed = self._guard.in_row
+        if failed and done - failed > start:
+            self._save(done - failed, state._replace(step=state.step - failed))
+        raise self._guard.problem
+
     def _sample(self, done: int, state: TrainState) -> None:
         every = self._config.sample.every
         if every and 0 < done < self._total and done % every == 0:
@@ -114,26 +129,27 @@ class Loop:
     def _report(self, step: int, metrics: Metrics, state: TrainState | None = None) -> None:
         """Checks and shows the metrics of a step; the first to run waits for the device."""
         loss = float(metrics.loss)
-        if bool(metrics.failed):
-            raise UserError(
-                f"step {step}: the loss, its gradient or the update is not finite (loss {loss}); "
-                "nothing of this step was kept and the last checkpoint is good; what usually "
-                "helps: a lower optim.learning_rate, or compute_dtype bfloat16 or float32 in "
-                "place of float16"
-            )
+        skipped = self._guard.see(step, loss, bool(metrics.failed))
+        if self._guard.problem:
+            return
+        if skipped:
+            self._progress.say(self._guard.notice(step, loss, skipped))
         self._pace.stepped()
         pace = self._pace.values()
         self._shown.update(step, loss, pace)
-        if step % self._config.log.every and step != self._total:
+        if step % self._config.log.every and step != self._total and not skipped:
             return
         self._spill.look()
         more = self._hooks.measured(step, state) if state and step == self._total else {}
+        updates = step - 1 - self._guard.total + bool(skipped)  # which the schedule counts
         values = {
             "loss": loss,
             "grad_norm": float(metrics.grad_norm),
-            "lr": optim.learning_rate_at(self._config.optim, step - 1, self._total),
+            "lr": optim.learning_rate_at(self._config.optim, updates, self._total),
         }
-        self._trackers.log(step, {**values, **pace, **memory(), **more})
+        if self._guard.total:
+            values["skipped"] = self._guard.total
+        self._trackers.log(step, {**values, **pace, **memory(), **more}, skipped)
 
 
 def _is_ready(array: Any) -> bool:

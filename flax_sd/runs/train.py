@@ -12,7 +12,7 @@ import yaml
 from flax import nnx
 from jax.sharding import Mesh
 
-from flax_sd import optim, sharding, train_step
+from flax_sd import data, optim, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
@@ -21,6 +21,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import check, latents, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.feed import feed
+from flax_sd.runs.guard import Guard
 from flax_sd.runs.inputs import prepare
 from flax_sd.runs.loop import Loop, Step
 from flax_sd.runs.objective import Objective, make_objective, trained_size
@@ -210,6 +211,7 @@ class Run:
             stop,
             self,
             self._pace(step, state, first),
+            self._guard(start),
         )
         return loop.run(start, state, self.frozen, itertools.chain([first], batches))
 
@@ -220,6 +222,18 @@ class Run:
         peak = peak_flops(devices[0].device_kind, resolve_dtype(self.config.compute_dtype))
         whole = None if peak is None else peak * len(devices)
         return Pace(self.config.train.batch_size, flops, whole)
+
+    def _guard(self, start: int) -> Guard:
+        """Stands where the run does."""
+        config, names = self.config, self.sets.train.names
+
+        def pictures(step: int) -> list[str]:
+            size = config.train.batch_size
+            return [names[i] for i in data.shown(step - 1, size, len(names), config.seed)]
+
+        guard = Guard(config.train, pictures)
+        guard.resume(config.output / "metrics.jsonl", start)
+        return guard
 
     def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
         """The loss of each set of held-out pictures.
