@@ -87,6 +87,7 @@ def make_train_step(
     accumulate: int = 1,
     scaled: bool = False,
     ema_decay: float | None = None,
+    constrain: Callable[[Trees, Trees], Trees] | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Trees, Any], tuple[TrainState, Metrics]]:
     """Builds the jitted step; the state is donated, the frozen leaves are not.
@@ -95,6 +96,7 @@ def make_train_step(
       accumulate: parts that the batch is divided into; gradients are averaged over them.
       scaled: float16's dynamic loss scaling: an overflow halves the scale and skips the update.
       ema_decay: of the running mean, for a state that has one.
+      constrain: (trained, frozen leaves) -> what the trained ones become after each update.
       mesh: the devices that the batch is divided over, for kernels that the compiler cannot divide.
     """
 
@@ -114,7 +116,10 @@ def make_train_step(
         overflow = jnp.bool_(False)
         if scaled:  # a scale of 1 is the smallest: what overflows then does so by itself
             overflow = ~finite & jnp.isfinite(value) & (state.loss_scale.scale > 1)
-        new = _average(_update(state, grads, tx), ema_decay)
+        new = _update(state, grads, tx)
+        if constrain is not None:
+            new = new._replace(params=constrain(new.params, frozen))
+        new = _average(new, ema_decay)
         # A norm compiles eight times as fast as a flag for each of a UNet's 686 leaves.
         good = finite & jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(new.params))
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state._replace(key=new.key))

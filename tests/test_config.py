@@ -53,6 +53,11 @@ def test_a_config_is_its_dict():
         ({"timesteps": {"logit_mean": 1, "bias_end": 7}}, "logit_mean, bias_end without effect"),
         ({"timesteps": {"sampling": "range", "bias_portion": 0.5}}, "bias_portion without effect"),
         ({"noise": {"multires_discount": 0.5}}, "multires_discount without effect"),
+        (
+            {"lora": {"dropout": 0.1, "max_norm": 1}, "train": {"mode": "full"}},
+            "lora.dropout has no meaning in train.mode full; lora.max_norm has no meaning",
+        ),
+        ({"lora": {"max_norm": 1}, "optim": {"method": "schedule_free"}}, "whose mean it misses"),
         ({"model": {"from_scratch": ["unet"]}}, "has unet, which train.mode lora does not train"),
         (
             {"model": {"from_scratch": ["text_encoder"]}, "train": {"mode": "full"}},

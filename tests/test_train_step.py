@@ -160,6 +160,18 @@ def test_a_divided_batch_gives_the_whole_batchs_update(parts: int) -> None:
     np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
 
 
+def test_what_is_trained_is_constrained_after_its_update_and_before_the_mean() -> None:
+    toy = Toy(lambda w, x, draws: w * x)
+    state = toy.start()._replace(ema={"unet": {"w": jnp.float32(1)}})
+
+    def halved(params: Any, frozen: Any) -> Any:
+        return jax.tree.map(lambda leaf, by: leaf / by, params, frozen)
+
+    step = make_train_step(toy.loss, toy.tx, ema_decay=0.9, constrain=halved)
+    state, _ = step(state, {"unet": {"w": jnp.float32(2)}}, jnp.full(2, -4.0))
+    assert float(state.params["unet"]["w"]) == (1 + 0.5 * 4) / 2 == float(state.ema["unet"]["w"])
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_changes_nothing_and_is_told(bad: float) -> None:
     toy = Toy(lambda w, x, draws: w * x)

@@ -20,7 +20,7 @@ from flax_sd.config.section import Section, changed
 from flax_sd.config.training import TrainConfig, VAELossConfig
 
 # Options of lora that are refused in other modes; the others may stay from a config of mode lora.
-ONLY_LORA = ("start",)
+ONLY_LORA = ("start", "dropout", "rank_dropout", "module_dropout", "max_norm")
 
 
 class Config(Section):
@@ -53,6 +53,8 @@ class Config(Section):
         problems = self._idle_options()
         if self.optim.method == "schedule_free" and self.train.ema_decay is not None:
             problems.append("train.ema_decay with optim.method schedule_free, which has a mean")
+        if self.optim.method == "schedule_free" and self.lora.max_norm is not None:
+            problems.append("lora.max_norm with optim.method schedule_free, whose mean it misses")
         if self.optim.lora_plus != 1 and self.train.mode != "lora":
             problems.append(f"optim.lora_plus has no meaning in train.mode {self.train.mode}")
         if self.train.batch_size % self.train.accumulate:

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from flax_sd.config.section import Count, Positive, Section, checked_patterns, refuse_idle
 
+Chance = Annotated[float, Field(ge=0, lt=1)]
+
 
 class LoRAConfig(Section):
     """The adapters of mode lora."""
@@ -30,6 +32,17 @@ class LoRAConfig(Section):
     """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
+
+    dropout: Chance = 0.0
+    """Chance that a number between the two matrices is left out, drawn anew for each picture and
+    position; as sd-scripts' network_dropout, where peft's lora_dropout is of the layer's input."""
+    rank_dropout: Chance = 0.0
+    """Chance that a column of the pair is left out, drawn anew for each picture and layer."""
+    module_dropout: Chance = 0.0
+    """Chance that a layer does without its LoRA, drawn anew for each picture and layer."""
+    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest norm of a layer's update alpha / rank · up @ down; after each step both matrices are
+    scaled to it, as by sd-scripts' scale_weight_norms (1 is usual). Unset leaves them alone."""
 
     @pydantic.field_validator("ranks")
     @classmethod

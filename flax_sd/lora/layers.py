@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_sd.lora.masks import Masks
+
 Layer = nnx.Linear | nnx.Conv
 Leaf = jax.Array | jax.ShapeDtypeStruct  # the latter in an abstract model
 
@@ -41,6 +43,7 @@ class LoRA(nnx.Module):
     def __init__(self, base: Layer):
         self.base = base
         self.adapters: nnx.Dict[LoRAWeights] = nnx.Dict()
+        self.masks: Masks | None = nnx.data(None)  # there in a pass of training alone
 
     @property
     def kernel(self) -> nnx.Param:
@@ -69,7 +72,11 @@ class LoRA(nnx.Module):
             down = weights.down[...].astype(x.dtype)
             # Scaled in float32, so that 16 bits round scale and weight together, once.
             up = (weights.scale[...] * weights.up[...]).astype(x.dtype)
-            y += _down(self.base, x, down) @ up.reshape(up.shape[-2:])
+            low = _down(self.base, x, down)
+            if self.masks is not None:
+                low = self.masks.between(low)
+            change = low @ up.reshape(up.shape[-2:])
+            y += change if self.masks is None else self.masks.update(change)
         return y
 
 

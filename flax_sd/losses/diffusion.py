@@ -1,12 +1,14 @@
 """The denoising error of the UNet (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.lora.dropout import drop
+from flax_sd.lora.masks import Rates
 from flax_sd.losses import noise, timesteps
 from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge
 from flax_sd.losses.distances import make_distance
@@ -22,6 +24,7 @@ class DiffusionDraws(NamedTuple):
     timesteps: jax.Array  # [b]
     noise: jax.Array  # [b, h, w, c]
     added: jax.Array | None = None  # [b, h, w, c], what the input has in place of noise
+    dropout: jax.Array | None = None  # [b] keys, for what the LoRA leaves out
 
 
 class DiffusionConfig(NamedTuple):
@@ -30,6 +33,7 @@ class DiffusionConfig(NamedTuple):
     loss: LossConfig = LossConfig()
     timesteps: TimestepsConfig = TimestepsConfig()
     noise: NoiseConfig = NoiseConfig()
+    dropout: Rates | None = None  # of the LoRA; None leaves nothing out
 
 
 PLAIN = DiffusionConfig()  # eq. 14
@@ -68,15 +72,22 @@ def diffusion_loss(
             timesteps.draw(key_t, chances, shape[0], stratified=stratified),
             drawn,
             noise.perturb(key_noise, drawn, cfg.noise),
+            None if cfg.dropout is None else jax.random.split(jax.random.fold_in(key, 3), shape[0]),
         )
+
+    def network(params: Trees, frozen: Trees, name: str, draws: DiffusionDraws) -> Any:
+        merged = merge(graphs, params, frozen, name, compute_dtype)
+        if cfg.dropout is not None and draws.dropout is not None:
+            drop(merged, cfg.dropout, draws.dropout)
+        return merged
 
     def loss(
         params: Trees, frozen: Trees, batch: EncodedBatch, draws: DiffusionDraws
     ) -> Float[Array, " b"]:
-        unet = merge(graphs, params, frozen, "unet", compute_dtype)
+        unet = network(params, frozen, "unet", draws)
         text = batch.text
         if jnp.issubdtype(text.dtype, jnp.integer):
-            encoder = merge(graphs, params, frozen, "text_encoder", compute_dtype)
+            encoder = network(params, frozen, "text_encoder", draws)
             text = encoder(text, clip_skip).text
         moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
         latents = moments.sample(draws.posterior) * scaling_factor

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,8 +11,11 @@ from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.inject import attach, inject
+from flax_sd.lora.masks import Rates
+from flax_sd.lora.norms import limit_norms
 from flax_sd.lora.read import read
 from flax_sd.lora.targets import match
+from flax_sd.losses import Trees
 
 
 def adapted(config: Config) -> tuple[str, ...]:
@@ -31,6 +34,23 @@ def add_adapters(config: Config, networks: dict[str, Any]) -> None:
         _add_fresh(config, networks)
     else:
         _add_started(config, networks)
+
+
+def dropout_rates(config: Config) -> Rates | None:
+    """What the LoRA leaves out at random in training; None for nothing."""
+    settings = config.lora
+    rates = Rates(settings.dropout, settings.rank_dropout, settings.module_dropout)
+    return rates if any(rates) else None
+
+
+def constraint(config: Config) -> Callable[[Trees, Trees], Trees] | None:
+    """What each step does to the LoRA after its update; None for nothing."""
+    largest = config.lora.max_norm
+    if largest is None:
+        return None
+    return lambda params, frozen: {
+        name: limit_norms(leaves, frozen[name], largest) for name, leaves in params.items()
+    }
 
 
 def _add_fresh(config: Config, networks: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from flax_sd.losses import (
     vae_loss,
 )
 from flax_sd.models.vae import Moments
-from flax_sd.runs.adapters import adapted, add_adapters
+from flax_sd.runs.adapters import adapted, add_adapters, constraint, dropout_rates
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
 from flax_sd.runs.precision import resolve_dtype
 
@@ -34,6 +34,7 @@ class Objective(NamedTuple):
       encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
       moments: jitted, (frozen, pixels) -> Moments; None in mode vae.
       text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
+      constrain: what a step does to the trained leaves after their update; None for nothing.
     """
 
     graphs: dict[str, nnx.GraphDef]
@@ -44,6 +45,7 @@ class Objective(NamedTuple):
     encode: Any
     moments: Any = None
     text: Any = None
+    constrain: Callable[[Trees, Trees], Trees] | None = None
 
 
 def make_objective(config: Config, parts: Parts) -> Objective:
@@ -75,7 +77,8 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
     )
-    loss = make_loss(cfg=DiffusionConfig(config.loss, config.timesteps, config.noise))
+    cfg = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
+    loss = make_loss(cfg=cfg)
     trained_text = "text_encoder" in params
     moments, text = _encoders(graphs, config.model.clip_skip)
 
@@ -83,7 +86,17 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         return EncodedBatch(moments(frozen, pixels), ids if trained_text else text(frozen, ids))
 
     own_text = None if trained_text else jit(text)
-    return Objective(graphs, params, frozen, loss, make_loss(), jit(encode), jit(moments), own_text)
+    return Objective(
+        graphs,
+        params,
+        frozen,
+        loss,
+        make_loss(),
+        jit(encode),
+        jit(moments),
+        own_text,
+        constraint(config),
+    )
 
 
 def _compute_dtype(config: Config) -> jnp.dtype | None:

@@ -62,6 +62,7 @@ class Program:
             accumulate=config.train.accumulate,
             scaled=scaled,
             ema_decay=config.train.ema_decay,
+            constrain=objective.constrain,
             mesh=mesh,
         )
         state = jax.eval_shape(

@@ -195,6 +195,7 @@ class Run:
             accumulate=self.config.train.accumulate,
             scaled=self.scaled,
             ema_decay=self.config.train.ema_decay,
+            constrain=self.objective.constrain,
             mesh=self.mesh,
         )
         batches = feed(self.config, self.inputs, self.mesh, start)

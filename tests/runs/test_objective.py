@@ -160,3 +160,20 @@ def test_the_weights_of_the_autoencoders_loss_count(objective):
     squared, absolute = loss(*weights(0, 0)), loss(*weights(0, 1))
     assert loss(*weights(0, 0.25)) == pytest.approx(0.75 * squared + 0.25 * absolute, rel=1e-5)
     assert loss(*weights(0.5, 0)) > squared * 1.01
+
+
+def test_dropout_reaches_the_training_and_not_the_measure(objective):
+    plain, thinned = objective(), objective("--lora.module_dropout", 0.5)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, plain.params)  # up starts at zero
+    batch = batch_of(plain, 4)
+    draws = thinned.loss.draw(jax.random.key(0), batch)
+    assert draws.dropout.shape == (4,)
+    same = plain.loss.draw(jax.random.key(0), batch)
+    np.testing.assert_array_equal(draws.noise, same.noise)
+
+    def values(made, loss):
+        return np.asarray(jax.jit(loss.loss)(params, made.frozen, batch, draws))
+
+    expected = values(plain, plain.loss)
+    assert (np.abs(values(thinned, thinned.loss) - expected) > 1e-6 * expected).all()
+    np.testing.assert_array_equal(values(thinned, thinned.measure), expected)

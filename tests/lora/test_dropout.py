@@ -1,0 +1,77 @@
+"""What a LoRA leaves out, and that it is the same for a part of a batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flax_sd.lora.dropout import drop
+from flax_sd.lora.inject import attach
+from flax_sd.lora.masks import Masks, Rates
+from flax_sd.models.recompute import recomputed
+from tests.lora.networks import small
+from tests.lora.test_inject import random_adapters
+from tests.parity import LAYER, assert_close
+
+KEYS = jax.random.split(jax.random.key(5), 6)
+
+
+def test_neurons_are_dropped_one_by_one_and_the_others_enlarged():
+    low = Masks(Rates(neuron=0.25), KEYS).between(jnp.ones((6, 40, 30)))
+    assert set(np.unique(low)) == {0, np.float32(1 / 0.75)}
+    assert abs(float(low.mean()) - 1) < 0.02
+    assert not (low == low[:, :1]).all() and not (low == low[:1]).all()
+
+
+def test_columns_are_dropped_at_all_positions_of_a_row():
+    low = Masks(Rates(rank=0.5), KEYS).between(jnp.ones((6, 5, 4, 400)))
+    assert set(np.unique(low)) == {0, 2} and abs(float(low.mean()) - 1) < 0.1
+    assert (low == low[:, :1, :1]).all() and not (low == low[:1]).all()
+
+
+def test_updates_are_dropped_whole_and_nothing_is_enlarged():
+    keys = jax.random.split(jax.random.key(0), 1000)
+    change = Masks(Rates(module=0.3), keys).update(jnp.ones((1000, 3, 2)))
+    assert set(np.unique(change)) == {0, 1} and (change == change[:, :1, :1]).all()
+    assert abs(float(change.mean()) - 0.7) < 0.05
+    low = Masks(Rates(module=0.3), keys).between(jnp.ones((1000, 3)))
+    assert (low == 1).all()
+
+
+def linears(rates, keys):
+    """A network with two layers of the same weights, on which a LoRA drops; and its input."""
+    layer = nnx.Linear(8, 8, rngs=nnx.Rngs(0))
+    model = nnx.Dict(a=layer, b=nnx.clone(layer))
+    adapter = random_adapters(small(), rank=6)["attn2.to_q"]
+    attach(model, {"a": adapter, "b": adapter}, 1.0)
+    if rates:
+        drop(model, rates, keys)
+    return model
+
+
+@pytest.mark.parametrize("rates", [Rates(rank=0.5), Rates(0.2, 0.3, 0.4)])
+def test_a_part_of_a_batch_loses_what_the_whole_does(rates):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 8)), jnp.float32)
+    model, plain = linears(rates, KEYS), linears(None, KEYS)
+    whole = model["a"](x)
+    assert_close(linears(rates, KEYS[2:4])["a"](x[2:4]), whole[2:4], LAYER)
+    assert not np.allclose(whole, plain["a"](x))
+    assert not np.allclose(whole, model["b"](x))  # another layer draws its own
+    np.testing.assert_array_equal(plain["a"](x), plain["b"](x))
+
+
+def test_recomputation_drops_the_same_again():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 8)), jnp.float32)
+
+    def value(params, run):
+        model = nnx.merge(graph, params, rest)
+        drop(model, Rates(0.2, 0.3, 0.4), KEYS)
+        return jnp.square(run(lambda layer, x: layer(x), model["a"], x)).sum()
+
+    graph, params, rest = nnx.split(linears(None, KEYS), nnx.LoRAParam, ...)
+    gradient = jax.jit(jax.grad(value), static_argnums=1)
+    plain, again = (gradient(params, run) for run in (lambda f, *args: f(*args), recomputed))
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert any(leaf.any() for leaf in jax.tree.leaves(plain))
