@@ -72,6 +72,10 @@ class Trackers:
         if self._metrics is not None:
             named = {"pictures": pictures} if pictures else {}
             self._metrics.append({"step": step, **values, **named})
+        self.show(step, values)
+
+    def show(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        """Writes numbers of a step that are in no line of metrics.jsonl."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, float(value), step)

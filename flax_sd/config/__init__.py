@@ -18,6 +18,7 @@ from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import Section, changed
 from flax_sd.config.training import TrainConfig, VAELossConfig
+from flax_sd.config.validation import ValidationConfig
 
 # Options of lora that are refused in other modes; the others may stay from a config of mode lora.
 ONLY_LORA = ("start", "dropout", "rank_dropout", "module_dropout", "max_norm")
@@ -35,6 +36,7 @@ class Config(Section):
     timesteps: TimestepsConfig = TimestepsConfig()
     noise: NoiseConfig = NoiseConfig()
     vae_loss: VAELossConfig = VAELossConfig()
+    validation: ValidationConfig = ValidationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     sample: SampleConfig = SampleConfig()
     mesh: MeshConfig = MeshConfig()
@@ -62,6 +64,8 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is not divisible by "
                 f"train.accumulate {self.train.accumulate}"
             )
+        if self.validation.every and not (self.data.held_out or self.data.held_out_base):
+            problems.append("validation.every without data.held_out or data.held_out_base")
         if self.profile:
             first, last = map(int, self.profile.split(":"))
             if first > last:

@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -45,6 +46,11 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self._found)
+
+    def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Pictures":
+        """Some of them, which need not be opened again, under other options of the same path."""
+        found, seen = [self._found[i] for i in indices], [self.seen[i] for i in indices]
+        return Pictures(cfg, found, seen, [], [])
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture i, each as it stands when nothing of it is drawn."""

@@ -53,10 +53,12 @@ def check(config: Config, sets: Sets) -> Report:
     # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
     cut_off = None if config.train.mode == "vae" else tokenizer.cut_off
-    named = {"data.path": sets.train} | {OPTIONS[key]: p for key, p in sets.held_out.items()}
+    named = {"data.path": sets.train} | {
+        OPTIONS[key]: p for key, p in sets.measured.items() if key in OPTIONS
+    }
     findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
-    if VAL_LOSS in sets.held_out:
-        leaked = data.shared(sets.train, sets.held_out[VAL_LOSS])
+    if VAL_LOSS in sets.measured:
+        leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
         findings["data.held_out"] = data.in_order([*findings["data.held_out"], *leaked])
     return Report(named, findings)
 

@@ -1,26 +1,28 @@
 """The sets of captioned pictures of a run: those it trains on, and those it measures a loss on."""
 
-from typing import NamedTuple
+import hashlib
+from typing import Any, NamedTuple
 
 from flax_sd import data
 from flax_sd.config import Config
 
-VAL_LOSS, BASE_LOSS = "val_loss", "base_loss"  # in metrics.jsonl
+# The names in metrics.jsonl of what is measured.
+VAL_LOSS, BASE_LOSS, TRAIN_SUBSET = "val_loss", "base_loss", "train_subset"
 
 
 class Sets(NamedTuple):
-    """Opened pictures; those held out by the name of their loss."""
+    """Opened pictures; those whose loss is measured by its name."""
 
     train: data.Pictures
-    held_out: dict[str, data.Pictures]
+    measured: dict[str, data.Pictures]
 
     def all(self) -> list[data.Pictures]:
         """Every set, the training set first."""
-        return [self.train, *self.held_out.values()]
+        return [self.train, *self.measured.values()]
 
 
 def open_sets(config: Config) -> Sets:
-    """Opens every picture once; held-out pictures are cut alike in every run.
+    """Opens every picture once; measured pictures are cut alike in every run.
 
     Raises:
       UserError: they cannot be read.
@@ -29,9 +31,18 @@ def open_sets(config: Config) -> Sets:
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
-    held_out = {
+    measured = {
         name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
         for name, path in paths.items()
         if path is not None
     }
-    return Sets(train, held_out)
+    if config.validation.every and VAL_LOSS in measured:
+        measured[TRAIN_SUBSET] = _subset(train, len(measured[VAL_LOSS]), fixed)
+    return Sets(train, measured)
+
+
+def _subset(pictures: data.Pictures, count: int, fixed: dict[str, Any]) -> data.Pictures:
+    """So many of them, or all, chosen by their names alone."""
+    digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
+    chosen = sorted(range(len(pictures)), key=lambda i: (digests[i], i))[:count]
+    return pictures.subset(sorted(chosen), pictures.cfg.model_copy(update=fixed))

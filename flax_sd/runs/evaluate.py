@@ -4,7 +4,7 @@ Each picture is seen once in each tenth of the timesteps. What is drawn for it i
 place in the set and of how many pictures there are, whatever the batches and the devices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -38,9 +38,11 @@ class Evaluator:
         self._count = len(inputs.source)
         rows = mesh.size * -(-min(ROWS, self._count) // mesh.size)
         mine = sharding.process_rows(rows, mesh)
+        loaded = [inputs.source.load(i, seed=0, sample=i) for i in range(self._count)]
         self._batches = [
-            (_load(inputs, padded[mine]), padded, valid)
-            for padded, valid in _chunks(np.arange(self._count), rows)
+            (_batch(inputs, loaded, padded[mine]), padded, valid)
+            for group in _of_one_shape(loaded)
+            for padded, valid in _chunks(group, rows)
         ]
         total = loss.timesteps
         self.bands = [] if total is None else band_edges(total)
@@ -80,11 +82,18 @@ def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
     return np.minimum(places * timesteps, timesteps - 1).astype(np.int32)
 
 
-def _load(inputs: Inputs, rows: np.ndarray) -> Any:
+def _batch(inputs: Inputs, loaded: Sequence[np.ndarray], rows: np.ndarray) -> Any:
     """These pictures as a batch; `rows` are this process's."""
-    own = rows.tolist()
-    pictures = np.stack([inputs.source.load(i, seed=0, sample=i) for i in own])
-    return inputs.batch(pictures, [inputs.source.captions(i)[0] for i in own])
+    captions = [inputs.source.captions(i)[0] for i in rows.tolist()]
+    return inputs.batch(np.stack([loaded[i] for i in rows]), captions)
+
+
+def _of_one_shape(loaded: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The indices of the arrays, those of each shape together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, array in enumerate(loaded):
+        groups.setdefault(array.shape, []).append(i)
+    return [np.array(group) for group in groups.values()]
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:

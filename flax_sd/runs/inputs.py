@@ -99,12 +99,12 @@ class Prepared(NamedTuple):
     """The inputs of a run, and its objective without what has done its work.
 
     Attributes:
-      held_out: of the pictures whose loss is measured, by the measure's name.
+      measured: of the pictures whose loss is measured, by its name.
       frozen: the leaves that the steps read, on the mesh.
     """
 
     train: Inputs
-    held_out: dict[str, Inputs]
+    measured: dict[str, Inputs]
     objective: Objective
     frozen: Trees
 
@@ -134,7 +134,7 @@ def prepare(
         texts, tokenizer = encoder.captions, parts.tokenizer
         text = None if objective.text is None else functools.partial(objective.text, frozen)
         inputs = [Stored(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
-    named = dict(zip(sets.held_out, inputs[1:], strict=True))
+    named = dict(zip(sets.measured, inputs[1:], strict=True))
     return Prepared(inputs[0], named, objective, frozen)
 
 

@@ -28,6 +28,10 @@ ASK_EVERY = 8  # steps between two questions whether another process was told to
 class Hooks(Protocol):
     """What happens beside the steps."""
 
+    def due(self, step: int) -> bool:
+        """Whether to measure after this step; after the last one it is done in any case."""
+        ...
+
     def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
         """Further numbers for the step's line in metrics.jsonl."""
         ...
@@ -91,21 +95,23 @@ class Loop:
                 if pending is not None:
                     self._report(*pending)
                 pending = (done, metrics)
-                saving = done % self._config.checkpoint.every == 0 or done == self._total
-                stopping = self._must_stop(done, saving)
-                if saving or stopping or self._guard.in_row:
-                    self._report(*pending, state=state)  # nothing non-finite is ever saved
+                last = done == self._total
+                measuring = last or self._hooks.due(done)
+                saving = last or done % self._config.checkpoint.every == 0
+                stopping = self._must_stop(done, saving or measuring)
+                if saving or stopping or measuring or self._guard.in_row:
+                    self._report(*pending, state if measuring else None)
                     pending = None
                 if self._guard.problem:
                     self._give_up(start, done, state)
-                if saving or stopping:
+                if saving or stopping:  # after the report: nothing non-finite is ever saved
                     self._save(done, state)
                 self._sample(done, state)
         return done, state
 
-    def _must_stop(self, done: int, saving: bool) -> bool:
+    def _must_stop(self, done: int, pausing: bool) -> bool:
         """Whether any process was told to stop; between processes, asked at the same steps only."""
-        if jax.process_count() > 1 and not saving and done % ASK_EVERY:
+        if jax.process_count() > 1 and not pausing and done % ASK_EVERY:
             return False
         return sharding.any_process(self._stop.reason is not None)
 
@@ -124,10 +130,15 @@ class Loop:
     def _sample(self, done: int, state: TrainState) -> None:
         every = self._config.sample.every
         if every and 0 < done < self._total and done % every == 0:
-            self._hooks.sampled(done, state)
+            with self._pace.paused():
+                self._hooks.sampled(done, state)
 
-    def _report(self, step: int, metrics: Metrics, state: TrainState | None = None) -> None:
-        """Checks and shows the metrics of a step; the first to run waits for the device."""
+    def _report(self, step: int, metrics: Metrics, measured: TrainState | None = None) -> None:
+        """Checks and shows the metrics of a step; the first to run waits for the device.
+
+        Args:
+          measured: the state after the step, if it is to be measured; the step is then logged.
+        """
         loss = float(metrics.loss)
         skipped = self._guard.see(step, loss, bool(metrics.failed))
         if self._guard.problem:
@@ -137,10 +148,13 @@ class Loop:
         self._pace.stepped()
         pace = self._pace.values()
         self._shown.update(step, loss, pace)
-        if step % self._config.log.every and step != self._total and not skipped:
+        if step % self._config.log.every and measured is None and not skipped:
             return
         self._spill.look()
-        more = self._hooks.measured(step, state) if state and step == self._total else {}
+        more = {}
+        if measured is not None:
+            with self._pace.paused():
+                more = self._hooks.measured(step, measured)
         updates = step - 1 - self._guard.total + bool(skipped)  # which the schedule counts
         values = {
             "loss": loss,

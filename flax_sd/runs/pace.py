@@ -1,7 +1,9 @@
 """How fast the last steps of a run went, and how long the devices had to wait for pictures."""
 
 import collections
+import contextlib
 import time
+from collections.abc import Iterator
 
 OVER = 10  # steps
 # Peak FLOP/s of one device in bfloat16 or float16 with float32 sums, dense, from the makers' data
@@ -59,6 +61,15 @@ class Pace:
     def stepped(self) -> None:
         """Notes that a step is done."""
         self._marks.append((time.monotonic(), self._waited))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside takes no time from the steps."""
+        began = time.monotonic()
+        yield
+        took = time.monotonic() - began
+        shifted = [(mark + took, waited) for mark, waited in self._marks]
+        self._marks = collections.deque(shifted, maxlen=OVER + 1)
 
     def values(self) -> dict[str, float]:
         """images_per_second; wait_share (0 to 1); tflops, 10¹² operations a second; mfu (0 to 1).

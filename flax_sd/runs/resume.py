@@ -16,7 +16,7 @@ BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
 # What may differ on resume, so that a run can be extended or watched, its folder moved, and a step
 # passed that stopped it.
 FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output", "profile")
-FREE += ("train.on_nonfinite", "train.max_skipped")
+FREE += ("validation.", "train.on_nonfinite", "train.max_skipped")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

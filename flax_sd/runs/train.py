@@ -142,7 +142,7 @@ class Run:
     def _prepare(self, start: int) -> None:
         """Encodes what need be encoded only once, and lets go of what has then done its work."""
         before = self.objective
-        self.inputs, held_out, self.objective, self.frozen = prepare(
+        self.inputs, measured, self.objective, self.frozen = prepare(
             self.config, before, self.parts, self.sets, self.mesh, self.progress
         )
         for name in before.frozen.keys() - self.frozen.keys():
@@ -152,7 +152,7 @@ class Run:
         log = ValidationLog(self.config.output, start or -1)
         log.rewind()
         measure = self.objective.measure
-        self.validation = Validation(self.sets, held_out, measure, self.mesh, log, self.progress)
+        self.validation = Validation(self.sets, measured, measure, self.mesh, log, self.progress)
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
@@ -236,15 +236,22 @@ class Run:
         guard.resume(config.output / "metrics.jsonl", start)
         return guard
 
+    def due(self, step: int) -> bool:
+        """Whether validation.every says so."""
+        every = self.config.validation.every
+        return every is not None and step % every == 0
+
     def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """The loss of each set of held-out pictures.
+        """The losses of the pictures that stay the same.
 
         Raises:
           UserError: one is not finite.
         """
         if step:
             self.progress.stage("trained", f"to step {step}")
-        return self.validation.measure(step, state.learned, self.frozen)
+        values, curves = self.validation.measure(step, state.learned, self.frozen)
+        self.trackers.show(step, curves)
+        return values
 
     def saving(self, step: int, state: TrainState) -> None:
         """The LoRA of every checkpoint, since people choose the best one."""

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from flax_sd.errors import UserError
 from flax_sd.losses import Loss, Trees
 from flax_sd.progress import Progress
-from flax_sd.runs.datasets import Sets
+from flax_sd.runs.datasets import TRAIN_SUBSET, Sets
 from flax_sd.runs.evaluate import Evaluator
 from flax_sd.runs.inputs import Inputs
 from flax_sd.runs.validation_log import Losses, Measured, ValidationLog
@@ -32,36 +32,43 @@ class Validation:
           UserError: a picture cannot be read any more.
         """
         self._log, self._progress = log, progress
-        self._names = {name: sets.held_out[name].names for name in inputs}
+        self._names = {name: sets.measured[name].names for name in inputs}
         self._sets = {name: Evaluator(given, loss, mesh) for name, given in inputs.items()}
 
-    def measure(self, step: int, params: Trees, frozen: Trees) -> dict[str, float]:
-        """Measures every set; returns the figures for metrics.jsonl.
+    def measure(
+        self, step: int, params: Trees, frozen: Trees
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Measures every set: figures for metrics.jsonl, and the courses by timestep.
 
         Raises:
           UserError: a loss is not finite, or the log cannot be written.
         """
-        values = {}
+        values, curves = {}, {}
         for name, evaluator in self._sets.items():
             losses = Losses(self._names[name], evaluator.losses(params, frozen))
             measured = self._log.add(step, name, losses, evaluator.bands)
             loss, change = measured
+            kind = "training" if name == TRAIN_SUBSET else "held-out"
             if not math.isfinite(loss.mean):
                 raise UserError(
-                    f"step {step}: {name}, the loss on held-out pictures, is {loss.mean}: a weight "
+                    f"step {step}: {name}, the loss on {kind} pictures, is {loss.mean}: a weight "
                     "of the model is not finite, or the numbers overflow in this compute_dtype"
                 )
-            self._progress.stage("measured", _said(name, measured, len(losses.names)))
+            self._progress.stage(
+                "measured", f"{name} {_said(measured, f'{len(losses.names)} {kind} pictures')}"
+            )
             values |= {name: loss.mean, f"{name}_ci": loss.half}
             if change is not None:
                 values |= {f"{name}_change": change.mean, f"{name}_change_ci": change.half}
-        return values
+            for (first, last), mean in zip(evaluator.bands, losses.curve, strict=False):
+                curves[f"{name}/t{first:03}-{last:03}"] = mean
+        return values, curves
 
 
-def _said(name: str, measured: Measured, count: int) -> str:
-    """As "val_loss 0.0576 ± 0.0041 on 12 held-out pictures, -0.0103 ± 0.0012 since step 0"."""
+def _said(measured: Measured, pictures: str) -> str:
+    """As "0.0576 ± 0.0041 on 12 held-out pictures, -0.0103 ± 0.0012 since step 0"."""
     loss, change = measured
-    text = f"{name} {loss.mean:.4f} ± {loss.half:.4f} on {count} held-out pictures"
+    text = f"{loss.mean:.4f} ± {loss.half:.4f} on {pictures}"
     if change is not None:
         text += f", {change.mean:+.4f} ± {change.half:.4f} since step 0"
     return text.replace(" ± nan", "")

@@ -29,6 +29,11 @@ class Losses(NamedTuple):
         """The mean over the bands."""
         return PictureMeans(self.names, np.mean(self.values, axis=1))
 
+    @property
+    def curve(self) -> list[float]:
+        """The mean over the pictures, in each band."""
+        return np.mean(self.values, axis=0).tolist()
+
 
 class PictureMeans(NamedTuple):
     """The loss of each picture of a set, by name."""
@@ -95,7 +100,6 @@ class ValidationLog:
         if jax.process_index() == 0:
             pairs = [list(pair) for pair in zip(means.names, means.values.tolist(), strict=True)]
             self._pictures.append({"step": step, "set": name, "losses": pairs})
-            curve = np.mean(losses.values, axis=0).tolist()
             line = {
                 "step": step,
                 "set": name,
@@ -104,7 +108,7 @@ class ValidationLog:
                 "change": None if moved is None else moved.mean,
                 "change_ci95": None if moved is None else moved.half,
                 "count": len(means.names),
-                "bands": [[*edge, mean] for edge, mean in zip(bands, curve, strict=False)],
+                "bands": [[*edge, mean] for edge, mean in zip(bands, losses.curve, strict=False)],
             }
             self._lines.append(line)
         return Measured(loss, moved)

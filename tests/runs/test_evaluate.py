@@ -84,6 +84,16 @@ def test_batches_and_padding_change_nothing(monkeypatch):
         np.testing.assert_array_equal(losses(5, noise=1.0), whole)
 
 
+def test_pictures_of_several_shapes_are_measured_in_batches_of_their_own():
+    class Shapes(Numbers):
+        def load(self, i, *, seed, sample):
+            return np.float32([i + 1, *[0] * (1 + i % 2)])
+
+    made = Evaluator(Shapes(5), LOSS, MESH)
+    values = made.losses({"t": jnp.float32(1)}, {"noise": jnp.float32(0)})
+    np.testing.assert_array_equal(values, losses(5, t=1.0))
+
+
 def test_a_loss_without_timesteps_is_measured_once_a_picture():
     plain = Loss(lambda key, batch: jax.random.normal(key, batch.shape), lambda p, f, b, d: b[:, 0])
     made = Evaluator(Numbers(3), plain, MESH)

@@ -48,6 +48,17 @@ def test_waiting_counts_only_while_the_device_is_idle(clock):
         assert measured.values()["wait_share"] == shown
 
 
+def test_what_is_done_between_steps_takes_no_time_from_them(clock):
+    measured = pace.Pace(2)
+    clock.now += 1.0
+    measured.stepped()
+    with measured.paused():
+        clock.now += 50.0
+    clock.now += 1.0
+    measured.stepped()
+    assert measured.values()["images_per_second"] == 2.0
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "peak"),
     [

@@ -1,0 +1,12 @@
+"""Measuring the run on pictures that stay the same."""
+
+from flax_sd.config.section import Positive, Section
+
+
+class ValidationConfig(Section):
+    """Measurements while the run goes on."""
+
+    every: Positive | None = None
+    """Steps between two measurements of data.held_out and data.held_out_base, and of as many
+    training pictures: where those get better and data.held_out does not, the run learns by heart.
+    Unset measures before the first step and after the last."""
