@@ -21,7 +21,7 @@ from flax_sd.config.training import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
 
 # Options of lora that are refused in other modes; the others may stay from a config of mode lora.
-ONLY_LORA = ("start", "dropout", "rank_dropout", "module_dropout", "max_norm")
+ONLY_LORA = ("start", "dora", "dropout", "rank_dropout", "module_dropout", "max_norm")
 
 
 class Config(Section):

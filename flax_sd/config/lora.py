@@ -33,6 +33,9 @@ class LoRAConfig(Section):
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
 
+    dora: bool = False
+    """Train the norms of each layer's outputs apart from their directions (Liu et al. 2024): nearer
+    to full training at small ranks, for more time a step."""
     dropout: Chance = 0.0
     """Chance that a number between the two matrices is left out, drawn anew for each picture and
     position; as sd-scripts' network_dropout, where peft's lora_dropout is of the layer's input."""
@@ -52,5 +55,5 @@ class LoRAConfig(Section):
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "LoRAConfig":
         fresh = self.start is None
-        refuse_idle(self, {"init": fresh, "rslora": fresh, "ranks": fresh})
+        refuse_idle(self, {"init": fresh, "rslora": fresh, "ranks": fresh, "dora": fresh})
         return self

@@ -13,11 +13,13 @@ class Adapter(NamedTuple):
       down: [rank, in], or [rank, in, h, w] for a convolution.
       up: [out, rank], or [out, rank, 1, 1].
       alpha: a number; equal to the rank it leaves `up @ down` as it is.
+      magnitude: [out], of a DoRA: what the norms of the rows of W + ΔW become.
     """
 
     down: np.ndarray
     up: np.ndarray
     alpha: float | int
+    magnitude: np.ndarray | None = None
 
     @property
     def rank(self) -> int:

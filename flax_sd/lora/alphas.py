@@ -56,9 +56,9 @@ def _of_component(config: dict, component: str) -> dict:
 
 def _alpha(config: dict, place: Place, rank: int, where: str) -> float:
     """alpha so that alpha / rank is PEFT's scaling (peft 0.21.2, tuners/lora/layer.py)."""
-    for option in ("use_dora", "lora_bias", "fan_in_fan_out"):
+    for option in ("lora_bias", "fan_in_fan_out"):
         if config.get(option):
-            raise UserError(f"{where}: {option} is not supported, only plain LoRA is")
+            raise UserError(f"{where}: {option} is not supported, only LoRA and DoRA are")
     alpha = config.get("lora_alpha", rank)
     for pattern, own in (config.get("alpha_pattern") or {}).items():
         try:

@@ -12,7 +12,15 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter, alpha_of
-from flax_sd.lora.layers import Layer, LoRA, LoRAScale, LoRAWeights, down_shape
+from flax_sd.lora.layers import (
+    Layer,
+    Leaf,
+    LoRA,
+    LoRAScale,
+    LoRAWeights,
+    down_shape,
+    output_norms,
+)
 from flax_sd.lora.targets import Slot, match, slots
 
 Init = Literal["gaussian", "kaiming"]
@@ -28,6 +36,7 @@ def inject(
     name: str = "default",
     *,
     rank_stabilised: bool = False,
+    dora: bool = False,
 ) -> list[str]:
     """Puts a fresh LoRA, to be trained, into the layers that `targets` picks; returns the paths.
 
@@ -39,6 +48,7 @@ def inject(
       rank: of every layer, or of the one at a path; one of rank 0 is left alone.
       alpha: an update is scaled by alpha / rank; None scales by 1.
       rank_stabilised: scales by alpha / √rank (Kalajdzievski 2023, eq. 8).
+      dora: trains the norms of each layer's outputs too, which start as they are.
 
     Raises:
       UserError: `targets` picks nothing, or rank, alpha, init or name cannot be.
@@ -58,8 +68,18 @@ def inject(
         scale = (own if alpha is None else alpha) / (math.sqrt(own) if rank_stabilised else own)
         # crc32 rather than hash(): the same in every process.
         path_key = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
-        _add(table[path], name, _fresh(table[path].base, own, scale, init, path_key))
+        weights = _fresh(table[path].base, own, scale, init, path_key)
+        if dora:
+            weights.magnitude = nnx.LoRAParam(_norms(table[path].base))
+        _add(table[path], name, weights)
     return paths
+
+
+def _norms(base: Layer) -> Leaf:
+    kernel = base.kernel.get_value()
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(kernel.shape[-1:], jnp.float32)
+    return output_norms(kernel.astype(jnp.float32))
 
 
 def _fresh(base: Layer, rank: int, scale: float, init: Init, key: jax.Array) -> LoRAWeights:
@@ -95,7 +115,9 @@ def attach(
     for path, adapter in adapters.items():
         down, up = (_from_torch(array) for array in (adapter.down, adapter.up))
         scale = jnp.float32(strength * adapter.scale)
-        _add(table[path], name, LoRAWeights(down, up, scale))
+        own = adapter.magnitude
+        magnitude = None if own is None else jnp.asarray(own, jnp.float32)
+        _add(table[path], name, LoRAWeights(down, up, scale, magnitude))
 
 
 def misfits(base: Layer, adapter: Adapter) -> list[str]:
@@ -103,7 +125,10 @@ def misfits(base: Layer, adapter: Adapter) -> list[str]:
     *window, c_in, rank = down_shape(base, adapter.rank)
     want_down = (rank, c_in, *window)
     want_up = (base.out_features, rank, *(1 for _ in window))
-    pairs = (("down", adapter.down, want_down), ("up", adapter.up, want_up))
+    pairs: list[tuple[str, np.ndarray, tuple[int, ...]]]
+    pairs = [("down", adapter.down, want_down), ("up", adapter.up, want_up)]
+    if adapter.magnitude is not None:
+        pairs.append(("magnitude", adapter.magnitude, (base.out_features,)))
     return [
         f"{which} is {list(array.shape)}, the model's layer needs {list(want)}"
         for which, array, want in pairs
@@ -161,11 +186,14 @@ def _wrapped(model: nnx.Module) -> list[tuple[Slot, LoRA]]:
 
 
 def merge(model: nnx.Module) -> None:
-    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32."""
+    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32.
+
+    A DoRA gives W' - W for the weights as they were, whatever else is folded in.
+    """
     for slot, lora in _wrapped(model):
         kernel = lora.base.kernel
-        deltas = [lora.adapters[name].delta() for name in sorted(lora.adapters)]
-        kernel[...] = sum(deltas, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
+        changes = [lora.adapters[name].change(kernel[...]) for name in sorted(lora.adapters)]
+        kernel[...] = sum(changes, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
         setattr(slot.parent, slot.name, lora.base)
 
 
@@ -188,6 +216,7 @@ def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, A
             down=_to_torch(leaf["down"]),
             up=_to_torch(leaf["up"]),
             alpha=alpha_of(np.float32(leaf["scale"]), leaf["down"].shape[-1]),
+            magnitude=leaf.get("magnitude"),
         )
         for layer, leaf in leaves.items()
     }

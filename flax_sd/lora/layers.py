@@ -19,12 +19,13 @@ class LoRAWeights(nnx.Module):
     """One named update: down and up (trained, float32), and what their product is scaled by.
 
     Laid out as nnx lays out kernels: [in, rank] and [rank, out], or [h, w, in, rank] and
-    [1, 1, rank, out].
+    [1, 1, rank, out]. A DoRA has a magnitude too (trained, float32), [out].
     """
 
-    def __init__(self, down: Leaf, up: Leaf, scale: Leaf):
+    def __init__(self, down: Leaf, up: Leaf, scale: Leaf, magnitude: Leaf | None = None):
         self.down, self.up = nnx.LoRAParam(down), nnx.LoRAParam(up)
         self.scale = LoRAScale(scale)
+        self.magnitude = nnx.data(None if magnitude is None else nnx.LoRAParam(magnitude))
 
     def delta(self) -> Float[Array, "*kernel"]:
         """scale · down @ up in the shape of the layer's kernel, in float32."""
@@ -32,9 +33,33 @@ class LoRAWeights(nnx.Module):
         product = jnp.matmul(down, up.reshape(up.shape[-2:]), precision=jax.lax.Precision.HIGHEST)
         return self.scale[...] * product
 
+    def gain(self, kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
+        """m / ‖W + ΔW‖ of each output of a DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5).
+
+        The norm is held constant in the gradient, as in §4.3 there and in peft.
+        """
+        assert self.magnitude is not None
+        total = jax.lax.stop_gradient(kernel.astype(jnp.float32) + self.delta())
+        return self.magnitude[...] / output_norms(total)
+
+    def change(self, kernel: Float[Array, "*in out"]) -> Float[Array, "*in out"]:
+        """What the kernel gains by the update, in float32."""
+        delta = self.delta()
+        if self.magnitude is None:
+            return delta
+        whole = kernel.astype(jnp.float32)
+        return self.gain(whole) * (whole + delta) - whole
+
+
+def output_norms(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
+    """The norm of each output's weights."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1))))
+
 
 class LoRA(nnx.Module):
     """y = base(x) + Σ scale · up(down(x)) over its adapters (Hu et al. 2021, §4.1).
+
+    An adapter with magnitudes adds what makes W of W' = m (W + ΔW) / ‖W + ΔW‖ instead.
 
     It stands in its layer's place. For a convolution `down` has the base's kernel, stride and
     padding and `up` is 1x1, as in peft.
@@ -66,7 +91,7 @@ class LoRA(nnx.Module):
         return self.base.out_features
 
     def __call__(self, x: Float[Array, "*b c_in"]) -> Float[Array, "*b2 c_out"]:
-        y = self.base(x)
+        base = y = self.base(x)
         for name in sorted(self.adapters):  # one order of summation, whatever the order of loading
             weights = self.adapters[name]
             down = weights.down[...].astype(x.dtype)
@@ -76,6 +101,10 @@ class LoRA(nnx.Module):
             if self.masks is not None:
                 low = self.masks.between(low)
             change = low @ up.reshape(up.shape[-2:])
+            if weights.magnitude is not None:
+                plain = base if self.bias is None else base - self.bias[...]
+                gain = weights.gain(self.kernel[...])
+                change = (gain - 1).astype(x.dtype) * plain + gain.astype(x.dtype) * change
             y += change if self.masks is None else self.masks.update(change)
         return y
 

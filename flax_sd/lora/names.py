@@ -23,6 +23,7 @@ _TENSOR = re.compile(
     r"|\.lora_linear_layer\.(?:down|up))"  # diffusers, text encoders
     r"(?:\.weight)?"
 )
+_MAGNITUDE = re.compile(r"(?P<module>.+?)\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)*)")
 _PART = re.compile(r"lora_([AB])|\b(?:lora_)?(down|up)\b")
 
 
@@ -30,7 +31,7 @@ class TensorName(NamedTuple):
     """A file's key, taken apart: the module as the file calls it, and which tensor of it."""
 
     module: str
-    part: str  # "down", "up" or "alpha"
+    part: str  # "down", "up", "alpha" or, of a DoRA, "magnitude"
 
 
 class Place(NamedTuple):
@@ -44,6 +45,8 @@ def parse(key: str) -> TensorName | None:
     """Takes a key of any of the file formats apart; None if it has the form of none."""
     if key.endswith(".alpha"):
         return TensorName(re.sub(r"[._]lora$", "", key.removesuffix(".alpha")), "alpha")
+    if found := _MAGNITUDE.fullmatch(key):
+        return TensorName(found["module"], "magnitude")
     found = _TENSOR.fullmatch(key)
     if not found:
         return None

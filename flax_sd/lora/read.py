@@ -119,13 +119,28 @@ def _adapter(
     alpha = tensors["alpha"].item() if "alpha" in tensors else rule(place, rank)
     is_conv = isinstance(slot.base, nnx.Conv)
     down, up = (_as_layer(tensors[part], is_conv) for part in ("down", "up"))
-    adapter = Adapter(down, up, alpha)
+    magnitude = None
+    if "magnitude" in tensors:
+        magnitude = _of_outputs(tensors["magnitude"], parts["magnitude"])
+        if magnitude is None:
+            return None, [f"{parts['magnitude']} has a magnitude for each input, not each output"]
+    adapter = Adapter(down, up, alpha, magnitude)
     wrong = misfits(slot.base, adapter)
     return (None if wrong else adapter), [f"{parts['down']}: {what}" for what in wrong]
 
 
 def _finite(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
+
+
+def _of_outputs(array: np.ndarray, key: str) -> np.ndarray | None:
+    """A DoRA's magnitudes [out]; None where they are of inputs, as in LyCORIS before 3.
+
+    peft's are always of outputs, [out] or [1, out, 1, 1]; LyCORIS has [out, 1] or [out, 1, 1, 1],
+    and [1, in] or [1, in, 1, 1] for inputs.
+    """
+    inputs = key.endswith(".dora_scale") and array.ndim > 1 and array.size > len(array)
+    return None if inputs else array.reshape(-1)
 
 
 def _as_layer(array: np.ndarray, is_conv: bool) -> np.ndarray:

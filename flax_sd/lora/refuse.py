@@ -11,7 +11,6 @@ _FORMATS = {
     r"\.hada_\w+$": "LoHa (LyCORIS)",
     r"\.lokr_\w+$": "LoKr (LyCORIS)",
     r"\.(oft|boft)_\w+$": "OFT",
-    r"\.(dora_scale|lora_magnitude_vector(\.\w+)?)$": "DoRA",
     r"\.lora_mid(\.weight)?$": "LoCon with CP decomposition (lora_mid)",
     r"^(unet|text_encoder):\d+:(up|down)$": "cloneofsimo's lora (layers by number)",
     r"\.(diff|diff_b|w_norm|b_norm|set_weight)$": "whole weight differences (.diff)",

@@ -50,6 +50,8 @@ def write_kohya(
     All modules get one alpha, since diffusers applies the commonest to all attention layers: if
     they differ, alpha becomes the largest rank and `up` takes up the difference.
 
+    A DoRA's magnitudes are `dora_scale`, one for each output, as LyCORIS 3 writes them.
+
     Args:
       metadata: further header entries, such as `kohya_metadata` gives.
       dtype: of down and up; alpha stays float32.
@@ -68,11 +70,15 @@ def write_kohya(
         tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.lora_up.weight"] = up
         tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
+        if adapter.magnitude is not None:
+            shape = (-1, *(1,) * (down.ndim - 1))
+            tensors[f"{name}.dora_scale"] = adapter.magnitude.reshape(shape).astype(dtype)
+    dora = any(adapter.magnitude is not None for adapter in adapters.values())
     network = {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if dora else "networks.lora",
         "ss_network_dim": str(ranks.pop()) if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": str(float(alpha)),
-        "ss_network_args": "{}",
+        "ss_network_args": '{"algo": "lora", "dora_wd": "True"}' if dora else "{}",
     }
     _check_finite(path, tensors)
     safetensors.write(path, tensors, network | (metadata or {}))
@@ -81,7 +87,8 @@ def write_kohya(
 def write_peft(path: str | os.PathLike[str], lora: LoRAFile) -> None:
     """Writes a LoRA as diffusers and PEFT name it: `unet.….lora_A.weight`, `….lora_B.weight`.
 
-    The format has no alpha, so alpha / rank is multiplied into `lora_B`.
+    The format has no alpha, so alpha / rank is multiplied into `lora_B`. A DoRA's magnitudes are
+    `lora_magnitude_vector`.
 
     Raises:
       UserError: there is nothing to write, something is not finite or the file cannot be written.
@@ -91,6 +98,12 @@ def write_peft(path: str | os.PathLike[str], lora: LoRAFile) -> None:
         down, up = _with_alpha(adapter, adapter.rank, np.float32)
         tensors[f"{component}.{module}.lora_A.weight"] = down
         tensors[f"{component}.{module}.lora_B.weight"] = up
+        if adapter.magnitude is not None:
+            shape = (1, -1, 1, 1) if down.ndim == 4 else (-1,)
+            # transformers 5 loads text encoders' under this name alone, peft under both.
+            end = ".weight" if component.startswith("text_encoder") else ""
+            key = f"{component}.{module}.lora_magnitude_vector{end}"
+            tensors[key] = adapter.magnitude.reshape(shape).astype(np.float32)
     _check_finite(path, tensors)
     safetensors.write(path, tensors, {"format": "pt"})
 

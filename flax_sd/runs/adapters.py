@@ -73,6 +73,7 @@ def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
             settings.init,
             jax.random.fold_in(key, i),
             rank_stabilised=settings.rslora,
+            dora=settings.dora,
         )
     if idle := settings.ranks.keys() - found:
         raise UserError(

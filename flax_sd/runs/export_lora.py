@@ -111,7 +111,9 @@ def _from_pair(kohya: TensorFile, peft: TensorFile) -> LoRAFile:
         if f"{name}.lora_down.weight" not in kohya:
             raise UserError(f"{kohya.path} and {peft.path.name} beside it are of different runs")
         down, up = (np.asarray(kohya[f"{name}.lora_{part}.weight"]) for part in ("down", "up"))
-        adapter = Adapter(down, up, float(kohya[f"{name}.alpha"]))
+        magnitude = kohya.get(f"{name}.dora_scale")
+        norms = None if magnitude is None else np.asarray(magnitude).reshape(-1)
+        adapter = Adapter(down, up, float(kohya[f"{name}.alpha"]), norms)
         lora.setdefault(component, {})[path] = adapter
     return lora
 

@@ -143,6 +143,24 @@ def test_our_files_in_diffusers(pipeline, tmp_path, caplog, write, targets, alph
     assert (theirs_out(pipeline)[1] - before).abs().max() > 0.1
 
 
+def test_our_dora_in_diffusers(pipeline, tmp_path):
+    modules, rng = ours_of(pipeline), np.random.default_rng(4)
+    lora = {
+        name: {
+            path: adapter._replace(
+                magnitude=rng.uniform(0.5, 1.5, len(adapter.up)).astype(np.float32)
+            )
+            for path, adapter in own.items()
+        }
+        for name, own in random_lora(modules, "conv", [5.0]).items()
+    }
+    write_peft(tmp_path / "lora.safetensors", lora)
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    for component, module in modules.items():
+        attach(module, lora[component], 1.0)
+    assert_same_output(modules, pipeline)
+
+
 def test_a_file_of_diffusers_here(pipeline, tmp_path):
     """With metadata in its header, as training scripts write it."""
     from peft import LoraConfig

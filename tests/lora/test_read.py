@@ -100,8 +100,8 @@ def test_raw_peft_file_needs_its_config(tmp_path):
     raw = pair("base_model.model.attn2.to_q", down="lora_A", up="lora_B")
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         read_small(saved(tmp_path, raw))
-    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 2, "use_dora": true}')
-    with pytest.raises(UserError, match="use_dora is not supported"):
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 2, "lora_bias": true}')
+    with pytest.raises(UserError, match="lora_bias is not supported"):
         read_small(saved(tmp_path, raw))
 
 
@@ -150,8 +150,6 @@ def test_every_bad_key_is_named_at_once(tmp_path):
     [
         ("lora_unet_x.hada_w1_a", "LoHa"),
         ("lora_unet_x.lokr_w1", "LoKr"),
-        ("lora_unet_x.dora_scale", "DoRA"),
-        ("unet.x.lora_magnitude_vector", "DoRA"),
         ("lora_unet_x.lora_mid.weight", "CP decomposition"),
         ("unet:0:up", "cloneofsimo"),
         ("lora_unet_x.diff", "weight differences"),
