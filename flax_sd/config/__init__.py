@@ -64,8 +64,11 @@ class Config(Section):
                 f"train.batch_size {self.train.batch_size} is not divisible by "
                 f"train.accumulate {self.train.accumulate}"
             )
-        if self.validation.every and not (self.data.held_out or self.data.held_out_base):
-            problems.append("validation.every without data.held_out or data.held_out_base")
+        held = (self.data.held_out, self.data.held_out_share, self.data.held_out_base)
+        if self.validation.every and not any(held):
+            problems.append(
+                "validation.every without data.held_out, data.held_out_share or data.held_out_base"
+            )
         if self.profile:
             first, last = map(int, self.profile.split(":"))
             if first > last:

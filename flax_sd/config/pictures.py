@@ -52,6 +52,10 @@ class DataConfig(Section):
     pictures are cut at a place drawn anew, it is done at each step."""
     held_out: str | None = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """In place of held_out: about this share of the pictures of path is not trained on but
+    measured. What a picture shows decides, so it stays where it is when files come, go or are
+    renamed, and copies of one are never on both sides."""
     held_out_base: str | None = None
     """The same of what the model drew before: a rising loss shows what the run makes it forget."""
 
@@ -64,6 +68,8 @@ class DataConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "DataConfig":
+        if self.held_out is not None and self.held_out_share is not None:
+            raise ValueError("held_out and held_out_share both say what is held out: take one")
         tags = self.shuffle_tags or self.tag_dropout > 0
         refuse_idle(self, {"keep_tags": tags, "tag_separator": tags})
         return self

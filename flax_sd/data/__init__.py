@@ -6,6 +6,7 @@ from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.report import summary
 from flax_sd.data.report_page import report_page
+from flax_sd.data.split import split
 
 __all__ = [
     "Batch",
@@ -18,6 +19,7 @@ __all__ = [
     "open_pictures",
     "report_page",
     "shared",
+    "split",
     "shown",
     "summary",
     "vary",

@@ -17,7 +17,6 @@ from flax_sd.weights.hub import BUNDLED
 
 PAGE, QUARANTINE = "data_report.html", "quarantine.jsonl"
 CLEAN, LEFT_OUT = 0, 1  # exit statuses of the command
-OPTIONS = {VAL_LOSS: "data.held_out", BASE_LOSS: "data.held_out_base"}
 
 
 class Report(NamedTuple):
@@ -28,7 +27,11 @@ class Report(NamedTuple):
 
     def text(self) -> str:
         """What the terminal shows."""
-        parts = [data.summary(p, self.findings[option]) for option, p in self.sets.items()]
+        parts = [
+            ("held out of " if option == "data.held_out_share" else "")
+            + data.summary(pictures, self.findings[option])
+            for option, pictures in self.sets.items()
+        ]
         return "\n".join(parts)
 
     def write(self, folder: pathlib.Path) -> None:
@@ -53,13 +56,14 @@ def check(config: Config, sets: Sets) -> Report:
     # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
     cut_off = None if config.train.mode == "vae" else tokenizer.cut_off
-    named = {"data.path": sets.train} | {
-        OPTIONS[key]: p for key, p in sets.measured.items() if key in OPTIONS
-    }
+    held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
+    options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}
+    named = {"data.path": sets.train}
+    named |= {option: sets.measured[key] for key, option in options.items() if key in sets.measured}
     findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
     if VAL_LOSS in sets.measured:
         leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
-        findings["data.held_out"] = data.in_order([*findings["data.held_out"], *leaked])
+        findings[held_out] = data.in_order([*findings[held_out], *leaked])
     return Report(named, findings)
 
 

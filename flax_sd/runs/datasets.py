@@ -25,9 +25,9 @@ def open_sets(config: Config) -> Sets:
     """Opens every picture once; measured pictures are cut alike in every run.
 
     Raises:
-      UserError: they cannot be read.
+      UserError: they cannot be read, or cannot be divided.
     """
-    train = data.open_pictures(config.data)
+    train, share = data.open_pictures(config.data), config.data.held_out_share
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
@@ -36,6 +36,10 @@ def open_sets(config: Config) -> Sets:
         for name, path in paths.items()
         if path is not None
     }
+    if share is not None:
+        held_out = config.data.model_copy(update=fixed)
+        train, own = data.split(train, share, held_out)
+        measured = {VAL_LOSS: own, **measured}
     if config.validation.every and VAL_LOSS in measured:
         measured[TRAIN_SUBSET] = _subset(train, len(measured[VAL_LOSS]), fixed)
     return Sets(train, measured)

@@ -95,3 +95,12 @@ def test_a_run_says_the_same_and_goes_on(train, checked, messy):
     assert sorted(row["file"] for row in quarantined(run.folder)) == LEFT_OUT
     for name in LEFT_OUT:
         assert f"  {name}: " in run.out
+
+
+def test_it_says_how_many_are_held_out(checked, pictures):
+    status, folder, shown = checked("--data.held_out_share", 0.4)
+    assert status == 0
+    trained, held = shown.out.split(f"held out of {pictures}: ")
+    count = int(held.split()[0])
+    assert 1 <= count <= 5 and f"{pictures}: {7 - count} pictures" in trained
+    assert f"data.held_out_share: {pictures}" in (folder / PAGE).read_text()
