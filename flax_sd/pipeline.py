@@ -22,6 +22,8 @@ from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.save_model import save_model
 from flax_sd.tokenizer import Tokenizer
+from flax_sd.tokens.attached import AttachedTokens
+from flax_sd.tokens.files import read as read_embedding
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.folder import read_json
@@ -83,7 +85,7 @@ class StableDiffusion:
         self.tokenizers = [tokenizer]
         self.programs = Programs()
         self._dtype = dtype
-        self._loras = AttachedLoRAs()
+        self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(tokenizer)
         self._batch: Sharding | None = None
         self._check()
 
@@ -289,8 +291,32 @@ class StableDiffusion:
         """
         self._loras.remove(self._networks, name)
 
+    def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
+        """Teaches prompts a new token (textual inversion); returns what it is called there.
+
+        Args:
+          path: a safetensors file of diffusers, sd-scripts, A1111 or ComfyUI, or a folder that
+            holds `learned_embeds.safetensors`.
+          token: unset takes the file's own, or its name.
+
+        Raises:
+          UserError: it is no embedding, is one of another model, or the vocabulary has the token.
+        """
+        text_encoder = self.text_encoders[0]
+        found = read_embedding(path, text_encoder.config.hidden_size, token)
+        self.tokenizers[0] = self._tokens.add(text_encoder, *found)
+        return found.token
+
+    def remove_embedding(self, token: str) -> None:
+        """Takes a token out; prompts are read as before it came.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        self.tokenizers[0] = self._tokens.remove(self.text_encoders[0], token)
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a diffusers folder, whole or not at all; LoRAs stay out of it.
+        """Writes a diffusers folder, whole or not at all; LoRAs and new tokens stay out of it.
 
         Raises:
           UserError: something else is in the place, or the disk is full.

@@ -5,6 +5,7 @@ have are read: vocab.json + merges.txt (the hub's), or tokenizer.json alone (wha
 saves), with the special tokens in any of four places.
 """
 
+import copy
 import json
 import logging
 import os
@@ -75,6 +76,7 @@ class Tokenizer:
         self.bos, self.eos, self.pad = (
             self._core.token_to_id(special[f"{name}_token"]) for name in ("bos", "eos", "pad")
         )
+        self._ids = _ids_of_added(self._core)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
@@ -98,16 +100,53 @@ class Tokenizer:
         for row, prompt in zip(ids, prompts, strict=True):
             if not prompt.isascii() and prompt.encode(errors="replace").decode() != prompt:
                 raise UserError(f"prompt {prompt!r} holds half a surrogate pair; write it as UTF-8")
-            encoding = self._core.encode(prompt, add_special_tokens=False)
-            kept = encoding.ids[: LENGTH - 2]
-            if tail := _tail(prompt, encoding):
+            encoded = self._encode(prompt)
+            kept = [i for i, _ in encoded[: LENGTH - 2]]
+            if tail := _tail(prompt, encoded):
                 logger.warning("cut off, past %d tokens of a prompt: %r", len(kept), tail)
             row[: len(kept) + 2] = [self.bos, *kept, self.eos]
         return ids
 
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a text alone, however many; a token of several vectors has an id for each."""
+        return [i for i, _ in self._encode(prompt)]
+
     def cut_off(self, prompt: str) -> str:
         """The text past the 75th token, which the text encoder never sees; empty if it fits."""
-        return _tail(prompt, self._core.encode(prompt, add_special_tokens=False))
+        return _tail(prompt, self._encode(prompt))
+
+    def _encode(self, prompt: str) -> list[tuple[int, int]]:
+        """The ids, each with the place in the text where it begins."""
+        encoding = self._core.encode(prompt, add_special_tokens=False)
+        return [
+            (own, start)
+            for i, (start, _) in zip(encoding.ids, encoding.offsets, strict=True)
+            for own in self._ids.get(i, [i])
+        ]
+
+    def knows(self, token: str) -> bool:
+        """Whether the vocabulary has the text, in whatever case, for one token of its own."""
+        lower = token.lower()
+        return any(self._core.token_to_id(text) is not None for text in (token, lower))
+
+    def with_tokens(self, tokens: Sequence[str], first: int) -> "Tokenizer":
+        """A tokenizer that finds further tokens in texts; `save` leaves them out.
+
+        Where `<cat>` comes with `<cat>_1`, `<cat>_2` and so on, it stands for all of these, as in
+        diffusers' `maybe_convert_prompt`.
+
+        Args:
+          first: id of the first of them; the others count up.
+        """
+        new = copy.copy(self)
+        new._core = tokenizers.Tokenizer.from_str(self._core.to_str())
+        own_first = new._core.get_vocab_size()
+        new._core.add_tokens(list(tokens))
+        new._ids = {
+            i: [n if n < own_first else n - own_first + first for n in ids]
+            for i, ids in _ids_of_added(new._core).items()
+        }
+        return new
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that were read."""
@@ -117,9 +156,20 @@ class Tokenizer:
             (folder / name).write_bytes(data)
 
 
-def _tail(prompt: str, encoding: tokenizers.Encoding) -> str:
+def _tail(prompt: str, encoded: list[tuple[int, int]]) -> str:
     room = LENGTH - 2
-    return prompt[encoding.offsets[room][0] :] if len(encoding.ids) > room else ""
+    return prompt[encoded[room][1] :] if len(encoded) > room else ""
+
+
+def _ids_of_added(core: tokenizers.Tokenizer) -> dict[int, list[int]]:
+    """What each token that is found in text before the words are stands for."""
+    added = {token.content: i for i, token in core.get_added_tokens_decoder().items()}
+    ids = {}
+    for text, i in added.items():
+        ids[i] = [i]
+        while (following := f"{text}_{len(ids[i])}") in added:
+            ids[i].append(added[following])
+    return ids
 
 
 def _parse(files: dict[str, bytes], name: str, where: str) -> dict[str, Any]:

@@ -72,8 +72,16 @@ class TextStates(NamedTuple):
     pooled: jax.Array  # [b, d], the last layer's normed state at the end token
 
 
+class NewTokens(nnx.Variable):
+    """[k, d] float32, embeddings of tokens that the vocabulary lacks; no part of a checkpoint."""
+
+
 class CLIPTextEmbeddings(nnx.Module):
-    """Token embedding + position embedding."""
+    """Token embedding + position embedding.
+
+    Attributes:
+      new_tokens: embeddings of the ids past the table's end, if there are any.
+    """
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
         width, init = config.hidden_size, nnx.initializers.normal(0.02)
@@ -81,11 +89,21 @@ class CLIPTextEmbeddings(nnx.Module):
         self.position_embedding = nnx.Embed(
             config.max_position_embeddings, width, embedding_init=init, rngs=rngs
         )
+        self.new_tokens: NewTokens | None = nnx.data(None)
 
     def __call__(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
         # Indexed here because nnx.Embed keeps to the dtype it was made in.
         positions = self.position_embedding.embedding[: ids.shape[1]]
-        return self.token_embedding.embedding[ids] + positions
+        return self._tokens(ids) + positions
+
+    def _tokens(self, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+        table = self.token_embedding.embedding
+        if self.new_tokens is None:
+            return table[ids]
+        # Two look-ups, so that the gradient is of the new rows alone and no table is put together.
+        last, new = len(table) - 1, self.new_tokens[...].astype(table.dtype)
+        old = table[jnp.minimum(ids, last)]
+        return jnp.where((ids > last)[..., None], new[jnp.maximum(ids - last - 1, 0)], old)
 
 
 class CLIPAttention(nnx.Module):

@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,6 @@ def parameters(record: Mapping[str, Any]) -> str:
     lines = [" ".join([record["text"], *tags])]
     if record["negative_prompt"] and guided(record["guidance_scale"]):
         lines.append(f"Negative prompt: {record['negative_prompt']}")
-    hashes = ", ".join(f"{lora['name']}: {lora['hash']}" for lora in record["loras"])
     values = {
         "Steps": record["steps"],
         "Sampler": _SAMPLERS.get(record["sampler"], record["sampler"]),
@@ -48,12 +47,17 @@ def parameters(record: Mapping[str, Any]) -> str:
         "VAE": record["vae"],
         # Theirs counts from the last layer, which is 1.
         "Clip skip": record["clip_skip"] + 1 if record["clip_skip"] else None,
-        "Lora hashes": hashes,
+        "Lora hashes": _hashes(record["loras"]),
+        "TI hashes": _hashes(record.get("embeddings", [])),
         "Version": "flax_sd",
     }
     present = {name: str(value) for name, value in values.items() if value not in (None, "")}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in present.items()))
     return "\n".join(lines)
+
+
+def _hashes(files: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{file['name']}: {file['hash']}" for file in files)
 
 
 def _quoted(value: str) -> str:

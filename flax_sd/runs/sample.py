@@ -69,6 +69,8 @@ def _load(options: SampleOptions, job: Job) -> StableDiffusion:
             )
     for number, lora in enumerate(job.loras):
         sd.add_lora(lora.path, lora.scale, f"{number}: {lora.path}")
+    for embedding in job.embeddings:
+        sd.add_embedding(embedding.path, embedding.token)
     if len(jax.devices()) > 1:
         sd.distribute(sharding.make_mesh(-1, 1))
     return sd

@@ -17,6 +17,7 @@ from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row, Settings, faults, read_rows
 from flax_sd.runs.sample_options import SampleOptions
 from flax_sd.scheduler_config import overridden
+from flax_sd.tokens import files as embedding_files
 from flax_sd.weights import hub
 from flax_sd.weights.folder import component_files, read_json
 
@@ -38,6 +39,7 @@ class Job(NamedTuple):
     folder: pathlib.Path
     dtype: str
     loras: list[sources.LoRASource]
+    embeddings: list[sources.EmbeddingSource]
     scheduler: dict[str, Any]
     batches: list[Batch]
     records: dict[str, dict[str, Any]]
@@ -49,6 +51,7 @@ class Found(NamedTuple):
 
     rows: list[Row]
     loras: list[sources.LoRASource]
+    embeddings: list[sources.EmbeddingSource]
     folder: pathlib.Path
     vae_folder: pathlib.Path | None
 
@@ -70,7 +73,10 @@ def prepare(options: SampleOptions) -> Job:
     devices = len(jax.devices())
     size = options.batch_size or usual_batch(rows, devices)
     batches = make_batches(pictures, size, devices)
-    return Job(found.folder, common["dtype"], found.loras, scheduler, batches, records, gallery)
+    loras, embeddings = found.loras, found.embeddings
+    return Job(
+        found.folder, common["dtype"], loras, embeddings, scheduler, batches, records, gallery
+    )
 
 
 def usual_batch(rows: list[Row], devices: int) -> int:
@@ -84,6 +90,7 @@ def _find(options: SampleOptions) -> Found:
     problems: list[str] = []
     rows = _gather(problems, _rows, options)
     loras = [_gather(problems, sources.parse_lora, text) for text in options.lora]
+    embeddings = [_gather(problems, sources.parse_embedding, text) for text in options.embedding]
     problems += [f"--{_flag(what)}" for what in faults(options.model_dump())]
     if options.batch_size is not None and options.batch_size < 1:
         problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
@@ -98,7 +105,9 @@ def _find(options: SampleOptions) -> Found:
         many = f"{len(problems)} things are wrong:"
         raise UserError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
     assert rows is not None and folder is not None
-    return Found(rows, [lora for lora in loras if lora is not None], folder, vae_folder)
+    there = [lora for lora in loras if lora is not None]
+    found = [embedding for embedding in embeddings if embedding is not None]
+    return Found(rows, there, found, folder, vae_folder)
 
 
 def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
@@ -186,9 +195,21 @@ def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
             {"name": path.stem, "hash": sources.lora_hash(path), "scale": scale}
             for path, scale in found.loras
         ],
+        **_embeddings(found),
         "dtype": resolve_dtype(options.dtype),
         **{name: value for name, value in overrides.items() if value},
     }
+
+
+def _embeddings(found: Found) -> dict[str, Any]:
+    """What settings say of the embeddings, whose files are looked at; nothing without any."""
+    width = read_component_config(found.folder, "text_encoder").get("hidden_size", 512)
+    named = []
+    for source in found.embeddings:
+        path = embedding_files.locate(source.path)
+        token = embedding_files.read(path, width, source.token).token
+        named.append({"token": token, "name": path.stem, "hash": sources.embedding_hash(path)})
+    return {"embeddings": named} if named else {}
 
 
 def _record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:

@@ -23,6 +23,9 @@ class Inputs(Section):
     flags (negative_prompt, seed, width, height, steps, guidance_scale, sampler and so on)."""
     lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """PATH or PATH:SCALE of a LoRA; may be given several times."""
+    embedding: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """PATH or PATH:TOKEN of a textual-inversion file, whose token prompts may then hold; may be
+    given several times."""
 
 
 class SampleOptions(Settings, Inputs):

@@ -1,4 +1,4 @@
-"""What flags name: models and LoRA files, and how a picture's settings speak of them."""
+"""What flags name: models, LoRA and embedding files, and how a picture's settings speak of them."""
 
 import hashlib
 import math
@@ -41,6 +41,32 @@ def parse_lora(text: str) -> LoRASource:
     for file in _files(pathlib.Path(path)):
         TensorFile(file)  # which looks at the header alone
     return LoRASource(pathlib.Path(path), scale)
+
+
+class EmbeddingSource(NamedTuple):
+    """An embedding file, and what its token is called in prompts; None for the file's own."""
+
+    path: pathlib.Path
+    token: str | None
+
+
+def parse_embedding(text: str) -> EmbeddingSource:
+    """PATH or PATH:TOKEN; a path may hold colons.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    path, token = text, None
+    if not os.path.exists(text) and ":" in text:
+        path, _, token = text.rpartition(":")
+    if not os.path.exists(path):
+        raise UserError(f"embedding {text} is not there; write PATH or PATH:TOKEN")
+    return EmbeddingSource(pathlib.Path(path), token or None)
+
+
+def embedding_hash(path: pathlib.Path) -> str:
+    """What web UIs know an embedding by: SHA-256 of the file, 12 digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:

@@ -46,6 +46,12 @@ def webui_parse(text):
     return "\n".join(prompt), "\n".join(negative), values
 
 
+def test_embeddings_are_named_by_file_and_hash():
+    embedding = {"token": "<cat>", "name": "my cat", "hash": "cccccccccccc"}
+    _, _, values = webui_parse(png.parameters({**RECORD, "embeddings": [embedding]}))
+    assert values["TI hashes"] == "my cat: cccccccccccc"
+
+
 def test_parameters_as_web_uis_read_them():
     prompt, negative, values = webui_parse(png.parameters(RECORD))
     assert prompt == "a cat, 猫 <lora:cat:0.8> <lora:ink:1>"

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
@@ -9,6 +10,7 @@ from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
 from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
+from flax_sd.weights import safetensors
 from flax_sd.weights.folder import read_json
 from tests import tiny
 
@@ -77,3 +79,17 @@ def test_batches_that_fit(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert usual_batch([row(512)], 2) == 8
     assert resolve_dtype("auto") == "bfloat16" and resolve_dtype("float16") == "float16"
+
+
+def test_embeddings_are_part_of_the_settings_and_looked_at_before_weights(model, tmp_path):
+    path = tmp_path / "my-cat.safetensors"
+    safetensors.write(path, {"emb_params": np.ones((2, 12), np.float32)})
+    flags = ["--prompt", "a", "--embedding", str(path), "--embedding", f"{path}:<sks>"]
+    (record,) = job_of(model, tmp_path, *flags).records.values()
+    assert [one["token"] for one in record["embeddings"]] == ["my-cat", "<sks>"]
+    assert {one["name"] for one in record["embeddings"]} == {"my-cat"}
+    (plain,) = job_of(model, tmp_path, "--prompt", "a").records.values()
+    assert "embeddings" not in plain  # so that folders of older pictures are gone on with
+    safetensors.write(path, {"emb_params": np.ones((2, 768), np.float32)})
+    with pytest.raises(UserError, match="768 wide .* this model's text encoder is 12 wide"):
+        job_of(model, tmp_path, *flags)

@@ -5,11 +5,14 @@ import pytest
 
 from flax_sd.errors import UserError
 from flax_sd.runs.sources import (
+    EmbeddingSource,
     LoRASource,
     display_name,
+    embedding_hash,
     fingerprint,
     is_local,
     lora_hash,
+    parse_embedding,
     parse_lora,
 )
 from flax_sd.weights import safetensors
@@ -38,6 +41,14 @@ def test_a_path_may_hold_colons(file):
 
 def test_a_folder(file):
     assert parse_lora(f"{file.parent}:2") == LoRASource(file.parent, 2.0)
+
+
+def test_embedding_and_token(file):
+    assert parse_embedding(str(file)) == EmbeddingSource(file, None)
+    assert parse_embedding(f"{file}:<my cat>") == EmbeddingSource(file, "<my cat>")
+    with pytest.raises(UserError, match="embedding x:<cat> is not there; write PATH or PATH:TOKEN"):
+        parse_embedding("x:<cat>")
+    assert embedding_hash(file) == hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 @pytest.mark.parametrize(
