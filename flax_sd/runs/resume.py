@@ -34,9 +34,9 @@ def differences(old: Config, new: Config) -> list[str]:
     """The options that differ and may not, one line each."""
     a, b = flatten(to_dict(old)), flatten(to_dict(new))
     return [
-        f"{name} is {a[name]!r} in the run and {b[name]!r} now"
-        for name in sorted(a)
-        if a[name] != b[name] and not name.startswith(FREE)
+        f"{name} is {a.get(name)!r} in the run and {b.get(name)!r} now"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name) and not name.startswith(FREE)
     ]
 
 

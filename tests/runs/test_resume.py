@@ -15,6 +15,8 @@ import yaml
 
 from flax_sd import cli
 from flax_sd.checkpoint import Checkpoints
+from flax_sd.config import Config
+from flax_sd.runs import resume
 from tests.processes import ROOT
 from tests.runs.conftest import contents, metrics
 
@@ -207,3 +209,9 @@ def test_the_state_that_is_saved_holds_the_step_and_the_key(train):
     listing = json.loads((run.folder / "checkpoints/1/leaves/metadata").read_text())["leaves"]
     assert {"step", "key", "loss_scale.scale"} <= listing.keys()
     assert jax.process_count() == 1
+
+
+def test_patterns_that_only_one_of_two_configs_has_are_named():
+    old, new = (Config.model_validate({"lora": {"ranks": r}}) for r in ({}, {"unet.mid": 3}))
+    assert resume.differences(old, new) == ["lora.ranks.unet.mid is None in the run and 3 now"]
+    assert resume.differences(new, old) == ["lora.ranks.unet.mid is 3 in the run and None now"]
