@@ -15,6 +15,19 @@ class DataConfig(Section):
     """A folder of captioned pictures, a datasets id, a parquet or arrow file, or bundled:style."""
     resolution: Positive = 512
     """Side of the training pictures, in pixels; a multiple of 8."""
+    buckets: Literal["none", "area", "kohya"] = "none"
+    """Shapes of the training pictures: none is the square; area, up to 17 shapes of about its area,
+    by OneTrainer's rule; kohya, those of sd-scripts. A batch holds pictures of one shape."""
+    bucket_step: Positive | None = None
+    """What the sides of buckets are multiples of, in pixels; unset is 64, or an eighth of a
+    resolution below 512."""
+    bucket_min: Positive | None = None
+    """Shortest side of kohya's buckets; unset is 256, or half the resolution if that is less."""
+    bucket_max: Positive | None = None
+    """Longest side of kohya's buckets; unset is twice the resolution."""
+    bucket_upscale: bool = True
+    """Enlarge small pictures to a bucket of kohya's; off, they are cut to whole steps, and every
+    such size is a shape and a program of its own."""
     center_crop: bool = False
     """Crop the middle of each picture; otherwise a place drawn anew each time."""
     random_flip: bool = False
@@ -71,13 +84,20 @@ class DataConfig(Section):
         if self.held_out is not None and self.held_out_share is not None:
             raise ValueError("held_out and held_out_share both say what is held out: take one")
         tags = self.shuffle_tags or self.tag_dropout > 0
-        refuse_idle(self, {"keep_tags": tags, "tag_separator": tags})
+        kohya = self.buckets == "kohya"
+        meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
+        meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
+        refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
+        if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
+            raise ValueError(
+                f"bucket_min {self.bucket_min} is more than bucket_max {self.bucket_max}"
+            )
         return self
 
-    @pydantic.field_validator("resolution")
+    @pydantic.field_validator("resolution", "bucket_step")
     @classmethod
-    def _multiple_of_8(cls, value: int) -> int:
-        if value % 8:
+    def _multiple_of_8(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
             raise ValueError(
                 f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
             )

@@ -1,8 +1,10 @@
 """Captioned pictures, from wherever they lie to the batch of each step."""
 
-from flax_sd.data.batches import Batch, Source, batches, shown
+from flax_sd.data.batches import Batch, Source, batches
+from flax_sd.data.buckets import alike
 from flax_sd.data.captions import vary
 from flax_sd.data.check import Finding, check, in_order, shared
+from flax_sd.data.order import Order
 from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.report import summary
 from flax_sd.data.report_page import report_page
@@ -11,8 +13,10 @@ from flax_sd.data.split import split
 __all__ = [
     "Batch",
     "Finding",
+    "Order",
     "Pictures",
     "Source",
+    "alike",
     "batches",
     "check",
     "in_order",
@@ -20,7 +24,6 @@ __all__ = [
     "report_page",
     "shared",
     "split",
-    "shown",
     "summary",
     "vary",
 ]

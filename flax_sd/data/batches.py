@@ -1,11 +1,5 @@
-"""The endless stream of batches: what step s sees is a function of (seed, s) alone.
+"""The endless stream of batches: what step s sees is a function of (seed, s) alone."""
 
-Sample number n belongs to epoch n // N of the N pictures, and each epoch is a permutation of its
-own; step s takes samples s·B … s·B + B - 1, over the end of an epoch too, so that no picture is
-left out. A run that resumes therefore needs nothing but its step.
-"""
-
-import functools
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -15,6 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from flax_sd.config import DataConfig
+from flax_sd.data.images import Size
+from flax_sd.data.order import Order
 from flax_sd.errors import UserError
 
 
@@ -23,6 +19,7 @@ class Source(Protocol):
     """Captioned pictures by index, as pixels or as what was made of them."""
 
     cfg: DataConfig
+    shapes: tuple[Size, ...]
 
     def __len__(self) -> int: ...
 
@@ -40,55 +37,44 @@ class Source(Protocol):
 
 
 class Batch(NamedTuple):
-    """The pictures of one step (this process's share), their captions and their indices."""
+    """The rows of one step (this process's share), all pictures of one shape.
+
+    Attributes:
+      indices: of the pictures.
+      samples: their numbers in the stream.
+      weight: of each in the loss (see `Order`); None where all weigh 1.
+      real: how many rows of the whole step, in all processes, are no copies.
+    """
 
     pictures: Float32[np.ndarray, "b ..."]
     captions: list[str]
     indices: Int64[np.ndarray, " b"]
-
-
-@functools.lru_cache(maxsize=8)  # a step reads one epoch, or two; threads run a few steps ahead
-def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:
-    """Returns the order of `count` pictures in one epoch.
-
-    Sorts raw Philox numbers, which are alike in every NumPy; grain's own shuffle promises no such
-    thing, and takes milliseconds a picture for the few pictures that a LoRA often has.
-    """
-    # The counter keeps clear of the numbers that images.draw takes from the same key.
-    bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, 1]).random_raw(count)
-    return np.argsort(bits, kind="stable")
-
-
-def picture_of(sample: int, count: int, seed: int) -> int:
-    """Returns the picture, of `count`, that sample number `sample` of the stream shows."""
-    epoch, place = divmod(sample, count)
-    return int(permutation(count, seed, epoch)[place])
-
-
-def shown(step: int, batch_size: int, count: int, seed: int) -> list[int]:
-    """Returns the pictures, of `count`, of step number `step`, counted from 0, each once."""
-    samples = range(step * batch_size, (step + 1) * batch_size)
-    return list(dict.fromkeys(picture_of(sample, count, seed) for sample in samples))
+    samples: Int64[np.ndarray, " b"]
+    weight: Float32[np.ndarray, " b"] | None
+    real: int
 
 
 class _Steps:
     """Random access by step: loads this process's share of the step's batch."""
 
-    def __init__(self, pictures: Source, seed: int, batch_size: int, share: range):
+    def __init__(self, pictures: Source, seed: int, order: Order, share: slice):
         self._pictures, self._seed = pictures, seed
-        self._batch_size, self._share = batch_size, share
+        self._order, self._share = order, share
 
     def __len__(self) -> int:
-        return sys.maxsize // self._batch_size
+        return sys.maxsize // 2**20  # numbers of samples stay integers of 64 bits
 
     def __getitem__(self, index: int) -> Batch:
-        samples = [index * self._batch_size + row for row in self._share]
-        pictures, seed = self._pictures, self._seed
-        pairs = [(picture_of(sample, len(pictures), seed), sample) for sample in samples]
+        rows, seed, pictures = self._order.rows(index), self._seed, self._pictures
+        samples = rows.samples[self._share]
+        pairs = [(self._order.picture(sample), sample) for sample in samples.tolist()]
         return Batch(
             np.stack([pictures.load(i, seed=seed, sample=sample) for i, sample in pairs]),
             [pictures.caption(i, seed=seed, sample=sample) for i, sample in pairs],
             np.array([i for i, _ in pairs], np.int64),
+            samples,
+            None if rows.weight is None else rows.weight[self._share],
+            rows.real,
         )
 
 
@@ -116,8 +102,9 @@ def batches(
             f"{max(1, batch_size // process_count) * process_count} can"
         )
     local = batch_size // process_count
-    share = range(process_index * local, (process_index + 1) * local)
-    steps = grain.MapDataset.source(_Steps(pictures, seed, batch_size, share))
+    share = slice(process_index * local, (process_index + 1) * local)
+    order = Order(pictures.shapes, batch_size, seed)
+    steps = grain.MapDataset.source(_Steps(pictures, seed, order, share))
     return _read_ahead(steps[start_step:], pictures.cfg.workers)
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from flax_sd.data import images
 from flax_sd.data.pictures import Pictures
 
 ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the picture
@@ -66,12 +65,6 @@ def shared(pictures: Pictures, others: Pictures) -> list[Finding]:
     ]
 
 
-def cropped(size: tuple[int, int], resolution: int) -> float:
-    """Returns the share of a picture's area that the square leaves out."""
-    width, height = images.resized(size, resolution)
-    return 1 - resolution * resolution / (width * height)
-
-
 def _duplicates(pictures: Pictures) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for i, (name, seen) in enumerate(zip(pictures.names, pictures.seen, strict=True)):
@@ -96,13 +89,13 @@ def _captions(
 
 
 def _picture(pictures: Pictures, i: int) -> Iterator[Finding]:
-    name, seen, resolution = pictures.names[i], pictures.seen[i], pictures.cfg.resolution
-    (width, height), times = seen.size, resolution / min(seen.size)
+    name, seen, fit = pictures.names[i], pictures.seen[i], pictures.fits[i]
+    (width, height), times = seen.size, min(fit.resized) / min(seen.size)
     if times >= ENLARGED:
         text = f"{width} x {height} pixels, enlarged {times:.1f} times"
         yield Finding("small", name, text)
-    if (share := cropped(seen.size, resolution)) >= CROPPED:
-        text = f"{width} x {height} pixels, of which {share:.0%} is left out each time"
+    if fit.cropped >= CROPPED:
+        text = f"{width} x {height} pixels, of which {fit.cropped:.0%} is left out each time"
         yield Finding("cropped", name, text)
     if seen.turned:
         yield Finding("turned", name, f"{width} x {height} pixels once upright")

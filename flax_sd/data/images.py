@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,11 +14,24 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 # Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+Size = tuple[int, int]  # width and height in pixels
 MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses a picture; also the limit after resizing
 
 
 class BadPicture(Exception):
     """A picture that cannot be used; the text is the reason."""
+
+
+class Fit(NamedTuple):
+    """How a picture comes to its shape: it is resized, and what stands out is cut off."""
+
+    resized: Size
+    shape: Size
+
+    @property
+    def cropped(self) -> float:
+        """The share of the picture's area that is cut off."""
+        return 1 - math.prod(self.shape) / math.prod(self.resized)
 
 
 class Draw(NamedTuple):
@@ -91,7 +105,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
 
 
-def resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
+def resized(size: Size, resolution: int) -> Size:
     """Returns (width, height) with the shorter side at `resolution`, as torchvision rounds it.
 
     Raises:
@@ -100,35 +114,52 @@ def resized(size: tuple[int, int], resolution: int) -> tuple[int, int]:
     short, long = min(size), max(size)
     scaled = int(resolution * long / short)
     if scaled * resolution > MAX_PIXELS:
-        raise BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut a square from")
+        raise _too_narrow(size, "a square")
     return (resolution, scaled) if size[0] <= size[1] else (scaled, resolution)
+
+
+def cover(size: Size, shape: Size) -> Fit:
+    """Returns the fit of a picture that is resized to cover a shape, rounded as sd-scripts does.
+
+    Raises:
+      BadPicture: as `resized`.
+    """
+    (width, height), (w, h) = size, shape
+    if width * h > height * w:  # the picture is wider, and keeps its height
+        covering = (int(width * h / height + 0.5), h)
+    else:
+        covering = (w, int(height * w / width + 0.5))
+    if math.prod(covering) > MAX_PIXELS:
+        raise _too_narrow(size, f"{w} x {h}")
+    return Fit(covering, shape)
+
+
+def _too_narrow(size: Size, shape: str) -> BadPicture:
+    return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut {shape} from")
 
 
 def to_pixels(
     image: Image.Image,
-    resolution: int,
+    fit: Fit,
     draw: Draw,
     *,
     interpolation: str = "lanczos",
     center_crop: bool,
     random_flip: bool,
-) -> Float[np.ndarray, "resolution resolution 3"]:
-    """Resizes (the shorter side to `resolution`), crops a square and perhaps mirrors it.
+) -> Float[np.ndarray, "h w 3"]:
+    """Resizes and crops as `fit` says, at a place that is drawn or the middle; perhaps mirrors.
 
     Args:
       interpolation: one of Pillow's resampling filters, in lower case.
-
-    Raises:
-      BadPicture: the picture is too narrow.
     """
     filtered = Image.Resampling[interpolation.upper()]
-    image = image.resize(resized(image.size, resolution), filtered)
-    spare_x, spare_y = image.width - resolution, image.height - resolution
+    image, (width, height) = image.resize(fit.resized, filtered), fit.shape
+    spare_x, spare_y = image.width - width, image.height - height
     if center_crop:
         left, top = round(spare_x / 2), round(spare_y / 2)
     else:
         left, top = draw.left % (spare_x + 1), draw.top % (spare_y + 1)
-    image = image.crop((left, top, left + resolution, top + resolution))
+    image = image.crop((left, top, left + width, top + height))
     if random_flip and draw.flip % 2:
         image = ImageOps.mirror(image)
     return np.asarray(image, np.float32) / 127.5 - 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import images
+from flax_sd.data import buckets, images
 from flax_sd.data.records import Record
 
 PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages show the same
@@ -15,7 +15,7 @@ PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages sh
 class Seen(NamedTuple):
     """What is known of a picture that was opened."""
 
-    size: tuple[int, int]  # width and height as it is used: upright, in pixels
+    size: images.Size  # as it is used, upright
     turned: bool  # its EXIF orientation turned or mirrored it
     frames: int  # of which the first is used
     digest: str  # SHA-256 of its file
@@ -41,7 +41,7 @@ def look(record: Record, cfg: DataConfig) -> Seen | str:
     try:
         content = read(record)
         picture = images.decode(content, cfg.background)
-        images.resized(picture.size, cfg.resolution)
+        buckets.fit(cfg, picture.size)
         turned, frames = images.header(content)
     except images.BadPicture as error:
         return str(error)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
-from flax_sd.data import captions, images, records, tables
+from flax_sd.data import buckets, captions, images, records, tables
 from flax_sd.data.look import Seen, look, read
 from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
@@ -25,6 +25,7 @@ class Pictures:
 
     Attributes:
       seen: what the look at each before the run found.
+      fits: how each comes to its shape, and `shapes` are these.
       bad: those that were left out, and why.
       unused: files of the folder that are no part of the set, and why.
       cut_anew: names of those that are cut at a place drawn anew each time.
@@ -40,8 +41,10 @@ class Pictures:
     ):
         self.cfg, self.bad, self.unused, self._found = cfg, bad, unused, found
         self.seen, self.names = tuple(seen), tuple(record.name for record in found)
-        square, pairs = (cfg.resolution,) * 2, zip(found, seen, strict=True)
-        spare = [r.name for r, s in pairs if images.resized(s.size, cfg.resolution) != square]
+        self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
+        self.shapes = tuple(fit.shape for fit in self.fits)
+        pairs = zip(self.names, self.fits, strict=True)
+        spare = [name for name, fit in pairs if fit.resized != fit.shape]
         self.cut_anew = () if cfg.center_crop else tuple(spare)
 
     def __len__(self) -> int:
@@ -78,20 +81,23 @@ class Pictures:
         """Reads picture i, cropped and mirrored as drawn.
 
         Raises:
-          UserError: the picture cannot be read any more.
+          UserError: the picture cannot be read any more, or is another.
         """
         cfg, picture = self.cfg, self.original(i)
-        try:
-            return images.to_pixels(
-                picture,
-                cfg.resolution,
-                drawn,
-                interpolation=cfg.interpolation,
-                center_crop=cfg.center_crop,
-                random_flip=cfg.random_flip,
+        if picture.size != self.seen[i].size:
+            then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
+            raise UserError(
+                f"{self.names[i]} was {then} pixels when the run began and is {now} now: put the "
+                "file back, or begin a new run"
             )
-        except images.BadPicture as error:
-            raise self._changed(i, error) from error
+        return images.to_pixels(
+            picture,
+            self.fits[i],
+            drawn,
+            interpolation=cfg.interpolation,
+            center_crop=cfg.center_crop,
+            random_flip=cfg.random_flip,
+        )
 
     def original(self, i: int) -> Image.Image:
         """Reads picture i, upright and whole.

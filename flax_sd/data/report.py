@@ -1,5 +1,6 @@
 """What the trainer prints about its pictures before step one."""
 
+import collections
 import itertools
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     shown = min(SHOWN, count)
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {pictures.captions(i)[0]!r}")
+    lines += _shapes(pictures)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
@@ -29,6 +31,16 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
 def many(number: int, noun: str) -> str:
     """Returns "1 picture" or "2 pictures"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _shapes(pictures: Pictures) -> list[str]:
+    """What the pictures are trained at, where that is not one square."""
+    if pictures.cfg.buckets == "none":
+        return []
+    counts = collections.Counter(pictures.shapes).most_common()
+    shapes = ", ".join(f"{w} x {h} ({many(count, 'picture')})" for (w, h), count in counts)
+    cropped = sum(fit.cropped for fit in pictures.fits) / len(pictures)
+    return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cut off: {shapes}"]
 
 
 def _kind(kind: str, found: Sequence[Finding]) -> list[str]:

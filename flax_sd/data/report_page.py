@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from flax_sd import page
-from flax_sd.data.check import KINDS, Finding, cropped
-from flax_sd.data.images import Draw
+from flax_sd.data.buckets import alike
+from flax_sd.data.check import KINDS, Finding
+from flax_sd.data.images import Draw, Size
 from flax_sd.data.pictures import Pictures
 from flax_sd.data.report import many
 from flax_sd.errors import UserError
@@ -32,7 +33,7 @@ def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Fi
 def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
     captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
     head = f"{many(len(pictures), 'picture')} and {many(captions, 'caption')} are used."
-    parts = [f"<p>{head}</p>", _shapes(pictures)]
+    parts = [f"<p>{head}</p>", _buckets(pictures), _sizes(pictures)]
     if not findings:
         parts.append("<p>Nothing is wrong with them.</p>")
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
@@ -40,17 +41,31 @@ def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
     return "\n".join([*parts, _as_trained(pictures)])
 
 
-def _shapes(pictures: Pictures) -> str:
+def _buckets(pictures: Pictures) -> str:
+    """The shapes that the pictures are trained at; nothing where that is the one square."""
+    if pictures.cfg.buckets == "none":
+        return ""
+    rows: list[list[object]] = []
+    for places in sorted(alike(pictures.shapes), key=len, reverse=True):
+        cropped = sum(pictures.fits[i].cropped for i in places) / len(places)
+        rows.append([_by(pictures.shapes[places[0]]), len(places), f"{cropped:.1%}"])
+    return page.table(["bucket", "pictures", "left out of them, on average"], rows)
+
+
+def _sizes(pictures: Pictures) -> str:
     """The sizes that the pictures have and how much of them is seen."""
-    resolution = pictures.cfg.resolution
-    counts = collections.Counter(seen.size for seen in pictures.seen)
+    counts = collections.Counter(zip((s.size for s in pictures.seen), pictures.fits, strict=True))
     rows: list[list[object]] = [
-        [f"{w} x {h}", count, f"{resolution} x {resolution}", f"{cropped((w, h), resolution):.0%}"]
-        for (w, h), count in counts.most_common(PICTURES)
+        [_by(size), count, _by(fit.shape), f"{fit.cropped:.0%}"]
+        for (size, fit), count in counts.most_common(PICTURES)
     ]
     more = len(counts) - len(rows)
     rest = f'<p class="quiet">and {many(more, "further size")}</p>' if more else ""
     return page.table(["size", "pictures", "trained at", "left out of it"], rows) + rest
+
+
+def _by(size: Size) -> str:
+    return "{} x {}".format(*size)
 
 
 def _kind(pictures: Pictures, kind: str, found: Sequence[Finding]) -> str:
@@ -71,7 +86,7 @@ def _as_trained(pictures: Pictures) -> str:
     chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
     figures = []
     for i in chosen:
-        words = " · ".join(pictures.captions(i)[:3])
+        words = " · ".join([_by(pictures.shapes[i]), *pictures.captions(i)[:3]])
         figures.append(page.figure(_trained(pictures, i), pictures.names[i], words))
     where = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
     title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{where}"

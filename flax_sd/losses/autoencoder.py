@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_sd.losses.base import Graphs, Loss, PixelBatch, Trees, merge
+from flax_sd.losses.base import Graphs, Loss, PixelBatch, Trees, merge, weighted
 from flax_sd.models.vae import Moments
 
 
 def vae_loss(
     graphs: Graphs,
     *,
-    latent_shape: tuple[int, int, int],
+    stride: int,
+    latent_channels: int,
     kl_weight: float,
     l1_weight: float,
     compute_dtype: jnp.dtype | None = None,
@@ -22,11 +23,12 @@ def vae_loss(
     KL is in nats, averaged over the latents' values.
 
     Args:
-      latent_shape: (h/8, w/8, c) of a picture's latents.
+      stride: pixels a latent, along each side.
     """
 
     def draw(key: jax.Array, batch: PixelBatch) -> jax.Array:
-        return jax.random.normal(key, (len(batch.pixels), *latent_shape))
+        b, height, width, _ = batch.pixels.shape
+        return jax.random.normal(key, (b, height // stride, width // stride, latent_channels))
 
     def loss(
         params: Trees, frozen: Trees, batch: PixelBatch, draws: jax.Array
@@ -35,6 +37,7 @@ def vae_loss(
         moments = Moments(*(m.astype(jnp.float32) for m in vae.encode(batch.pixels)))
         error = vae.decode(moments.sample(draws)).astype(jnp.float32) - batch.pixels
         reconstruction = l1_weight * jnp.abs(error) + (1 - l1_weight) * jnp.square(error)
-        return jnp.mean(reconstruction, axis=(1, 2, 3)) + kl_weight * moments.kl() / draws[0].size
+        value = jnp.mean(reconstruction, axis=(1, 2, 3))
+        return weighted(value + kl_weight * moments.kl() / draws[0].size, batch)
 
     return Loss(draw, loss)

@@ -23,7 +23,8 @@ class Loss(NamedTuple):
     """The two halves of a training objective.
 
     draw(key, batch) -> a pytree whose arrays all begin with the batch axis.
-    loss(params, frozen, batch, draws) -> float32 [b], each picture's own; a step takes the mean.
+    loss(params, frozen, batch, draws) -> float32 [b], each picture's own times its weight; a step
+      takes the mean, which is right however the batch is divided.
     timesteps: how many there are, of which `draws.timesteps` holds a picture's; None without any.
     """
 
@@ -33,16 +34,28 @@ class Loss(NamedTuple):
 
 
 class EncodedBatch(NamedTuple):
-    """Pictures as moments of their latents, captions as text states or, if trained on, ids."""
+    """Pictures as moments of their latents, captions as text states or, if trained on, ids.
+
+    Attributes:
+      weight: of each picture in the loss, of mean 1 over a step; 0 only fills the batch up. None
+        where all weigh 1.
+    """
 
     moments: Moments  # [b, h/8, w/8, c] each
     text: jax.Array  # [b, n, d] states, or [b, n] int ids
+    weight: jax.Array | None = None  # [b]
 
 
 class PixelBatch(NamedTuple):
-    """Pictures in [-1, 1], [b, h, w, 3]."""
+    """Pictures in [-1, 1], [b, h, w, 3], and their weights as in `EncodedBatch`."""
 
     pixels: jax.Array
+    weight: jax.Array | None = None  # [b]
+
+
+def weighted(value: Float[Array, " b"], batch: EncodedBatch | PixelBatch) -> Float[Array, " b"]:
+    """Each picture's loss times its weight."""
+    return value if batch.weight is None else batch.weight * value
 
 
 def merge(

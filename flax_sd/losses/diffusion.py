@@ -10,7 +10,7 @@ from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.masks import Rates
 from flax_sd.losses import noise, timesteps
-from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge
+from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
 from flax_sd.losses.distances import make_distance
 from flax_sd.losses.weights import make_weight
 from flax_sd.models.vae import Moments
@@ -96,6 +96,6 @@ def diffusion_loss(
         out = unet(noisy, draws.timesteps, text).astype(jnp.float32)
         error = out - schedule.target(latents, draws.noise, draws.timesteps)
         value = jnp.mean(distance(error, draws.timesteps), axis=(1, 2, 3))
-        return value if weight is None else weight(draws.timesteps) * value
+        return weighted(value if weight is None else weight(draws.timesteps) * value, batch)
 
     return Loss(draw, loss, schedule.alphas_cumprod.size)

@@ -1,6 +1,6 @@
 """Pictures and captions through the frozen networks, once, before the first step."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -37,6 +37,7 @@ class Work(NamedTuple):
     Attributes:
       noun: what they are.
       items: what each key of the store stands for.
+      shape: what items that are encoded together must have alike.
       load: reads an item.
       encode: jitted, (frozen, loaded items stacked) -> what is made of them.
       named: that as the arrays to keep.
@@ -45,6 +46,7 @@ class Work(NamedTuple):
 
     noun: str
     items: Mapping[str, Any]
+    shape: Callable[[Any], Hashable]
     load: Callable[[Any], np.ndarray]
     encode: Any
     named: Callable[[Any], Arrays]
@@ -86,10 +88,10 @@ class Encoder:
         """How much the store will grow, at most."""
         total = 0
         for work in self._work:
-            if missing := self._missing(work):
-                one = np.stack([work.load(work.items[missing[0]])])
+            for keys in _of_one_shape(work, self._missing(work)):
+                one = np.stack([work.load(work.items[keys[0]])])
                 shapes = jax.tree.leaves(work.encode.eval_shape(self._frozen, one))
-                total += len(missing) * sum(FLOAT32 * shape.size for shape in shapes)
+                total += len(keys) * sum(FLOAT32 * shape.size for shape in shapes)
         return total
 
     def run(self, progress: Progress) -> None:
@@ -123,6 +125,10 @@ class Encoder:
             for mirrored in ((False, True) if pictures.cfg.random_flip else (False,))
         }
 
+        def shape(item: tuple[data.Pictures, int, bool]) -> Hashable:
+            pictures, i, _ = item
+            return pictures.shapes[i]
+
         def load(item: tuple[data.Pictures, int, bool]) -> np.ndarray:
             pictures, i, mirrored = item
             return pictures.cut(i, Draw(caption=0, flip=int(mirrored), top=0, left=0))
@@ -131,7 +137,7 @@ class Encoder:
             return {name: array.astype(np.float32) for name, array in moments._asdict().items()}
 
         rows = rows_at_once(sets[0].cfg.resolution, self._mesh.size)
-        return Work("pictures", items, load, self._objective.moments, named, rows)
+        return Work("pictures", items, shape, load, self._objective.moments, named, rows)
 
     def _captions_work(self, captions: EncodedCaptions, sets: Sequence[data.Pictures]) -> Work:
         """All captions, and the empty one."""
@@ -140,6 +146,9 @@ class Encoder:
         tokenizer = self._parts.tokenizer
         assert tokenizer is not None, "mode vae encodes nothing"
 
+        def shape(text: str) -> Hashable:
+            return None
+
         def load(text: str) -> np.ndarray:
             return tokenizer([text])[0]
 
@@ -147,7 +156,7 @@ class Encoder:
             return {"states": states}
 
         rows = CAPTIONS_AT_ONCE * self._mesh.size
-        return Work("captions", items, load, self._objective.text, named, rows)
+        return Work("captions", items, shape, load, self._objective.text, named, rows)
 
     def _missing(self, work: Work) -> list[str]:
         return [key for key in work.items if not self._store.has(key)]
@@ -164,8 +173,7 @@ class Encoder:
         waiting: tuple[list[str], Any] | None = None
         rows = jax.NamedSharding(self._mesh, sharding.BATCH)
         with ThreadPoolExecutor(self._workers) as pool:
-            for start in range(0, len(keys), work.rows):
-                part = keys[start : start + work.rows]
+            for part in _parts(work, keys):
                 loaded = list(pool.map(work.load, [work.items[key] for key in part]))
                 loaded += loaded[:1] * (work.rows - len(part))  # padded: one compilation
                 sharded = jax.device_put(np.stack(loaded), rows)
@@ -175,3 +183,15 @@ class Encoder:
                 waiting = now
         if waiting is not None:
             yield waiting[0], work.named(jax.device_get(waiting[1]))
+
+
+def _of_one_shape(work: Work, keys: Sequence[str]) -> Iterator[list[str]]:
+    for places in data.alike([work.shape(work.items[key]) for key in keys]):
+        yield [keys[i] for i in places]
+
+
+def _parts(work: Work, keys: Sequence[str]) -> Iterator[list[str]]:
+    """What is encoded together."""
+    for same in _of_one_shape(work, keys):
+        for start in range(0, len(same), work.rows):
+            yield same[start : start + work.rows]

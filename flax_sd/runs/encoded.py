@@ -17,6 +17,7 @@ class EncodedPictures:
     def __init__(self, pictures: data.Pictures, vae: str, store: Store):
         """Names the files; `vae` is the autoencoder's identity."""
         self.cfg: DataConfig = pictures.cfg
+        self.shapes = pictures.shapes
         self._pictures, self._vae, self._store = pictures, vae, store
 
     def __len__(self) -> int:
@@ -42,8 +43,8 @@ class EncodedPictures:
 
     def key(self, i: int, mirrored: bool) -> str:
         """What all that decides the moments comes to; the cut is the middle's."""
-        cfg = self.cfg
-        made = [cfg.resolution, cfg.interpolation, cfg.background, mirrored]
+        cfg, fit = self.cfg, self._pictures.fits[i]
+        made = [*fit.resized, *fit.shape, cfg.interpolation, cfg.background, mirrored]
         return key_of("moments", self._pictures.seen[i].digest, *made, PIL.__version__, self._vae)
 
 

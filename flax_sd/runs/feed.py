@@ -1,7 +1,7 @@
 """Batches of a run: pictures and captions in, encoded arrays on the devices out."""
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,20 +9,34 @@ from jax.sharding import Mesh
 
 from flax_sd import data, sharding
 from flax_sd.config import Config
+from flax_sd.data.images import Size
 from flax_sd.runs.inputs import Inputs
 
 DROPOUT_STREAM = 1  # keeps the draws of caption dropout apart from the data's own
 
 
+class Fed(NamedTuple):
+    """What one step reads.
+
+    Attributes:
+      pictures: how many it shows, in all processes; what fills a batch up does not count.
+      shape: of the pictures.
+    """
+
+    batch: Any
+    pictures: int
+    shape: Size
+
+
 def feed(
     config: Config, inputs: Inputs, mesh: Mesh, start_step: int = 0
-) -> Generator[Any, None, None]:
+) -> Generator[Fed, None, None]:
     """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
 
     Raises:
       UserError: the batch does not divide over the devices, or a picture is gone.
     """
-    rows = sharding.process_rows(config.train.batch_size, mesh)
+    sharding.process_rows(config.train.batch_size, mesh)
     stream = data.batches(
         inputs.source,
         config.train.batch_size,
@@ -31,10 +45,10 @@ def feed(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for step, batch in enumerate(stream, start=start_step):
-        samples = step * config.train.batch_size + rows
-        captions = drop_captions(batch.captions, samples, config)
-        yield inputs.batch(batch.pictures, captions)
+    for each in stream:
+        captions = drop_captions(each.captions, each.samples, config)
+        batch = inputs.batch(each.pictures, captions, each.weight)
+        yield Fed(batch, each.real, inputs.source.shapes[each.indices[0]])
 
 
 def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> list[str]:

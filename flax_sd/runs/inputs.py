@@ -34,8 +34,10 @@ class Inputs(Protocol):
         """The pictures."""
         ...
 
-    def batch(self, pictures: np.ndarray, captions: list[str]) -> Any:
-        """A batch of this process's rows, which `source` loaded."""
+    def batch(
+        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+    ) -> Any:
+        """A batch of this process's rows, which `source` loaded, with their weights."""
         ...
 
 
@@ -53,10 +55,13 @@ class Live:
         self.source, self._objective, self._tokenizer = pictures, objective, tokenizer
         self._frozen, self._mesh = frozen, mesh
 
-    def batch(self, pictures: np.ndarray, captions: list[str]) -> Any:
+    def batch(
+        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+    ) -> Any:
         """Pixels through the autoencoder, captions through the text encoder."""
         rows = (pictures, tokenize(captions, self._tokenizer))
-        return self._objective.encode(self._frozen, *sharding.shard_batch(rows, self._mesh))
+        batch = self._objective.encode(self._frozen, *sharding.shard_batch(rows, self._mesh))
+        return batch._replace(weight=sharding.shard_batch(weight, self._mesh))
 
 
 class Stored:
@@ -77,17 +82,19 @@ class Stored:
         self.source, self._captions, self._text = pictures, captions, text
         self._tokenizer, self._mesh = tokenizer, mesh
 
-    def batch(self, pictures: np.ndarray, captions: list[str]) -> EncodedBatch:
+    def batch(
+        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+    ) -> EncodedBatch:
         """Moments as they were loaded, and the captions' states."""
         if self._captions is None:
             text = tokenize(captions, self._tokenizer)
         else:
             text = self._captions.states(captions)
-        rows = pictures[:, 0], pictures[:, 1], text
-        mean, logvar, text = sharding.shard_batch(rows, self._mesh)
+        rows = pictures[:, 0], pictures[:, 1], text, weight
+        mean, logvar, text, weights = sharding.shard_batch(rows, self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
-        return EncodedBatch(Moments(mean, logvar), text)
+        return EncodedBatch(Moments(mean, logvar), text, weights)
 
 
 def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:

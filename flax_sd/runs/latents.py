@@ -1,5 +1,7 @@
 """The scale of an autoencoder's latents, measured on the pictures it was trained on."""
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,11 +28,18 @@ def scaling_factor(
         return jnp.mean(moments.mean), jnp.mean(second)
 
     measure = jit(sums)
-    count = max(AT_ONCE, min(PICTURES, len(pictures)) // AT_ONCE * AT_ONCE)
     values = []
-    for start in range(0, count, AT_ONCE):
-        rows = [i % len(pictures) for i in range(start, start + AT_ONCE)]
+    for rows in _chunks(pictures):
         pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
         values.append([float(value) for value in measure(params, frozen, pixels)])
     mean, second = np.mean(values, axis=0)
     return float(1 / np.sqrt(second - mean**2))
+
+
+def _chunks(pictures: data.Pictures) -> Iterator[list[int]]:
+    """Whole chunks of one shape; of each shape at least one, if need be of repeated pictures."""
+    for same in data.alike(pictures.shapes):
+        share = PICTURES * len(same) // len(pictures)
+        count = max(AT_ONCE, min(share, len(same)) // AT_ONCE * AT_ONCE)
+        for start in range(0, count, AT_ONCE):
+            yield [same[i % len(same)] for i in range(start, start + AT_ONCE)]

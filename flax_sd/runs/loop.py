@@ -10,9 +10,12 @@ import jax
 from flax_sd import optim, sharding
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
+from flax_sd.data.images import Size
+from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
+from flax_sd.runs.feed import Fed
 from flax_sd.runs.guard import Guard
-from flax_sd.runs.pace import Pace
+from flax_sd.runs.pace import Pace, Work
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
 from flax_sd.runs.usage import memory
@@ -63,9 +66,10 @@ class Loop:
         self._checkpoints, self._trackers = checkpoints, trackers
         self._progress, self._stop, self._hooks = progress, stop, hooks
         self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
+        self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
 
     def run(
-        self, start: int, state: TrainState, frozen: Any, batches: Iterator[Any]
+        self, start: int, state: TrainState, frozen: Any, batches: Iterator[Fed]
     ) -> tuple[int, TrainState]:
         """Trains to the end, or to the step at which a signal asked to stop; steps done, state.
 
@@ -82,13 +86,17 @@ class Loop:
         with contextlib.closing(profile), steps as self._shown:
             while done < self._total and not stopping:
                 asked = time.monotonic()
-                batch = next(batches)
+                fed = next(batches)
                 self._pace.got_batch(asked, pending is None or _is_ready(pending[1].loss))
+                new = fed.shape not in self._flops
+                self._pace.begins(self._work(state, frozen, fed))
                 profile.before(done + 1)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
-                    state, metrics = self._step(state, frozen, batch)
-                if done == start:  # the call returns when the step is compiled
-                    self._progress.stage("compiled", "the training step")
+                    state, metrics = self._step(state, frozen, fed.batch)
+                if new:  # the call returns when the step is compiled
+                    self._progress.stage(
+                        "compiled", "the training step at {} x {}".format(*fed.shape)
+                    )
                 done += 1
                 if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")
@@ -108,6 +116,12 @@ class Loop:
                     self._save(done, state)
                 self._sample(done, state)
         return done, state
+
+    def _work(self, state: TrainState, frozen: Any, fed: Fed) -> Work:
+        """What a step does; a shape is traced once, and the first step of it not again."""
+        if fed.shape not in self._flops:
+            self._flops[fed.shape] = count_flops(self._step, state, frozen, fed.batch)
+        return Work(fed.pictures, self._flops[fed.shape])
 
     def _must_stop(self, done: int, pausing: bool) -> bool:
         """Whether any process was told to stop; between processes, asked at the same steps only."""

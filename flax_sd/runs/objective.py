@@ -112,10 +112,10 @@ def _trained_leaves(config: Config) -> dict[str, Any]:
 
 
 def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
-    side = config.data.resolution // stride(vae)
     return vae_loss(
         graphs,
-        latent_shape=(side, side, vae.config.latent_channels),
+        stride=stride(vae),
+        latent_channels=vae.config.latent_channels,
         kl_weight=config.vae_loss.kl_weight,
         l1_weight=config.vae_loss.l1_weight,
         compute_dtype=_compute_dtype(config),

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 OVER = 10  # steps
 # Peak FLOP/s of one device in bfloat16 or float16 with float32 sums, dense, from the makers' data
@@ -34,19 +35,34 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
+class Work(NamedTuple):
+    """What one step does."""
+
+    pictures: int  # shown; what fills a batch up does not count
+    flops: int
+
+
+class Mark(NamedTuple):
+    """Where the run stood at the end of a step."""
+
+    time: float  # seconds
+    waited: float  # seconds in all
+    pictures: int  # in all
+    flops: int  # in all
+
+
 class Pace:
     """Means over the last steps.
 
     Args:
-      batch_size: pictures a step.
-      flops: operations a step; None if they were not counted.
       peak: FLOP/s of all devices together at their best; None if unknown.
     """
 
-    def __init__(self, batch_size: int, flops: int | None = None, peak: float | None = None):
-        self._batch_size, self._flops, self._peak = batch_size, flops, peak
-        self._waited = 0.0
-        self._marks = collections.deque([(time.monotonic(), 0.0)], maxlen=OVER + 1)
+    def __init__(self, peak: float | None = None):
+        self._peak, self._waited = peak, 0.0
+        self._under_way: collections.deque[Work] = collections.deque()
+        start = Mark(time.monotonic(), 0.0, 0, 0)
+        self._marks = collections.deque([start], maxlen=OVER + 1)
 
     def got_batch(self, asked: float, idle: bool) -> None:
         """Notes that a batch is there that was asked for at `asked` (monotonic seconds).
@@ -58,9 +74,15 @@ class Pace:
         if idle:
             self._waited += time.monotonic() - asked
 
+    def begins(self, work: Work) -> None:
+        """Notes what the next step will do."""
+        self._under_way.append(work)
+
     def stepped(self) -> None:
-        """Notes that a step is done."""
-        self._marks.append((time.monotonic(), self._waited))
+        """Notes that the earliest step under way is done."""
+        done, last = self._under_way.popleft(), self._marks[-1]
+        pictures, flops = last.pictures + done.pictures, last.flops + done.flops
+        self._marks.append(Mark(time.monotonic(), self._waited, pictures, flops))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -68,22 +90,21 @@ class Pace:
         began = time.monotonic()
         yield
         took = time.monotonic() - began
-        shifted = [(mark + took, waited) for mark, waited in self._marks]
+        shifted = [mark._replace(time=mark.time + took) for mark in self._marks]
         self._marks = collections.deque(shifted, maxlen=OVER + 1)
 
     def values(self) -> dict[str, float]:
         """images_per_second; wait_share (0 to 1); tflops, 10¹² operations a second; mfu (0 to 1).
 
-        The last two are there where the operations were counted and the peak is known.
+        The last is there where the peak is known.
         """
-        (start, waited), (end, waited_now) = self._marks[0], self._marks[-1]
-        seconds, steps = max(end - start, 1e-9), len(self._marks) - 1
+        start, end = self._marks[0], self._marks[-1]
+        seconds = max(end.time - start.time, 1e-9)
         values = {
-            "images_per_second": self._batch_size * steps / seconds,
-            "wait_share": min((waited_now - waited) / seconds, 1.0),
+            "images_per_second": (end.pictures - start.pictures) / seconds,
+            "wait_share": min((end.waited - start.waited) / seconds, 1.0),
+            "tflops": (end.flops - start.flops) / seconds / 1e12,
         }
-        if self._flops is not None:
-            values["tflops"] = self._flops * steps / seconds / 1e12
-            if self._peak is not None:
-                values["mfu"] = values["tflops"] * 1e12 / self._peak
+        if self._peak is not None:
+            values["mfu"] = values["tflops"] * 1e12 / self._peak
         return values

@@ -9,6 +9,7 @@ from flax import nnx
 
 from flax_sd import components
 from flax_sd.config import Config, ModelConfig
+from flax_sd.data import buckets
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.schedule import NoiseSchedule
@@ -153,6 +154,11 @@ def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
     side = config.data.resolution
     if side % stride(vae):
         problems.append(f"data.resolution {side} is not a multiple of the VAE's {stride(vae)}")
+    elif config.data.buckets != "none" and (step := buckets.step(config.data)) % stride(vae):
+        problems.append(
+            f"sides of buckets are multiples of {step}, which is no multiple of the VAE's "
+            f"{stride(vae)}: data.bucket_step sets it"
+        )
     if config.train.mode == "vae":
         if not isinstance(vae, AutoencoderKL):
             problems.append("train.mode vae trains an AutoencoderKL, and this is another class")

@@ -1,5 +1,6 @@
 """A config's training step, compiled from shapes: no weight is read and no number computed."""
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from flax_sd import flops, optim, sharding, train_step
 from flax_sd.config import Config
+from flax_sd.data import buckets
 from flax_sd.runs.encode import rows_at_once
 from flax_sd.runs.inputs import frozen_in_steps, tokenize
 from flax_sd.runs.objective import make_objective
@@ -80,8 +82,8 @@ class Program:
         names = frozen_in_steps(objective, config) if self.encodes_once else self.frozen
         self.frozen_in_steps = {name: self.frozen[name] for name in names}
         self._rows = NamedSharding(mesh, sharding.BATCH)
-        side = config.data.resolution
-        self._picture = (side, side, 3)
+        width, height = max(buckets.shapes(config.data), key=math.prod)
+        self._picture, self._side = (height, width, 3), data.resolution
         self._ids = tokenize([""], parts.tokenizer).shape[1:]
 
     def compile_step(self, batch_size: int) -> Compiled | None:
@@ -94,8 +96,7 @@ class Program:
 
     def rows_encoded(self, batch_size: int) -> int:
         """How many pictures go through the autoencoder together."""
-        side, _, _ = self._picture
-        return rows_at_once(side, self._rows.mesh.size) if self.encodes_once else batch_size
+        return rows_at_once(self._side, self._rows.mesh.size) if self.encodes_once else batch_size
 
     def compile_encoding(self, batch_size: int) -> Compiled | None:
         """The autoencoder's and the text encoder's part; None as above."""

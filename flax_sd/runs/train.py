@@ -1,10 +1,7 @@
 """A training run from its config to its files, in the order of the data."""
 
 import contextlib
-import itertools
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,14 +13,13 @@ from flax_sd import data, optim, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
-from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
 from flax_sd.runs import check, latents, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.inputs import prepare
-from flax_sd.runs.loop import Loop, Step
+from flax_sd.runs.loop import Loop
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.pace import Pace, peak_flops
@@ -82,12 +78,13 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         raise UserError(f"train.batch_size {train.batch_size}{parts}: {error}") from error
 
 
-def total_steps(config: Config, pictures: int) -> int:
+def total_steps(config: Config, pictures: data.Pictures) -> int:
     """The smaller of train.steps and the steps of train.epochs."""
     train = config.train
     if train.epochs is None:
         return train.steps
-    return min(train.steps, math.ceil(train.epochs * pictures / train.batch_size))
+    order = data.Order(pictures.shapes, train.batch_size, config.seed)
+    return min(train.steps, order.steps(train.epochs))
 
 
 class Run:
@@ -104,7 +101,7 @@ class Run:
     ):
         self.config, self.sets, self.parts = config, sets, parts
         self.objective, self.mesh, self.progress = objective, mesh, progress
-        self.total = total_steps(config, len(sets.train))
+        self.total = total_steps(config, sets.train)
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.outputs = Outputs(config, parts)
@@ -201,7 +198,6 @@ class Run:
         batches = feed(self.config, self.inputs, self.mesh, start)
         stack.enter_context(contextlib.closing(batches))
         warn_if_too_large(state, self.frozen, self.progress)
-        first = next(batches)
         loop = Loop(
             self.config,
             self.total,
@@ -211,26 +207,23 @@ class Run:
             self.progress,
             stop,
             self,
-            self._pace(step, state, first),
+            self._pace(),
             self._guard(start),
         )
-        return loop.run(start, state, self.frozen, itertools.chain([first], batches))
+        return loop.run(start, state, self.frozen, batches)
 
-    def _pace(self, step: Step, state: TrainState, batch: Any) -> Pace:
-        """Counts the step's operations; the first step need not trace it again."""
-        flops = count_flops(step, state, self.frozen, batch)
+    def _pace(self) -> Pace:
         devices = self.mesh.devices.flatten()
         peak = peak_flops(devices[0].device_kind, resolve_dtype(self.config.compute_dtype))
-        whole = None if peak is None else peak * len(devices)
-        return Pace(self.config.train.batch_size, flops, whole)
+        return Pace(None if peak is None else peak * len(devices))
 
     def _guard(self, start: int) -> Guard:
         """Stands where the run does."""
-        config, names = self.config, self.sets.train.names
+        config, train = self.config, self.sets.train
+        order = data.Order(train.shapes, config.train.batch_size, config.seed)
 
         def pictures(step: int) -> list[str]:
-            size = config.train.batch_size
-            return [names[i] for i in data.shown(step - 1, size, len(names), config.seed)]
+            return [train.names[i] for i in order.shown(step - 1)]
 
         guard = Guard(config.train, pictures)
         guard.resume(config.output / "metrics.jsonl", start)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from flax_sd.config import DataConfig
 from flax_sd.data import batches, open_pictures
-from flax_sd.data.batches import permutation, picture_of
+from flax_sd.data.order import permutation, picture_of
 from flax_sd.errors import UserError
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -93,10 +93,11 @@ def test_processes_partition_the_batch(pictures, local, count, seed):
         for p in range(count)
     ]
     assert [len(share.captions) for share in shares] == [local] * count
-    joined = [np.concatenate(leaves) for leaves in zip(*shares, strict=True)]
+    joined = [np.concatenate(leaves) for leaves in list(zip(*shares, strict=True))[:4]]
     np.testing.assert_array_equal(joined[0], whole.pictures)
     assert list(joined[1]) == whole.captions
     np.testing.assert_array_equal(joined[2], whole.indices)
+    np.testing.assert_array_equal(joined[3], whole.samples)
 
 
 def test_batch(pictures):

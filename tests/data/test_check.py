@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.data import check, open_pictures, shared
-from flax_sd.data.check import KINDS, cropped
+from flax_sd.data.check import KINDS
 from tests.data.messy import SHORT, cut_off, messy_folder
 
 
@@ -73,7 +73,10 @@ def test_pictures_in_two_sets(tmp_path, config):
     assert finding.name == "b red.png" and finding.text == "shows the same as a red.png"
 
 
-def test_cropped_share():
-    assert cropped((64, 64), 512) == 0
-    assert cropped((1024, 512), 512) == 0.5
-    assert cropped((300, 400), 60) == pytest.approx(0.25)
+def test_a_bucket_crops_less_and_enlarges_by_what_it_is(tmp_path, config):
+    messy_folder(tmp_path)
+    pictures = open_pictures(config(tmp_path, resolution=16, buckets="area", bucket_step=8))
+    found = {(f.kind, f.name): f.text for f in check(pictures, cut_off)}
+    assert pictures.shapes[pictures.names.index("wide.png")] == (24, 8)
+    assert ("cropped", "wide.png") not in found
+    assert found["small", "tiny.png"] == "8 x 9 pixels, enlarged 2.0 times"

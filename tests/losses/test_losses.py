@@ -187,7 +187,7 @@ def test_trained_weights_are_cast_for_the_networks_and_have_float32_gradients():
 @pytest.mark.parametrize(("kl_weight", "l1_weight"), [(0.0, 0.0), (0.0, 1.0), (0.25, 0.3)])
 def test_the_autoencoders_loss_is_reconstruction_and_kl(kl_weight, l1_weight):
     graphs, params, none = split(vae=VAE())
-    loss = vae_loss(graphs, latent_shape=(2, 3, 2), kl_weight=kl_weight, l1_weight=l1_weight)
+    loss = vae_loss(graphs, stride=2, latent_channels=2, kl_weight=kl_weight, l1_weight=l1_weight)
     batch = PixelBatch(jnp.asarray(numbers(3, 4, 6, 3)))
     draws = loss.draw(jax.random.key(0), batch)
     assert draws.shape == (3, 2, 3, 2)

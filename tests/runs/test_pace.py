@@ -20,36 +20,45 @@ def clock(monkeypatch):
 
 
 def test_pictures_operations_and_utilisation(clock):
-    measured = pace.Pace(4, flops=6 * 10**12, peak=12e12)
-    for _ in range(3):
+    measured = pace.Pace(peak=12e12)
+    for pictures in (3, 4, 5):  # the one that is noted is under way when the one before it ends
+        measured.begins(pace.Work(pictures, flops=pictures * 10**12))
+    for _ in range(2):
         clock.now += 2.0
         measured.stepped()
     values = measured.values()
-    assert values == {"images_per_second": 2.0, "wait_share": 0.0, "tflops": 3.0, "mfu": 0.25}
+    assert values == {
+        "images_per_second": 1.75,
+        "wait_share": 0.0,
+        "tflops": 1.75,
+        "mfu": 1.75 / 12,
+    }
 
 
 def test_only_the_last_steps_count(clock):
-    measured = pace.Pace(1)
-    clock.now += 1000.0  # compiling
-    measured.stepped()
-    for _ in range(pace.OVER):
-        clock.now += 0.5
+    measured = pace.Pace()
+    for seconds in (1000.0, *[0.5] * pace.OVER):  # the first compiles
+        measured.begins(pace.Work(1, flops=0))
+        clock.now += seconds
         measured.stepped()
-    assert measured.values() == {"images_per_second": 2.0, "wait_share": 0.0}
+    assert measured.values() == {"images_per_second": 2.0, "wait_share": 0.0, "tflops": 0.0}
 
 
 def test_waiting_counts_only_while_the_device_is_idle(clock):
-    measured = pace.Pace(1)
+    measured = pace.Pace()
     for idle, shown in ((False, 0.0), (True, 0.5)):
         asked = clock.now
         clock.now += 1.0
         measured.got_batch(asked, idle)
+        measured.begins(pace.Work(1, flops=0))
         measured.stepped()
         assert measured.values()["wait_share"] == shown
 
 
 def test_what_is_done_between_steps_takes_no_time_from_them(clock):
-    measured = pace.Pace(2)
+    measured = pace.Pace()
+    for _ in range(2):
+        measured.begins(pace.Work(2, flops=0))
     clock.now += 1.0
     measured.stepped()
     with measured.paused():

@@ -1,0 +1,144 @@
+"""The shapes that pictures are trained in: one square, or buckets of about its area.
+
+Each shape is a program of its own for the compiler, so the list of them is closed, except where
+small pictures keep their size. Shapes and sizes are (width, height) in pixels.
+"""
+
+import functools
+import math
+from collections.abc import Hashable, Sequence
+
+from flax_sd.config import DataConfig
+from flax_sd.data import images
+from flax_sd.data.images import Fit, Size
+
+ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)  # of OneTrainer's library mgds
+LARGE, STEP, PARTS = 512, 64, 8  # pixels, pixels, parts of a smaller resolution
+LEAST = 256  # pixels; the shortest side of sd-scripts
+
+
+def fit(cfg: DataConfig, size: Size) -> Fit:
+    """Returns how a picture of that size comes to its shape.
+
+    Raises:
+      BadPicture: it is too narrow, or too small to keep its size.
+    """
+    if cfg.buckets == "none":
+        return Fit(images.resized(size, cfg.resolution), (cfg.resolution, cfg.resolution))
+    if not cfg.bucket_upscale:
+        return own_size(size, cfg.resolution, step(cfg))
+    possible = shapes(cfg)
+    if size in possible:
+        return Fit(size, size)
+    aspect = _upright if cfg.buckets == "area" else _lying
+    shape = min(possible, key=lambda shape: abs(aspect(shape) - aspect(size)))
+    return images.cover(size, shape)
+
+
+def step(cfg: DataConfig) -> int:
+    """Returns what the sides are multiples of, in pixels.
+
+    64 from a resolution of 512 on, as all trainers have it, for UNets halve latents three times;
+    below, an eighth of the resolution, so that there are as many shapes.
+    """
+    if cfg.bucket_step is not None:
+        return cfg.bucket_step
+    return STEP if cfg.resolution >= LARGE else max(8, cfg.resolution // PARTS // 8 * 8)
+
+
+def shapes(cfg: DataConfig) -> tuple[Size, ...]:
+    """Returns the closed list of a config's shapes."""
+    side = cfg.resolution
+    if cfg.buckets == "none":
+        return ((side, side),)
+    if cfg.buckets == "area":
+        return by_area(side, step(cfg))
+    least = min(LEAST, side // 2) if cfg.bucket_min is None else cfg.bucket_min
+    most = 2 * side if cfg.bucket_max is None else cfg.bucket_max
+    whole = step(cfg)
+    return kohya(side, -(-least // whole) * whole, most // whole * whole, whole)
+
+
+@functools.lru_cache
+def by_area(side: int, step: int) -> tuple[Size, ...]:
+    """At most 17 shapes, each aspect scaled to the square's area and rounded to the step."""
+
+    def rounded(length: float) -> int:
+        return max(step, round(length / step) * step)
+
+    pairs = {(rounded(side / math.sqrt(a)), rounded(side * math.sqrt(a))) for a in ASPECTS}
+    return tuple(sorted(pairs | {(long, short) for short, long in pairs}))
+
+
+@functools.lru_cache
+def kohya(side: int, least: int, most: int, step: int) -> tuple[Size, ...]:
+    """Every width in steps with the largest height within the square's area, and the transposes.
+
+    `make_bucket_resolutions` of sd-scripts' library/model_util.py.
+    """
+    square = max(step, side // step * step)
+    found = {(square, square)}
+    for width in range(least, most + 1, step):
+        height = min(most, side * side // width // step * step)
+        if height >= least:
+            found |= {(width, height), (height, width)}
+    return tuple(sorted(found))
+
+
+def own_size(size: Size, side: int, step: int) -> Fit:
+    """Returns a fit that never enlarges: `bucket_no_upscale` of sd-scripts' BucketManager.
+
+    Only pictures of more than the square's area are made smaller; what is over a step is cut off.
+
+    Raises:
+      BadPicture: a side is shorter than a step.
+    """
+    resized = _shrunk(size, side * side, step) if math.prod(size) > side * side else size
+    shape = (resized[0] // step * step, resized[1] // step * step)
+    if not all(shape):
+        raise images.BadPicture(
+            f"{size[0]} x {size[1]} pixels: a side is shorter than the step of {step} at this "
+            "resolution (data.bucket_upscale enlarges small pictures)"
+        )
+    return Fit(resized, shape)
+
+
+def _shrunk(size: Size, area: int, step: int) -> Size:
+    """The size of about that area with one side in whole steps, whichever changes the aspect less.
+
+    What the other side has over whole steps counts as changed.
+    """
+    aspect = size[0] / size[1]
+    width = _whole(math.sqrt(area * aspect), step)
+    height = _whole(math.sqrt(area / aspect), step)
+    own_height, own_width = _whole(width / aspect, step), _whole(height * aspect, step)
+    by_width = abs(width / own_height - aspect) if own_height else math.inf
+    by_height = abs(own_width / height - aspect) if height else math.inf
+    if by_width < by_height:
+        return width, _nearest(width / aspect)
+    return _nearest(height * aspect), height
+
+
+def alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Returns the places of each key, such as a shape, in the order of their first."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _upright(size: Size) -> float:
+    return size[1] / size[0]
+
+
+def _lying(size: Size) -> float:
+    return size[0] / size[1]
+
+
+def _nearest(length: float) -> int:
+    return int(length + 0.5)
+
+
+def _whole(length: float, step: int) -> int:
+    """The whole steps in a length that is rounded to pixels."""
+    return _nearest(length) // step * step
