@@ -24,12 +24,12 @@ figure b { display: block }
 """
 
 
-def document(title: str, body: str) -> str:
-    """Returns a whole page; `title` is text and `body` is HTML."""
+def document(title: str, body: str, head: str = "") -> str:
+    """Returns a whole page; `title` is text, `body` and what is added to the `head` are HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE}</style></head>\n"
+        f"<title>{text(title)}</title><style>{STYLE}</style>{head}</head>\n"
         f"<body>\n<h1>{text(title)}</h1>\n{body}\n</body></html>\n"
     )
 
@@ -40,10 +40,11 @@ def text(value: object) -> str:
 
 
 def table(head: list[str], rows: list[list[object]]) -> str:
-    """Returns a table; numbers stand at the right."""
+    """Returns a table; numbers stand at the right, and a dash where there is nothing."""
 
     def cell(tag: str, value: object, *, number: bool) -> str:
-        return f"<{tag}{' class=number' if number else ''}>{text(value)}</{tag}>"
+        shown = text("–" if value is None else value)
+        return f"<{tag}{' class=number' if number else ''}>{shown}</{tag}>"
 
     numeric = [all(isinstance(row[j], int | float) for row in rows) for j in range(len(head))]
     lines = [("th", head), *(("td", row) for row in rows)]

@@ -3,7 +3,7 @@
 import importlib
 import pathlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, SupportsFloat
 
@@ -26,6 +26,7 @@ class Trackers:
         wandb: bool = False,
         config: Mapping[str, Any] | None = None,
         resumed_at: int | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the trackers and drops what was logged past the checkpoint.
 
@@ -35,6 +36,7 @@ class Trackers:
           wandb: log to Weights & Biases (WANDB_MODE=offline writes to OUTPUT/wandb alone).
           config: the run's options, for Weights & Biases.
           resumed_at: the checkpoint's step; None for a run from its start, which drops all lines.
+          changed: called after each thing that was logged.
 
         Raises:
           UserError: a tracker's package is not installed.
@@ -42,6 +44,7 @@ class Trackers:
         board = _import("tensorboardX", "tensorboard") if tensorboard else None
         wandb_module = _import("wandb", "wandb") if wandb else None
         self._metrics = self._board = self._wandb = None
+        self._changed = changed
         if jax.process_index() != 0:
             return
         self._metrics = StepLines(output / "metrics.jsonl")
@@ -81,6 +84,7 @@ class Trackers:
                 self._board.add_scalar(name, float(value), step)
         if self._wandb is not None:
             self._wandb.log({name: float(value) for name, value in values.items()}, step=step)
+        self._changed()
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
         """Shows a picture in the trackers that can."""
@@ -88,6 +92,7 @@ class Trackers:
             self._board.add_image(name, picture, step, dataformats="HWC")
         if self._wandb is not None:
             self._wandb.log({name: self._image_of(picture)}, step=step)
+        self._changed()
 
     def close(self) -> None:
         """Writes out what is held back."""

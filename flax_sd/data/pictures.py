@@ -1,6 +1,7 @@
 """The opened set: every picture was read once, and those that could not be are named."""
 
 import hashlib
+import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -72,6 +73,12 @@ class Pictures:
           UserError: the picture cannot be read any more.
         """
         return self.cut(i, images.draw(seed, sample))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all names, files and captions as they lie there, 16 digits."""
+        pairs = zip(self._found, self.seen, strict=True)
+        listed = [(record.name, seen.digest, record.captions) for record, seen in pairs]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def mirrored(self, *, seed: int, sample: int) -> bool:
         """Whether sample number `sample` is shown mirrored."""

@@ -24,10 +24,11 @@ from flax_sd.losses import Trees
 from flax_sd.pipeline import StableDiffusion
 from flax_sd.runs.parts import Parts, trained_whole
 from flax_sd.runs.precision import resolve_dtype
-from flax_sd.sheet import make_sheet
+from flax_sd.sheet import make_grid, make_sheet
 
 FOLDER, BEFORE, SHEET = "samples", "before.npz", "before_after.png"
 AT_ONCE = 4  # pictures a batch
+ACROSS = 4  # of a grid
 BORROWED = 4  # captions taken from the data where none are given
 
 
@@ -117,7 +118,7 @@ class Samples:
     def _write_grid(
         self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
-        sheet = make_sheet([[p] for p in pictures], [f"step {step}"], self._prompts)
+        sheet = make_grid(list(pictures), self._prompts, min(ACROSS, len(pictures)))
         if jax.process_index() == 0:
             save_png(self.path(step), sheet)
         return np.asarray(sheet)

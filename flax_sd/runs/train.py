@@ -14,7 +14,7 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import check, latents, lock, resume
+from flax_sd.runs import check, environment, latents, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
@@ -26,6 +26,7 @@ from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.report import LiveReport
 from flax_sd.runs.samples import Samples, choose_prompts
 from flax_sd.runs.summary import summary
 from flax_sd.runs.validate import Validation
@@ -107,6 +108,7 @@ class Run:
         self.outputs = Outputs(config, parts)
         prompts = choose_prompts(config, sets.train)
         self.samples = Samples(config, parts, prompts) if prompts else None
+        self.report = LiveReport(config.output, self.total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
@@ -119,6 +121,9 @@ class Run:
                 self._export(state)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
+        environment.record(
+            self.config.output, start, environment.facts(self.config, self.sets, self.parts)
+        )
         self._prepare(start)
         self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
         if start == 0:
@@ -132,6 +137,7 @@ class Run:
                 self.progress.say(
                     f"{reason}: saved at step {start}; the same command goes on from there"
                 )
+                self.report.write("stopped")
                 return STOPPED
         self._finish(start, state)
         return 0
@@ -176,6 +182,7 @@ class Run:
             wandb=log.wandb,
             config=to_dict(self.config),
             resumed_at=start or None,
+            changed=self.report.refresh,
         )
 
     def _train(
@@ -273,6 +280,7 @@ class Run:
             self._show_grid(step, self.samples.finish(step, state.learned))
             if self.samples.sheet.is_file():
                 self.progress.stage("before and after", str(self.samples.sheet))
+        self.report.write("finished")
         self.outputs.mark_finished(step)
         for line in summary(self.config):
             self.progress.say(line)

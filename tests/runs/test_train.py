@@ -11,7 +11,7 @@ from flax_sd.weights.safetensors import TensorFile
 from tests.runs.conftest import contents, make_pictures
 
 FILES = {"config.yaml", "metrics.jsonl", "lora.safetensors", "pytorch_lora_weights.safetensors"}
-REPORTS = {"data_report.html", "quarantine.jsonl"}
+REPORTS = {"report.html", "environment.json", "data_report.html", "quarantine.jsonl"}
 
 
 def test_the_files_of_a_run_and_the_same_command_again(train):
