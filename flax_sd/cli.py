@@ -44,12 +44,18 @@ def check_data(args: Sequence[str]) -> int:
     return guarded(_check_data, args)
 
 
+def compare(args: Sequence[str]) -> int:
+    """`flax-sd compare RUN RUN … [--out compare.html]`."""
+    return guarded(_compare, args)
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a LoRA, a UNet or an autoencoder from a config"),
     "sample": (sample, "draw pictures from prompts"),
     "export": (export, "write a run's LoRA or merged model for other tools"),
     "check-data": (check_data, "say what is wrong with a run's pictures and captions"),
     "plan": (plan, "say before a run whether it fits, and the largest batch that does"),
+    "compare": (compare, "show runs beside one another: figures, options, curves, pictures"),
 }
 
 
@@ -155,6 +161,12 @@ def _export(args: Sequence[str]) -> int:
     from flax_sd.runs import export as runs_export
 
     return runs_export.run(runs_export.parse(args))
+
+
+def _compare(args: Sequence[str]) -> int:
+    from flax_sd.runs import compare as runs_compare
+
+    return runs_compare.run(runs_compare.parse(args))
 
 
 def _check_data(args: Sequence[str]) -> int:

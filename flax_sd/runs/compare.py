@@ -1,0 +1,164 @@
+"""Several runs beside one another: a table in the terminal and a page."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from flax_sd import chart, page
+from flax_sd.config import Section
+from flax_sd.errors import UserError
+from flax_sd.progress import Progress
+from flax_sd.runs import curves, history
+from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
+from flax_sd.runs.history import History
+from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.report import head, link
+from flax_sd.runs.resume import flatten
+from flax_sd.runs.slides import slides
+
+FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are written
+    "loss": ("training loss", "{:.4f}"),
+    VAL_LOSS: ("held-out loss", "{:.4f}"),
+    BASE_LOSS: ("loss on what the model drew before", "{:.4f}"),
+    "images_per_second": ("images a second", "{:.3g}"),
+    "device_gb": ("GB of a device", "{:.2f}"),
+    "host_gb": ("GB of main memory", "{:.2f}"),
+}
+Table = list[list[object]]
+
+
+class CompareOptions(Section):
+    """Shows runs beside one another: a table here, and a page with their curves and pictures."""
+
+    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    """Folders of runs."""
+    out: pathlib.Path = pathlib.Path("compare.html")
+    """The page to write; pictures stay in the runs' folders."""
+
+
+def parse(args: Sequence[str]) -> CompareOptions:
+    """Reads the flags.
+
+    Raises:
+      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+    """
+    return tyro.cli(CompareOptions, args=list(args), prog="flax-sd compare")
+
+
+def run(options: CompareOptions) -> int:
+    """Prints the table and writes the page; returns the exit status 0.
+
+    Raises:
+      UserError: there is no run in a folder, or the page cannot be written.
+    """
+    runs = read_all(options.runs)
+    if options.out.is_dir():
+        raise UserError(f"--out {options.out} is a folder: name a file, as compare.html")
+    progress = Progress()
+    for line in text_table([["", *runs], *figures(runs), *different(runs)]):
+        progress.say(line)
+    write_aside(options.out, compare_page(runs, options.out.absolute().parent))
+    progress.stage("written", str(options.out))
+    return 0
+
+
+def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
+    """The runs by their folders' names, or by paths where two have one name.
+
+    Raises:
+      UserError: some are no runs, or there are none; all are named.
+    """
+    if not folders:
+        raise UserError("name the folders of one run or more: flax-sd compare RUN RUN")
+    found, problems = [], []
+    for folder in dict.fromkeys(folder.absolute() for folder in folders):
+        try:
+            found.append(history.read(folder))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n  ".join(problems))
+    names = [run.folder.name for run in found]
+    unlike = len(set(names)) == len(names)
+    return {run.folder.name if unlike else str(run.folder): run for run in found}
+
+
+def figures(runs: Mapping[str, History]) -> Table:
+    """How the runs ended: a row a figure, a column a run."""
+    rows: Table = [["step", *(run.step for run in runs.values())]]
+    for name, (words, form) in FIGURES.items():
+        values = [_ended(run, name, form) for run in runs.values()]
+        if any(values):
+            rows.append([words, *values])
+    return rows
+
+
+def different(runs: Mapping[str, History]) -> Table:
+    """The options, and what else the runs were made with, in which they differ."""
+    made = {name: flatten(run.config) | _made_with(run) for name, run in runs.items()}
+    names = dict.fromkeys(name for values in made.values() for name in values)
+    rows = [[name, *(values.get(name) for values in made.values())] for name in names]
+    return [row for row in rows if row[0] != "output" and any(v != row[1] for v in row[2:])]
+
+
+def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
+    """The page, for a place in that folder."""
+    names = list(runs)
+    parts = [
+        f'<div class="wide-table">{page.table(["", *names], figures(runs))}</div>',
+        "<h2>What differs</h2>",
+        f'<div class="wide-table">{page.table(["", *names], different(runs))}</div>',
+    ]
+    if len(runs) > 1 and not different(runs):
+        parts[-1] = "<p>Nothing: the options are the same, and what they were made with.</p>"
+    if any(run.grids for run in runs.values()):
+        parts += ["<h2>Samples</h2>", slides(places(runs, folder), names)]
+    parts += ["<h2>Curves</h2>", chart.charts(curves.charts(runs))]
+    return page.document("Runs compared", "\n".join(parts), head())
+
+
+def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Each step at which a run drew samples, with each run's newest samples by then."""
+    return [
+        {"step": step, "pictures": [_newest(run, step, folder) for run in runs.values()]}
+        for step in sorted({step for run in runs.values() for step in run.grids})
+    ]
+
+
+def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | None:
+    own = max((each for each in run.grids if each <= step), default=None)
+    return None if own is None else {"step": own, "file": link(run.grids[own], folder)}
+
+
+def text_table(rows: Table) -> list[str]:
+    """Lines with columns as wide as they must be."""
+    texts = [["–" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in texts
+    ]
+
+
+def _ended(run: History, name: str, form: str) -> str | None:
+    """A figure at the end; of a held-out loss, how it changed too."""
+    if name not in (VAL_LOSS, BASE_LOSS):
+        value = curves.latest(run, name)
+        return None if value is None else form.format(value)
+    line = curves.held_out(run, name)
+    values = [value for value in (line.y if line else ()) if value is not None]
+    if not values:
+        return None
+    change = f" ({values[-1] / values[0] - 1:+.1%})" if len(values) > 1 and values[0] else ""
+    return form.format(values[-1]) + change
+
+
+def _made_with(run: History) -> dict[str, Any]:
+    """The last start's environment, the pictures' hash by option."""
+    start = run.environment[-1] if run.environment else {}
+    data = {
+        f"{which} pictures": found.get("hash") for which, found in start.get("data", {}).items()
+    }
+    return {name: value for name, value in start.items() if name not in ("step", "data")} | data
