@@ -13,6 +13,10 @@ class DataConfig(Section):
 
     path: str = "bundled:style"
     """A folder of captioned pictures, a datasets id, a parquet or arrow file, or bundled:style."""
+    repeats: Positive = 1
+    """How often an epoch shows each picture of path."""
+    folders: dict[str, Positive] = {}
+    """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
     resolution: Positive = 512
     """Side of the training pictures, in pixels; a multiple of 8."""
     buckets: Literal["none", "area", "kohya"] = "none"

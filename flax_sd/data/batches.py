@@ -20,6 +20,8 @@ class Source(Protocol):
 
     cfg: DataConfig
     shapes: tuple[Size, ...]
+    repeats: tuple[int, ...]  # how often an epoch shows each
+    weights: tuple[float, ...]  # of their losses
 
     def __len__(self) -> int: ...
 
@@ -103,7 +105,7 @@ def batches(
         )
     local = batch_size // process_count
     share = slice(process_index * local, (process_index + 1) * local)
-    order = Order(pictures.shapes, batch_size, seed)
+    order = Order(pictures, batch_size, seed)
     steps = grain.MapDataset.source(_Steps(pictures, seed, order, share))
     return _read_ahead(steps[start_step:], pictures.cfg.workers)
 

@@ -1,16 +1,16 @@
 """Which samples a step shows: a pure function of (seed, step), so that a run resumes by its step.
 
-Sample number n belongs to epoch n // N of the N pictures, and each epoch is a permutation of its
-own. Where all pictures have one shape, step s takes samples s·B … s·B + B - 1, over the end of an
-epoch too. Of several shapes a batch holds one: the samples of an epoch are divided by shape, in
-their order, into batches, and these are permuted. The last batch of a shape is filled up with
-copies that weigh nothing, so each picture is shown once an epoch and each shape is one program.
+Sample number n belongs to epoch n // N of the N pictures, of which some may be listed several
+times, and each epoch is a permutation of its own. Where all pictures have one shape, step s takes
+samples s·B … s·B + B - 1, over the end of an epoch too. Of several shapes a batch holds one: the
+samples of an epoch are divided by shape, in their order, into batches, and these are permuted. The
+last batch of a shape is filled up with copies that weigh nothing, so no picture is left out and
+each shape is one program.
 """
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -26,30 +26,39 @@ class Rows(NamedTuple):
     """The samples of one step.
 
     Attributes:
-      weight: of each row in the loss, of mean 1; 0 is a copy that fills the batch up. None where
-        all weigh 1.
+      weight: of each row in the loss: its picture's, times B over the number of real rows; 0 is a
+        copy that fills the batch up. None where all weigh 1.
+      real: how many are no copies.
     """
 
     samples: Int64[np.ndarray, " b"]
     weight: Float32[np.ndarray, " b"] | None
+    real: int
 
-    @property
-    def real(self) -> int:
-        """How many are no copies."""
-        return len(self.samples) if self.weight is None else int(np.count_nonzero(self.weight))
+
+@runtime_checkable  # as the shape-checked tests need
+class Shown(Protocol):
+    """What the order must know of the pictures, by index."""
+
+    shapes: tuple[Size, ...]
+    repeats: tuple[int, ...]  # how often an epoch shows each
+    weights: tuple[float, ...]  # of their losses
 
 
 class Order:
     """The rows of every step.
 
     Args:
-      shapes: of all pictures.
       batch_size: rows of a step, over all processes.
     """
 
-    def __init__(self, shapes: Sequence[Size], batch_size: int, seed: int):
-        self._shapes, self._batch_size, self._seed = shapes, batch_size, seed
-        sizes = [len(places) for places in alike(shapes)]
+    def __init__(self, pictures: Shown, batch_size: int, seed: int):
+        self._batch_size, self._seed = batch_size, seed
+        self._listed = np.repeat(np.arange(len(pictures.repeats)), pictures.repeats)
+        self._shapes = [pictures.shapes[i] for i in self._listed]
+        weights = np.array(pictures.weights, np.float32)
+        self._weights = None if (weights == 1).all() else weights
+        sizes = [len(places) for places in alike(self._shapes)]
         self._one_shape = len(sizes) == 1
         self._batches = sum(-(-size // batch_size) for size in sizes)
         self._epoch = functools.lru_cache(maxsize=4)(self._divided)  # threads run a little ahead
@@ -64,13 +73,13 @@ class Order:
         """The samples of a step."""
         if self._one_shape:
             first = step * self._batch_size
-            return Rows(np.arange(first, first + self._batch_size), None)
+            return self._weighed(np.arange(first, first + self._batch_size), None, self._batch_size)
         epoch, place = divmod(step, self._batches)
         return self._epoch(epoch)[place]
 
     def picture(self, sample: int) -> int:
         """The picture that a sample shows."""
-        return picture_of(sample, len(self._shapes), self._seed)
+        return int(self._listed[picture_of(sample, len(self._listed), self._seed)])
 
     def shown(self, step: int) -> list[int]:
         """The pictures of a step, counted from 0, each once."""
@@ -95,7 +104,14 @@ class Order:
         """
         size, real = self._batch_size, len(samples)
         weight = np.where(np.arange(size) < real, size / real, 0).astype(np.float32)
-        return Rows(np.roll(np.resize(samples, size), shift), np.roll(weight, shift))
+        return self._weighed(np.roll(np.resize(samples, size), shift), np.roll(weight, shift), real)
+
+    def _weighed(self, samples: np.ndarray, weight: np.ndarray | None, real: int) -> Rows:
+        """The rows with the weights of their pictures."""
+        if self._weights is not None:
+            own = self._weights[[self.picture(sample) for sample in samples.tolist()]]
+            weight = own if weight is None else weight * own
+        return Rows(samples, weight, real)
 
 
 @functools.lru_cache(maxsize=8)  # a step reads one epoch, or two; threads run a few steps ahead
@@ -110,6 +126,6 @@ def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"
 
 
 def picture_of(sample: int, count: int, seed: int) -> int:
-    """Returns the picture, of `count`, that sample number `sample` of the stream shows."""
+    """Returns the place, of `count`, that sample number `sample` of the stream shows."""
     epoch, place = divmod(sample, count)
     return int(permutation(count, seed, epoch)[place])

@@ -44,6 +44,8 @@ class Pictures:
         self.seen, self.names = tuple(seen), tuple(record.name for record in found)
         self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
         self.shapes = tuple(fit.shape for fit in self.fits)
+        self.repeats = tuple(record.repeats for record in found)
+        self.weights = tuple(record.weight for record in found)
         pairs = zip(self.names, self.fits, strict=True)
         spare = [name for name, fit in pairs if fit.resized != fit.shape]
         self.cut_anew = () if cfg.center_crop else tuple(spare)
@@ -135,7 +137,7 @@ def open_pictures(cfg: DataConfig) -> Pictures:
     except ValueError as error:
         right = "a name like white, or #rrggbb"
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
-    listing = _list(cfg)
+    listing = _all(cfg)
     if cfg.max_pictures is not None:
         listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     with ThreadPoolExecutor(cfg.workers) as pool:
@@ -159,19 +161,36 @@ def _some(found: list[Record], count: int) -> list[Record]:
     return [record for record in found if record.name in names]
 
 
-def _list(cfg: DataConfig) -> Listing:
-    folder = _resolve(cfg.path)
+def _all(cfg: DataConfig) -> Listing:
+    """What lies at path and in the further folders, whose names these records bear."""
+    listing = _times(_list(cfg, cfg.path), cfg.repeats)
+    for path, repeats in cfg.folders.items():
+        further = _times(_list(cfg, path, "data.folders"), repeats)
+        listing.records.extend(r._replace(name=f"{path}/{r.name}") for r in further.records)
+        listing.bad.extend(bad._replace(name=f"{path}/{bad.name}") for bad in further.bad)
+        listing.unused.extend(file._replace(name=f"{path}/{file.name}") for file in further.unused)
+    return listing
+
+
+def _times(listing: Listing, repeats: int) -> Listing:
+    """The listing with as many times the repeats."""
+    records = [record._replace(repeats=repeats * record.repeats) for record in listing.records]
+    return listing._replace(records=records)
+
+
+def _list(cfg: DataConfig, path: str, option: str = "data.path") -> Listing:
+    folder = _resolve(path)
     kept = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
     is_table = kept or (not captioned and folder.exists() and bool(tables.table_files(folder)))
     # In a folder that exists, a missing one is a slip of the pen and no hub id.
-    is_id = HUB_ID.fullmatch(cfg.path) and not folder.exists() and not folder.parent.is_dir()
+    is_id = HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
     if is_table or is_id:
         return tables.list_table(str(folder), cfg.image_column, cfg.caption_column)
     if not folder.is_dir():
-        found = "is a file, not" if folder.exists() else "is not there: data.path names"
+        found = "is a file, not" if folder.exists() else f"is not there: {option} names"
         right = "a folder of captioned pictures, a .parquet or .arrow file, or a datasets id"
-        raise UserError(f"{cfg.path} {found} {right}")
+        raise UserError(f"{path} {found} {right}")
     return records.list_folder(folder, cfg.caption_column)
 
 

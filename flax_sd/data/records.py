@@ -3,21 +3,31 @@
 import csv
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object, read_text
 
+REPEATED = re.compile(r"([1-9]\d*)_(.+)")  # sd-scripts' folders: 10_sks cat
+ONE_SET = "its name has no number as 10_cat has, so all folders are one set without repeats"
 PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
 
 
 class Record(NamedTuple):
-    """One picture: the name the user knows it by, its captions, and what reads its bytes."""
+    """One picture: the name the user knows it by, its captions, and what reads its bytes.
+
+    Attributes:
+      repeats: how often an epoch shows it.
+      weight: of its loss.
+    """
 
     name: str
     captions: tuple[str, ...]
     read: Callable[[], bytes]
+    repeats: int = 1
+    weight: float = 1.0
 
 
 class Bad(NamedTuple):
@@ -33,6 +43,14 @@ class Listing(NamedTuple):
     records: list[Record]
     bad: list[Bad]
     unused: list[Bad]
+
+
+class Repeated(NamedTuple):
+    """A folder of sd-scripts' layout: 10_sks cat."""
+
+    path: pathlib.Path
+    repeats: int
+    words: str  # the class
 
 
 def caption_tuple(value: Any) -> tuple[str, ...] | None:
@@ -53,7 +71,12 @@ def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
     if len(found) > 1:
         raise UserError(f"{folder} holds both metadata.jsonl and metadata.csv: keep one of them")
     if not found:
-        return _from_captions(folder)
+        named, others = _repeated(folder)
+        if named and not others:
+            return _from_repeated(folder, named)
+        listing = _from_captions(folder)
+        listing.unused.extend(Bad(name, ONE_SET) for name in others if named)
+        return listing
     rows = _jsonl_rows(found[0]) if found[0].suffix == ".jsonl" else _csv_rows(found[0])
     listing = _from_rows(found[0], rows, caption_column)
     named = {os.path.normpath(each.name) for each in (*listing.records, *listing.bad)}
@@ -146,27 +169,72 @@ def _from_captions(folder: pathlib.Path) -> Listing:
     """Lists pictures with a .txt of the same name; each line of that is a caption of its own."""
     pictures = list(_pictures(folder))
     if not any(path.with_suffix(".txt").is_file() for path in pictures):
+        named, others = _repeated(folder)
+        hint = f"; {', '.join(others)}: {ONE_SET}" if named and others else ""
         raise UserError(
             f"{folder} holds {len(pictures) or 'no'} pictures and no captions for them: it needs a "
             'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
-            "beside each picture (1.txt beside 1.png)"
+            f"beside each picture (1.txt beside 1.png){hint}"
         )
-    listing = Listing([], [], [])
+    listing = Listing([], [], _lone(folder, folder, ".txt"))
     for path in pictures:
-        name, caption = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
-        if not caption.is_file():
-            listing.bad.append(Bad(name, f"no caption: {caption.name} is not beside it"))
-            continue
-        try:
-            lines = [line.strip() for line in read_text(caption).splitlines()]
-        except UserError as error:
-            listing.bad.append(Bad(name, str(error)))
-            continue
-        captions = tuple(line for line in lines if line) or ("",)
-        listing.records.append(Record(name, captions, path.read_bytes))
-    taken = {path.with_suffix(".txt") for path in pictures}
-    for path in _files(folder):
-        if path.suffix == ".txt" and path not in taken:
+        caption = path.with_suffix(".txt")
+        if caption.is_file():
+            _add(listing, folder, path, caption)
+        else:
             name = path.relative_to(folder).as_posix()
-            listing.unused.append(Bad(name, "no picture of this name is beside it"))
+            listing.bad.append(Bad(name, f"no caption: {caption.name} is not beside it"))
+    return listing
+
+
+def _add(listing: Listing, folder: pathlib.Path, path: pathlib.Path, caption: pathlib.Path) -> None:
+    """Adds a picture with the lines of its caption's file."""
+    name = path.relative_to(folder).as_posix()
+    try:
+        lines = [line.strip() for line in read_text(caption).splitlines()]
+    except UserError as error:
+        listing.bad.append(Bad(name, str(error)))
+        return
+    captions = tuple(line for line in lines if line) or ("",)
+    listing.records.append(Record(name, captions, path.read_bytes))
+
+
+def _lone(folder: pathlib.Path, part: pathlib.Path, *suffixes: str) -> list[Bad]:
+    """Files of captions in a part of the folder that have no picture."""
+    pictures = {path.with_suffix("") for path in _pictures(part)}
+    why = "no picture of this name is beside it"
+    return [
+        Bad(path.relative_to(folder).as_posix(), why)
+        for path in _files(part)
+        if path.suffix in suffixes and path.with_suffix("") not in pictures
+    ]
+
+
+def _repeated(folder: pathlib.Path) -> tuple[list[Repeated], list[str]]:
+    """Folders with pictures that are named as sd-scripts names them, and what is not so named."""
+    named, others = [], []
+    paths = (path.relative_to(folder).parts for path in _pictures(folder))
+    for first in dict.fromkeys(parts[0] for parts in paths):
+        match = REPEATED.fullmatch(first)
+        if match and (folder / first).is_dir():
+            named.append(Repeated(folder / first, int(match[1]), match[2]))
+        else:
+            others.append(first)
+    return named, others
+
+
+def _from_repeated(folder: pathlib.Path, parts: Iterable[Repeated]) -> Listing:
+    """Lists sd-scripts' layout: captions are .txt or .caption files, or else the class."""
+    listing = Listing([], [], [])
+    for part, repeats, words in parts:
+        own = Listing([], listing.bad, listing.unused)
+        for path in _pictures(part):
+            found = [path.with_suffix(end) for end in (".txt", ".caption")]
+            if caption := next((file for file in found if file.is_file()), None):
+                _add(own, folder, path, caption)
+            else:
+                name = path.relative_to(folder).as_posix()
+                own.records.append(Record(name, (words,), path.read_bytes))
+        listing.records.extend(each._replace(repeats=repeats) for each in own.records)
+        listing.unused.extend(_lone(folder, part, ".txt", ".caption"))
     return listing

@@ -31,8 +31,9 @@ def open_sets(config: Config) -> Sets:
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
+    alone = {**fixed, "folders": {}, "repeats": 1}
     measured = {
-        name: data.open_pictures(config.data.model_copy(update={**fixed, "path": path}))
+        name: data.open_pictures(config.data.model_copy(update={**alone, "path": path}))
         for name, path in paths.items()
         if path is not None
     }

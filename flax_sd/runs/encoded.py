@@ -17,7 +17,8 @@ class EncodedPictures:
     def __init__(self, pictures: data.Pictures, vae: str, store: Store):
         """Names the files; `vae` is the autoencoder's identity."""
         self.cfg: DataConfig = pictures.cfg
-        self.shapes = pictures.shapes
+        self.shapes, self.repeats = pictures.shapes, pictures.repeats
+        self.weights = pictures.weights
         self._pictures, self._vae, self._store = pictures, vae, store
 
     def __len__(self) -> int:

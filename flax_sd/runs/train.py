@@ -84,7 +84,7 @@ def total_steps(config: Config, pictures: data.Pictures) -> int:
     train = config.train
     if train.epochs is None:
         return train.steps
-    order = data.Order(pictures.shapes, train.batch_size, config.seed)
+    order = data.Order(pictures, train.batch_size, config.seed)
     return min(train.steps, order.steps(train.epochs))
 
 
@@ -227,7 +227,7 @@ class Run:
     def _guard(self, start: int) -> Guard:
         """Stands where the run does."""
         config, train = self.config, self.sets.train
-        order = data.Order(train.shapes, config.train.batch_size, config.seed)
+        order = data.Order(train, config.train.batch_size, config.seed)
 
         def pictures(step: int) -> list[str]:
             return [train.names[i] for i in order.shown(step - 1)]

@@ -146,3 +146,14 @@ def test_held_out_style_shows_other_subjects(config):
     sets = [open_pictures(config(f"bundled:{n}")) for n in ("style", "style_held_out")]
     seen, held_out = ({p.captions(i)[0] for i in range(len(p))} for p in sets)
     assert not seen & held_out
+
+
+def test_further_folders_join_the_set_with_repeats_of_their_own(folder, tmp_path_factory, config):
+    more = tmp_path_factory.mktemp("more") / "3_cat"
+    more.mkdir()
+    Image.new("RGB", (20, 12)).save(more / "0.png")
+    pictures = open_pictures(config(folder, repeats=2, folders={str(more.parent): 4}))
+    assert pictures.names == (*(f"{i}.png" for i in range(5)), f"{more}/0.png")
+    assert pictures.repeats == (2, 2, 2, 2, 2, 12) and pictures.captions(5) == ("cat",)
+    with pytest.raises(UserError, match="nowhere is not there: data.folders names a folder"):
+        open_pictures(config(folder, folders={str(folder / "nowhere"): 1}))

@@ -163,3 +163,40 @@ def test_caption_tuple():
     assert caption_tuple("a") == ("a",)
     assert caption_tuple(["a", "b"]) == ("a", "b")
     assert caption_tuple(float("nan")) is None
+
+
+@pytest.fixture
+def kohya(tmp_path):
+    """sd-scripts' layout, with and without captions."""
+    for name in ("2_sks cat/a.png", "2_sks cat/b.jpg", "10_dog_run/c.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 8)).save(path)
+    (tmp_path / "2_sks cat" / "a.txt").write_text("sks cat, sitting")
+    (tmp_path / "10_dog_run" / "c.caption").write_text("a dog")
+    (tmp_path / "10_dog_run" / "lone.caption").write_text("nobody")
+    (tmp_path / "log").mkdir()
+    return tmp_path
+
+
+def test_folders_of_sd_scripts_have_repeats_and_a_class(kohya):
+    listing = list_folder(kohya, "text")
+    assert [(r.name, r.captions, r.repeats) for r in listing.records] == [
+        ("10_dog_run/c.png", ("a dog",), 10),
+        ("2_sks cat/a.png", ("sks cat, sitting",), 2),
+        ("2_sks cat/b.jpg", ("sks cat",), 2),
+    ]
+    assert listing.bad == [] and [bad.name for bad in listing.unused] == ["10_dog_run/lone.caption"]
+
+
+def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohya):
+    (kohya / "more").mkdir()
+    Image.new("RGB", (9, 8)).save(kohya / "more" / "d.png")
+    listing = list_folder(kohya, "text")
+    assert [(r.name, r.repeats) for r in listing.records] == [("2_sks cat/a.png", 1)]
+    assert len(listing.bad) == 3
+    assert [bad.name for bad in listing.unused] == ["more"]
+    assert "one set without repeats" in listing.unused[0].reason
+    (kohya / "2_sks cat" / "a.txt").unlink()
+    with pytest.raises(UserError, match="no captions for them.*; more: its name has no number"):
+        list_folder(kohya, "text")
