@@ -57,6 +57,10 @@ def test_a_config_is_its_dict():
             {"lora": {"dropout": 0.1, "max_norm": 1}, "train": {"mode": "full"}},
             "lora.dropout has no meaning in train.mode full; lora.max_norm has no meaning",
         ),
+        (
+            {"model": {"base_dtype": "int8"}, "train": {"mode": "full"}},
+            "model.base_dtype has no meaning in train.mode full",
+        ),
         ({"lora": {"max_norm": 1}, "optim": {"method": "schedule_free"}}, "whose mean it misses"),
         ({"model": {"from_scratch": ["unet"]}}, "has unet, which train.mode lora does not train"),
         (

@@ -92,6 +92,8 @@ class Config(Section):
         if mode != "lora":
             names = [name for name in changed(self.lora) if name in ONLY_LORA]
             problems += [f"lora.{name} has no meaning in train.mode {mode}" for name in names]
+            if self.model.base_dtype != "compute":
+                problems.append(f"model.base_dtype has no meaning in train.mode {mode}")
         set_in_vae = {
             "train.text_encoder": train.text_encoder,
             "train.remat": train.remat != "none",

@@ -16,6 +16,9 @@ class ModelConfig(Section):
     """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
     vae: str | None = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
+    base_dtype: Literal["compute", "int8"] = "compute"
+    """How a LoRA's frozen base is held while it is trained: as compute_dtype says, or the kernels
+    of all linears and convolutions in 8 bits, a quarter to a half of that."""
     clip_skip: Count = 0
     """How many of the text encoder's last layers to leave out."""
     prediction_type: Literal["epsilon", "v_prediction"] | None = None

@@ -1,5 +1,7 @@
 """A linear or convolution with low-rank updates beside it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -71,7 +73,7 @@ class LoRA(nnx.Module):
         self.masks: Masks | None = nnx.data(None)  # there in a pass of training alone
 
     @property
-    def kernel(self) -> nnx.Param:
+    def kernel(self) -> Any:
         """The base's, for whoever asks a layer for its dtype or shape."""
         return self.base.kernel
 

@@ -10,6 +10,7 @@ import jax
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
+from flax_sd.lora.base import hold_in_int8
 from flax_sd.lora.inject import attach, inject
 from flax_sd.lora.masks import Rates
 from flax_sd.lora.norms import limit_norms
@@ -26,6 +27,8 @@ def adapted(config: Config) -> tuple[str, ...]:
 def add_adapters(config: Config, networks: dict[str, Any]) -> None:
     """Puts the LoRA of the config beside the layers of `networks`, in place.
 
+    With `model.base_dtype` int8 the layers themselves are held in 8 bits from then on.
+
     Raises:
       UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing, or `lora.start` is no
         LoRA, does not fit the model or is another than the options describe.
@@ -34,6 +37,9 @@ def add_adapters(config: Config, networks: dict[str, Any]) -> None:
         _add_fresh(config, networks)
     else:
         _add_started(config, networks)
+    if config.model.base_dtype == "int8":
+        for name in adapted(config):
+            hold_in_int8(networks[name])
 
 
 def dropout_rates(config: Config) -> Rates | None:

@@ -71,6 +71,8 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
         lines.append("--data.center_crop true: the VAE leaves once all pictures are encoded")
     if config.compute_dtype == "float32":
         lines.append("--compute_dtype bfloat16")
+    if train.mode == "lora" and config.model.base_dtype == "compute":
+        lines.append("--model.base_dtype int8: the frozen kernels take a byte a number")
     if devices > 1 and config.mesh.fsdp < devices:
         lines.append(f"--mesh.fsdp {devices}: the frozen weights are divided over the devices")
     if smaller := side * 3 // 4 // 64 * 64:

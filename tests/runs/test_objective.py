@@ -8,7 +8,7 @@ from flax_sd import config_file
 from flax_sd.losses import PixelBatch
 from flax_sd.runs import feed
 from flax_sd.runs.objective import make_objective
-from flax_sd.runs.parts import load_parts
+from flax_sd.runs.parts import abstract_parts, load_parts
 from flax_sd.runs.precision import resolve_dtype
 from tests.parity import LAYER, NETWORK, assert_close
 
@@ -177,3 +177,22 @@ def test_dropout_reaches_the_training_and_not_the_measure(objective):
 
     thinned, whole = values(params, draws)
     assert (np.abs(thinned - whole) > 1e-6 * whole).all()
+
+
+def test_the_base_of_what_is_trained_is_held_in_8_bits(parse):
+    """And the plan, which is made of the same shapes, counts it so."""
+
+    def frozen(*flags):
+        config = parse(*flags)
+        return make_objective(config, abstract_parts(config, "float32")).frozen
+
+    def size(leaves, dtype):
+        return sum(leaf.size for leaf in jax.tree.leaves(leaves) if leaf.dtype == dtype)
+
+    plain, held = frozen(), frozen("--model.base_dtype", "int8")
+    kernels = size(held["unet"], "int8")
+    rest = size(held["unet"], "float32")
+    assert kernels + rest >= size(plain["unet"], "float32") > kernels > 5 * rest
+    assert not size(held["vae"], "int8") and not size(held["text_encoder"], "int8")
+    both = frozen("--model.base_dtype", "int8", "--train.text_encoder", "true")
+    assert size(both["text_encoder"], "int8") > 0

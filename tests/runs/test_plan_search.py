@@ -70,6 +70,7 @@ def test_all_that_is_not_set_is_proposed():
         "--train.remat blocks",
         "--data.center_crop true",
         "--compute_dtype bfloat16",
+        "--model.base_dtype int8",
         "--mesh.fsdp 4",
         "--data.resolution 384",
     ]
@@ -77,6 +78,7 @@ def test_all_that_is_not_set_is_proposed():
         "--train.remat blocks",
         "--data.center_crop true",
         "--compute_dtype bfloat16",
+        "--model.base_dtype int8",
         "--data.resolution 384",
     ]
 
@@ -84,6 +86,7 @@ def test_all_that_is_not_set_is_proposed():
 def test_what_is_set_is_not_proposed():
     done = config(
         train={"batch_size": 16, "remat": "blocks", "accumulate": 2},
+        model={"base_dtype": "int8"},
         mesh={"fsdp": 2},
         compute_dtype="bfloat16",
         data={"resolution": 64, "center_crop": True},
