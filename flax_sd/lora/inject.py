@@ -140,7 +140,8 @@ def _from_torch(array: np.ndarray) -> jax.Array:
     return jnp.asarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T, jnp.float32)
 
 
-def _to_torch(array: np.ndarray) -> np.ndarray:
+def to_torch(array: np.ndarray) -> np.ndarray:
+    """A matrix of ours as the files have it."""
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
@@ -213,8 +214,8 @@ def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, A
         raise UserError(f"no LoRA called {name!r} is in the model")
     return {
         layer: Adapter(
-            down=_to_torch(leaf["down"]),
-            up=_to_torch(leaf["up"]),
+            down=to_torch(leaf["down"]),
+            up=to_torch(leaf["up"]),
             alpha=alpha_of(np.float32(leaf["scale"]), leaf["down"].shape[-1]),
             magnitude=leaf.get("magnitude"),
         )

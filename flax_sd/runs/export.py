@@ -8,9 +8,10 @@ from typing import Literal
 import tyro
 
 from flax_sd.config import Section
+from flax_sd.config.section import Positive
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs.export_lora import write_lora
+from flax_sd.runs.export_lora import LoRAForm, write_lora
 from flax_sd.runs.export_model import write_model
 from flax_sd.runs.export_source import Source, find_source
 from flax_sd.runs.sample_options import Dtype
@@ -34,6 +35,8 @@ class ExportOptions(Section):
     """The model's weight files to take, such as fp16."""
     strength: float = 1.0
     """What the LoRA is scaled by."""
+    bake: Positive | None = None
+    """Write the plain LoRA of this rank that comes nearest, for programs that know no DoRA."""
     dtype: Dtype = "auto"
     """Of the tensors that are written; auto is what the LoRA file, or the model's UNet, has."""
 
@@ -61,7 +64,8 @@ def run(options: ExportOptions) -> int:
     source = find_source(options.run, options.model, options.revision, options.variant)
     _check(options, source)
     if options.to in ("kohya", "peft"):
-        written = write_lora(source, options.to, options.out, options.strength, options.dtype)
+        form = LoRAForm(options.to, options.strength, options.dtype, options.bake)
+        written = write_lora(source, form, options.out, progress)
     else:
         written = write_model(source, options.to, options.out, options.strength, options.dtype)
     progress.stage("written", str(written))
@@ -76,6 +80,8 @@ def _check(options: ExportOptions, source: Source) -> None:
         problems.append(
             f"{options.run} trained the whole model, so there is no LoRA: take --to diffusers"
         )
+    if options.bake and options.to not in ("kohya", "peft"):
+        problems.append("--bake is for --to kohya and peft: a whole model needs none")
     if source.lora is None and options.strength != 1:
         problems.append(f"--strength is for a LoRA, and {options.run} trained the whole model")
     if problems:

@@ -2,17 +2,20 @@
 
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from flax_sd.components import abstract_network, read_component_config
+from flax_sd.components import abstract_network, load_network, read_component_config
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.family import family_of
 from flax_sd.lora.adapter import Adapter, LoRAFile
+from flax_sd.lora.bake import bake
 from flax_sd.lora.files import kohya_metadata, read, write_kohya, write_peft
+from flax_sd.lora.inject import attach
 from flax_sd.lora.names import kohya_name
+from flax_sd.progress import Progress
 from flax_sd.runs.export_source import MARK, Source
 from flax_sd.runs.outputs import LORA_FILE, PEFT_FILE
 from flax_sd.runs.sources import display_name
@@ -24,27 +27,44 @@ from flax_sd.weights.safetensors import TensorFile
 _REPLACED = ("ss_network_", "sshs_", MARK)
 
 
+class LoRAForm(NamedTuple):
+    """What a LoRA is written as.
+
+    Attributes:
+      strength: multiplied into it.
+      dtype: "auto" for that of the source.
+      bake: the rank of the plain LoRA that comes nearest, or None for the LoRA as it is.
+    """
+
+    to: Literal["kohya", "peft"]
+    strength: float
+    dtype: str
+    bake: int | None = None
+
+
 def write_lora(
-    source: Source, to: Literal["kohya", "peft"], out: pathlib.Path, strength: float, dtype: str
+    source: Source, form: LoRAForm, out: pathlib.Path, progress: Progress
 ) -> pathlib.Path:
     """Writes the LoRA file and returns where.
 
     Args:
       out: a file ending in .safetensors, or a folder for a file of the usual name.
-      strength: multiplied into the LoRA.
-      dtype: "auto" for that of the source.
+      progress: is told what baking loses.
 
     Raises:
       UserError: the LoRA does not fit its model, or something else is in the place.
     """
     assert source.lora is not None
-    path = out
+    to, path = form.to, out
     if out.suffix != ".safetensors":
         path = out / (LORA_FILE if to == "kohya" else PEFT_FILE)
     _check_free(path)
     file = TensorFile(source.lora)
-    target = _dtype_of(file) if dtype == "auto" else as_dtype(dtype)
-    lora = _scaled(_adapters(source, file), strength)
+    target = _dtype_of(file) if form.dtype == "auto" else as_dtype(form.dtype)
+    lora = _scaled(_adapters(source, file), form.strength)
+    if form.bake is not None:
+        lora, lost = _baked(source, lora, form.bake)
+        progress.stage("baked", f"into rank {form.bake}, without {lost:.1%} of what it changes")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,6 +118,17 @@ def _adapters(source: Source, file: TensorFile) -> LoRAFile:
         for component in ("unet", "text_encoder")
     }
     return read(file.path, networks)
+
+
+def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
+    """The plain LoRA of that rank, and the largest share that is missing in a network."""
+    folder, baked, lost = source.model_folder(), {}, 0.0
+    for component, adapters in lora.items():
+        network = load_network(folder, component, "float32", source.variant)
+        attach(network, adapters, 1.0)
+        baked[component], own = bake(network, rank)
+        lost = max(lost, own)
+    return baked, lost
 
 
 def _from_pair(kohya: TensorFile, peft: TensorFile) -> LoRAFile:

@@ -10,8 +10,10 @@ from peft.tuners.lora import Conv2d, Linear, LoraConfig
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
+from flax_sd.lora.bake import bake
 from flax_sd.lora.files import read, write_kohya, write_peft
 from flax_sd.lora.inject import attach, extract, inject, merge
+from flax_sd.lora.targets import slots
 from flax_sd.models import layers
 from flax_sd.weights import safetensors
 from tests.lora.networks import small
@@ -163,3 +165,28 @@ def test_magnitudes_that_cannot_be_used_are_named(tmp_path, shape, said):
     safetensors.write(tmp_path / "b", tensors, {})
     with pytest.raises(UserError, match=rf"(?s){key}.*{said}|{said}"):
         read(tmp_path / "b", {"unet": small()})
+
+
+def test_baked_into_a_plain_lora():
+    """Of full rank nothing is lost; below it what is lost is said, and it is the least."""
+    x, context = jnp.linspace(-1, 2, 288).reshape(2, 8, 6, 3), jnp.linspace(0, 1, 40)
+    context = context.reshape(2, 4, 5)
+    model, plain, less = small(), small(), small()
+    attach(model, doras(), 0.7)
+    exact, lost = bake(model, 100)
+    assert lost < 1e-6 and all(adapter.magnitude is None for adapter in exact.values())
+    attach(plain, exact, 1.0)
+    assert_close(plain(x, context), model(x, context), LAYER)
+    few, lost = bake(model, 2)
+    assert {adapter.rank for adapter in few.values()} == {2} and 0.05 < lost < 1
+    attach(less, few, 1.0)
+    table = {path: slot.layer for path, slot in slots(model).items()}
+    wanted = {
+        path: layer.adapters["default"].change(layer.kernel[...]) for path, layer in table.items()
+    }
+    missing = {
+        path: wanted[path] - slot.layer.adapters["default"].delta()
+        for path, slot in slots(less).items()
+    }
+    total = [sum(float(jnp.sum(one**2)) for one in each.values()) for each in (missing, wanted)]
+    assert lost == pytest.approx((total[0] / total[1]) ** 0.5, rel=1e-3)

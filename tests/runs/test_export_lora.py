@@ -5,7 +5,8 @@ import pytest
 from flax_sd.components import abstract_network, read_component_config
 from flax_sd.errors import UserError
 from flax_sd.lora.files import read
-from flax_sd.runs.export_lora import write_lora
+from flax_sd.progress import Progress
+from flax_sd.runs.export_lora import LoRAForm, write_lora
 from flax_sd.runs.export_source import find_source
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
@@ -43,8 +44,9 @@ def assert_scaled(model, path, lora, strength, tolerance=1e-6):
         assert error <= tolerance * np.abs(strength * delta).max(), key
 
 
-def export(source, to, out, strength=1.0, dtype="auto", model=None):
-    return write_lora(find_source(source, model, None, None), to, out, strength, dtype)
+def export(source, to, out, strength=1.0, dtype="auto", model=None, bake=None):
+    form = LoRAForm(to, strength, dtype, bake)
+    return write_lora(find_source(source, model, None, None), form, out, Progress())
 
 
 @pytest.mark.parametrize("to", ["kohya", "peft"])
@@ -145,3 +147,26 @@ def test_files_of_two_runs(cat, model, tmp_path):
     (tmp_path / "b" / "lora.safetensors").replace(cat / "lora.safetensors")
     with pytest.raises(UserError, match="beside it are of different runs"):
         export(cat, "kohya", tmp_path / "c.safetensors")
+
+
+def test_a_dora_is_exported_as_it_is_or_baked(model, tmp_path, capsys):
+    lora = {
+        "unet": {
+            path: adapter._replace(magnitude=np.full(len(adapter.up), 1.5, np.float32))
+            for path, adapter in random_lora(model)["unet"].items()
+        }
+    }
+    write_run(tmp_path / "run", lora, model)
+    for to in ("kohya", "peft"):
+        back = adapters_of(model, export(tmp_path / "run", to, tmp_path / to, 0.5))
+        assert all((one.magnitude == 1.5).all() for one in back.values())
+        path = next(iter(lora["unet"]))
+        np.testing.assert_allclose(back[path].delta(), 0.5 * lora["unet"][path].delta(), rtol=1e-5)
+    back = adapters_of(model, export(tmp_path / "run", "kohya", tmp_path / "baked", bake=3))
+    assert all(one.magnitude is None and one.rank == 3 for one in back.values())
+    assert "baked" in capsys.readouterr().out
+
+
+def adapters_of(model, path):
+    network = abstract_network(read_component_config(model, "unet"), "unet")
+    return read(path, {"unet": network})["unet"]
