@@ -21,6 +21,7 @@ import tensorstore as ts
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from flax_sd.disk import with_disk
 from flax_sd.errors import UserError
 
 LOGGER = logging.getLogger("flax_sd")
@@ -209,9 +210,10 @@ class Checkpoints:
         try:
             return action()
         except (OSError, ValueError, RuntimeError) as error:
+            why = with_disk(_reason(error), self.folder)
             raise UserError(
-                f"cannot write checkpoints to {self.folder}: {_reason(error)}; what was saved "
-                "before is safe: with room and write access, the same command goes on from it"
+                f"cannot write checkpoints to {self.folder}: {why}; what was saved before is "
+                "safe: with room and write access, the same command goes on from it"
             ) from error
 
 

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
 
 
@@ -30,7 +31,7 @@ class StepLines:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write {self.path}: {reason(error, self.path)}") from error
 
     def read(self, last: int) -> Iterator[dict[str, Any]]:
         """The whole lines up to step `last`; none if the file is not there.
@@ -58,7 +59,7 @@ class StepLines:
                 os.fsync(file.fileno())
             aside.replace(self.path)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write {self.path}: {reason(error, self.path)}") from error
 
     def _text(self) -> list[str]:
         try:

@@ -47,3 +47,21 @@ def test_a_second_ctrl_c_ends_at_once(first):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == -signal.SIGINT
+
+
+COMPILING = """
+import hashlib
+from flax_sd.signals import StopRequest
+with StopRequest("nothing is lost"):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 10**9)  # an hour in one call of C
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(15, "SIGTERM"), (2, "Ctrl-C")])
+def test_while_nothing_is_lost_a_signal_ends_at_once_whatever_is_under_way(number, name):
+    process = processes.start(COMPILING)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and err.strip() == f"{name}: nothing is lost"

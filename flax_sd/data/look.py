@@ -1,6 +1,7 @@
 """One look at each picture before the run: can it be used, and what should its owner know of it."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image
@@ -8,6 +9,7 @@ from PIL import Image
 from flax_sd.config import DataConfig
 from flax_sd.data import buckets, images
 from flax_sd.data.records import Record
+from flax_sd.retry import FEW_PAUSES, PAUSES, patiently
 
 PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages show the same
 
@@ -22,14 +24,14 @@ class Seen(NamedTuple):
     shows: str  # alike for files that show the same, whatever their format and metadata
 
 
-def read(record: Record) -> bytes:
-    """Returns a picture's file.
+def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
+    """Returns a picture's file, trying again after pauses while a network drive is away.
 
     Raises:
       BadPicture: it cannot be read.
     """
     try:
-        return record.read()
+        return patiently(record.read, record.name, pauses)
     except FileNotFoundError as error:
         raise images.BadPicture(str(error.strerror).lower()) from error
     except OSError as error:
@@ -39,7 +41,7 @@ def read(record: Record) -> bytes:
 def look(record: Record, cfg: DataConfig) -> Seen | str:
     """Opens a picture as training will; or says why it cannot be used."""
     try:
-        content = read(record)
+        content = read(record, FEW_PAUSES)
         picture = images.decode(content, cfg.background)
         buckets.fit(cfg, picture.size)
         turned, frames = images.header(content)

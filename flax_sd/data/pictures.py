@@ -122,7 +122,7 @@ class Pictures:
     def _changed(self, i: int, error: images.BadPicture) -> UserError:
         return UserError(
             f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
-            "put the file back, or leave it out of the data"
+            "put the file back, and the same command goes on"
         )
 
 

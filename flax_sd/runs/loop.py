@@ -97,6 +97,7 @@ class Loop:
                     self._progress.stage(
                         "compiled", "the training step at {} x {}".format(*fed.shape)
                     )
+                self._stop.at_once = None  # from here on there is something to save
                 done += 1
                 if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")

@@ -1,5 +1,6 @@
 """The files of a run that other tools read: LoRA files at every save, or a diffusers folder."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from flax import nnx
 
 from flax_sd.components import read_component_config
 from flax_sd.config import Config
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.family import family_of
 from flax_sd.lora.inject import extract
@@ -164,7 +166,9 @@ def write_aside(path: pathlib.Path, text: str) -> None:
         aside.write_text(text, "utf-8")
         os.replace(aside, path)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
 
 
 def _float32(raw: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ sheet is made.
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from PIL import Image
 
 from flax_sd.config import Config
 from flax_sd.data import Pictures
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.losses import Trees
 from flax_sd.pipeline import StableDiffusion
@@ -39,15 +40,26 @@ def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
     return tuple(pictures.captions(i)[0] for i in range(min(BORROWED, len(pictures))))
 
 
+class Interrupted(Exception):
+    """The run is to end before all pictures are drawn."""
+
+
 class Samples:
     """Draws prompts from fixed seeds with the weights of the moment.
 
     All processes draw, each for itself, so that none waits in a collective; the first one writes.
     """
 
-    def __init__(self, config: Config, parts: Parts, prompts: Sequence[str]):
+    def __init__(
+        self,
+        config: Config,
+        parts: Parts,
+        prompts: Sequence[str],
+        stopping: Callable[[], bool] = lambda: False,
+    ):
+        """Draws until it is done, or `stopping` says that the run is to be saved and ended."""
         assert parts.tokenizer is not None, "mode vae draws nothing"
-        self._config, self._prompts = config, list(prompts)
+        self._config, self._prompts, self._stopping = config, list(prompts), stopping
         self._networks, self._dtype = parts.networks, resolve_dtype(config.compute_dtype)
         self._pipeline = StableDiffusion.from_parts(
             folder=parts.folder,
@@ -60,12 +72,18 @@ class Samples:
         self._folder = config.output / FOLDER
 
     def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
-        """One picture a prompt."""
+        """One picture a prompt.
+
+        Raises:
+          Interrupted: the run is to end; a grid is drawn anew when it resumes.
+        """
         for name, leaves in params.items():
             nnx.update(self._networks[name], jax.tree.map(self._host_copy, leaves))
         settings, side = self._config.sample, self._config.data.resolution
         pictures = []
         for start in range(0, len(self._prompts), AT_ONCE):
+            if self._stopping():
+                raise Interrupted
             part = self._prompts[start : start + AT_ONCE]
             drawn = self._pipeline.generate(
                 part + part[:1] * (AT_ONCE - len(part)),  # padded: one compilation
@@ -160,4 +178,4 @@ def _write(path: pathlib.Path, content: bytes) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        raise UserError(f"{path} could not be written: {reason(error, path)}") from error

@@ -1,5 +1,6 @@
 """Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
+from flax_sd.retry import patiently
 from flax_sd.user_cache import user_cache
 from flax_sd.weights import safetensors
 
@@ -28,8 +31,8 @@ class Store:
         """Whether the arrays are there; a file that is cut short counts as absent."""
         path = self._path(key)
         try:
-            return path.is_file() and bool(safetensors.TensorFile(path))
-        except UserError:
+            return patiently(lambda: path.is_file() and bool(safetensors.TensorFile(path)), path)
+        except (UserError, OSError):
             return False
 
     def read(self, key: str) -> dict[str, np.ndarray]:
@@ -38,8 +41,10 @@ class Store:
         Raises:
           UserError: they are not there any more.
         """
+        path = self._path(key)
         try:
-            file = safetensors.TensorFile(self._path(key))
+            patiently(path.read_bytes, path)  # what fails in a mapped file ends the process
+            file = safetensors.TensorFile(path)
             return {name: np.array(file[name]) for name in file}
         except (UserError, OSError) as error:
             raise UserError(
@@ -58,8 +63,15 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             safetensors.write(aside, arrays)
             os.replace(aside, path)
-        except OSError as error:
-            raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        except (UserError, OSError) as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            system = error if isinstance(error, OSError) else error.__cause__
+            why = reason(system, path) if isinstance(system, OSError) else str(error)
+            raise UserError(
+                f"{path} could not be written: {why}; it is a cache: free some room there, set "
+                "XDG_CACHE_HOME to another disk, or data.encode_once to false"
+            ) from error
 
     def room(self) -> int:
         """Bytes that are free where the store is."""

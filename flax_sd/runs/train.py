@@ -27,15 +27,17 @@ from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.report import LiveReport
-from flax_sd.runs.samples import Samples, choose_prompts
+from flax_sd.runs.samples import Interrupted, Samples, choose_prompts
 from flax_sd.runs.summary import summary
 from flax_sd.runs.validate import Validation
 from flax_sd.runs.validation_log import ValidationLog
-from flax_sd.signals import StopRequest
+from flax_sd.signals import STOPPED, StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import TrainState
 
-STOPPED = 130  # exit status, as after Ctrl-C
+# Why a run may end at once, before the first step and after the last.
+BEFORE = "nothing is trained yet that is not saved; the same command goes on from there"
+AFTER = "every step is saved; the same command writes what is missing"
 
 
 def run(config: Config) -> int:
@@ -46,19 +48,20 @@ def run(config: Config) -> int:
     """
     progress = Progress()
     progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
-    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-    check_batch(config, mesh)
-    resume.check(config)
-    lock.refuse_if_held(config.output)
-    dtype = resolve_dtype(config.compute_dtype)
-    sets = open_sets(config)
-    report = check.check(config, sets)
-    progress.stage("found", report.text())
-    parts = load_parts(config, dtype)
-    # Nothing else may hold the objective: the run lets go of what is in it.
-    work = Run(config, sets, parts, make_objective(config, parts), mesh, progress)
-    progress.stage("loaded", f"{config.model.path} in {dtype}")
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest(BEFORE))
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+        check_batch(config, mesh)
+        resume.check(config)
+        lock.refuse_if_held(config.output)
+        dtype = resolve_dtype(config.compute_dtype)
+        sets = open_sets(config)
+        report = check.check(config, sets)
+        progress.stage("found", report.text())
+        parts = load_parts(config, dtype)
+        # Nothing else may hold the objective: the run lets go of what is in it.
+        work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)
+        progress.stage("loaded", f"{config.model.path} in {dtype}")
         stack.enter_context(lock.held(config.output))
         resume.write(config)
         report.write(config.output)
@@ -99,15 +102,17 @@ class Run:
         objective: Objective,
         mesh: Mesh,
         progress: Progress,
+        stop: StopRequest,
     ):
         self.config, self.sets, self.parts = config, sets, parts
-        self.objective, self.mesh, self.progress = objective, mesh, progress
+        self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
         self.total = total_steps(config, sets.train)
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.outputs = Outputs(config, parts)
         prompts = choose_prompts(config, sets.train)
-        self.samples = Samples(config, parts, prompts) if prompts else None
+        drawing = Samples(config, parts, prompts, lambda: stop.reason is not None)
+        self.samples = drawing if prompts else None
         self.report = LiveReport(config.output, self.total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:
@@ -129,11 +134,11 @@ class Run:
         if start == 0:
             self._look_before(state)
         if start < self.total:
-            stop = stack.enter_context(StopRequest())
-            start, state = self._train(start, state, checkpoints, stop, stack)
+            start, state = self._train(start, state, checkpoints, stack)
             checkpoints.wait()
-            if start < self.total:
-                reason = stop.reason or "another process was told to stop"
+            self.stop.at_once = AFTER
+            if sharding.any_process(self.stop.reason is not None):
+                reason = self.stop.reason or "another process was told to stop"
                 self.progress.say(
                     f"{reason}: saved at step {start}; the same command goes on from there"
                 )
@@ -190,7 +195,6 @@ class Run:
         start: int,
         state: TrainState,
         checkpoints: Checkpoints,
-        stop: StopRequest,
         stack: contextlib.ExitStack,
     ) -> tuple[int, TrainState]:
         step = train_step.make_train_step(
@@ -212,7 +216,7 @@ class Run:
             checkpoints,
             self.trackers,
             self.progress,
-            stop,
+            self.stop,
             self,
             self._pace(),
             self._guard(start),
@@ -260,7 +264,8 @@ class Run:
     def sampled(self, step: int, state: TrainState) -> None:
         """A grid, unless it was drawn before a kill."""
         if self.samples is not None and not self.samples.has(step):
-            self._show_grid(step, self.samples.grid(step, state.learned))
+            with contextlib.suppress(Interrupted):
+                self._show_grid(step, self.samples.grid(step, state.learned))
 
     def _look_before(self, state: TrainState) -> None:
         """Loss and pictures of the model as it was."""

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
 
 _DTYPES = {
@@ -166,7 +167,7 @@ def write(
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
     except BaseException:
         aside.unlink(missing_ok=True)
         raise

@@ -1,0 +1,51 @@
+"""Reads again what a network drive or a worn disk does not give at first."""
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+LOGGER = logging.getLogger("flax_sd")
+PAUSES = (1, 2, 4, 8, 16, 32)  # seconds: a drive that is away for a minute is waited for
+FEW_PAUSES = (1, 2)  # where a picture can be left out: not a minute for each of a thousand
+# What may be gone the next time. A file that is not there is not among them.
+PASSING = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EBUSY,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+}
+
+Value = TypeVar("Value")
+
+
+def patiently(read: Callable[[], Value], name: object, pauses: Sequence[int] = PAUSES) -> Value:
+    """Returns what `read` returns, trying again after growing pauses, each of which is announced.
+
+    Args:
+      name: of what is read, for the announcement.
+
+    Raises:
+      OSError: one that does not pass, or that is there after the last pause too.
+    """
+    for pause in pauses:
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            LOGGER.warning(
+                "%s cannot be read (%s); trying again in %d s", name, error.strerror, pause
+            )
+            time.sleep(pause)
+    return read()
