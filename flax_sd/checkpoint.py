@@ -21,6 +21,7 @@ import tensorstore as ts
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from flax_sd import peers
 from flax_sd.disk import with_disk
 from flax_sd.errors import UserError
 
@@ -210,6 +211,8 @@ class Checkpoints:
         try:
             return action()
         except (OSError, ValueError, RuntimeError) as error:
+            if peers.is_gone(error):
+                raise
             why = with_disk(_reason(error), self.folder)
             raise UserError(
                 f"cannot write checkpoints to {self.folder}: {why}; what was saved before is "

@@ -20,7 +20,10 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops"
 
 
 def train(args: Sequence[str]) -> int:
-    """`train.py [CONFIG.yaml] [--flag value …]`: the bundled quickstart if no config is named."""
+    """`train.py [CONFIG.yaml] [--flag value …]`: the bundled quickstart if no config is named.
+
+    `train.py --repeat RUN/config.yaml [--output FOLDER]` trains a finished run anew and compares.
+    """
     return guarded(_train, args)
 
 
@@ -127,16 +130,19 @@ def ask_for_determinism() -> None:
 
 
 def _train(args: Sequence[str]) -> int:
-    from flax_sd import compiler, sharding
+    from flax_sd import compiler, peers, sharding
+    from flax_sd.runs import repeat
     from flax_sd.runs import train as runs_train
 
-    config = _read_config(args)
+    again = repeat.parse(args) if "--repeat" in args else None
+    config = again.config if again else _read_config(args)
     compiler.set_up()
     take_gpu_memory()
     if config.train.deterministic:
         ask_for_determinism()
     sharding.initialize_distributed()
-    return runs_train.run(config)
+    with peers.together():
+        return repeat.run(again) if again else runs_train.run(config)
 
 
 def _read_config(args: Sequence[str]) -> Any:

@@ -18,6 +18,7 @@ from flax_sd.errors import UserError
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)  # the batch axis is divided over both
+HEARTBEAT = 30  # seconds without a sign of a process after which the others end; JAX has 100
 SMALL = 2**16  # elements; dividing a smaller leaf saves nothing and costs a gather
 
 
@@ -146,9 +147,10 @@ def initialize_distributed() -> bool:
             os.environ["JAX_COORDINATOR_ADDRESS"],
             int(os.environ["JAX_NUM_PROCESSES"]),
             int(os.environ["JAX_PROCESS_ID"]),
+            heartbeat_timeout_seconds=HEARTBEAT,
         )
     elif cluster is not None:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
     return cluster is not None
 
 

@@ -22,14 +22,14 @@ def start(code: str, *args: object, **environ: object) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
-    """Waits for success and returns what was printed."""
+def finish(process: subprocess.Popen[str], timeout: float = 300, status: int = 0) -> str:
+    """Waits for an exit status and returns what was printed."""
     with process:
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
             process.kill()
-    assert process.returncode == 0, err
+    assert process.returncode == status, err
     return out
 
 
@@ -38,17 +38,28 @@ def run(code: str, *args: object, **environ: object) -> str:
     return finish(start(code, *args, **environ))
 
 
-def run_two(code: str, *args: object) -> list[str]:
+def run_two(code: str, *args: object, status: int = 0) -> list[str]:
     """Runs the code in two processes that `initialize_distributed` joins."""
-    return run_joined(2, code, *args)
+    return run_joined(2, code, *args, status=status)
 
 
-def run_joined(count: int, code: str, *args: object) -> list[str]:
-    """Runs the code in so many processes that `initialize_distributed` joins."""
+def run_joined(count: int, code: str, *args: object, status: int = 0) -> list[str]:
+    """Runs the code in so many joined processes, each of which ends with the status."""
+    processes = start_joined(count, code, *args)
+    try:
+        return [finish(process, status=status) for process in processes]
+    finally:
+        for process in processes:
+            with process:
+                process.kill()
+
+
+def start_joined(count: int, code: str, *args: object) -> list[subprocess.Popen[str]]:
+    """Starts the code in so many processes that `initialize_distributed` joins."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
+    return [
         start(
             code,
             *args,
@@ -58,9 +69,3 @@ def run_joined(count: int, code: str, *args: object) -> list[str]:
         )
         for rank in range(count)
     ]
-    try:
-        return [finish(process) for process in processes]
-    finally:
-        for process in processes:
-            with process:
-                process.kill()

@@ -9,7 +9,7 @@ import yaml
 from flax import nnx
 from jax.sharding import Mesh
 
-from flax_sd import data, optim, sharding, train_step
+from flax_sd import data, optim, peers, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
@@ -120,6 +120,7 @@ class Run:
         folder = self.config.output / "checkpoints"
         keep = self.config.checkpoint.keep
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, keep)))
+        stack.enter_context(peers.together())  # before closing them waits for other processes
         start, state = self._restore(checkpoints)
         if self.outputs.finished_step() == start >= self.total:
             if self.outputs.missing():

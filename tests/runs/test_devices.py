@@ -1,11 +1,12 @@
 """One seed, one LoRA: on any number of devices, sharded or not, in one process or in two."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
 
-from tests.processes import run, run_joined, run_two, start
+from tests.processes import run, run_joined, run_two, start, start_joined
 from tests.runs.conftest import assert_same_lora, contents, make_pictures, metrics, tensors
 
 TRAIN = """
@@ -167,8 +168,30 @@ def test_a_problem_in_one_process_ends_both(flags, environ, tmp_path, monkeypatc
     (tmp_path / "a" / "foreign").write_text("x")
     for name, value in environ.items():
         monkeypatch.setenv(name, str(value))
-    code = TRAIN.replace("sys.exit(status)", "sys.exit(0 if status == 2 else 1)")
-    run_two(code, 1, *flags("a"))
+    run_two(TRAIN, 1, *flags("a"), status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_processes_end_together_when_one_dies(flags, environ, tmp_path, monkeypatch, victim):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, str(value))
+    path = tmp_path / "a" / "metrics.jsonl"
+    processes = start_joined(2, TRAIN, 1, *flags("a", "--train.steps", 100_000))
+    try:
+        while not path.exists() or len(path.read_text().splitlines()) < 3:
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.05)
+        processes[victim].kill()
+        _, err = processes[1 - victim].communicate(timeout=60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    # With the first process goes JAX's service, at which JAX may end the others by itself.
+    assert "another process of this run is gone" in err or "another task died" in err
+    if victim == 1:
+        assert processes[0].returncode == 2 and "Traceback" not in err
 
 
 @pytest.mark.slow
