@@ -4,9 +4,11 @@ Orbax writes a step aside and renames it when it is whole, so a killed process l
 looks complete. It does not notice a flipped bit; the hashes do.
 """
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from flax_sd.disk import with_disk
 from flax_sd.errors import UserError
 
 LOGGER = logging.getLogger("flax_sd")
+SPARE = 2**20  # bytes of a checkpoint beside its arrays
 NAMED = 12  # misfits that a message lists before it counts the rest
 
 # What json and tensorstore raise for files that are missing, cut off or wrong.
@@ -71,6 +74,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = {name: _to_host(leaf) for name, leaf in _named_leaves(state).items()}
+        self._write(lambda: self._see_room(arrays))
         kinds = {name: _kind(leaf) for name, leaf in _named_leaves(state).items()}
         # One process hashes, since only one writes.
         digests = _digests(arrays) if jax.process_index() == 0 else dict.fromkeys(arrays, "")
@@ -205,6 +209,15 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
+
+    def _see_room(self, arrays: dict[str, np.ndarray]) -> None:
+        """Raises OSError if the disk cannot hold a state.
+
+        tensorstore would find out too, but then prints a traceback for every leaf.
+        """
+        needed = SPARE + sum(array.nbytes for array in arrays.values())
+        if shutil.disk_usage(self.folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write(self, action: Callable[[], Any]) -> Any:
         """Runs what may write, and says what is wrong with the disk in the user's terms."""

@@ -90,6 +90,7 @@ def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     logging.getLogger("flax_sd").handlers[:] = [handler]
     logging.getLogger("flax_sd").propagate = False
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs traces of what it raises too
     try:
         return command([arg for arg in args if arg != "--debug"])
     except KeyboardInterrupt:

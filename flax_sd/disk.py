@@ -13,12 +13,12 @@ def reason(error: OSError, path: pathlib.Path) -> str:
 
 
 def with_disk(said: str, path: pathlib.Path) -> str:
-    """The words, and if they say that the disk is full, where it is mounted."""
-    full = any(words in said for words in FULL)
-    return f"{said} (the disk mounted at {mount_point(path)})" if full else said
+    """The words; if they say that a disk is full, that alone, and where it is mounted."""
+    full = next((words for words in FULL if words in said), None)
+    return said if full is None else f"{full} (the disk mounted at {mount_point(path)})"
 
 
 def mount_point(path: pathlib.Path) -> pathlib.Path:
     """Where the disk that holds a path, which need not be there, is mounted."""
-    absolute = path.absolute()
-    return next((p for p in (absolute, *absolute.parents) if os.path.ismount(p)), absolute)
+    real = path.resolve()
+    return next((p for p in (real, *real.parents) if os.path.ismount(p)), real)
