@@ -1,10 +1,9 @@
 """A run trained anew beside the old one, and whether it ends in the same bytes."""
 
 import argparse
-import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +12,7 @@ from flax_sd import config_file
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import train
+from flax_sd.runs import environment, train
 from flax_sd.runs.outputs import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
 from flax_sd.runs.resume import flatten
 from flax_sd.weights.safetensors import TensorFile
@@ -21,7 +20,6 @@ from flax_sd.weights.safetensors import TensorFile
 SAME, DIFFERENT = 0, 1  # exit statuses
 # The LoRA of each save comes first: the earliest that differs says when the runs parted.
 RESULTS = ("loras/*.safetensors", LORA_FILE, PEFT_FILE, f"{MODEL_FOLDER}/**/*")
-ENVIRONMENT = "environment.json"
 
 
 class Repeat(NamedTuple):
@@ -71,8 +69,13 @@ def run(repeat: Repeat) -> int:
 
 def other_environment(old: pathlib.Path, new: pathlib.Path) -> list[str]:
     """What differs in the runs' environment.json: equal bytes are promised on equal machines."""
-    a, b = (flatten(_read_json(folder / ENVIRONMENT)) for folder in (old, new))
-    return [
+    recorded = [environment.read(folder) for folder in (old, new)]
+    if not all(recorded):
+        return []
+    a, b = (flatten({**entries[-1], "step": 0}) for entries in recorded)
+    changed = len(recorded[0]) - 1
+    several = [f"{old} was made in {changed + 1} environments, one after another"]
+    return several[:changed] + [
         f"{name} was {a[name]} and is {b[name]}"
         for name in sorted(a.keys() & b.keys())
         if a[name] != b[name]
@@ -108,11 +111,3 @@ def _first_tensor(a: pathlib.Path, b: pathlib.Path) -> str:
         if not np.array_equal(x, y, equal_nan=True):
             return f": {key} differs by {np.abs(x - y).max():.3g} of {np.abs(x).max():.3g}"
     return ": their tensors are the same, their headers are not"
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """An object; an empty one where there is none."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}

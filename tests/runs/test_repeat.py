@@ -50,9 +50,14 @@ def test_a_result_that_one_lacks_is_named(two):
 
 def test_another_environment_is_named(two):
     for folder, version in zip(two, ("0.10.2", "0.11.2"), strict=True):
-        about = {"versions": {"jax": version, "numpy": "2.3"}, "device": "cpu"}
-        (folder / "environment.json").write_text(json.dumps(about))
-    assert repeat.other_environment(*two) == ["versions.jax was 0.10.2 and is 0.11.2"]
+        about = {"step": 0, "jax": version, "device": "cpu", "data": {"train": {"hash": "ab"}}}
+        (folder / "environment.json").write_text(json.dumps([about]))
+    assert repeat.other_environment(*two) == ["jax was 0.10.2 and is 0.11.2"]
+    first = {"step": 0, "jax": "0.9", "device": "gpu"}
+    (two[0] / "environment.json").write_text(json.dumps([first, about | {"step": 4}]))
+    assert repeat.other_environment(*two) == [
+        f"{two[0]} was made in 2 environments, one after another"
+    ]
     (two[0] / "environment.json").unlink()
     assert repeat.other_environment(*two) == []
 
