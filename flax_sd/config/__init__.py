@@ -48,7 +48,8 @@ class Config(Section):
     profile: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
     """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the networks; auto is float32 on a CPU, bfloat16 elsewhere."""
+    """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
+    V100), bfloat16 elsewhere."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":

@@ -2,9 +2,26 @@
 
 import jax
 
+AMPERE = 8.0  # compute capability of NVIDIA's first GPUs with bfloat16
+
 
 def resolve_dtype(name: str) -> str:
-    """The dtype that is named; "auto" is float32 on a CPU and bfloat16 elsewhere."""
+    """The dtype that is named; "auto" is what the devices do well.
+
+    float32 on a CPU, float16 on a GPU without bfloat16 (T4, V100), bfloat16 elsewhere.
+    """
     if name != "auto":
         return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return "float32"
+    # Only NVIDIA's GPUs have a capability that is a number; JAX's declarations leave it out.
+    capability = getattr(device, "compute_capability", None)
+    return "float16" if _is_old(capability) else "bfloat16"
+
+
+def _is_old(capability: str | None) -> bool:
+    try:
+        return capability is not None and float(capability) < AMPERE
+    except ValueError:  # gfx90a and the like, all of which have bfloat16
+        return False

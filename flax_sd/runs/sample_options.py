@@ -34,7 +34,8 @@ class SampleOptions(Settings, Inputs):
     batch_size: int | None = None
     """Pictures drawn together, over all devices; unset takes what their size allows."""
     dtype: Dtype = "auto"
-    """Weights and arithmetic; auto is float32 on a CPU, bfloat16 elsewhere."""
+    """Weights and arithmetic; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
+    V100), bfloat16 elsewhere."""
     vae: str | None = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     revision: str | None = None
