@@ -117,7 +117,7 @@ print(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read())[1])
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc_trim")
 def test_the_memory_of_compiling_is_given_back():
     kept, given = (
-        int(run(MEMORY, *args, JAX_COMPILATION_CACHE_DIR="", **environment()))
-        for args in ([], ["give"])
+        int(run(MEMORY, *args, JAX_COMPILATION_CACHE_DIR="", XLA_FLAGS="", **environment()))
+        for args in ([], ["give"])  # optimised as programs are: that takes the memory
     )
     assert given < 0.7 * kept
