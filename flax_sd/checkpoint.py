@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,11 +35,27 @@ NAMED = 12  # misfits that a message lists before it counts the rest
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
-class Checkpoints:
-    """The newest `keep` states of a run, in a folder that all of its processes see."""
+class _Kept(ocp.checkpoint_managers.PreservationPolicy):
+    """The newest checkpoints, and the one of a step that is asked for at each save."""
 
-    def __init__(self, folder: pathlib.Path, keep: int) -> None:
+    def __init__(self, newest: int, best: Callable[[], int | None]) -> None:
+        self._newest, self._best = newest, best
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        first, best = len(checkpoints) - self._newest, self._best()
+        return [i >= first or each.step == best for i, each in enumerate(checkpoints)]
+
+
+class Checkpoints:
+    """The newest `keep` states of a run and its best, in a folder that all its processes see."""
+
+    def __init__(
+        self, folder: pathlib.Path, keep: int, best: Callable[[], int | None] = lambda: None
+    ) -> None:
         """Opens or creates the folder and clears away what a killed save left.
+
+        Args:
+          best: the step, if any, whose state is to stay however old it is.
 
         Raises:
           UserError: the folder cannot be created or written.
@@ -49,7 +65,7 @@ class Checkpoints:
             lambda: ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep, cleanup_tmp_directories=True
+                    preservation_policy=_Kept(keep, best), cleanup_tmp_directories=True
                 ),
                 item_handlers={
                     "state": ocp.PyTreeCheckpointHandler(),
@@ -120,13 +136,10 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
-            leaves, problem = self._attempt(step, self._read_listing)
+            state, problem = self._state(step, abstract_state)
             if not problem:
-                self._check_fits(step, leaves, abstract_state)
-                arrays, problem = self._attempt(step, lambda s, names=leaves: self._read(s, names))
-                if not problem:
-                    self._set_aside(list(damaged))
-                    return step, _place(arrays, abstract_state)
+                self._set_aside(list(damaged))
+                return step, state
             LOGGER.warning(
                 "checkpoint %s is damaged: %s; trying the one before",
                 self.folder / str(step),
@@ -140,6 +153,26 @@ class Checkpoints:
             f"no checkpoint in {self.folder} is good:\n  {reasons}\n"
             "put back a copy of the folder, or start anew with another output folder"
         )
+
+    def restore(self, step: int, abstract_state: PyTree) -> Any | None:
+        """The state of one step, as `restore_newest`; None, and a warning, if it is not good.
+
+        Raises:
+          UserError: it is of another config.
+        """
+        state, problem = self._state(step, abstract_state)
+        if problem:
+            LOGGER.warning("checkpoint %s cannot be read: %s", self.folder / str(step), problem)
+        return None if problem else state
+
+    def _state(self, step: int, abstract_state: PyTree) -> tuple[Any, str]:
+        """A state, or what is wrong with it; raises UserError if it is of another config."""
+        leaves, problem = self._attempt(step, self._read_listing)
+        if problem:
+            return None, problem
+        self._check_fits(step, leaves, abstract_state)
+        arrays, problem = self._attempt(step, lambda s: self._read(s, leaves))
+        return (None, problem) if problem else (_place(arrays, abstract_state), "")
 
     def _attempt(self, step: int, read: Callable[[int], Any]) -> tuple[Any, str]:
         """What was read, or why it could not be, the same in every process."""

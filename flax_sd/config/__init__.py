@@ -60,12 +60,16 @@ class Config(Section):
             problems.append("lora.max_norm with optim.method schedule_free, whose mean it misses")
         if self.optim.lora_plus != 1 and self.train.mode != "lora":
             problems.append(f"optim.lora_plus has no meaning in train.mode {self.train.mode}")
+        held = (self.data.held_out, self.data.held_out_share, self.data.held_out_base)
+        if self.validation.patience and not (self.validation.every and any(held[:2])):
+            problems.append(
+                "validation.patience without validation.every and data.held_out or held_out_share"
+            )
         if self.train.batch_size % self.train.accumulate:
             problems.append(
                 f"train.batch_size {self.train.batch_size} is not divisible by "
                 f"train.accumulate {self.train.accumulate}"
             )
-        held = (self.data.held_out, self.data.held_out_share, self.data.held_out_base)
         if self.validation.every and not any(held):
             problems.append(
                 "validation.every without data.held_out, data.held_out_share or data.held_out_base"

@@ -29,6 +29,8 @@ class ExportOptions(Section):
     """The file or folder to write; an earlier export is replaced, nothing else is."""
     model: str | None = None
     """What a LoRA file belongs to: a folder or hub id; a run knows its own."""
+    step: Literal["last", "best"] = "last"
+    """Of a run: the state after its last step, or the one with the least val_loss."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     variant: str | None = None
@@ -61,7 +63,9 @@ def run(options: ExportOptions) -> int:
         raise UserError(
             "--to single-file is not there yet: --to merged writes the whole model as a folder"
         )
-    source = find_source(options.run, options.model, options.revision, options.variant)
+    source = find_source(
+        options.run, options.model, options.revision, options.variant, step=options.step
+    )
     _check(options, source)
     if options.to in ("kohya", "peft"):
         form = LoRAForm(options.to, options.strength, options.dtype, options.bake)

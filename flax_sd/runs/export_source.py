@@ -1,12 +1,12 @@
 """What there is to export: a run's folder or a LoRA file, and the model that it belongs to."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flax_sd import config_file
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
-from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 from flax_sd.runs.parts import scheduler_of
 from flax_sd.runs.resume import FILE as CONFIG_FILE
 from flax_sd.weights import hub
@@ -49,13 +49,19 @@ class Source(NamedTuple):
 
 
 def find_source(
-    path: pathlib.Path, model: str | None, revision: str | None, variant: str | None
+    path: pathlib.Path,
+    model: str | None,
+    revision: str | None,
+    variant: str | None,
+    *,
+    step: Literal["last", "best"] = "last",
 ) -> Source:
     """Looks at what `path` is.
 
     Args:
       path: a run's folder, a LoRA file of a run, or any LoRA file.
       model: goes before the run's own.
+      step: which state of a run's folder.
 
     Raises:
       UserError: it is neither, or the run is not finished.
@@ -67,19 +73,24 @@ def find_source(
         own = config.model
         model, revision, variant, vae = own.path, own.revision, own.variant, own.vae
     if path.is_file():
+        if step == "best":
+            raise UserError(f"--step best wants a run's folder, and {path} is a file")
         return Source(path, model, revision, variant, vae, config)
     if config is None:
         raise UserError(f"{path} is no run's folder (it has no {CONFIG_FILE}), nor a LoRA file")
     if config.train.mode == "lora":
-        if not (path / LORA_FILE).is_file():
+        name = BEST_LORA if step == "best" else LORA_FILE
+        if not (path / name).is_file():
+            why = "validation.every was not set, or the run" if step == "best" else "the run"
             raise UserError(
-                f"{path} holds no {LORA_FILE}, for the run is not finished: finish it, or name one "
-                f"of the files in {path / 'loras'}"
+                f"{path} holds no {name}, for {why} is not finished: finish it, or name one of the "
+                f"files in {path / 'loras'}"
             )
-        return Source(path / LORA_FILE, model, revision, variant, vae, config)
-    trained = path / MODEL_FOLDER
+        return Source(path / name, model, revision, variant, vae, config)
+    trained = path / (BEST_MODEL if step == "best" else MODEL_FOLDER)
     if not (trained / "model_index.json").is_file():
-        raise UserError(f"{path} holds no {MODEL_FOLDER} folder, for the run is not finished")
+        why = "validation.every was not set, or the run" if step == "best" else "the run"
+        raise UserError(f"{path} holds no {trained.name} folder, for {why} is not finished")
     return Source(None, str(trained), None, None, config=config)
 
 

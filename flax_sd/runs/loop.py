@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -19,6 +19,7 @@ from flax_sd.runs.pace import Pace, Work
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
 from flax_sd.runs.usage import memory
+from flax_sd.runs.validate import Verdict
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
@@ -35,8 +36,8 @@ class Hooks(Protocol):
         """Whether to measure after this step; after the last one it is done in any case."""
         ...
 
-    def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """Further numbers for the step's line in metrics.jsonl."""
+    def measured(self, step: int, state: TrainState) -> Verdict:
+        """Measures, and judges whether the state is to be kept and the run to go on."""
         ...
 
     def saving(self, step: int, state: TrainState) -> None:
@@ -47,7 +48,7 @@ class Hooks(Protocol):
 
 
 class Loop:
-    """Runs the steps from where the state stands to the last one."""
+    """Runs the steps from where the state stands to the last one, or until it is enough."""
 
     def __init__(
         self,
@@ -109,7 +110,8 @@ class Loop:
                 saving = last or done % self._config.checkpoint.every == 0
                 stopping = self._must_stop(done, saving or measuring)
                 if saving or stopping or measuring or self._guard.in_row:
-                    self._report(*pending, state if measuring else None)
+                    verdict = self._report(*pending, state if measuring else None)
+                    saving, stopping = saving or verdict.best, stopping or verdict.enough
                     pending = None
                 if self._guard.problem:
                     self._give_up(start, done, state)
@@ -148,7 +150,7 @@ class Loop:
             with self._pace.paused():
                 self._hooks.sampled(done, state)
 
-    def _report(self, step: int, metrics: Metrics, measured: TrainState | None = None) -> None:
+    def _report(self, step: int, metrics: Metrics, measured: TrainState | None = None) -> Verdict:
         """Checks and shows the metrics of a step; the first to run waits for the device.
 
         Args:
@@ -157,19 +159,19 @@ class Loop:
         loss = float(metrics.loss)
         skipped = self._guard.see(step, loss, bool(metrics.failed))
         if self._guard.problem:
-            return
+            return Verdict()
         if skipped:
             self._progress.say(self._guard.notice(step, loss, skipped))
         self._pace.stepped()
         pace = self._pace.values()
         self._shown.update(step, loss, pace)
         if step % self._config.log.every and measured is None and not skipped:
-            return
+            return Verdict()
         self._spill.look()
-        more = {}
+        verdict = Verdict()
         if measured is not None:
             with self._pace.paused():
-                more = self._hooks.measured(step, measured)
+                verdict = self._hooks.measured(step, measured)
         updates = step - 1 - self._guard.total + bool(skipped)  # which the schedule counts
         values = {
             "loss": loss,
@@ -178,7 +180,8 @@ class Loop:
         }
         if self._guard.total:
             values["skipped"] = self._guard.total
-        self._trackers.log(step, {**values, **pace, **memory(), **more}, skipped)
+        self._trackers.log(step, {**values, **pace, **memory(), **verdict.values}, skipped)
+        return verdict
 
 
 def _is_ready(array: Any) -> bool:

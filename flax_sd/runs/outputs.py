@@ -27,6 +27,8 @@ from flax_sd.weights.fill import state_tensors
 LORA_FILE = "lora.safetensors"  # kohya names, the format that every user interface loads
 PEFT_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own
 MODEL_FOLDER = "model"
+BEST_LORA, BEST_PEFT = "lora_best.safetensors", "lora_best_peft.safetensors"
+BEST_MODEL = "model_best"
 FINISHED = "finished.json"  # which step the results are of: an extended run has older ones
 COMPONENTS = ("unet", "vae", "text_encoder")
 
@@ -48,27 +50,33 @@ class Outputs:
             )
 
     def finish(
-        self, params: Trees, frozen: Trees, changed: Mapping[str, Any] | None = None
+        self,
+        params: Trees,
+        frozen: Trees,
+        changed: Mapping[str, Any] | None = None,
+        *,
+        best: bool = False,
     ) -> list[pathlib.Path]:
         """At the end: the run's result; returns what was written.
 
         Args:
+          best: it is that of the best state, which stands beside the last one's.
           changed: values of the trained component's config.json that the run has found out.
         """
         if jax.process_index() != 0:
             return []
         if self._lora:
-            paths = self._results()
+            paths = self._results(best)
             self._write_lora(params, *paths)
             return paths
-        target = self._config.output / MODEL_FOLDER
+        target = self._model(best)
         _clear_remains(target)
         self._write_model(target, params, frozen, dict(changed or {}))
         return [target]
 
-    def missing(self) -> list[pathlib.Path]:
-        """The results that are not there."""
-        return [path for path in self._results() if not path.is_file()]
+    def missing(self, *, best: bool = False) -> list[pathlib.Path]:
+        """The results, of the last or of the best state, that are not there."""
+        return [path for path in self._results(best) if not path.is_file()]
 
     def finished_step(self) -> int | None:
         """The step that the results are of; None if they were never all written."""
@@ -86,14 +94,18 @@ class Outputs:
         if jax.process_index() == 0 and self.finished_step() != step:
             write_aside(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
 
-    def _results(self) -> list[pathlib.Path]:
+    def _model(self, best: bool) -> pathlib.Path:
+        return self._config.output / (BEST_MODEL if best else MODEL_FOLDER)
+
+    def _results(self, best: bool) -> list[pathlib.Path]:
         """The files by which missing results are noticed."""
         if self._lora:
-            return [self._config.output / name for name in (LORA_FILE, PEFT_FILE)]
+            names = (BEST_LORA, BEST_PEFT) if best else (LORA_FILE, PEFT_FILE)
+            return [self._config.output / name for name in names]
         configs = [f"{name}/config.json" for name in COMPONENTS]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
         names = ["model_index.json", *configs, *weights]
-        return [self._config.output / MODEL_FOLDER / name for name in names]
+        return [self._model(best) / name for name in names]
 
     def _write_lora(self, params: Trees, kohya: pathlib.Path, peft: pathlib.Path) -> None:
         for name, leaves in params.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax_sd.config import Config
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
-from flax_sd.runs.outputs import LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 
 MEANING = {
     VAL_LOSS: "held-out pictures of the kind that it was trained on",
@@ -16,9 +16,22 @@ MEANING = {
 }
 
 
-def summary(config: Config) -> list[str]:
-    """Lines for the end of a run; the figures are those in its metrics.jsonl."""
-    return [*_losses(config), *_next(config)]
+def summary(config: Config, best: int | None = None) -> list[str]:
+    """Lines for the end of a run; the figures are those in its metrics.jsonl.
+
+    Args:
+      best: the step of the state with the least val_loss, if it was kept.
+    """
+    return [*_losses(config), *_best(config, best), *_next(config)]
+
+
+def _best(config: Config, step: int | None) -> list[str]:
+    """Where the best state's results are."""
+    rows = [row for row in _measured(config.output / "metrics.jsonl") if row.get("step") == step]
+    if step is None or not rows or rows[-1].get(VAL_LOSS) is None:
+        return []
+    name = BEST_LORA if config.train.mode == "lora" else BEST_MODEL
+    return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {config.output / name}"]
 
 
 def _losses(config: Config) -> list[str]:

@@ -1,7 +1,6 @@
 """A training run from its config to its files, in the order of the data."""
 
 import contextlib
-from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import check, environment, latents, lock, resume
+from flax_sd.runs import check, environment, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
@@ -27,9 +26,10 @@ from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.report import LiveReport
+from flax_sd.runs.results import Results
 from flax_sd.runs.samples import Interrupted, Samples, choose_prompts
 from flax_sd.runs.summary import summary
-from flax_sd.runs.validate import Validation
+from flax_sd.runs.validate import Validation, Verdict, exhausted, keeps_best
 from flax_sd.runs.validation_log import ValidationLog
 from flax_sd.signals import STOPPED, StopRequest
 from flax_sd.tracking import Trackers
@@ -110,6 +110,7 @@ class Run:
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.outputs = Outputs(config, parts)
+        self.results = Results(self.outputs, sets.train, config.train.mode, progress)
         prompts = choose_prompts(config, sets.train)
         drawing = Samples(config, parts, prompts, lambda: stop.reason is not None)
         self.samples = drawing if prompts else None
@@ -119,22 +120,23 @@ class Run:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
         folder = self.config.output / "checkpoints"
         keep = self.config.checkpoint.keep
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, keep)))
+        checkpoints = Checkpoints(folder, keep, lambda: self.best)
+        stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(peers.together())  # before closing them waits for other processes
         start, state = self._restore(checkpoints)
-        if self.outputs.finished_step() == start >= self.total:
-            if self.outputs.missing():
-                self._export(state)
+        self.log = ValidationLog(self.config.output, start or -1)
+        if self.outputs.finished_step() == start and self._done(start):
+            self._write_missing(state, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
         environment.record(
             self.config.output, start, environment.facts(self.config, self.sets, self.parts)
         )
-        self._prepare(start)
+        self._prepare()
         self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
         if start == 0:
             self._look_before(state)
-        if start < self.total:
+        if not self._done(start):
             start, state = self._train(start, state, checkpoints, stack)
             checkpoints.wait()
             self.stop.at_once = AFTER
@@ -145,10 +147,24 @@ class Run:
                 )
                 self.report.write("stopped")
                 return STOPPED
-        self._finish(start, state)
+        self._finish(start, state, checkpoints)
         return 0
 
-    def _prepare(self, start: int) -> None:
+    def _write_missing(self, state: TrainState, checkpoints: Checkpoints) -> None:
+        if self.outputs.missing():
+            self.results.write(state.learned, self.objective)
+        if self.best is not None and self.outputs.missing(best=True):
+            self.results.write_best(self.best, state, checkpoints, self.objective)
+
+    @property
+    def best(self) -> int | None:
+        """The step whose state is kept as the best one, if any is."""
+        return self.log.best() if keeps_best(self.config) else None
+
+    def _done(self, step: int) -> bool:
+        return step >= self.total or exhausted(self.config, self.log)
+
+    def _prepare(self) -> None:
         """Encodes what need be encoded only once, and lets go of what has then done its work."""
         before = self.objective
         self.inputs, measured, self.objective, self.frozen = prepare(
@@ -158,10 +174,10 @@ class Run:
             network = self.parts.networks.pop(name)
             if self.samples is not None:  # which draws with it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
-        log = ValidationLog(self.config.output, start or -1)
-        log.rewind()
-        measure = self.objective.measure
-        self.validation = Validation(self.sets, measured, measure, self.mesh, log, self.progress)
+        self.log.rewind()
+        self.validation = Validation(
+            self.sets, measured, self.objective.measure, self.mesh, self.log, self.progress
+        )
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
         fresh = train_step.init_state(
@@ -246,8 +262,8 @@ class Run:
         every = self.config.validation.every
         return every is not None and step % every == 0
 
-    def measured(self, step: int, state: TrainState) -> Mapping[str, float]:
-        """The losses of the pictures that stay the same.
+    def measured(self, step: int, state: TrainState) -> Verdict:
+        """The losses of the pictures that stay the same, and what they say of the run.
 
         Raises:
           UserError: one is not finite.
@@ -256,7 +272,11 @@ class Run:
             self.progress.stage("trained", f"to step {step}")
         values, curves = self.validation.measure(step, state.learned, self.frozen)
         self.trackers.show(step, curves)
-        return values
+        enough = exhausted(self.config, self.log)
+        if enough:
+            patience = self.config.validation.patience
+            self.progress.say(f"val_loss has not surely improved {patience} times: this is the end")
+        return Verdict(values, self.best == step, enough)
 
     def saving(self, step: int, state: TrainState) -> None:
         """The LoRA of every checkpoint, since people choose the best one."""
@@ -270,7 +290,7 @@ class Run:
 
     def _look_before(self, state: TrainState) -> None:
         """Loss and pictures of the model as it was."""
-        if values := self.measured(0, state):
+        if values := self.measured(0, state).values:
             self.trackers.log(0, values)
         self.sampled(0, state)
 
@@ -279,24 +299,16 @@ class Run:
         assert self.samples is not None
         self.progress.stage("sampled", str(self.samples.path(step)))
 
-    def _finish(self, step: int, state: TrainState) -> None:
+    def _finish(self, step: int, state: TrainState, checkpoints: Checkpoints) -> None:
         """All that the trained model is asked for; a killed run does it again."""
-        self._export(state)
+        self.results.write(state.learned, self.objective)
+        if self.best is not None:
+            self.results.write_best(self.best, state, checkpoints, self.objective)
         if self.samples is not None:
             self._show_grid(step, self.samples.finish(step, state.learned))
             if self.samples.sheet.is_file():
                 self.progress.stage("before and after", str(self.samples.sheet))
         self.report.write("finished")
         self.outputs.mark_finished(step)
-        for line in summary(self.config):
+        for line in summary(self.config, self.best):
             self.progress.say(line)
-
-    def _export(self, state: TrainState) -> None:
-        """Writes the results."""
-        changed, frozen = {}, self.objective.frozen
-        if self.config.train.mode == "vae":
-            scale = latents.scaling_factor(self.objective, state.learned, frozen, self.sets.train)
-            changed = {"scaling_factor": round(scale, 5)}
-            self.progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
-        for path in self.outputs.finish(state.learned, frozen, changed):
-            self.progress.stage("written", str(path))

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
+from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.losses import Loss, Trees
 from flax_sd.progress import Progress
@@ -12,6 +14,31 @@ from flax_sd.runs.datasets import TRAIN_SUBSET, Sets
 from flax_sd.runs.evaluate import Evaluator
 from flax_sd.runs.inputs import Inputs
 from flax_sd.runs.validation_log import Losses, Measured, ValidationLog
+
+
+class Verdict(NamedTuple):
+    """What a measurement came to.
+
+    Attributes:
+      values: figures for the step's line in metrics.jsonl.
+      best: the state is the best so far, and is to be kept.
+      enough: the run is to end.
+    """
+
+    values: Mapping[str, float] = {}
+    best: bool = False
+    enough: bool = False
+
+
+def keeps_best(config: Config) -> bool:
+    """Whether the run has a best state beside its last."""
+    return config.validation.every is not None
+
+
+def exhausted(config: Config, log: ValidationLog) -> bool:
+    """Whether validation.patience is at its end."""
+    patience = config.validation.patience
+    return patience is not None and log.without_improvement() >= patience
 
 
 class Validation:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
+from flax_sd.runs.datasets import VAL_LOSS
 from flax_sd.runs.interval import Interval, interval
 from flax_sd.step_lines import StepLines
 
@@ -83,6 +84,27 @@ class ValidationLog:
         if jax.process_index() == 0:
             self._lines.truncate_after(self._step)
             self._pictures.truncate_after(self._step)
+
+    def best(self) -> int | None:
+        """The step after which val_loss was least, of those measured; the first of equal ones."""
+        known = self._known.get(VAL_LOSS, {})
+        after = [(float(np.mean(means.values)), step) for step, means in known.items() if step]
+        return min(after)[1] if after else None
+
+    def without_improvement(self) -> int:
+        """How many measurements in a row, the last among them, had no sure improvement of val_loss.
+
+        Sure is one whose whole interval is below 0, against the last such (at first, step 0), each
+        picture with itself.
+        """
+        reference, waited = None, 0
+        for _, means in sorted(self._known.get(VAL_LOSS, {}).items()):
+            moved = change(reference, means)
+            if moved is None or moved.falls:
+                reference, waited = means, 0
+            else:
+                waited += 1
+        return waited
 
     def add(
         self, step: int, name: str, losses: Losses, bands: Sequence[tuple[int, int]]

@@ -42,6 +42,14 @@ def test_without_measures_it_only_says_what_to_try(finished):
         assert "->" not in text and "sample.py" in text and "train.py" in text
 
 
+def test_the_best_state_is_named(finished, tmp_path):
+    finished({"val_loss": 0.08}, {"val_loss": 0.05}, {"val_loss": 0.06})
+    config = Config.model_validate({"output": str(tmp_path)})
+    text = "\n".join(summary(config, 1))
+    assert f"least val_loss 0.0500 at step 1: {tmp_path}/lora_best.safetensors" in text
+    assert "least" not in "\n".join(summary(config))
+
+
 def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
     finished({"val_loss": 0.1}, {"val_loss": 0.2})
     config = Config.model_validate({"output": str(tmp_path)})

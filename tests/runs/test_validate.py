@@ -1,12 +1,13 @@
 """Runs that are measured while they train."""
 
 import json
+import shutil
 
 import pytest
 
 from flax_sd import cli, config_file
 from flax_sd.runs.datasets import TRAIN_SUBSET, VAL_LOSS, open_sets
-from tests.runs.conftest import Ended, make_pictures, metrics
+from tests.runs.conftest import Ended, contents, make_pictures, metrics
 
 STEPS = ["--train.steps", "5", "--validation.every", "2", "--checkpoint.every", "3"]
 
@@ -83,4 +84,55 @@ def test_as_many_training_pictures_are_measured(sets, tmp_path, held):
 def test_measuring_nothing_again_and_again_is_refused(config_file_path):
     with pytest.raises(Exception, match=r"validation\.every without data\.held_out"):
         config_file.parse(config_file_path, ["--validation.every", "2"])
-    config_file.parse(config_file_path, ["--validation.every", "2", "--data.held_out_base", "x"])
+    base = ["--validation.every", "2", "--data.held_out_base", "x"]
+    config_file.parse(config_file_path, base)
+    with pytest.raises(Exception, match=r"validation\.patience without"):
+        config_file.parse(config_file_path, [*base, "--validation.patience", "2"])
+
+
+@pytest.mark.slow
+def test_the_best_state_is_kept_and_ends_as_a_result(validated):
+    folder = validated.folder
+    best = min((line["mean"], line["step"]) for line in lines(folder) if line["set"] == VAL_LOSS)
+    step = min((x["mean"], x["step"]) for x in lines(folder) if x["set"] == VAL_LOSS and x["step"])
+    assert best[0] <= step[0]
+    saved = (folder / "loras" / f"step-{step[1]:06d}.safetensors").read_bytes()
+    assert (folder / "lora_best.safetensors").read_bytes() == saved
+    assert (folder / "lora_best_peft.safetensors").is_file()
+    assert (folder / "checkpoints" / str(step[1])).is_dir()
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_best_and_a_finished_one_changes_nothing(
+    validated, config_file, held, tmp_path
+):
+    folder = tmp_path / "again"
+    shutil.copytree(validated.folder, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if path.name.isdigit() and int(path.name) > 3:
+            shutil.rmtree(path)
+    for name in ("lora_best.safetensors", "finished.json"):
+        (folder / name).unlink()
+    flags = [*STEPS, "--data.held_out", held, "--log.tensorboard", "true", "--log.every", "3"]
+    command = [str(config_file), "--output", str(folder), *map(str, flags)]
+    assert cli.train(command) == 0
+    for name in ("validation.jsonl", "validation_pictures.jsonl", "lora_best.safetensors"):
+        assert (folder / name).read_bytes() == (validated.folder / name).read_bytes(), name
+    whole = contents(folder)
+    (folder / "lora_best.safetensors").unlink()
+    assert cli.train(command) == 0
+    assert contents(folder) == whole
+
+
+@pytest.mark.slow
+def test_a_run_that_no_longer_improves_ends_and_can_be_extended(config_file, held, tmp_path):
+    flags = [*STEPS, "--data.held_out", held, "--optim.learning_rate", 1e-12]
+    command = [str(config_file), "--output", str(tmp_path / "a"), *map(str, flags)]
+    command += ["--validation.every", "1", "--validation.patience"]
+    assert cli.train([*command, "2"]) == 0
+    assert lines(tmp_path / "a")[-1]["step"] == 2
+    assert json.loads((tmp_path / "a" / "finished.json").read_text()) == {"step": 2}
+    whole = contents(tmp_path / "a")
+    assert cli.train([*command, "2"]) == 0 and contents(tmp_path / "a") == whole
+    assert cli.train([*command, "3"]) == 0
+    assert json.loads((tmp_path / "a" / "finished.json").read_text()) == {"step": 3}

@@ -62,3 +62,28 @@ def test_one_picture_has_no_interval_and_vae_losses_no_bands(tmp_path):
     ValidationLog(tmp_path, -1).add(0, "val_loss", Losses(("a",), np.array([[0.5]])), [])
     (line,) = lines(tmp_path)
     assert line["ci95"] is None and line["bands"] == [] and line["mean"] == 0.5
+
+
+def measured(folder, *losses):
+    folder.mkdir(exist_ok=True)
+    log = ValidationLog(folder, 100)
+    for i, values in enumerate(losses):
+        log.add(10 * i, "val_loss", Losses(("a", "b", "c"), np.array(values)[:, None]), [])
+    return log
+
+
+def test_the_best_is_the_least_after_step_0_and_the_first_of_equal_ones(tmp_path):
+    log = measured(tmp_path, [0.1, 0.1, 0.1], [0.9, 0.5, 0.4], [0.4, 0.3, 0.2], [0.4, 0.3, 0.2])
+    assert log.best() == 20
+    # A resumed run knows no later ones, and ends with the same.
+    assert ValidationLog(tmp_path, 10).best() == 10 and ValidationLog(tmp_path, 30).best() == 20
+    assert ValidationLog(tmp_path, 0).best() is None
+
+
+def test_only_a_sure_improvement_of_the_same_pictures_ends_the_waiting(tmp_path):
+    start, sure = np.array([0.5, 1.0, 2.0]), np.array([-0.1, -0.11, -0.12])
+    unsure = start + sure + np.array([-0.3, 0.1, 0.1])
+    rows = [start, start + sure, unsure, start, start + 2 * sure]
+    for known, waited in ((1, 0), (2, 0), (3, 1), (4, 2), (5, 0)):
+        log = measured(tmp_path / str(known), *rows[:known])
+        assert log.without_improvement() == waited, known
