@@ -11,13 +11,15 @@ from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.models.unet import UNet2DConditionModel
+from flax_sd.models.unet_2d import UNet2DModel
+from flax_sd.models.unet_2d_config import UNet2DConfig
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.models.vae import AutoencoderKL, AutoencoderKLConfig
 from flax_sd.weights.fill import as_dtype, fill
 from flax_sd.weights.folder import component_tensors, read_json
 
 VAE = AutoencoderKL | AutoencoderTiny
-PIPELINE = "StableDiffusionPipeline"
+PIPELINE, DDPM = "StableDiffusionPipeline", "DDPMPipeline"
 
 
 class Kind(NamedTuple):
@@ -29,6 +31,7 @@ class Kind(NamedTuple):
 
 # By the class that the config names; transformers' configs name theirs in a list.
 KINDS: dict[str, Kind] = {
+    "UNet2DModel": Kind(UNet2DConfig.from_json, UNet2DModel),
     "UNet2DConditionModel": Kind(UNetConfig.from_json, UNet2DConditionModel),
     "AutoencoderKL": Kind(AutoencoderKLConfig.from_json, AutoencoderKL),
     "AutoencoderTiny": Kind(AutoencoderTinyConfig.from_json, AutoencoderTiny),
@@ -53,8 +56,8 @@ class OneKey(nnx.Rngs):
         return lambda: key
 
 
-def check_kind(folder: pathlib.Path) -> None:
-    """Sees before anything is read that a folder is a Stable Diffusion 1.x or 2.x.
+def check_kind(folder: pathlib.Path, wanted: str = PIPELINE) -> None:
+    """Sees before anything is read that a folder is a model of the wanted kind.
 
     Raises:
       UserError: it is something else.
@@ -63,8 +66,9 @@ def check_kind(folder: pathlib.Path) -> None:
     if not path.is_file():
         raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
     kind = read_json(path).get("_class_name")
-    if kind != PIPELINE:
-        raise UserError(f"{folder} is a {kind}; a {PIPELINE} (1.x or 2.x) is what can be loaded")
+    if kind != wanted:
+        versions = " (1.x or 2.x)" if wanted == PIPELINE else ""
+        raise UserError(f"{folder} is a {kind}; a {wanted}{versions} is what can be loaded")
 
 
 def read_component_config(folder: pathlib.Path, component: str) -> dict[str, Any]:

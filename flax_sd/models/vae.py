@@ -5,6 +5,7 @@ Latents here are raw: the caller multiplies them by `config.scaling_factor`.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 
 from flax_sd.models import layers
 from flax_sd.models.config_json import read_config
+from flax_sd.models.self_attention import Attention
 
 NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
 
@@ -87,23 +89,6 @@ class ResnetBlock2D(nnx.Module):
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
-class Attention(nnx.Module):
-    """One-headed self-attention over all positions, with a residual connection."""
-
-    def __init__(self, channels: int, groups: int, *, rngs: nnx.Rngs):
-        self.group_norm = layers.group_norm(channels, groups, NORM_EPSILON, rngs=rngs)
-        self.to_q = layers.linear(channels, channels, rngs=rngs)
-        self.to_k = layers.linear(channels, channels, rngs=rngs)
-        self.to_v = layers.linear(channels, channels, rngs=rngs)
-        self.to_out = nnx.List([layers.linear(channels, channels, rngs=rngs)])
-
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        b, h, w, c = x.shape
-        tokens = self.group_norm(x).reshape(b, h * w, 1, c)  # [b, n, one head, c]
-        y = layers.attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
-        return x + self.to_out[0](y).reshape(b, h, w, c)
-
-
 class MidBlock(nnx.Module):
     """ResBlock, attention, ResBlock at the smallest size."""
 
@@ -113,9 +98,8 @@ class MidBlock(nnx.Module):
             [ResnetBlock2D(channels, channels, groups, rngs=rngs) for _ in "12"]
         )
         with_attention = config.mid_block_add_attention
-        self.attentions = nnx.List(
-            [Attention(channels, groups, rngs=rngs)] if with_attention else []
-        )
+        attention = functools.partial(Attention, channels, groups, NORM_EPSILON, rngs=rngs)
+        self.attentions = nnx.List([attention()] if with_attention else [])
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = self.resnets[0](x)

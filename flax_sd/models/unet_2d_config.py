@@ -1,0 +1,111 @@
+"""The config.json of an unconditional UNet: the fields of DDPM's models, and those refused."""
+
+import dataclasses
+from typing import Any
+
+from flax_sd.errors import UserError
+from flax_sd.models.config_json import read_config
+
+DOWN, ATTN_DOWN = "DownBlock2D", "AttnDownBlock2D"
+UP, ATTN_UP = "UpBlock2D", "AttnUpBlock2D"
+MID = "UNetMidBlock2D"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNet2DConfig:
+    """What of an unconditional UNet's config.json shapes the network; diffusers' defaults.
+
+    Raises UserError if fields do not fit each other.
+    """
+
+    sample_size: int | tuple[int, int] | None = None  # pixels; a default size, any will do
+    in_channels: int = 3
+    out_channels: int = 3
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = (DOWN, ATTN_DOWN, ATTN_DOWN, ATTN_DOWN)
+    mid_block_type: str = MID
+    up_block_types: tuple[str, ...] = (ATTN_UP, ATTN_UP, ATTN_UP, UP)
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    mid_block_scale_factor: float = 1.0
+    downsample_padding: int = 1
+    dropout: float = 0.0  # in training alone
+    act_fn: str = "silu"
+    attention_head_dim: int | None = 8  # of one head, unlike the other UNet's; null: one head
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], where: str = "unet/config.json") -> "UNet2DConfig":
+        """Reads diffusers' config. Raises UserError that names every field not supported."""
+        choices = {
+            "down_block_types": (DOWN, ATTN_DOWN),
+            "mid_block_type": (MID,),
+            "up_block_types": (UP, ATTN_UP),
+            "act_fn": ("silu",),
+        }
+        return read_config(cls, raw, UNSUPPORTED, where, choices=choices)
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The number of ResBlocks of each down block; up blocks have one more."""
+        return (self.layers_per_block,) * len(self.block_out_channels)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The number of attention heads of each down block."""
+        return tuple(c // (self.attention_head_dim or c) for c in self.block_out_channels)
+
+    @property
+    def time_width(self) -> int:
+        """The width of the timestep's embedding inside the blocks."""
+        return 4 * self.block_out_channels[0]
+
+    def __post_init__(self) -> None:
+        widths, problems = self.block_out_channels, []
+        for name in ("down_block_types", "up_block_types"):
+            if len(value := getattr(self, name)) != len(widths):
+                problems.append(
+                    f"{name} has {len(value)} entries: block_out_channels has {len(widths)}, "
+                    "one a block"
+                )
+        for channels in widths:
+            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
+                problems.append(
+                    f"norm_num_groups {self.norm_num_groups} does not divide a block's {channels} "
+                    "channels"
+                )
+        for channels in self._attending():
+            if channels % (self.attention_head_dim or channels):
+                problems.append(
+                    f"attention_head_dim {self.attention_head_dim} does not divide a block's "
+                    f"{channels} channels"
+                )
+        if not 0 <= self.dropout < 1:
+            problems.append(f"dropout is {self.dropout}: should be at least 0 and below 1")
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
+
+    def _attending(self) -> list[int]:
+        """The channels of what has attention: the middle, and blocks of that kind."""
+        down = zip(self.block_out_channels, self.down_block_types, strict=False)
+        up = zip(self.block_out_channels[::-1], self.up_block_types, strict=False)
+        within = [c for c, kind in [*down, *up] if kind in (ATTN_DOWN, ATTN_UP)]
+        return [self.block_out_channels[-1], *within]
+
+
+# What diffusers' class reads besides, with its defaults (`UNet2DModel.__init__`, 0.42.1). Of these,
+# `num_train_timesteps` has a meaning for a learned embedding of the timestep alone.
+UNSUPPORTED: dict[str, Any] = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "time_embedding_dim": None,
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "attn_norm_num_groups": None,
+    "resnet_time_scale_shift": "default",
+    "add_attention": True,
+    "class_embed_type": None,
+    "num_class_embeds": None,
+}
