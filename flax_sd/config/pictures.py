@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Section, refuse_idle
+from flax_sd.config.section import Count, Positive, Rate, Section, refuse_idle
 
 
 class DataConfig(Section):
@@ -17,6 +17,11 @@ class DataConfig(Section):
     """How often an epoch shows each picture of path."""
     folders: dict[str, Positive] = {}
     """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
+    regularisation: str | None = None
+    """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
+    of the class: an epoch shows as many of them as of the others."""
+    prior_weight: Rate = 1.0
+    """Weight of the losses of these pictures."""
     resolution: Positive = 512
     """Side of the training pictures, in pixels; a multiple of 8."""
     buckets: Literal["none", "area", "kohya"] = "none"
@@ -91,6 +96,7 @@ class DataConfig(Section):
         kohya = self.buckets == "kohya"
         meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
         meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
+        meaning["prior_weight"] = self.regularisation is not None
         refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
         if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
             raise ValueError(

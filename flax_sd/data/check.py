@@ -45,6 +45,8 @@ def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Find
             found += _captions(name, pictures.captions(i), cut_off)
         found += _picture(pictures, i)
     found += [Finding("unused", *unused) for unused in pictures.unused]
+    spare = [name for name, n in zip(pictures.names, pictures.repeats, strict=True) if not n]
+    found += [Finding("unused", name, "an epoch has enough others of the class") for name in spare]
     return in_order(found)
 
 

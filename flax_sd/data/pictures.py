@@ -44,8 +44,9 @@ class Pictures:
         self.seen, self.names = tuple(seen), tuple(record.name for record in found)
         self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
         self.shapes = tuple(fit.shape for fit in self.fits)
-        self.repeats = tuple(record.repeats for record in found)
-        self.weights = tuple(record.weight for record in found)
+        self.prior = tuple(record.prior for record in found)
+        self.repeats = evened([record.repeats for record in found], self.prior)
+        self.weights = tuple(cfg.prior_weight if prior else 1.0 for prior in self.prior)
         pairs = zip(self.names, self.fits, strict=True)
         spare = [name for name, fit in pairs if fit.resized != fit.shape]
         self.cut_anew = () if cfg.center_crop else tuple(spare)
@@ -126,6 +127,23 @@ class Pictures:
         )
 
 
+def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
+    """Returns the repeats with as many of the prior pictures as there are of the others.
+
+    `DreamBoothDataset` of sd-scripts: each has its own until there are enough, and where there are
+    not, one more by turns. Those past enough have none.
+    """
+    own = [i for i, is_prior in enumerate(prior) if is_prior]
+    wanted = sum(repeats) - sum(repeats[i] for i in own)
+    even, missing = list(repeats), wanted
+    for i in own:
+        even[i] = repeats[i] if missing > 0 else 0
+        missing -= even[i]
+    for turn in range(max(0, missing) if own else 0):
+        even[own[turn % len(own)]] += 1
+    return tuple(even)
+
+
 def open_pictures(cfg: DataConfig) -> Pictures:
     """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
 
@@ -162,14 +180,23 @@ def _some(found: list[Record], count: int) -> list[Record]:
 
 
 def _all(cfg: DataConfig) -> Listing:
-    """What lies at path and in the further folders, whose names these records bear."""
+    """What lies at path and elsewhere; records of other folders bear the folder's name."""
     listing = _times(_list(cfg, cfg.path), cfg.repeats)
     for path, repeats in cfg.folders.items():
         further = _times(_list(cfg, path, "data.folders"), repeats)
-        listing.records.extend(r._replace(name=f"{path}/{r.name}") for r in further.records)
-        listing.bad.extend(bad._replace(name=f"{path}/{bad.name}") for bad in further.bad)
-        listing.unused.extend(file._replace(name=f"{path}/{file.name}") for file in further.unused)
+        _join(listing, path, further)
+    if (path := cfg.regularisation) is not None:
+        further = _list(cfg, path, "data.regularisation")
+        prior = [record._replace(prior=True) for record in further.records]
+        _join(listing, path, further._replace(records=prior))
     return listing
+
+
+def _join(listing: Listing, path: str, further: Listing) -> None:
+    """Adds what lies in a further folder to the listing."""
+    listing.records.extend(r._replace(name=f"{path}/{r.name}") for r in further.records)
+    listing.bad.extend(bad._replace(name=f"{path}/{bad.name}") for bad in further.bad)
+    listing.unused.extend(file._replace(name=f"{path}/{file.name}") for file in further.unused)
 
 
 def _times(listing: Listing, repeats: int) -> Listing:

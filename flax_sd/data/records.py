@@ -20,14 +20,14 @@ class Record(NamedTuple):
 
     Attributes:
       repeats: how often an epoch shows it.
-      weight: of its loss.
+      prior: whether it is there for regularisation.
     """
 
     name: str
     captions: tuple[str, ...]
     read: Callable[[], bytes]
     repeats: int = 1
-    weight: float = 1.0
+    prior: bool = False
 
 
 class Bad(NamedTuple):

@@ -23,7 +23,7 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
       UserError: one side would be empty.
     """
     places = [place(seen.shows) for seen in pictures.seen]
-    held = [i for i, at in enumerate(places) if at < share]
+    held = [i for i, at in enumerate(places) if at < share and not pictures.prior[i]]
     if len(held) in (0, len(places)):
         least, all_but = min(places), max(places)
         how = (

@@ -32,6 +32,7 @@ def open_sets(config: Config) -> Sets:
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
     alone = {**fixed, "folders": {}, "repeats": 1}
+    alone |= {"regularisation": None, "prior_weight": 1.0}
     measured = {
         name: data.open_pictures(config.data.model_copy(update={**alone, "path": path}))
         for name, path in paths.items()

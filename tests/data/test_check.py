@@ -80,3 +80,16 @@ def test_a_bucket_crops_less_and_enlarges_by_what_it_is(tmp_path, config):
     assert pictures.shapes[pictures.names.index("wide.png")] == (24, 8)
     assert ("cropped", "wide.png") not in found
     assert found["small", "tiny.png"] == "8 x 9 pixels, enlarged 2.0 times"
+
+
+def test_pictures_for_regularisation_past_enough_are_named(tmp_path, config):
+    for name in ("own", "prior"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (20, 20), (i, 0, len(name))).save(tmp_path / name / f"{i}.png")
+            (tmp_path / name / f"{i}.txt").write_text(SHORT)
+    (tmp_path / "own" / "1.png").unlink()
+    options = {"regularisation": str(tmp_path / "prior")}
+    found = check(open_pictures(config(tmp_path / "own", **options)), None)
+    unused = [f.name for f in found if f.kind == "unused"]
+    assert sorted(unused) == sorted(["1.txt", f"{tmp_path}/prior/1.png"])

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.data import open_pictures
+from flax_sd.data.pictures import evened
 from flax_sd.errors import UserError
 
 
@@ -157,3 +158,24 @@ def test_further_folders_join_the_set_with_repeats_of_their_own(folder, tmp_path
     assert pictures.repeats == (2, 2, 2, 2, 2, 12) and pictures.captions(5) == ("cat",)
     with pytest.raises(UserError, match="nowhere is not there: data.folders names a folder"):
         open_pictures(config(folder, folders={str(folder / "nowhere"): 1}))
+
+
+def test_pictures_for_regularisation_are_as_many_as_the_others(folder, tmp_path_factory, config):
+    prior = tmp_path_factory.mktemp("prior") / "1_cat"
+    prior.mkdir()
+    for i in range(2):
+        Image.new("RGB", (20, 12), (i, 0, 0)).save(prior / f"{i}.png")
+    options = {"regularisation": str(prior.parent), "prior_weight": 0.5}
+    pictures = open_pictures(config(folder, **options))
+    assert pictures.names[5:] == (f"{prior.parent}/1_cat/0.png", f"{prior.parent}/1_cat/1.png")
+    assert pictures.repeats == (1, 1, 1, 1, 1, 3, 2)
+    assert pictures.weights == (1, 1, 1, 1, 1, 0.5, 0.5)
+    with pytest.raises(ValueError, match="prior_weight without effect"):
+        config(folder, prior_weight=0.5)
+
+
+def test_repeats_of_regularisation_are_those_of_sd_scripts():
+    assert evened([2, 3, 1, 1], [False, False, True, True]) == (2, 3, 3, 2)
+    assert evened([2, 4, 4, 4], [False, True, True, True]) == (2, 4, 0, 0)
+    assert evened([1, 1, 2, 2], [False, False, True, True]) == (1, 1, 2, 0)
+    assert evened([3, 2], [False, False]) == (3, 2)
