@@ -82,6 +82,23 @@ def test_a_config_is_its_dict():
         ({"optim": {"decay_steps": 5}}, "decay_steps without effect"),
         ({"optim": {"rates": {"(": 1}}}, "'.' is no regular expression"),
         ({"optim": {"lora_plus": 4}, "train": {"mode": "full"}}, "lora_plus has no meaning"),
+        ({"train": {"mode": "textual_inversion"}}, "trains tokens.names: there are none"),
+        (
+            {
+                "train": {"mode": "textual_inversion", "text_encoder": True},
+                "tokens": {"names": {"<a>": "cat"}},
+                "lora": {"rank": 8, "dropout": 0.5},  # the rank may stay from another config
+            },
+            "error, lora.dropout has no meaning in train.mode textual_inversion; train.text_encod",
+        ),
+        (
+            {"train": {"mode": "full"}, "tokens": {"names": {"<a>": "cat"}}},
+            "tokens.names has no meaning in train.mode full",
+        ),
+        ({"tokens": {"vectors": 2}}, "vectors without effect"),
+        ({"tokens": {"names": {"<a>": " "}}}, "<a> begins as nothing: name a word near it"),
+        ({"tokens": {"names": {"<a>": "cat", "<b>": "a <a>"}}}, "<b> begins as <a>, a new one"),
+        ({"tokens": {"names": {"<a>": "cat", "[a]": "dog"}}}, "each needs letters of its own"),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"nonsense": 1}, "Extra inputs"),
     ],

@@ -17,6 +17,7 @@ from flax_sd.config.optim import OptimConfig
 from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import Section, changed
+from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.training import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
 
@@ -31,6 +32,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     lora: LoRAConfig = LoRAConfig()
+    tokens: TokensConfig = TokensConfig()
     optim: OptimConfig = OptimConfig()
     loss: LossConfig = LossConfig()
     timesteps: TimestepsConfig = TimestepsConfig()
@@ -85,7 +87,7 @@ class Config(Section):
     def _idle_options(self) -> list[str]:
         """Options that would do nothing, or nothing sensible, in the mode."""
         train, mode = self.train, self.train.mode
-        trained = {"lora": (), "vae": ("vae",), "full": ("unet",)}[mode]
+        trained = {"vae": ("vae",), "full": ("unet",)}.get(mode, ())
         if mode == "full" and train.text_encoder:
             trained = ("unet", "text_encoder")
         problems = [
@@ -109,6 +111,13 @@ class Config(Section):
             "sample.every": self.sample.every,
             "sample.prompts": self.sample.prompts,
         }
+        if mode == "textual_inversion":
+            if not self.tokens.names:
+                problems.append("train.mode textual_inversion trains tokens.names: there are none")
+            if train.text_encoder:
+                problems.append(f"train.text_encoder has no meaning in train.mode {mode}")
+        elif mode != "lora" and self.tokens.names:
+            problems.append(f"tokens.names has no meaning in train.mode {mode}")
         if mode == "vae":
             names = [name for name, value in set_in_vae.items() if value]
             for part in ("loss", "timesteps", "noise"):

@@ -11,8 +11,9 @@ from flax_sd.config.section import Positive, Rate, Section, refuse_idle
 class TrainConfig(Section):
     """The training loop."""
 
-    mode: Literal["lora", "full", "vae"] = "lora"
-    """lora: adapters on a frozen model; full: the UNet itself; vae: the autoencoder."""
+    mode: Literal["lora", "textual_inversion", "full", "vae"] = "lora"
+    """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
+    full: the UNet itself; vae: the autoencoder."""
     steps: Positive = 1000
     """Optimizer steps of the run."""
     epochs: Positive | None = None

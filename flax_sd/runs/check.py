@@ -10,6 +10,7 @@ from flax_sd import data
 from flax_sd.config import Config
 from flax_sd.data import Finding, Pictures
 from flax_sd.progress import Progress
+from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
 from flax_sd.runs.outputs import write_aside
 from flax_sd.tokenizer import Tokenizer
@@ -52,9 +53,15 @@ class Report(NamedTuple):
 
 
 def check(config: Config, sets: Sets) -> Report:
-    """Looks for what is wrong with the pictures of a run and their captions."""
+    """Looks for what is wrong with the pictures of a run and their captions.
+
+    Raises:
+      UserError: a new token is in no caption, or has fewer vectors than it begins as.
+    """
     # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
+    tokenizer = new_tokens.counted(config.tokens, tokenizer)
+    new_tokens.check_captions(config.tokens, sets.train)
     cut_off = None if config.train.mode == "vae" else tokenizer.cut_off
     held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
     options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}

@@ -14,6 +14,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs.export_lora import LoRAForm, write_lora
 from flax_sd.runs.export_model import write_model
 from flax_sd.runs.export_source import Source, find_source
+from flax_sd.runs.export_tokens import write_tokens
 from flax_sd.runs.sample_options import Dtype
 
 
@@ -24,7 +25,7 @@ class ExportOptions(Section):
     """A run's folder, or a LoRA file."""
     to: Literal["diffusers", "kohya", "peft", "single-file", "merged"]
     """kohya (web UIs) or peft (diffusers): a LoRA file; diffusers or merged: the whole model with
-    the LoRA inside, as a diffusers folder."""
+    the LoRA inside, as a diffusers folder. Of mode textual_inversion, kohya: its tokens."""
     out: pathlib.Path
     """The file or folder to write; an earlier export is replaced, nothing else is."""
     model: str | None = None
@@ -67,12 +68,18 @@ def run(options: ExportOptions) -> int:
         options.run, options.model, options.revision, options.variant, step=options.step
     )
     _check(options, source)
-    if options.to in ("kohya", "peft"):
+    alone = source.lora is None and bool(source.tokens)
+    if alone:
+        written = write_tokens(source.tokens, options.out)
+    elif options.to in ("kohya", "peft"):
         form = LoRAForm(options.to, options.strength, options.dtype, options.bake)
         written = write_lora(source, form, options.out, progress)
     else:
         written = write_model(source, options.to, options.out, options.strength, options.dtype)
     progress.stage("written", str(written))
+    if source.tokens and not alone:
+        files = ", ".join(map(str, source.tokens.values()))
+        progress.say(f"its new tokens are files of their own, as every tool reads them: {files}")
     return 0
 
 
@@ -80,13 +87,20 @@ def _check(options: ExportOptions, source: Source) -> None:
     problems = []
     if not math.isfinite(options.strength):
         problems.append(f"--strength is {options.strength}: should be a number")
-    if source.lora is None and options.to in ("kohya", "peft"):
+    if source.lora is None and source.tokens:
+        if options.to != "kohya":
+            files = ", ".join(map(str, source.tokens.values()))
+            problems.append(
+                f"{options.run} trained new tokens alone: --to kohya writes them as sd-scripts "
+                f"does; diffusers and web UIs read {files} as they are"
+            )
+    elif source.lora is None and options.to in ("kohya", "peft"):
         problems.append(
             f"{options.run} trained the whole model, so there is no LoRA: take --to diffusers"
         )
     if options.bake and options.to not in ("kohya", "peft"):
         problems.append("--bake is for --to kohya and peft: a whole model needs none")
     if source.lora is None and options.strength != 1:
-        problems.append(f"--strength is for a LoRA, and {options.run} trained the whole model")
+        problems.append(f"--strength is for a LoRA, and {options.run} trained none")
     if problems:
         raise UserError("\n  ".join(problems))

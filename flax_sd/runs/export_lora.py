@@ -58,7 +58,7 @@ def write_lora(
     to, path = form.to, out
     if out.suffix != ".safetensors":
         path = out / (LORA_FILE if to == "kohya" else PEFT_FILE)
-    _check_free(path)
+    check_free(path)
     file = TensorFile(source.lora)
     target = _dtype_of(file) if form.dtype == "auto" else as_dtype(form.dtype)
     lora = _scaled(_adapters(source, file), form.strength)
@@ -78,7 +78,8 @@ def write_lora(
     return path
 
 
-def _check_free(path: pathlib.Path) -> None:
+def check_free(path: pathlib.Path) -> None:
+    """Raises UserError if something is there that is no earlier export."""
     if not path.exists():
         return
     try:

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from flax_sd import config_file
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
+from flax_sd.runs import new_tokens
 from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 from flax_sd.runs.parts import scheduler_of
 from flax_sd.runs.resume import FILE as CONFIG_FILE
@@ -18,10 +19,11 @@ class Source(NamedTuple):
     """What is exported.
 
     Attributes:
-      lora: its file; None if the whole model was trained.
+      lora: its file; None if the whole model, or nothing but new tokens, was trained.
       model: what the LoRA belongs to, or the model that was trained: a folder or hub id.
       vae: another VAE than the model's own, which the run was trained with.
       config: of the run, if it is one.
+      tokens: the files of its new tokens, by name.
     """
 
     lora: pathlib.Path | None
@@ -30,6 +32,7 @@ class Source(NamedTuple):
     variant: str | None
     vae: str | None = None
     config: Config | None = None
+    tokens: dict[str, pathlib.Path] = {}
 
     def model_folder(self) -> pathlib.Path:
         """Where the model lies, downloaded if need be.
@@ -72,6 +75,7 @@ def find_source(
     if model is None and config is not None:
         own = config.model
         model, revision, variant, vae = own.path, own.revision, own.variant, own.vae
+    tokens = {} if config is None else new_tokens.results(config.tokens, path, best=step == "best")
     if path.is_file():
         if step == "best":
             raise UserError(f"--step best wants a run's folder, and {path} is a file")
@@ -86,7 +90,11 @@ def find_source(
                 f"{path} holds no {name}, for {why} is not finished: finish it, or name one of the "
                 f"files in {path / 'loras'}"
             )
-        return Source(path / name, model, revision, variant, vae, config)
+        return Source(path / name, model, revision, variant, vae, config, tokens)
+    if absent := [str(file) for file in tokens.values() if not file.is_file()]:
+        raise UserError(f"{', '.join(absent)} is not there, for the run is not finished")
+    if tokens:
+        return Source(None, model, revision, variant, vae, config, tokens)
     trained = path / (BEST_MODEL if step == "best" else MODEL_FOLDER)
     if not (trained / "model_index.json").is_file():
         why = "validation.every was not set, or the run" if step == "best" else "the run"

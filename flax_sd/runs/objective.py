@@ -20,6 +20,7 @@ from flax_sd.losses import (
     diffusion_loss,
     vae_loss,
 )
+from flax_sd.models.clip import NewTokens
 from flax_sd.models.vae import Moments
 from flax_sd.runs.adapters import adapted, add_adapters, constraint, dropout_rates
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
@@ -106,9 +107,12 @@ def _compute_dtype(config: Config) -> jnp.dtype | None:
 
 def _trained_leaves(config: Config) -> dict[str, Any]:
     """The filter that picks each trained component's leaves."""
+    picked: dict[str, Any] = dict.fromkeys(trained_whole(config), nnx.Param)
     if config.train.mode == "lora":
-        return dict.fromkeys(adapted(config), nnx.LoRAParam)
-    return dict.fromkeys(trained_whole(config), nnx.Param)
+        picked = dict.fromkeys(adapted(config), nnx.LoRAParam)
+    if config.tokens.names:
+        picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # either, where they are
+    return picked
 
 
 def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:

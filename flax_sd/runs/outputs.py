@@ -1,4 +1,4 @@
-"""The files of a run that other tools read: LoRA files at every save, or a diffusers folder."""
+"""The files of a run that other tools read: LoRAs and tokens at every save, or a whole model."""
 
 import contextlib
 import json
@@ -20,6 +20,8 @@ from flax_sd.family import family_of
 from flax_sd.lora.inject import extract
 from flax_sd.lora.write import kohya_metadata, write_kohya, write_peft
 from flax_sd.losses import Trees
+from flax_sd.runs import new_tokens
+from flax_sd.runs.adapters import adapted
 from flax_sd.runs.parts import Parts, trained_whole
 from flax_sd.weights import folder as model_folder
 from flax_sd.weights.fill import state_tensors
@@ -41,13 +43,22 @@ class Outputs:
         self._lora = config.train.mode == "lora"
 
     def save(self, step: int, params: Trees) -> None:
-        """At a checkpoint: the pair of LoRA files as loras/step-N; whole weights wait."""
-        if self._lora and jax.process_index() == 0:
-            folder, name = self._config.output / "loras", f"step-{step:06d}"
+        """At a checkpoint: LoRA files as loras/step-N, new tokens as embeddings/step-N.
+
+        Whole weights wait.
+        """
+        if jax.process_index() != 0 or trained_whole(self._config):
+            return
+        self._take(params)
+        name = f"step-{step:06d}"
+        if self._lora:
+            folder = self._config.output / "loras"
             folder.mkdir(exist_ok=True)
-            self._write_lora(
-                params, folder / f"{name}.safetensors", folder / f"{name}_peft.safetensors"
-            )
+            self._write_lora(folder / f"{name}.safetensors", folder / f"{name}_peft.safetensors")
+        if self._config.tokens.names:
+            folder = self._config.output / new_tokens.FOLDER
+            folder.mkdir(exist_ok=True)
+            self._write_tokens(new_tokens.paths(self._config.tokens, folder, name))
 
     def finish(
         self,
@@ -65,10 +76,13 @@ class Outputs:
         """
         if jax.process_index() != 0:
             return []
-        if self._lora:
-            paths = self._results(best)
-            self._write_lora(params, *paths)
-            return paths
+        if not trained_whole(self._config):
+            self._take(params)
+            if self._lora:
+                self._write_lora(*self._lora_results(best))
+            if self._config.tokens.names:
+                self._write_tokens(self._token_results(best))
+            return self._results(best)
         target = self._model(best)
         _clear_remains(target)
         self._write_model(target, params, frozen, dict(changed or {}))
@@ -99,19 +113,36 @@ class Outputs:
 
     def _results(self, best: bool) -> list[pathlib.Path]:
         """The files by which missing results are noticed."""
-        if self._lora:
-            names = (BEST_LORA, BEST_PEFT) if best else (LORA_FILE, PEFT_FILE)
-            return [self._config.output / name for name in names]
+        if not trained_whole(self._config):
+            tokens = self._token_results(best).values()
+            return [*(self._lora_results(best) if self._lora else ()), *tokens]
         configs = [f"{name}/config.json" for name in COMPONENTS]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
         names = ["model_index.json", *configs, *weights]
         return [self._model(best) / name for name in names]
 
-    def _write_lora(self, params: Trees, kohya: pathlib.Path, peft: pathlib.Path) -> None:
+    def _lora_results(self, best: bool) -> list[pathlib.Path]:
+        names = (BEST_LORA, BEST_PEFT) if best else (LORA_FILE, PEFT_FILE)
+        return [self._config.output / name for name in names]
+
+    def _token_results(self, best: bool) -> dict[str, pathlib.Path]:
+        return new_tokens.results(self._config.tokens, self._config.output, best=best)
+
+    def _take(self, params: Trees) -> None:
+        """Puts trained leaves into the networks, from which they are written."""
         for name, leaves in params.items():
             # Host copies: the leaves themselves are donated to the next step.
             nnx.update(self._parts.networks[name], jax.tree.map(np.asarray, leaves))
-        adapters = {name: extract(self._parts.networks[name]) for name in params}
+
+    def _write_tokens(self, paths: dict[str, pathlib.Path]) -> None:
+        parts = self._parts
+        assert parts.tokenizer is not None, "new tokens are found by a tokenizer"
+        text_encoder = parts.networks["text_encoder"]
+        new_tokens.write_all(self._config.tokens, text_encoder, parts.tokenizer, paths)
+
+    def _write_lora(self, kohya: pathlib.Path, peft: pathlib.Path) -> None:
+        networks = self._parts.networks
+        adapters = {name: extract(networks[name]) for name in adapted(self._config)}
         text_config = read_component_config(self._parts.folder, "text_encoder")
         prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
         write_kohya(kohya, adapters, kohya_metadata(family_of(text_config), prediction))

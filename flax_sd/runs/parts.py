@@ -12,6 +12,7 @@ from flax_sd.config import Config, ModelConfig
 from flax_sd.data import buckets
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
+from flax_sd.runs import new_tokens
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.scheduler_config import overridden
 from flax_sd.tokenizer import Tokenizer
@@ -91,6 +92,8 @@ def _make_parts(
         networks[name] = make(parent, own, dtype, key)
     _check_fit(config, networks)
     tokenizer = None if train.mode == "vae" else Tokenizer.load(folder / "tokenizer")
+    if tokenizer is not None and config.tokens.names:
+        tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
     return Parts(folder, vae, networks, tokenizer, scheduler_of(folder, model))
 
 
@@ -109,7 +112,7 @@ def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
 
 def trained_whole(config: Config) -> tuple[str, ...]:
     """The components all of whose weights the run trains."""
-    if config.train.mode == "lora":
+    if config.train.mode in ("lora", "textual_inversion"):
         return ()
     if config.train.mode == "vae":
         return ("vae",)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax_sd.config import Config
+from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.parts import trained_whole
 
 MEANING = {
     VAL_LOSS: "held-out pictures of the kind that it was trained on",
@@ -30,8 +32,12 @@ def _best(config: Config, step: int | None) -> list[str]:
     rows = [row for row in _measured(config.output / "metrics.jsonl") if row.get("step") == step]
     if step is None or not rows or rows[-1].get(VAL_LOSS) is None:
         return []
-    name = BEST_LORA if config.train.mode == "lora" else BEST_MODEL
-    return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {config.output / name}"]
+    tokens = new_tokens.results(config.tokens, config.output, best=True)
+    if config.train.mode == "lora":
+        path = config.output / BEST_LORA
+    else:
+        path = next(iter(tokens.values()), config.output / BEST_MODEL)
+    return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
 
 
 def _losses(config: Config) -> list[str]:
@@ -64,11 +70,15 @@ def _next(config: Config) -> list[str]:
     if config.train.mode == "vae":
         return []
     output, model = config.output, config.model.path
-    prompt = next(iter(config.sample.prompts), "a cat")
-    if config.train.mode == "lora":
-        source = ["--model", model, "--lora", f"{output / LORA_FILE}:0.8"]
-    else:
+    usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
+    prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
+    if trained_whole(config):
         source = ["--model", str(output / MODEL_FOLDER)]
+    else:
+        source = ["--model", model]
+        source += ["--lora", f"{output / LORA_FILE}:0.8"] if config.train.mode == "lora" else []
+        for path in new_tokens.results(config.tokens, output).values():
+            source += ["--embedding", str(path)]
     draw = ["python", "sample.py", *source, "--prompt", prompt, "--seed", "1", "--out", "out"]
     longer = ["python", "train.py", str(output / "config.yaml")]
     longer += ["--train.steps", str(2 * config.train.steps)]

@@ -6,6 +6,7 @@ take the file's name for the token. The latter three read any file of one tensor
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -90,11 +91,17 @@ def _check(where: str, vectors: np.ndarray, width: int) -> None:
         raise UserError(f"{where} holds NaN or infinite values")
 
 
-def write(path: str | os.PathLike[str], embedding: Embedding, key: str | None = None) -> None:
+def write(
+    path: str | os.PathLike[str],
+    embedding: Embedding,
+    key: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Writes {token: [n, d]}, which diffusers, A1111 and ComfyUI read; equal ones, equal bytes.
 
     Args:
       key: in place of the token.
+      metadata: further header entries.
 
     Raises:
       UserError: a value is not finite, or the file cannot be written.
@@ -102,4 +109,4 @@ def write(path: str | os.PathLike[str], embedding: Embedding, key: str | None = 
     if not np.isfinite(embedding.vectors).all():
         raise UserError(f"{path} is not written, for NaN or infinite values")
     tensors = {key or embedding.token: np.asarray(embedding.vectors)}
-    safetensors.write(path, tensors, {"format": "pt"})
+    safetensors.write(path, tensors, {"format": "pt", **(metadata or {})})

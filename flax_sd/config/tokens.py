@@ -1,0 +1,42 @@
+"""New words that a run teaches the text encoder."""
+
+import re
+
+import pydantic
+
+from flax_sd.config.section import Positive, Section, refuse_idle
+
+
+class TokensConfig(Section):
+    """New words for captions and prompts, whose embeddings are trained: by themselves in mode
+    textual_inversion, with the LoRA in mode lora."""
+
+    names: dict[str, str] = {}
+    """The new words, and the old ones whose embeddings they begin as: {<my-cat>: cat}."""
+    vectors: Positive | None = None
+    """Embeddings, and so places in a prompt, that each new word has; unset takes as many as its
+    old words have tokens."""
+
+    @pydantic.field_validator("names")
+    @classmethod
+    def _can_be_told_apart(cls, value: dict[str, str]) -> dict[str, str]:
+        problems = []
+        for name, initial in value.items():
+            if not initial.strip():
+                problems.append(f"{name} begins as nothing: name a word near it")
+            problems += [f"{name} begins as {n}, a new one" for n in value if n in initial]
+        if len({word(name) for name in value} - {""}) < len(value):
+            problems.append("each needs letters of its own, which name its file")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "TokensConfig":
+        refuse_idle(self, {"vectors": bool(self.names)})
+        return self
+
+
+def word(name: str) -> str:
+    """What of a token may stand in a file's name."""
+    return re.sub(r"[^\w-]", "", name)
