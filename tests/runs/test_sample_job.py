@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
 from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
@@ -78,7 +77,6 @@ def test_batches_that_fit(monkeypatch):
     assert usual_batch([row(64)], 2) == 16
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert usual_batch([row(512)], 2) == 8
-    assert resolve_dtype("auto") == "bfloat16" and resolve_dtype("float16") == "float16"
 
 
 def test_embeddings_are_part_of_the_settings_and_looked_at_before_weights(model, tmp_path):
