@@ -53,7 +53,7 @@ def test_results_of_a_shorter_run_are_not_taken_for_the_longer_ones(
     train("a", "--train.steps", 3)
     with monkeypatch.context() as patched:
 
-        def die(*args):
+        def die(*args, **options):
             raise KeyboardInterrupt
 
         patched.setattr("flax_sd.runs.outputs.Outputs.finish", die)
