@@ -48,6 +48,11 @@ def test_a_config_is_its_dict():
             {"train": {"mode": "vae"}, "loss": {"error": "l1"}, "noise": {"offset": 0.1}},
             "loss.error has no meaning in train.mode vae; noise.offset has no meaning",
         ),
+        ({"data": {"mask": "file"}, "train": {"mode": "vae"}}, "data.mask has no meaning in train"),
+        (
+            {"data": {"unmasked_weight": 0.1, "mask_normalised": True}},
+            "unmasked_weight, mask_normalised without effect",
+        ),
         ({"loss": {"huber_c": 0.5, "gamma": 2}}, "huber_c, gamma without effect beside the other"),
         ({"loss": {"weight": "debiased", "gamma": 2}}, "gamma without effect"),
         ({"timesteps": {"logit_mean": 1, "bias_end": 7}}, "logit_mean, bias_end without effect"),

@@ -102,6 +102,7 @@ class Config(Section):
             if self.model.base_dtype != "compute":
                 problems.append(f"model.base_dtype has no meaning in train.mode {mode}")
         set_in_vae = {
+            "data.mask": self.data.mask != "none",
             "train.text_encoder": train.text_encoder,
             "train.remat": train.remat != "none",
             "train.caption_dropout": train.caption_dropout,

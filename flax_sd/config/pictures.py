@@ -63,6 +63,14 @@ class DataConfig(Section):
     """Share of the other tags that is left out, drawn anew each time."""
     tag_separator: Annotated[str, Field(min_length=1)] = ","
     """What stands between tags."""
+    mask: Literal["none", "file", "alpha"] = "none"
+    """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
+    (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
+    as a whole, and held-out losses are of whole pictures."""
+    unmasked_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # what a mask hides is not learned
+    """Least weight in the loss of what a mask hides, of 1."""
+    mask_normalised: bool = False  # else a crop with a sliver of the mask would count as a whole
+    """Divide a picture's loss by its mean weight, so that small masks count as much as large."""
     background: str = "white"
     """Colour that shows through transparent pictures."""
     on_bad: Literal["skip", "stop"] = "skip"
@@ -97,6 +105,7 @@ class DataConfig(Section):
         meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
         meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
         meaning["prior_weight"] = self.regularisation is not None
+        meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
         refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
         if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
             raise ValueError(

@@ -4,6 +4,7 @@ from flax_sd.data.batches import Batch, Source, batches
 from flax_sd.data.buckets import alike
 from flax_sd.data.captions import vary
 from flax_sd.data.check import Finding, check, in_order, shared
+from flax_sd.data.masks import place_weights
 from flax_sd.data.order import Order
 from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.report import summary
@@ -21,6 +22,7 @@ __all__ = [
     "check",
     "in_order",
     "open_pictures",
+    "place_weights",
     "report_page",
     "shared",
     "split",

@@ -37,6 +37,10 @@ class Source(Protocol):
         """Picture i as sample number `sample` draws it."""
         ...
 
+    def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
+        """The mask of picture i in [0, 1], cut as the picture; None without data.mask."""
+        ...
+
 
 class Batch(NamedTuple):
     """The rows of one step (this process's share), all pictures of one shape.
@@ -46,6 +50,7 @@ class Batch(NamedTuple):
       samples: their numbers in the stream.
       weight: of each in the loss (see `Order`); None where all weigh 1.
       real: how many rows of the whole step, in all processes, are no copies.
+      mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
     pictures: Float32[np.ndarray, "b ..."]
@@ -54,6 +59,7 @@ class Batch(NamedTuple):
     samples: Int64[np.ndarray, " b"]
     weight: Float32[np.ndarray, " b"] | None
     real: int
+    mask: Float32[np.ndarray, "b h w"] | None = None
 
 
 class _Steps:
@@ -70,6 +76,8 @@ class _Steps:
         rows, seed, pictures = self._order.rows(index), self._seed, self._pictures
         samples = rows.samples[self._share]
         pairs = [(self._order.picture(sample), sample) for sample in samples.tolist()]
+        drawn = [pictures.mask(i, seed=seed, sample=sample) for i, sample in pairs]
+        masks = [mask for mask in drawn if mask is not None]
         return Batch(
             np.stack([pictures.load(i, seed=seed, sample=sample) for i, sample in pairs]),
             [pictures.caption(i, seed=seed, sample=sample) for i, sample in pairs],
@@ -77,6 +85,7 @@ class _Steps:
             samples,
             None if rows.weight is None else rows.weight[self._share],
             rows.real,
+            np.stack(masks) if masks else None,
         )
 
 

@@ -1,8 +1,10 @@
 """What the owner of captioned pictures should know of them before a run."""
 
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from flax_sd.data import masks
 from flax_sd.data.pictures import Pictures
 
 ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the picture
@@ -11,6 +13,8 @@ ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and sha
 KINDS = {
     "left out": "cannot be used, and training goes on without it",
     "in two sets": "trained on and held out: the held-out loss says too little about new pictures",
+    "black mask": "has a mask that is black everywhere, which leaves nothing to learn",
+    "no mask": "has no mask and is learned from as a whole",
     "duplicate": "shows the same as another, which then counts twice: remove one, or keep both "
     "if that is meant",
     "empty caption": "teaches what no words mean; write a caption",
@@ -44,6 +48,7 @@ def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Find
         if cut_off is not None:
             found += _captions(name, pictures.captions(i), cut_off)
         found += _picture(pictures, i)
+        found += _mask(pictures, i)
     found += [Finding("unused", *unused) for unused in pictures.unused]
     spare = [name for name, n in zip(pictures.names, pictures.repeats, strict=True) if not n]
     found += [Finding("unused", name, "an epoch has enough others of the class") for name in spare]
@@ -88,6 +93,19 @@ def _captions(
             yield Finding("empty caption", name, "the caption is empty")
         elif tail := cut_off(caption):
             yield Finding("long caption", name, f"not read: {tail!r}")
+
+
+def _mask(pictures: Pictures, i: int) -> Iterator[Finding]:
+    how, mask, name = pictures.cfg.mask, pictures.seen[i].mask, pictures.names[i]
+    if how == "none":
+        return
+    in_file = how == "file"
+    if mask is None:
+        beside = masks.beside(pathlib.Path(name)).name
+        text = f"{beside} is not beside it" if in_file else "it has no transparency"
+        yield Finding("no mask", name, text)
+    elif mask.share == 0:
+        yield Finding("black mask", name, f"{'black' if in_file else 'transparent'} everywhere")
 
 
 def _picture(pictures: Pictures, i: int) -> Iterator[Finding]:

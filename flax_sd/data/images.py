@@ -59,6 +59,19 @@ def decode(data: bytes, background: str) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image), background)
 
 
+def alpha(data: bytes) -> Image.Image | None:
+    """Returns how opaque the picture is, upright, as L; None where it has no transparency.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    with _opened(data) as image:
+        image.load()
+        if not image.has_transparency_data:
+            return None
+        return ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+
+
 def header(data: bytes) -> tuple[bool, int]:
     """Returns whether EXIF turns or mirrors the picture, and how many frames it has.
 
@@ -146,10 +159,11 @@ def to_pixels(
     interpolation: str = "lanczos",
     center_crop: bool,
     random_flip: bool,
-) -> Float[np.ndarray, "h w 3"]:
+) -> Float[np.ndarray, "h w *c"]:
     """Resizes and crops as `fit` says, at a place that is drawn or the middle; perhaps mirrors.
 
     Args:
+      image: of mode RGB, or L, which has no axis of channels.
       interpolation: one of Pillow's resampling filters, in lower case.
     """
     filtered = Image.Resampling[interpolation.upper()]

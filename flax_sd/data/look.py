@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from flax_sd.config import DataConfig
@@ -14,6 +15,13 @@ from flax_sd.retry import FEW_PAUSES, PAUSES, patiently
 PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages show the same
 
 
+class Mask(NamedTuple):
+    """What is known of a picture's mask."""
+
+    share: float  # its mean, from 0 (black) to 1 (white)
+    digest: str  # SHA-256 of its values
+
+
 class Seen(NamedTuple):
     """What is known of a picture that was opened."""
 
@@ -22,6 +30,7 @@ class Seen(NamedTuple):
     frames: int  # of which the first is used
     digest: str  # SHA-256 of its file
     shows: str  # alike for files that show the same, whatever their format and metadata
+    mask: Mask | None = None  # None where data.mask finds none
 
 
 def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
@@ -38,6 +47,26 @@ def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
         raise images.BadPicture(f"cannot be read: {error.strerror or error}") from error
 
 
+def open_mask(
+    record: Record, cfg: DataConfig, pauses: Sequence[int] = PAUSES
+) -> Image.Image | None:
+    """Returns a picture's mask as L, white where it is learned from; None where it has none.
+
+    Raises:
+      BadPicture: it cannot be read.
+    """
+    if cfg.mask == "alpha":
+        return images.alpha(read(record, pauses))
+    if cfg.mask == "none" or record.mask is None:
+        return None
+    name = record.mask.name
+    try:
+        content = read(record._replace(name=name, read=record.mask.read_bytes), pauses)
+        return images.decode(content, "black").convert("L")
+    except images.BadPicture as error:
+        raise images.BadPicture(f"its mask {name}: {error}") from error
+
+
 def look(record: Record, cfg: DataConfig) -> Seen | str:
     """Opens a picture as training will; or says why it cannot be used."""
     try:
@@ -45,9 +74,23 @@ def look(record: Record, cfg: DataConfig) -> Seen | str:
         picture = images.decode(content, cfg.background)
         buckets.fit(cfg, picture.size)
         turned, frames = images.header(content)
+        mask = _look_at_mask(record, cfg, picture.size)
     except images.BadPicture as error:
         return str(error)
-    return Seen(picture.size, turned, frames, hashlib.sha256(content).hexdigest(), _print(picture))
+    digest = hashlib.sha256(content).hexdigest()
+    return Seen(picture.size, turned, frames, digest, _print(picture), mask)
+
+
+def _look_at_mask(record: Record, cfg: DataConfig, size: images.Size) -> Mask | None:
+    """The mask of a picture of that size."""
+    mask = open_mask(record, cfg, FEW_PAUSES)
+    if mask is None:
+        return None
+    if mask.size != size:
+        own, pictures = ("{} x {}".format(*pair) for pair in (mask.size, size))
+        raise images.BadPicture(f"its mask has {own} pixels and it has {pictures}: make them alike")
+    share = float(np.asarray(mask).mean() / 255)
+    return Mask(share, hashlib.sha256(mask.tobytes()).hexdigest())
 
 
 def _print(picture: Image.Image) -> str:

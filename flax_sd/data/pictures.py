@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
 from flax_sd.data import buckets, captions, images, records, tables
-from flax_sd.data.look import Seen, look, read
+from flax_sd.data.look import Seen, look, open_mask, read
 from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
 
@@ -77,11 +77,30 @@ class Pictures:
         """
         return self.cut(i, images.draw(seed, sample))
 
+    def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
+        """The mask of picture i in [0, 1], cut and mirrored as the picture; None without data.mask.
+
+        It is 1 everywhere for a picture that has none.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+        if self.cfg.mask == "none":
+            return None
+        try:
+            mask = open_mask(self._found[i], self.cfg)
+        except images.BadPicture as error:
+            raise self._changed(i, error) from error
+        whole = Image.new("L", self.seen[i].size, "white")
+        return (self._fitted(i, mask or whole, images.draw(seed, sample)) + 1) / 2
+
     def fingerprint(self) -> str:
-        """SHA-256 of all names, files and captions as they lie there, 16 digits."""
+        """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""
         pairs = zip(self._found, self.seen, strict=True)
         listed = [(record.name, seen.digest, record.captions) for record, seen in pairs]
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
+        masks = [seen.mask and seen.mask.digest for seen in self.seen]
+        made = [listed, masks] if any(masks) else listed
+        return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]
 
     def mirrored(self, *, seed: int, sample: int) -> bool:
         """Whether sample number `sample` is shown mirrored."""
@@ -93,7 +112,13 @@ class Pictures:
         Raises:
           UserError: the picture cannot be read any more, or is another.
         """
-        cfg, picture = self.cfg, self.original(i)
+        return self._fitted(i, self.original(i), drawn)
+
+    def _fitted(
+        self, i: int, picture: Image.Image, drawn: images.Draw
+    ) -> Float[np.ndarray, "h w *c"]:
+        """Picture i, or its mask, as it is trained on."""
+        cfg = self.cfg
         if picture.size != self.seen[i].size:
             then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
             raise UserError(
@@ -169,7 +194,22 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         lines = [f"{name}: {reason}" for name, reason in bad]
         raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
     found, seen = [record for record, _ in good], [seen for _, seen in good]
+    _check_masks(cfg, seen)
     return Pictures(cfg, found, seen, bad, listing.unused)
+
+
+def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
+    """Refuses data.mask where all of all pictures would be learned from."""
+    if cfg.mask == "none" or any(each.mask and each.mask.share < 1 for each in seen):
+        return
+    right = {
+        "file": "has a mask with a black part: 1-masklabel.png beside 1.jpg",
+        "alpha": "is transparent anywhere",
+    }
+    raise UserError(
+        f"data.mask {cfg.mask} changes nothing: none of the {len(seen)} pictures of {cfg.path} "
+        f"{right[cfg.mask]}"
+    )
 
 
 def _some(found: list[Record], count: int) -> list[Record]:

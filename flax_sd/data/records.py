@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from flax_sd.data import masks
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object, read_text
 
@@ -21,6 +22,7 @@ class Record(NamedTuple):
     Attributes:
       repeats: how often an epoch shows it.
       prior: whether it is there for regularisation.
+      mask: the file of its mask, if one is beside it.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Record(NamedTuple):
     read: Callable[[], bytes]
     repeats: int = 1
     prior: bool = False
+    mask: pathlib.Path | None = None
 
 
 class Bad(NamedTuple):
@@ -67,6 +70,12 @@ def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
     Raises:
       UserError: there is nothing to train on, or the metadata file cannot be read.
     """
+    listing = _list_pictures(folder, caption_column)
+    listing.unused.extend(_lone_masks(folder))
+    return listing
+
+
+def _list_pictures(folder: pathlib.Path, caption_column: str) -> Listing:
     found = [p for p in (folder / "metadata.jsonl", folder / "metadata.csv") if p.is_file()]
     if len(found) > 1:
         raise UserError(f"{folder} holds both metadata.jsonl and metadata.csv: keep one of them")
@@ -128,8 +137,7 @@ def _from_rows(
                 reason = f"line {number} of {metadata.name} has no caption in {caption_column!r}"
                 listing.bad.append(Bad(name, reason))
             else:
-                path = metadata.parent / name
-                listing.records.append(Record(name, captions, path.read_bytes))
+                listing.records.append(_record(name, captions, metadata.parent / name))
     if problems:
         right = "each row needs a file_name, a path inside the folder:"
         raise UserError("\n  ".join([f"{metadata}: {right}", *problems]))
@@ -154,7 +162,8 @@ def _leaves(name: str) -> bool:
 
 
 def _pictures(folder: pathlib.Path) -> Iterable[pathlib.Path]:
-    return (path for path in _files(folder) if path.suffix.lower() in PICTURES)
+    pictures = (path for path in _files(folder) if path.suffix.lower() in PICTURES)
+    return (path for path in pictures if not masks.is_mask(path))
 
 
 def _files(folder: pathlib.Path) -> Iterable[pathlib.Path]:
@@ -163,6 +172,11 @@ def _files(folder: pathlib.Path) -> Iterable[pathlib.Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and path.is_file():
             yield path
+
+
+def _record(name: str, captions: tuple[str, ...], path: pathlib.Path) -> Record:
+    mask = masks.beside(path)
+    return Record(name, captions, path.read_bytes, mask=mask if mask.is_file() else None)
 
 
 def _from_captions(folder: pathlib.Path) -> Listing:
@@ -196,7 +210,7 @@ def _add(listing: Listing, folder: pathlib.Path, path: pathlib.Path, caption: pa
         listing.bad.append(Bad(name, str(error)))
         return
     captions = tuple(line for line in lines if line) or ("",)
-    listing.records.append(Record(name, captions, path.read_bytes))
+    listing.records.append(_record(name, captions, path))
 
 
 def _lone(folder: pathlib.Path, part: pathlib.Path, *suffixes: str) -> list[Bad]:
@@ -208,6 +222,15 @@ def _lone(folder: pathlib.Path, part: pathlib.Path, *suffixes: str) -> list[Bad]
         for path in _files(part)
         if path.suffix in suffixes and path.with_suffix("") not in pictures
     ]
+
+
+def _lone_masks(folder: pathlib.Path) -> list[Bad]:
+    """Masks of no picture."""
+    used = {masks.beside(path) for path in _pictures(folder)}
+    why = "a mask of no picture: 1-masklabel.png is that of a picture 1 beside it"
+    files = (path for path in _files(folder) if path.suffix.lower() in PICTURES)
+    lone = (path for path in files if masks.is_mask(path) and path not in used)
+    return [Bad(path.relative_to(folder).as_posix(), why) for path in lone]
 
 
 def _repeated(folder: pathlib.Path) -> tuple[list[Repeated], list[str]]:
@@ -234,7 +257,7 @@ def _from_repeated(folder: pathlib.Path, parts: Iterable[Repeated]) -> Listing:
                 _add(own, folder, path, caption)
             else:
                 name = path.relative_to(folder).as_posix()
-                own.records.append(Record(name, (words,), path.read_bytes))
+                own.records.append(_record(name, (words,), path))
         listing.records.extend(each._replace(repeats=repeats) for each in own.records)
         listing.unused.extend(_lone(folder, part, ".txt", ".caption"))
     return listing

@@ -22,7 +22,7 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     shown = min(SHOWN, count)
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {pictures.captions(i)[0]!r}")
-    lines += _shapes(pictures)
+    lines += _shapes(pictures) + _masks(pictures)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
@@ -41,6 +41,14 @@ def _shapes(pictures: Pictures) -> list[str]:
     shapes = ", ".join(f"{w} x {h} ({many(count, 'picture')})" for (w, h), count in counts)
     cropped = sum(fit.cropped for fit in pictures.fits) / len(pictures)
     return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cut off: {shapes}"]
+
+
+def _masks(pictures: Pictures) -> list[str]:
+    """How much of the pictures is learned from, where that is not all."""
+    shares = [seen.mask.share for seen in pictures.seen if seen.mask]
+    if pictures.cfg.mask == "none" or not shares:
+        return []
+    return [f"{many(len(shares), 'mask')}, {sum(shares) / len(shares):.1%} of their area white"]
 
 
 def _kind(kind: str, found: Sequence[Finding]) -> list[str]:

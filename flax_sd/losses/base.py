@@ -39,11 +39,13 @@ class EncodedBatch(NamedTuple):
     Attributes:
       weight: of each picture in the loss, of mean 1 over a step; 0 only fills the batch up. None
         where all weigh 1.
+      mask: weight of each place of the latents in its picture's loss; None where all weigh 1.
     """
 
     moments: Moments  # [b, h/8, w/8, c] each
     text: jax.Array  # [b, n, d] states, or [b, n] int ids
     weight: jax.Array | None = None  # [b]
+    mask: jax.Array | None = None  # [b, h/8, w/8]
 
 
 class PixelBatch(NamedTuple):

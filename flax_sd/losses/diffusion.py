@@ -95,7 +95,10 @@ def diffusion_loss(
         noisy = schedule.add_noise(latents, added, draws.timesteps)
         out = unet(noisy, draws.timesteps, text).astype(jnp.float32)
         error = out - schedule.target(latents, draws.noise, draws.timesteps)
-        value = jnp.mean(distance(error, draws.timesteps), axis=(1, 2, 3))
+        distances = distance(error, draws.timesteps)
+        if batch.mask is not None:
+            distances = distances * batch.mask[..., None]
+        value = jnp.mean(distances, axis=(1, 2, 3))
         return weighted(value if weight is None else weight(draws.timesteps) * value, batch)
 
     return Loss(draw, loss, schedule.alphas_cumprod.size)

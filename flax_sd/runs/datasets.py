@@ -30,6 +30,7 @@ def open_sets(config: Config) -> Sets:
     train, share = data.open_pictures(config.data), config.data.held_out_share
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
+    fixed |= {"mask": "none", "unmasked_weight": 0.0, "mask_normalised": False}
     fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
     alone = {**fixed, "folders": {}, "repeats": 1}
     alone |= {"regularisation": None, "prior_weight": 1.0}

@@ -42,6 +42,14 @@ class EncodedPictures:
         moments = self._store.read(key)
         return np.stack([moments["mean"], moments["logvar"]])
 
+    def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
+        """The mask of picture i, which is read each time.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+        return self._pictures.mask(i, seed=seed, sample=sample)
+
     def key(self, i: int, mirrored: bool) -> str:
         """What all that decides the moments comes to; the cut is the middle's."""
         cfg, fit = self.cfg, self._pictures.fits[i]

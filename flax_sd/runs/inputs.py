@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flax_sd import data, sharding
-from flax_sd.config import Config
+from flax_sd.config import Config, DataConfig
 from flax_sd.losses import EncodedBatch, Trees
 from flax_sd.models.vae import Moments
 from flax_sd.progress import Progress
@@ -35,9 +35,13 @@ class Inputs(Protocol):
         ...
 
     def batch(
-        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+        self,
+        pictures: np.ndarray,
+        captions: list[str],
+        weight: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> Any:
-        """A batch of this process's rows, which `source` loaded, with their weights."""
+        """A batch of this process's rows, which `source` loaded, with their weights and masks."""
         ...
 
 
@@ -56,12 +60,17 @@ class Live:
         self._frozen, self._mesh = frozen, mesh
 
     def batch(
-        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+        self,
+        pictures: np.ndarray,
+        captions: list[str],
+        weight: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> Any:
         """Pixels through the autoencoder, captions through the text encoder."""
         rows = (pictures, tokenize(captions, self._tokenizer))
         batch = self._objective.encode(self._frozen, *sharding.shard_batch(rows, self._mesh))
-        return batch._replace(weight=sharding.shard_batch(weight, self._mesh))
+        batch = batch._replace(weight=sharding.shard_batch(weight, self._mesh))
+        return masked(batch, mask, self.source.cfg, self._mesh)
 
 
 class Stored:
@@ -83,7 +92,11 @@ class Stored:
         self._tokenizer, self._mesh = tokenizer, mesh
 
     def batch(
-        self, pictures: np.ndarray, captions: list[str], weight: np.ndarray | None = None
+        self,
+        pictures: np.ndarray,
+        captions: list[str],
+        weight: np.ndarray | None = None,
+        mask: np.ndarray | None = None,
     ) -> EncodedBatch:
         """Moments as they were loaded, and the captions' states."""
         if self._captions is None:
@@ -94,7 +107,16 @@ class Stored:
         mean, logvar, text, weights = sharding.shard_batch(rows, self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
-        return EncodedBatch(Moments(mean, logvar), text, weights)
+        batch = EncodedBatch(Moments(mean, logvar), text, weights)
+        return masked(batch, mask, self.source.cfg, self._mesh)
+
+
+def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> Any:
+    """The batch with the weights of the latents' places, if there are masks of its pixels."""
+    if mask is None:
+        return batch
+    weights = data.place_weights(mask, batch.moments.mean.shape[1:3], cfg)
+    return batch._replace(mask=sharding.shard_batch(weights, mesh))
 
 
 def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:

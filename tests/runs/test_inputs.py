@@ -1,5 +1,6 @@
 """Encoding once: the losses of encoding at each step, nothing done twice, networks that leave."""
 
+import contextlib
 import gc
 import json
 import os
@@ -18,6 +19,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import inputs
 from flax_sd.runs.datasets import open_sets
 from flax_sd.runs.encode import rows_at_once
+from flax_sd.runs.feed import feed
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts
 from tests.runs.conftest import assert_same_lora, contents, make_pictures
@@ -163,6 +165,40 @@ def prepared(config_file):
         return inputs.prepare(config, objective, parts, sets, mesh, Progress())
 
     return make
+
+
+def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
+    prepared, config_file, tmp_path
+):
+    folder, losses, masks = make_pictures(tmp_path, 7), [], []
+    for path in list(folder.glob("*.png")):
+        mask = Image.new("L", (40, 50))
+        mask.paste("white", (0, 0, 20, 50))
+        mask.save(path.with_name(f"{path.stem}-masklabel.png"))
+    flags = ["--data.path", str(folder), "--data.random_flip", "true", "--train.steps", "8"]
+    flags += ["--data.mask", "file", "--data.unmasked_weight", "0.1", *ONCE]
+    for once in ("true", "false"):
+        options = [*flags, "--data.encode_once", once]
+        made = prepared(*options)
+        assert isinstance(made.train, inputs.Stored if once == "true" else inputs.Live)
+        batches = feed(parse(config_file, options), made.train, sharding.make_mesh(-1, 1))
+        with contextlib.closing(batches):
+            fed = [next(batches).batch for _ in range(8)]
+        masks.append(np.stack([batch.mask for batch in fed]))
+        draws = made.objective.loss.draw(jax.random.key(0), fed[0])
+        given = made.objective.params, made.frozen
+        loss = jax.jit(made.objective.loss.loss)
+        losses.append(np.stack([loss(*given, batch, draws) for batch in fed]))
+    np.testing.assert_array_equal(*masks)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    middle = masks[0].shape[-1] // 2
+    left, right = masks[0][..., :middle], masks[0][..., middle:]
+    flipped = left[..., 0, 0] < 0.5
+    assert flipped.any() and not flipped.all()
+    np.testing.assert_allclose(np.where(flipped[..., None, None], right, left), 1, atol=0.02)
+    np.testing.assert_allclose(np.where(flipped[..., None, None], left, right), 0.1, atol=0.02)
+    whole = loss(*given, fed[0]._replace(mask=None), draws)
+    assert (losses[1][0] < 0.8 * np.asarray(whole)).all()  # 0.55 if the error is alike everywhere
 
 
 def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):

@@ -1,0 +1,41 @@
+"""Masks: how much each part of a picture counts in its loss, 1 where it is learned from."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import Float32
+
+from flax_sd.config import DataConfig
+
+SUFFIX = "-masklabel"  # OneTrainer's
+
+
+def beside(picture: pathlib.Path) -> pathlib.Path:
+    """Where a picture's mask lies: 1-masklabel.png for 1.jpg."""
+    return picture.with_name(f"{picture.stem}{SUFFIX}.png")
+
+
+def is_mask(path: pathlib.Path) -> bool:
+    """Whether a file's name is that of a mask, which is no picture of a set."""
+    return path.stem.endswith(SUFFIX)
+
+
+def place_weights(
+    mask: Float32[np.ndarray, "b h w"], latents: tuple[int, int], cfg: DataConfig
+) -> Float32[np.ndarray, "b y x"]:
+    """Returns the weight of each place of the latents: the mask's mean there, or the least weight.
+
+    `masked_losses` of OneTrainer's modules/util/loss/masked_loss.py, which also divides by the mean
+    weight of a picture, if asked to. A picture without weight anywhere has none either way.
+
+    Args:
+      mask: in [0, 1], for each pixel.
+      latents: height and width, which divide the mask's.
+    """
+    (b, height, width), (y, x) = mask.shape, latents
+    means = mask.reshape(b, y, height // y, x, width // x).mean((2, 4))
+    weights = np.maximum(means, np.float32(cfg.unmasked_weight))
+    if not cfg.mask_normalised:
+        return weights
+    mean = weights.mean((1, 2), keepdims=True)
+    return weights / np.where(mean > 0, mean, np.float32(1))
