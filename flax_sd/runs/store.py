@@ -47,8 +47,9 @@ class Store:
             file = safetensors.TensorFile(path)
             return {name: np.array(file[name]) for name in file}
         except (UserError, OSError) as error:
+            what = f"{path} is not there" if isinstance(error, FileNotFoundError) else error
             raise UserError(
-                f"{error}: it was there when the run began; the same command encodes it again"
+                f"{what}: it was there when the run began; the same command encodes it again"
             ) from error
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:

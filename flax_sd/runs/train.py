@@ -112,8 +112,9 @@ class Run:
         self.outputs = Outputs(config, parts)
         self.results = Results(self.outputs, sets.train, config.train.mode, progress)
         prompts = choose_prompts(config, sets.train)
-        drawing = Samples(config, parts, prompts, lambda: stop.reason is not None)
-        self.samples = drawing if prompts else None
+        self.samples = None
+        if prompts:
+            self.samples = Samples(config, parts, prompts, lambda: stop.reason is not None)
         self.report = LiveReport(config.output, self.total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:
