@@ -10,7 +10,7 @@ from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.masks import Rates
 from flax_sd.losses import noise, timesteps
-from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
+from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, masked, merge, weighted
 from flax_sd.losses.distances import make_distance
 from flax_sd.losses.weights import make_weight
 from flax_sd.models.vae import Moments
@@ -95,10 +95,7 @@ def diffusion_loss(
         noisy = schedule.add_noise(latents, added, draws.timesteps)
         out = unet(noisy, draws.timesteps, text).astype(jnp.float32)
         error = out - schedule.target(latents, draws.noise, draws.timesteps)
-        distances = distance(error, draws.timesteps)
-        if batch.mask is not None:
-            distances = distances * batch.mask[..., None]
-        value = jnp.mean(distances, axis=(1, 2, 3))
+        value = jnp.mean(masked(distance(error, draws.timesteps), batch), axis=(1, 2, 3))
         return weighted(value if weight is None else weight(draws.timesteps) * value, batch)
 
     return Loss(draw, loss, schedule.alphas_cumprod.size)

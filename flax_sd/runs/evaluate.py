@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float64, Int
 
 from flax_sd import sharding
 from flax_sd.compiler import jit
+from flax_sd.data import Batch
 from flax_sd.losses import Loss, Trees
 from flax_sd.runs.inputs import Inputs
 
@@ -85,7 +86,8 @@ def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
 def _batch(inputs: Inputs, loaded: Sequence[np.ndarray], rows: np.ndarray) -> Any:
     """These pictures as a batch; `rows` are this process's."""
     captions = [inputs.source.captions(i)[0] for i in rows.tolist()]
-    return inputs.batch(np.stack([loaded[i] for i in rows]), captions)
+    pictures = np.stack([loaded[i] for i in rows])
+    return inputs.batch(Batch(pictures, captions, rows, rows, None, len(rows)))
 
 
 def _of_one_shape(loaded: Sequence[np.ndarray]) -> list[np.ndarray]:

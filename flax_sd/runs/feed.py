@@ -47,7 +47,7 @@ def feed(
     )
     for each in stream:
         captions = drop_captions(each.captions, each.samples, config)
-        batch = inputs.batch(each.pictures, captions, each.weight, each.mask)
+        batch = inputs.batch(each._replace(captions=captions))
         yield Fed(batch, each.real, inputs.source.shapes[each.indices[0]])
 
 

@@ -34,14 +34,8 @@ class Inputs(Protocol):
         """The pictures."""
         ...
 
-    def batch(
-        self,
-        pictures: np.ndarray,
-        captions: list[str],
-        weight: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> Any:
-        """A batch of this process's rows, which `source` loaded, with their weights and masks."""
+    def batch(self, rows: data.Batch) -> Any:
+        """A batch of this process's rows, which `source` loaded."""
         ...
 
 
@@ -59,18 +53,12 @@ class Live:
         self.source, self._objective, self._tokenizer = pictures, objective, tokenizer
         self._frozen, self._mesh = frozen, mesh
 
-    def batch(
-        self,
-        pictures: np.ndarray,
-        captions: list[str],
-        weight: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> Any:
+    def batch(self, rows: data.Batch) -> Any:
         """Pixels through the autoencoder, captions through the text encoder."""
-        rows = (pictures, tokenize(captions, self._tokenizer))
-        batch = self._objective.encode(self._frozen, *sharding.shard_batch(rows, self._mesh))
-        batch = batch._replace(weight=sharding.shard_batch(weight, self._mesh))
-        return masked(batch, mask, self.source.cfg, self._mesh)
+        given = rows.pictures, tokenize(rows.captions, self._tokenizer), rows.weight
+        pixels, ids, weight = sharding.shard_batch(given, self._mesh)
+        batch = self._objective.encode(self._frozen, pixels, ids)._replace(weight=weight)
+        return masked(batch, rows.mask, self.source.cfg, self._mesh)
 
 
 class Stored:
@@ -91,24 +79,18 @@ class Stored:
         self.source, self._captions, self._text = pictures, captions, text
         self._tokenizer, self._mesh = tokenizer, mesh
 
-    def batch(
-        self,
-        pictures: np.ndarray,
-        captions: list[str],
-        weight: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> EncodedBatch:
+    def batch(self, rows: data.Batch) -> EncodedBatch:
         """Moments as they were loaded, and the captions' states."""
         if self._captions is None:
-            text = tokenize(captions, self._tokenizer)
+            text = tokenize(rows.captions, self._tokenizer)
         else:
-            text = self._captions.states(captions)
-        rows = pictures[:, 0], pictures[:, 1], text, weight
-        mean, logvar, text, weights = sharding.shard_batch(rows, self._mesh)
+            text = self._captions.states(rows.captions)
+        given = rows.pictures[:, 0], rows.pictures[:, 1], text, rows.weight
+        mean, logvar, text, weight = sharding.shard_batch(given, self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
-        batch = EncodedBatch(Moments(mean, logvar), text, weights)
-        return masked(batch, mask, self.source.cfg, self._mesh)
+        batch = EncodedBatch(Moments(mean, logvar), text, weight)
+        return masked(batch, rows.mask, self.source.cfg, self._mesh)
 
 
 def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> Any:

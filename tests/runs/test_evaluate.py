@@ -29,9 +29,9 @@ class Numbers:
     def load(self, i, *, seed, sample):
         return np.float32([i + 1, 0])
 
-    def batch(self, pictures, captions):
-        assert "another" not in captions
-        return jnp.asarray(pictures)
+    def batch(self, rows):
+        assert "another" not in rows.captions
+        return jnp.asarray(rows.pictures)
 
 
 def draw(key, batch):
@@ -112,8 +112,8 @@ from flax_sd.runs.evaluate import Evaluator
 from tests.runs.test_evaluate import LOSS, Numbers
 
 class Sharded(Numbers):
-    def batch(self, pictures, captions):
-        return sharding.shard_batch(pictures, self.mesh)
+    def batch(self, rows):
+        return sharding.shard_batch(rows.pictures, self.mesh)
 
 values = []
 for devices in (1, 3):
