@@ -189,4 +189,4 @@ def test_baked_into_a_plain_lora():
         for path, slot in slots(less).items()
     }
     total = [sum(float(jnp.sum(one**2)) for one in each.values()) for each in (missing, wanted)]
-    assert lost == pytest.approx((total[0] / total[1]) ** 0.5, rel=1e-3)
+    assert lost == pytest.approx((total[0] / total[1]) ** 0.5, rel=1e-4)

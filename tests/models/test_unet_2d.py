@@ -75,15 +75,10 @@ def pictures(h, w):
     return jnp.array(0.4 + np.random.default_rng(1).normal(size=(3, h, w, 3)), jnp.float32)
 
 
-def call(f, *args):
-    """f(*args), compiled in less time than a program that runs once is worth."""
-    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})(*args)
-
-
 def test_output_equals_diffusers():
     theirs, ours = pair(SMALL)
     x = pictures(12, 8)
-    out = call(lambda x: ours(x, T), x)
+    out = jax.jit(lambda x: ours(x, T))(x)
     with torch.no_grad():
         expected = theirs(parity.to_torch(x), torch.from_numpy(np.array(T))).sample
     parity.assert_close(out, expected, parity.NETWORK)
@@ -105,14 +100,15 @@ def test_output_and_gradients_equal_diffusers():
         out = nnx.merge(graph, state)(x, T)
         return weighed(out), out
 
-    (_, out), grads = call(jax.value_and_grad(loss, has_aux=True), state)
+    (_, out), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state)
     parity.assert_close(out, expected, parity.NETWORK)
     wanted = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
     largest = max(np.abs(g).max() for g in wanted.values())
     for name, grad in state_tensors(grads).items():
-        # A bias of keys moves no softmax: its gradient is nothing but rounding.
-        error = np.abs(grad - wanted[name]).max()
-        assert error <= parity.NETWORK * max(np.abs(wanted[name]).max(), 1e-2 * largest), name
+        if name.endswith("to_k.bias"):  # moves no softmax: its gradient is nothing but rounding
+            assert max(np.abs(g).max() for g in (grad, wanted[name])) < 1e-5 * largest, name
+        else:
+            parity.assert_close(grad, wanted[name], parity.NETWORK)
 
 
 def test_tensor_names_and_shapes_equal_diffusers():
@@ -156,7 +152,7 @@ def test_what_is_not_supported_is_refused_by_name():
 def test_a_new_network_outputs_zero():
     unet = UNet2DModel(UNet2DConfig.from_json(HEADS), rngs=nnx.Rngs(0))
     x = pictures(4, 6)
-    assert not np.any(call(lambda x: unet(x, T), x))
+    assert not np.any(jax.jit(lambda x: unet(x, T))(x))
     inner = state_tensors(unet)
     zero = ["mid_block.attentions.0.to_out.0.weight", "mid_block.resnets.1.conv2.weight"]
     assert not any(np.any(inner[name]) for name in zero)
@@ -172,15 +168,15 @@ def test_dropout_is_each_pictures_own_and_the_same_recomputed():
         ours.remat = remat
         return ours(x, T, keys)
 
-    dropped = call(functools.partial(run, "none"), state, x, keys)
-    again = call(functools.partial(run, "full"), state, x, keys)
-    other = call(functools.partial(run, "none"), state, x, keys.at[0].add(1))
+    dropped = jax.jit(functools.partial(run, "none"))(state, x, keys)
+    again = jax.jit(functools.partial(run, "full"))(state, x, keys)
+    other = jax.jit(functools.partial(run, "none"))(state, x, keys.at[0].add(1))
     parity.assert_close(again, dropped, parity.LAYER)
     np.testing.assert_array_equal(other[1:], dropped[1:])
     assert np.abs(other[0] - dropped[0]).max() > 0.01
     with torch.no_grad():
         plain = theirs(parity.to_torch(x), torch.from_numpy(np.array(T))).sample
-    parity.assert_close(call(lambda x: ours(x, T), x), plain, parity.NETWORK)
+    parity.assert_close(jax.jit(lambda x: ours(x, T))(x), plain, parity.NETWORK)
 
 
 def test_dropout_keeps_the_mean_and_differs_by_layer():

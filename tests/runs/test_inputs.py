@@ -190,7 +190,7 @@ def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
         loss = jax.jit(made.objective.loss.loss)
         losses.append(np.stack([loss(*given, batch, draws) for batch in fed]))
     np.testing.assert_array_equal(*masks)
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
     middle = masks[0].shape[-1] // 2
     left, right = masks[0][..., :middle], masks[0][..., middle:]
     flipped = left[..., 0, 0] < 0.5
