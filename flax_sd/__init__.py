@@ -5,15 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flax_sd import samplers
+    from flax_sd.ddpm import DDPM
     from flax_sd.pipeline import StableDiffusion
 
-__all__ = ["StableDiffusion", "samplers"]
+__all__ = ["DDPM", "StableDiffusion", "samplers"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use, so that commands start, and start again, before JAX is imported."""
     if name == "samplers":
         return importlib.import_module("flax_sd.samplers")
+    if name == "DDPM":
+        return importlib.import_module("flax_sd.ddpm").DDPM
     if name == "StableDiffusion":
         return importlib.import_module("flax_sd.pipeline").StableDiffusion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

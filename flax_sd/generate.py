@@ -57,7 +57,7 @@ def read_request(
     negatives = [negative_prompt] * count if one else list(negative_prompt)
     if len(negatives) != count:
         problems.append(f"{len(negatives)} negative prompts for {count} prompts; give one or each")
-    seeds = _seeds(seed, count, problems)
+    seeds = read_seeds(seed, count, problems, "prompts")
     given = None if latents is None else np.shape(latents)
     default = given[1:3] if given and len(given) == 4 else default_size
     sides = []
@@ -73,8 +73,8 @@ def read_request(
     return Request(prompts, negatives, seeds, *sides)
 
 
-def _seeds(seed: Any, count: int, problems: list[str]) -> list[int]:
-    """Each picture's own: an int counts up."""
+def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "pictures") -> list[int]:
+    """Each picture's own, an int counting up; what is wrong is added to `problems`."""
     try:
         if isinstance(seed, Sequence | np.ndarray):
             seeds = [operator.index(one) for one in seed]
@@ -84,7 +84,7 @@ def _seeds(seed: Any, count: int, problems: list[str]) -> list[int]:
         problems.append(f"seed is {seed!r}: should be an integer or a list of integers")
         return []
     if len(seeds) != count:
-        problems.append(f"{len(seeds)} seeds for {count} prompts; give one or each")
+        problems.append(f"{len(seeds)} seeds for {count} {noun}; give one or each")
     return seeds
 
 
