@@ -43,6 +43,11 @@ def test_a_config_is_its_dict():
         ({"data": {"resolution": 4}}, "near it: 8"),
         ({"train": {"batch_size": 4, "accumulate": 3}}, "is not divisible by train.accumulate 3"),
         ({"train": {"mode": "vae", "text_encoder": True}}, "train.text_encoder has no meaning"),
+        (
+            {"train": {"mode": "ddpm"}, "data": {"template": "x {}"}, "lora": {"rank": 2}},
+            "data.template has no meaning in train.mode ddpm; lora.rank has no meaning",
+        ),
+        ({"sample": {"count": 4}}, "sample.count has no meaning in train.mode lora"),
         ({"train": {"mode": "vae"}, "sample": {"prompts": ["a"]}}, "sample.prompts has no meaning"),
         (
             {"train": {"mode": "vae"}, "loss": {"error": "l1"}, "noise": {"offset": 0.1}},
@@ -94,7 +99,7 @@ def test_a_config_is_its_dict():
                 "tokens": {"names": {"<a>": "cat"}},
                 "lora": {"rank": 8, "dropout": 0.5},  # the rank may stay from another config
             },
-            "error, lora.dropout has no meaning in train.mode textual_inversion; train.text_encod",
+            "error, train.text_encoder has no meaning in train.mode textual_inversion; lora.drop",
         ),
         (
             {"train": {"mode": "full"}, "tokens": {"names": {"<a>": "cat"}}},

@@ -13,6 +13,7 @@ from pydantic import Field
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.config.lora import LoRAConfig
 from flax_sd.config.model import ModelConfig
+from flax_sd.config.modes import IDLE
 from flax_sd.config.optim import OptimConfig
 from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
@@ -20,9 +21,6 @@ from flax_sd.config.section import Section, changed
 from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.training import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
-
-# Options of lora that are refused in other modes; the others may stay from a config of mode lora.
-ONLY_LORA = ("start", "dora", "dropout", "rank_dropout", "module_dropout", "max_norm")
 
 
 class Config(Section):
@@ -87,7 +85,7 @@ class Config(Section):
     def _idle_options(self) -> list[str]:
         """Options that would do nothing, or nothing sensible, in the mode."""
         train, mode = self.train, self.train.mode
-        trained = {"vae": ("vae",), "full": ("unet",)}.get(mode, ())
+        trained = {"vae": ("vae",), "full": ("unet",), "ddpm": ("unet",)}.get(mode, ())
         if mode == "full" and train.text_encoder:
             trained = ("unet", "text_encoder")
         problems = [
@@ -96,35 +94,21 @@ class Config(Section):
             for name in self.model.from_scratch
             if name not in trained
         ]
-        if mode != "lora":
-            names = [name for name in changed(self.lora) if name in ONLY_LORA]
-            problems += [f"lora.{name} has no meaning in train.mode {mode}" for name in names]
-            if self.model.base_dtype != "compute":
-                problems.append(f"model.base_dtype has no meaning in train.mode {mode}")
-        set_in_vae = {
-            "data.mask": self.data.mask != "none",
-            "train.text_encoder": train.text_encoder,
-            "train.remat": train.remat != "none",
-            "train.caption_dropout": train.caption_dropout,
-            "model.clip_skip": self.model.clip_skip,
-            "model.prediction_type": self.model.prediction_type,
-            "model.zero_snr": self.model.zero_snr,
-            "sample.every": self.sample.every,
-            "sample.prompts": self.sample.prompts,
-        }
-        if mode == "textual_inversion":
-            if not self.tokens.names:
-                problems.append("train.mode textual_inversion trains tokens.names: there are none")
-            if train.text_encoder:
-                problems.append(f"train.text_encoder has no meaning in train.mode {mode}")
-        elif mode != "lora" and self.tokens.names:
-            problems.append(f"tokens.names has no meaning in train.mode {mode}")
-        if mode == "vae":
-            names = [name for name, value in set_in_vae.items() if value]
-            for part in ("loss", "timesteps", "noise"):
-                names += [f"{part}.{name}" for name in changed(getattr(self, part))]
-            problems += [f"{name} has no meaning in train.mode vae" for name in names]
+        if mode == "textual_inversion" and not self.tokens.names:
+            problems.append("train.mode textual_inversion trains tokens.names: there are none")
+        problems += [f"{name} has no meaning in train.mode {mode}" for name in self._idle()]
         return problems
+
+    def _idle(self) -> list[str]:
+        """The options that were set and that the mode does not read."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        dotted = [
+            f"{name}.{option}"
+            for name, section in sections.items()
+            if isinstance(section, Section)
+            for option in changed(section)
+        ]
+        return [name for name in dotted if name.startswith(IDLE[self.train.mode])]
 
 
 def to_dict(config: Config) -> dict[str, Any]:

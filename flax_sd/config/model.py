@@ -9,7 +9,8 @@ class ModelConfig(Section):
     """The model that the run starts from."""
 
     path: str = "bundled:base"
-    """A diffusers folder, a hub id, or bundled:base."""
+    """A diffusers folder, a hub id, or bundled:base; bundled:ddpm32 has sizes alone, for
+    from_scratch in mode ddpm."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     variant: str | None = None

@@ -24,6 +24,8 @@ class SampleConfig(Section):
     prompts: tuple[str, ...] = ()
     """Captions to draw; with them, the run ends with a before/after sheet. With `every` alone,
     captions of the data."""
+    count: Positive = 16
+    """Pictures of a grid in mode ddpm, which has no prompts; sample.every draws them."""
     steps: Positive = 25
     """Denoising steps of a sample."""
     guidance_scale: Rate = 7.5

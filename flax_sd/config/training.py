@@ -11,9 +11,10 @@ from flax_sd.config.section import Positive, Rate, Section, refuse_idle
 class TrainConfig(Section):
     """The training loop."""
 
-    mode: Literal["lora", "textual_inversion", "full", "vae"] = "lora"
+    mode: Literal["lora", "textual_inversion", "full", "vae", "ddpm"] = "lora"
     """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
-    full: the UNet itself; vae: the autoencoder."""
+    full: the UNet itself; vae: the autoencoder; ddpm: a UNet that draws pixels from noise alone,
+    without a VAE or captions (Ho et al. 2020)."""
     steps: Positive = 1000
     """Optimizer steps of the run."""
     epochs: Positive | None = None

@@ -81,8 +81,8 @@ def _duplicates(pictures: Pictures) -> Iterator[Finding]:
         same = seen.digest == pictures.seen[other].digest
         how = "is the same file as" if same else "shows the same as"
         words = "the same" if pictures.captions(i) == pictures.captions(other) else "other"
-        text = f"{how} {pictures.names[other]}, with {words} captions"
-        yield Finding("duplicate", name, text)
+        captions = f", with {words} captions" if pictures.captioned else ""
+        yield Finding("duplicate", name, f"{how} {pictures.names[other]}{captions}")
 
 
 def _captions(

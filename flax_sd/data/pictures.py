@@ -29,6 +29,7 @@ class Pictures:
       fits: how each comes to its shape, and `shapes` are these.
       bad: those that were left out, and why.
       unused: files of the folder that are no part of the set, and why.
+      captioned: whether captions were looked for; otherwise each is empty.
       cut_anew: names of those that are cut at a place drawn anew each time.
     """
 
@@ -39,7 +40,10 @@ class Pictures:
         seen: list[Seen],
         bad: list[Bad],
         unused: list[Bad],
+        *,
+        captioned: bool = True,
     ):
+        self.captioned = captioned
         self.cfg, self.bad, self.unused, self._found = cfg, bad, unused, found
         self.seen, self.names = tuple(seen), tuple(record.name for record in found)
         self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
@@ -57,7 +61,7 @@ class Pictures:
     def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Pictures":
         """Some of them, which need not be opened again, under other options of the same path."""
         found, seen = [self._found[i] for i in indices], [self.seen[i] for i in indices]
-        return Pictures(cfg, found, seen, [], [])
+        return Pictures(cfg, found, seen, [], [], captioned=self.captioned)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture i, each as it stands when nothing of it is drawn."""
@@ -169,8 +173,11 @@ def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
     return tuple(even)
 
 
-def open_pictures(cfg: DataConfig) -> Pictures:
+def open_pictures(cfg: DataConfig, *, captioned: bool = True) -> Pictures:
     """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
+
+    Args:
+      captioned: whether they need captions; otherwise every picture is taken, and no caption read.
 
     Raises:
       UserError: nothing usable is there, or with `on_bad: stop` a picture cannot be read.
@@ -180,7 +187,7 @@ def open_pictures(cfg: DataConfig) -> Pictures:
     except ValueError as error:
         right = "a name like white, or #rrggbb"
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
-    listing = _all(cfg)
+    listing = _all(cfg, cfg.caption_column if captioned else None)
     if cfg.max_pictures is not None:
         listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     with ThreadPoolExecutor(cfg.workers) as pool:
@@ -195,7 +202,7 @@ def open_pictures(cfg: DataConfig) -> Pictures:
         raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
     found, seen = [record for record, _ in good], [seen for _, seen in good]
     _check_masks(cfg, seen)
-    return Pictures(cfg, found, seen, bad, listing.unused)
+    return Pictures(cfg, found, seen, bad, listing.unused, captioned=captioned)
 
 
 def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
@@ -219,14 +226,14 @@ def _some(found: list[Record], count: int) -> list[Record]:
     return [record for record in found if record.name in names]
 
 
-def _all(cfg: DataConfig) -> Listing:
+def _all(cfg: DataConfig, caption_column: str | None) -> Listing:
     """What lies at path and elsewhere; records of other folders bear the folder's name."""
-    listing = _times(_list(cfg, cfg.path), cfg.repeats)
+    listing = _times(_list(cfg, caption_column, cfg.path), cfg.repeats)
     for path, repeats in cfg.folders.items():
-        further = _times(_list(cfg, path, "data.folders"), repeats)
+        further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
         _join(listing, path, further)
     if (path := cfg.regularisation) is not None:
-        further = _list(cfg, path, "data.regularisation")
+        further = _list(cfg, caption_column, path, "data.regularisation")
         prior = [record._replace(prior=True) for record in further.records]
         _join(listing, path, further._replace(records=prior))
     return listing
@@ -245,7 +252,9 @@ def _times(listing: Listing, repeats: int) -> Listing:
     return listing._replace(records=records)
 
 
-def _list(cfg: DataConfig, path: str, option: str = "data.path") -> Listing:
+def _list(
+    cfg: DataConfig, caption_column: str | None, path: str, option: str = "data.path"
+) -> Listing:
     folder = _resolve(path)
     kept = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
     captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
@@ -253,12 +262,13 @@ def _list(cfg: DataConfig, path: str, option: str = "data.path") -> Listing:
     # In a folder that exists, a missing one is a slip of the pen and no hub id.
     is_id = HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
     if is_table or is_id:
-        return tables.list_table(str(folder), cfg.image_column, cfg.caption_column)
+        return tables.list_table(str(folder), cfg.image_column, caption_column)
     if not folder.is_dir():
         found = "is a file, not" if folder.exists() else f"is not there: {option} names"
-        right = "a folder of captioned pictures, a .parquet or .arrow file, or a datasets id"
+        what = "pictures" if caption_column is None else "captioned pictures"
+        right = f"a folder of {what}, a .parquet or .arrow file, or a datasets id"
         raise UserError(f"{path} {found} {right}")
-    return records.list_folder(folder, cfg.caption_column)
+    return records.list_folder(folder, caption_column)
 
 
 def _resolve(path: str) -> pathlib.Path:

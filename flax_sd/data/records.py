@@ -64,12 +64,17 @@ def caption_tuple(value: Any) -> tuple[str, ...] | None:
     return tuple(values) if all(isinstance(v, str) for v in values) else None
 
 
-def list_folder(folder: pathlib.Path, caption_column: str) -> Listing:
+def list_folder(folder: pathlib.Path, caption_column: str | None) -> Listing:
     """Lists the pictures that metadata.jsonl or metadata.csv names, or those beside .txt captions.
+
+    Args:
+      caption_column: None lists every picture, each with an empty caption, whatever names it.
 
     Raises:
       UserError: there is nothing to train on, or the metadata file cannot be read.
     """
+    if caption_column is None:
+        return _all_pictures(folder)
     listing = _list_pictures(folder, caption_column)
     listing.unused.extend(_lone_masks(folder))
     return listing
@@ -93,6 +98,15 @@ def _list_pictures(folder: pathlib.Path, caption_column: str) -> Listing:
     why = f"{found[0].name} does not name it"
     listing.unused.extend(Bad(name, why) for name in names if os.path.normpath(name) not in named)
     return listing
+
+
+def _all_pictures(folder: pathlib.Path) -> Listing:
+    paths = list(_pictures(folder))
+    if not paths:
+        raise UserError(f"{folder} holds no pictures: {' '.join(sorted(PICTURES))} are read")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    pairs = zip(names, paths, strict=True)
+    return Listing([Record(name, ("",), path.read_bytes) for name, path in pairs], [], [])
 
 
 def _jsonl_rows(path: pathlib.Path) -> list[tuple[int, dict[str, Any]]]:

@@ -18,8 +18,9 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     """
     count = len(pictures)
     captions = sum(len(pictures.captions(i)) for i in range(count))
-    lines = [f"{pictures.cfg.path}: {many(count, 'picture')}, {many(captions, 'caption')}"]
-    shown = min(SHOWN, count)
+    words = f", {many(captions, 'caption')}" if pictures.captioned else ""
+    lines = [f"{pictures.cfg.path}: {many(count, 'picture')}{words}"]
+    shown = min(SHOWN, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {pictures.captions(i)[0]!r}")
     lines += _shapes(pictures) + _masks(pictures)

@@ -32,7 +32,8 @@ def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Fi
 
 def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
     captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
-    head = f"{many(len(pictures), 'picture')} and {many(captions, 'caption')} are used."
+    words = f" and {many(captions, 'caption')}" if pictures.captioned else ""
+    head = f"{many(len(pictures), 'picture')}{words} are used."
     parts = [f"<p>{head}</p>", _buckets(pictures), _sizes(pictures)]
     if not findings:
         parts.append("<p>Nothing is wrong with them.</p>")

@@ -19,22 +19,26 @@ def table_files(path: pathlib.Path) -> list[pathlib.Path]:
     return [p for p in files if p.suffix == files[0].suffix]  # never two formats of one set
 
 
-def list_table(source: str, image_column: str, caption_column: str) -> Listing:
+def list_table(source: str, image_column: str, caption_column: str | None) -> Listing:
     """Lists the rows of the train split of a local table or a hub id.
 
+    Args:
+      caption_column: None gives each picture an empty caption.
+
     Raises:
-      UserError: the table cannot be loaded, or lacks one of the two columns.
+      UserError: the table cannot be loaded, or lacks a column.
     """
     # Imported here because it takes a second, and a folder of pictures does without it.
     import datasets
 
     table = _load(source)
-    missing = [c for c in (image_column, caption_column) if c not in table.column_names]
+    options = {"data.image_column": image_column, "data.caption_column": caption_column}
+    wanted = {name: column for name, column in options.items() if column is not None}
+    missing = [c for c in wanted.values() if c not in table.column_names]
     if missing:
         raise UserError(
             f"{source} has no column {' and no column '.join(map(repr, missing))}, only "
-            f"{', '.join(map(repr, table.column_names))}: set data.image_column and "
-            "data.caption_column"
+            f"{', '.join(map(repr, table.column_names))}: set {' and '.join(wanted)}"
         )
     images = table.select_columns([image_column])
     try:
@@ -47,7 +51,8 @@ def list_table(source: str, image_column: str, caption_column: str) -> Listing:
     if not len(images):
         raise UserError(f"{source} has no rows")
     listing = Listing([], [], [])
-    for row, value in enumerate(table[caption_column]):
+    values = [""] * len(images) if caption_column is None else table[caption_column]
+    for row, value in enumerate(values):
         captions, name = caption_tuple(value), f"row {row}"
         if captions is None:
             reason = (

@@ -3,6 +3,7 @@
 from flax_sd.losses.autoencoder import vae_loss
 from flax_sd.losses.base import EncodedBatch, Graphs, Loss, PixelBatch, Trees, merge
 from flax_sd.losses.diffusion import DiffusionConfig, DiffusionDraws, diffusion_loss
+from flax_sd.losses.pixels import pixel_loss
 
 __all__ = [
     "DiffusionConfig",
@@ -14,5 +15,6 @@ __all__ = [
     "Trees",
     "diffusion_loss",
     "merge",
+    "pixel_loss",
     "vae_loss",
 ]

@@ -55,11 +55,6 @@ class PixelBatch(NamedTuple):
     weight: jax.Array | None = None  # [b]
 
 
-def masked(distances: Float[Array, "b h w c"], batch: EncodedBatch) -> Float[Array, "b h w c"]:
-    """The distance at each place of the latents times the place's weight."""
-    return distances if batch.mask is None else distances * batch.mask[..., None]
-
-
 def weighted(value: Float[Array, " b"], batch: EncodedBatch | PixelBatch) -> Float[Array, " b"]:
     """Each picture's loss times its weight."""
     return value if batch.weight is None else batch.weight * value

@@ -1,16 +1,17 @@
 """The denoising error of the UNet (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.masks import Rates
 from flax_sd.losses import noise, timesteps
-from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, masked, merge, weighted
+from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
 from flax_sd.losses.distances import make_distance
 from flax_sd.losses.weights import make_weight
 from flax_sd.models.vae import Moments
@@ -39,6 +40,46 @@ class DiffusionConfig(NamedTuple):
 PLAIN = DiffusionConfig()  # eq. 14
 
 
+class Denoising:
+    """w(t) d(target, out) of pictures or latents x_0, whatever network puts out what."""
+
+    def __init__(self, schedule: NoiseSchedule, cfg: DiffusionConfig):
+        """Builds w, d and the distribution of t.
+
+        Raises:
+          UserError: these do not fit the schedule.
+        """
+        self._schedule, self._cfg = schedule, cfg
+        self._chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
+        self._weight = make_weight(schedule, cfg.loss)
+        self._distance = make_distance(schedule, cfg.loss)
+
+    def draw(
+        self, key_t: jax.Array, key_noise: jax.Array, shape: tuple[int, ...]
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Timesteps, noise, and what the input has in its place, for x_0 of that shape."""
+        stratified = self._cfg.timesteps.stratified
+        t = timesteps.draw(key_t, self._chances, shape[0], stratified=stratified)
+        drawn = noise.draw(key_noise, shape, self._cfg.noise)
+        return t, drawn, noise.perturb(key_noise, drawn, self._cfg.noise)
+
+    def loss(
+        self,
+        network: Callable[[jax.Array, jax.Array], jax.Array],
+        x0: Float[Array, "b h w c"],
+        t: Int[Array, " b"],
+        noise: Float[Array, "b h w c"],
+        added: Float[Array, "b h w c"] | None,
+        mask: Float[Array, "b h w"] | None = None,
+    ) -> Float[Array, " b"]:
+        """Each picture's, where network(x_t, t) is what the network puts out."""
+        noisy = self._schedule.add_noise(x0, noise if added is None else added, t)
+        error = network(noisy, t).astype(jnp.float32) - self._schedule.target(x0, noise, t)
+        distance = self._distance(error, t)
+        value = jnp.mean(distance if mask is None else distance * mask[..., None], axis=(1, 2, 3))
+        return value if self._weight is None else self._weight(t) * value
+
+
 def diffusion_loss(
     graphs: Graphs,
     schedule: NoiseSchedule,
@@ -59,21 +100,16 @@ def diffusion_loss(
     Raises:
       UserError: these do not fit the schedule.
     """
-    chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
-    weight, distance = make_weight(schedule, cfg.loss), make_distance(schedule, cfg.loss)
+    denoising = Denoising(schedule, cfg)
 
     def draw(key: jax.Array, batch: EncodedBatch) -> DiffusionDraws:
         key_posterior, key_t, key_noise = jax.random.split(key, 3)
         shape = batch.moments.mean.shape
-        drawn = noise.draw(key_noise, shape, cfg.noise)
-        stratified = cfg.timesteps.stratified
-        return DiffusionDraws(
-            jax.random.normal(key_posterior, shape),
-            timesteps.draw(key_t, chances, shape[0], stratified=stratified),
-            drawn,
-            noise.perturb(key_noise, drawn, cfg.noise),
-            None if cfg.dropout is None else jax.random.split(jax.random.fold_in(key, 3), shape[0]),
+        keys = (
+            None if cfg.dropout is None else jax.random.split(jax.random.fold_in(key, 3), shape[0])
         )
+        posterior = jax.random.normal(key_posterior, shape)
+        return DiffusionDraws(posterior, *denoising.draw(key_t, key_noise, shape), keys)
 
     def network(params: Trees, frozen: Trees, name: str, draws: DiffusionDraws) -> Any:
         merged = merge(graphs, params, frozen, name, compute_dtype)
@@ -91,11 +127,7 @@ def diffusion_loss(
             text = encoder(text, clip_skip).text
         moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
         latents = moments.sample(draws.posterior) * scaling_factor
-        added = draws.noise if draws.added is None else draws.added
-        noisy = schedule.add_noise(latents, added, draws.timesteps)
-        out = unet(noisy, draws.timesteps, text).astype(jnp.float32)
-        error = out - schedule.target(latents, draws.noise, draws.timesteps)
-        value = jnp.mean(masked(distance(error, draws.timesteps), batch), axis=(1, 2, 3))
-        return weighted(value if weight is None else weight(draws.timesteps) * value, batch)
+        value = denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)
+        return weighted(value, batch)
 
     return Loss(draw, loss, schedule.alphas_cumprod.size)

@@ -13,6 +13,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
 from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.parts import OWN_ALONE
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights.hub import BUNDLED
 
@@ -62,7 +63,7 @@ def check(config: Config, sets: Sets) -> Report:
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
     tokenizer = new_tokens.counted(config.tokens, tokenizer)
     new_tokens.check_captions(config.tokens, sets.train)
-    cut_off = None if config.train.mode == "vae" else tokenizer.cut_off
+    cut_off = None if config.train.mode in OWN_ALONE else tokenizer.cut_off
     held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
     options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}
     named = {"data.path": sets.train}

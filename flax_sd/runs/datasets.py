@@ -27,7 +27,8 @@ def open_sets(config: Config) -> Sets:
     Raises:
       UserError: they cannot be read, or cannot be divided.
     """
-    train, share = data.open_pictures(config.data), config.data.held_out_share
+    captioned, share = config.train.mode != "ddpm", config.data.held_out_share
+    train = data.open_pictures(config.data, captioned=captioned)
     paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
     fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
     fixed |= {"mask": "none", "unmasked_weight": 0.0, "mask_normalised": False}
@@ -35,7 +36,9 @@ def open_sets(config: Config) -> Sets:
     alone = {**fixed, "folders": {}, "repeats": 1}
     alone |= {"regularisation": None, "prior_weight": 1.0}
     measured = {
-        name: data.open_pictures(config.data.model_copy(update={**alone, "path": path}))
+        name: data.open_pictures(
+            config.data.model_copy(update={**alone, "path": path}), captioned=captioned
+        )
         for name, path in paths.items()
         if path is not None
     }

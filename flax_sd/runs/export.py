@@ -85,6 +85,8 @@ def run(options: ExportOptions) -> int:
 
 def _check(options: ExportOptions, source: Source) -> None:
     problems = []
+    if source.config is not None and source.config.train.mode == "ddpm":
+        problems.append(f"{source.model} is a diffusers folder already, the only form there is")
     if not math.isfinite(options.strength):
         problems.append(f"--strength is {options.strength}: should be a number")
     if source.lora is None and source.tokens:

@@ -18,6 +18,7 @@ from flax_sd.losses import (
     PixelBatch,
     Trees,
     diffusion_loss,
+    pixel_loss,
     vae_loss,
 )
 from flax_sd.models.clip import NewTokens
@@ -33,7 +34,7 @@ class Objective(NamedTuple):
     Attributes:
       measure: the loss by which models are compared, whatever weighs the training's.
       encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
-      moments: jitted, (frozen, pixels) -> Moments; None in mode vae.
+      moments: jitted, (frozen, pixels) -> Moments; None in modes vae and ddpm.
       text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
       constrain: what a step does to the trained leaves after their update; None for nothing.
     """
@@ -70,6 +71,12 @@ def make_objective(config: Config, parts: Parts) -> Objective:
     if config.train.mode == "vae":
         loss = _vae_objective(config, networks["vae"], graphs)
         return Objective(graphs, params, frozen, loss, loss, jit(_pixels_alone))
+    options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
+    if config.train.mode == "ddpm":
+        dtype, schedule = _compute_dtype(config), noise_schedule(parts)
+        loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
+        measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
+        return Objective(graphs, params, frozen, loss, measure, jit(_pixels_alone))
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
@@ -78,8 +85,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
     )
-    cfg = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
-    loss = make_loss(cfg=cfg)
+    loss = make_loss(cfg=options)
     trained_text = "text_encoder" in params
     moments, text = _encoders(graphs, config.model.clip_skip)
 

@@ -32,7 +32,7 @@ MODEL_FOLDER = "model"
 BEST_LORA, BEST_PEFT = "lora_best.safetensors", "lora_best_peft.safetensors"
 BEST_MODEL = "model_best"
 FINISHED = "finished.json"  # which step the results are of: an extended run has older ones
-COMPONENTS = ("unet", "vae", "text_encoder")
+NETWORKS = ("unet", "vae", "text_encoder")
 
 
 class Outputs:
@@ -41,6 +41,9 @@ class Outputs:
     def __init__(self, config: Config, parts: Parts):
         self._config, self._parts = config, parts
         self._lora = config.train.mode == "lora"
+        unconditional = config.train.mode == "ddpm"
+        self._networks = ("unet",) if unconditional else NETWORKS
+        self._copied = ("scheduler",) if unconditional else ("tokenizer", "scheduler")
 
     def save(self, step: int, params: Trees) -> None:
         """At a checkpoint: LoRA files as loras/step-N, new tokens as embeddings/step-N.
@@ -116,7 +119,7 @@ class Outputs:
         if not trained_whole(self._config):
             tokens = self._token_results(best).values()
             return [*(self._lora_results(best) if self._lora else ()), *tokens]
-        configs = [f"{name}/config.json" for name in COMPONENTS]
+        configs = [f"{name}/config.json" for name in self._networks]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
         names = ["model_index.json", *configs, *weights]
         return [self._model(best) / name for name in names]
@@ -155,18 +158,18 @@ class Outputs:
         parts, trained = self._parts, trained_whole(self._config)
         raw = {
             name: read_component_config(parts.component_folder(name).parent, folder.name)
-            for name in COMPONENTS
+            for name in self._networks
             for folder in [parts.component_folder(name)]
         }
         with model_folder.written_aside(target) as aside:
-            for name in COMPONENTS:
+            for name in self._networks:
                 if name in trained:
                     state = nnx.merge_state(params[name], frozen[name])
                     kept = {**raw[name], **changed, **_float32(raw[name])}
                     model_folder.save_component(aside, name, state_tensors(state), kept)
                 else:
                     self._copy(name, raw[name], aside)
-            for name in ("tokenizer", "scheduler"):
+            for name in self._copied:
                 shutil.copytree(parts.folder / name, aside / name)
             scheduler = aside / "scheduler" / "scheduler_config.json"
             if parts.scheduler_config != model_folder.read_json(scheduler):
@@ -192,7 +195,7 @@ def trained_files(config: Config) -> list[tuple[str, str]]:
 
 def _clear_remains(target: pathlib.Path) -> None:
     """Removes a model folder of ours out of which somebody took the index."""
-    ours = {*COMPONENTS, "tokenizer", "scheduler"}
+    ours = {*NETWORKS, "tokenizer", "scheduler"}
     if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
         shutil.rmtree(target)
 
@@ -221,6 +224,8 @@ def _float32(raw: Mapping[str, Any]) -> dict[str, str]:
 
 def _present(index: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
     """The index, which names the parts that are there and says that the others are not."""
+    if "vae" not in raw:
+        return dict(index)
     absent = [None, None]
     return dict(index) | {
         "vae": ["diffusers", raw["vae"]["_class_name"]],

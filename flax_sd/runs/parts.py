@@ -20,9 +20,11 @@ from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.folder import read_json
 
+OWN_ALONE = {"vae": ("vae",), "ddpm": ("unet",)}  # modes that train all that they load
+
 
 class Parts(NamedTuple):
-    """Networks by component name; in mode vae the UNet and the text encoder stay away.
+    """Networks by component name: modes vae and ddpm have their own alone, and no tokenizer.
 
     Attributes:
       folder: the model's.
@@ -79,9 +81,9 @@ def _make_parts(
     """The parts, each network by `make(folder, component, dtype, key if it starts at random)`."""
     model, train = config.model, config.train
     folder = hub.resolve(model.path, model.revision, model.variant)
-    components.check_kind(folder)
+    components.check_kind(folder, components.DDPM if train.mode == "ddpm" else components.PIPELINE)
     vae = folder / "vae" if model.vae is None else find_vae(model.vae, model.variant)
-    names = ["vae"] if train.mode == "vae" else ["vae", "text_encoder", "unet"]
+    names = OWN_ALONE.get(train.mode, ("vae", "text_encoder", "unet"))
     whole = trained_whole(config)
     networks = {}
     for i, name in enumerate(names):
@@ -90,11 +92,15 @@ def _make_parts(
         random = name in model.from_scratch
         key = jax.random.fold_in(jax.random.key(config.seed), i) if random else None
         networks[name] = make(parent, own, dtype, key)
-    _check_fit(config, networks)
-    tokenizer = None if train.mode == "vae" else Tokenizer.load(folder / "tokenizer")
+    scheduler = scheduler_of(folder, model)
+    if train.mode == "ddpm":
+        _check_ddpm(config, networks["unet"], scheduler)
+    else:
+        _check_fit(config, networks)
+    tokenizer = None if train.mode in OWN_ALONE else Tokenizer.load(folder / "tokenizer")
     if tokenizer is not None and config.tokens.names:
         tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
-    return Parts(folder, vae, networks, tokenizer, scheduler_of(folder, model))
+    return Parts(folder, vae, networks, tokenizer, scheduler)
 
 
 def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
@@ -114,8 +120,8 @@ def trained_whole(config: Config) -> tuple[str, ...]:
     """The components all of whose weights the run trains."""
     if config.train.mode in ("lora", "textual_inversion"):
         return ()
-    if config.train.mode == "vae":
-        return ("vae",)
+    if config.train.mode in OWN_ALONE:
+        return OWN_ALONE[config.train.mode]
     return ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
 
 
@@ -149,6 +155,22 @@ def stride(vae: components.VAE) -> int:
     is_kl = isinstance(vae, AutoencoderKL)
     widths = vae.config.block_out_channels if is_kl else vae.config.encoder_block_out_channels
     return 2 ** (len(widths) - 1)
+
+
+def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None:
+    """Raises UserError if the network cannot be trained on pictures of the config's size."""
+    cfg, side, problems = unet.config, config.data.resolution, []
+    if (cfg.in_channels, cfg.out_channels) != (3, 3):
+        problems.append(
+            f"the UNet reads {cfg.in_channels} channels and puts out {cfg.out_channels}: pictures "
+            "have 3, and a learned variance is not trained"
+        )
+    if side % (steps := 2 ** (len(cfg.block_out_channels) - 1)):
+        problems.append(f"data.resolution {side} is not a multiple of {steps}, as the UNet's steps")
+    if str(variance := scheduler.get("variance_type", "fixed_small")).startswith("learned"):
+        problems.append(f"variance_type {variance} of the scheduler is not trained: fixed_large is")
+    if problems:
+        raise UserError(f"{config.model.path}: {'; '.join(problems)}")
 
 
 def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:

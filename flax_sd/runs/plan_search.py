@@ -67,7 +67,8 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
             lines.append(f"--train.accumulate {parts}: the same batch in {parts} parts")
     if train.mode != "vae" and train.remat == "none":
         lines.append("--train.remat blocks: activations are computed again; slower")
-    if train.mode != "vae" and not (config.data.center_crop and config.data.encode_once):
+    encodes = train.mode not in ("vae", "ddpm")
+    if encodes and not (config.data.center_crop and config.data.encode_once):
         lines.append("--data.center_crop true: the VAE leaves once all pictures are encoded")
     if config.compute_dtype == "float32":
         lines.append("--compute_dtype bfloat16")

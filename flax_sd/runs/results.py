@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_sd.checkpoint import Checkpoints
+from flax_sd.config import Config
 from flax_sd.data import Pictures
 from flax_sd.losses import Trees
 from flax_sd.progress import Progress
@@ -19,10 +20,10 @@ from flax_sd.train_step import TrainState
 class Results:
     """Writes them, and says where."""
 
-    def __init__(self, outputs: Outputs, pictures: Pictures, mode: str, progress: Progress):
+    def __init__(self, outputs: Outputs, pictures: Pictures, config: Config, progress: Progress):
         """Takes the pictures that an autoencoder's scale is measured on."""
         self._outputs, self._pictures = outputs, pictures
-        self._mode, self._progress = mode, progress
+        self._config, self._progress = config, progress
 
     def write(self, learned: Trees, objective: Objective, *, best: bool = False) -> None:
         """Writes the results of what was learned.
@@ -34,10 +35,12 @@ class Results:
           UserError: they cannot be written.
         """
         changed, frozen = {}, objective.frozen
-        if self._mode == "vae":
+        if self._config.train.mode == "vae":
             scale = latents.scaling_factor(objective, learned, frozen, self._pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self._progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
+        if self._config.train.mode == "ddpm":  # what it draws is as large as what it saw
+            changed = {"sample_size": self._config.data.resolution}
         for path in self._outputs.finish(learned, frozen, changed, best=best):
             self._progress.stage("written", str(path))
 

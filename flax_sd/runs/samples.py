@@ -7,107 +7,48 @@ sheet is made.
 import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import UInt8
 from PIL import Image
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.losses import Trees
-from flax_sd.pipeline import StableDiffusion
-from flax_sd.runs.parts import Parts, trained_whole
-from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.drawers import Drawer
 from flax_sd.sheet import make_grid, make_sheet
 
 FOLDER, BEFORE, SHEET = "samples", "before.npz", "before_after.png"
-AT_ONCE = 4  # pictures a batch
 ACROSS = 4  # of a grid
-BORROWED = 4  # captions taken from the data where none are given
-
-
-def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
-    """`sample.prompts`, or captions of the data if only `sample.every` is set."""
-    if config.sample.prompts or config.sample.every is None:
-        return config.sample.prompts
-    return tuple(pictures.captions(i)[0] for i in range(min(BORROWED, len(pictures))))
-
-
-class Interrupted(Exception):
-    """The run is to end before all pictures are drawn."""
 
 
 class Samples:
-    """Draws prompts from fixed seeds with the weights of the moment.
+    """Grids of what a drawer draws with the weights of the moment.
 
     All processes draw, each for itself, so that none waits in a collective; the first one writes.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        parts: Parts,
-        prompts: Sequence[str],
-        stopping: Callable[[], bool] = lambda: False,
-    ):
-        """Draws until it is done, or `stopping` says that the run is to be saved and ended."""
-        assert parts.tokenizer is not None, "mode vae draws nothing"
-        self._config, self._prompts, self._stopping = config, list(prompts), stopping
-        self._networks, self._dtype = parts.networks, resolve_dtype(config.compute_dtype)
-        self._pipeline = StableDiffusion.from_parts(
-            folder=parts.folder,
-            unet=parts.networks["unet"],
-            vae=parts.networks["vae"],
-            text_encoder=parts.networks["text_encoder"],
-            tokenizer=parts.tokenizer,
-        )
-        self._pipeline.scheduler_config = parts.scheduler_config
+    def __init__(self, config: Config, drawer: Drawer):
+        self._config, self._drawer, self._prompts = config, drawer, drawer.prompts
         self._folder = config.output / FOLDER
 
-    def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
-        """One picture a prompt.
+    def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws the pictures of a step and writes them as one labelled grid, which is returned.
 
         Raises:
-          Interrupted: the run is to end; a grid is drawn anew when it resumes.
+          Interrupted: the run is to end; the grid is drawn anew when it resumes.
         """
-        for name, leaves in params.items():
-            nnx.update(self._networks[name], jax.tree.map(self._host_copy, leaves))
-        settings, side = self._config.sample, self._config.data.resolution
-        pictures = []
-        for start in range(0, len(self._prompts), AT_ONCE):
-            if self._stopping():
-                raise Interrupted
-            part = self._prompts[start : start + AT_ONCE]
-            drawn = self._pipeline.generate(
-                part + part[:1] * (AT_ONCE - len(part)),  # padded: one compilation
-                num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance_scale,
-                sampler=settings.sampler,
-                seed=[settings.seed + start + k for k in range(AT_ONCE)],
-                height=side,
-                width=side,
-                clip_skip=self._config.model.clip_skip,
-            )
-            pictures.append(drawn[: len(part)])
-        return np.concatenate(pictures)
-
-    def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
-        """Draws the pictures of a step and writes them as one labelled grid, which is returned."""
-        pictures = self.draw(params)
-        if step == 0:
+        pictures = self._drawer.draw(params)
+        if step == 0 and self._prompts:
             self._keep(pictures)
         return self._write_grid(step, pictures)
 
     def finish(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
         """The last step's grid, and its pictures beside those of step 0 if these are there."""
-        pictures = self.draw(params)
+        pictures = self._drawer.draw(params)
         before = self._before()
         if before is not None and jax.process_index() == 0:
             rows = [list(before), list(pictures)]
@@ -116,8 +57,9 @@ class Samples:
         return self._write_grid(step, pictures)
 
     def has(self, step: int) -> bool:
-        """Whether the grid of that step is there (for step 0, its pictures too)."""
-        return self.path(step).is_file() and (step > 0 or self._before() is not None)
+        """Whether the grid of that step is there (for step 0, its prompts' pictures too)."""
+        whole = step > 0 or not self._prompts or self._before() is not None
+        return self.path(step).is_file() and whole
 
     def path(self, step: int) -> pathlib.Path:
         """The grid of a step."""
@@ -128,15 +70,11 @@ class Samples:
         """The pictures before and after the run."""
         return self._folder / SHEET
 
-    def _host_copy(self, leaf: jax.Array) -> np.ndarray:
-        """The leaf in the networks' own dtype; LoRA leaves stay float32."""
-        whole = bool(trained_whole(self._config))
-        return np.asarray(leaf).astype(jnp.dtype(self._dtype) if whole else leaf.dtype)
-
     def _write_grid(
         self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
-        sheet = make_grid(list(pictures), self._prompts, min(ACROSS, len(pictures)))
+        across = min(ACROSS, len(pictures))
+        sheet = make_grid(list(pictures), self._drawer.labels, across)
         if jax.process_index() == 0:
             save_png(self.path(step), sheet)
         return np.asarray(sheet)

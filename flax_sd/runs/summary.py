@@ -72,6 +72,7 @@ def _next(config: Config) -> list[str]:
     output, model = config.output, config.model.path
     usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
+    drawn = ["--images-per-prompt", "16"] if config.train.mode == "ddpm" else ["--prompt", prompt]
     if trained_whole(config):
         source = ["--model", str(output / MODEL_FOLDER)]
     else:
@@ -79,7 +80,7 @@ def _next(config: Config) -> list[str]:
         source += ["--lora", f"{output / LORA_FILE}:0.8"] if config.train.mode == "lora" else []
         for path in new_tokens.results(config.tokens, output).values():
             source += ["--embedding", str(path)]
-    draw = ["python", "sample.py", *source, "--prompt", prompt, "--seed", "1", "--out", "out"]
+    draw = ["python", "sample.py", *source, *drawn, "--seed", "1", "--out", "out"]
     longer = ["python", "train.py", str(output / "config.yaml")]
     longer += ["--train.steps", str(2 * config.train.steps)]
     return ["", "draw with it:     " + shlex.join(draw), "train it longer:  " + shlex.join(longer)]

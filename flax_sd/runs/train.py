@@ -15,6 +15,7 @@ from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import check, environment, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
+from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.inputs import prepare
@@ -27,7 +28,7 @@ from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.report import LiveReport
 from flax_sd.runs.results import Results
-from flax_sd.runs.samples import Interrupted, Samples, choose_prompts
+from flax_sd.runs.samples import Samples
 from flax_sd.runs.summary import summary
 from flax_sd.runs.validate import Validation, Verdict, exhausted, keeps_best
 from flax_sd.runs.validation_log import ValidationLog
@@ -110,11 +111,9 @@ class Run:
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.outputs = Outputs(config, parts)
-        self.results = Results(self.outputs, sets.train, config.train.mode, progress)
-        prompts = choose_prompts(config, sets.train)
-        self.samples = None
-        if prompts:
-            self.samples = Samples(config, parts, prompts, lambda: stop.reason is not None)
+        self.results = Results(self.outputs, sets.train, config, progress)
+        drawer = make_drawer(config, parts, sets.train, lambda: stop.reason is not None)
+        self.samples = Samples(config, drawer) if drawer else None
         self.report = LiveReport(config.output, self.total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:

@@ -54,7 +54,7 @@ def _bundled(source: str) -> pathlib.Path:
     there = sorted(path.name for path in BUNDLED.iterdir() if (path / "unet").is_dir())
     if folder.name not in there:
         names = ", ".join(f"bundled:{name}" for name in there)
-        raise UserError(f"{source} does not come with the package; {names} does")
+        raise UserError(f"{source} does not come with the package; {names} do")
     return folder
 
 

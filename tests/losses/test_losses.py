@@ -17,6 +17,7 @@ from flax_sd.losses import (
     PixelBatch,
     diffusion_loss,
     merge,
+    pixel_loss,
     vae_loss,
 )
 from flax_sd.losses.weights import min_snr
@@ -200,3 +201,27 @@ def test_the_autoencoders_loss_is_reconstruction_and_kl(kl_weight, l1_weight):
     )
     expected = expected + kl_weight * theirs.kl().numpy() / 12
     assert_close(value, expected, LAYER)
+
+
+class Unconditional(nnx.Module):
+    def __init__(self):
+        self.scale = nnx.Param(jnp.float32(0.7))
+
+    def __call__(self, pixels, t, keys=None):
+        dropped = 0 if keys is None else keys[:, :1, None, None] % 2
+        return pixels * self.scale[...] + dropped
+
+
+def test_the_pixel_loss_is_the_mean_squared_error_of_the_noise():
+    graphs, params, none = split(unet=Unconditional())
+    batch = PixelBatch(numbers(3, 4, 6, 3))
+    loss = pixel_loss(graphs, SCHEDULE, dropout=True)
+    draws = loss.draw(jax.random.key(1), batch)
+    a = np.asarray(SCHEDULE.alphas_cumprod)[np.asarray(draws.timesteps)][:, None, None, None]
+    noisy = np.sqrt(a) * batch.pixels + np.sqrt(1 - a) * draws.noise
+    for keys, dropped in ((draws.dropout, draws.dropout[:, :1, None, None] % 2), (None, 0)):
+        value = loss.loss(params, none, batch, draws._replace(dropout=keys))
+        error = 0.7 * noisy + dropped - draws.noise
+        assert_close(value, np.square(error).mean((1, 2, 3)), LAYER)
+    assert pixel_loss(graphs, SCHEDULE).draw(jax.random.key(1), batch).dropout is None
+    assert len(np.unique(draws.dropout, axis=0)) == 3

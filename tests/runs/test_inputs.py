@@ -227,7 +227,7 @@ def test_they_leave_the_device(train, monkeypatch, samples):
         seen["on the device"] = {type(ref()) for ref in loaded}
         networks = dict(self.parts.networks)
         if self.samples is not None:
-            pipeline = self.samples._pipeline
+            pipeline = self.samples._drawer._pipeline
             networks |= {"vae": pipeline.vae, "text_encoder": pipeline.text_encoders[0]}
         leaves = {name: jax.tree.leaves(nnx.state(net)) for name, net in networks.items()}
         seen.update({n: {type(x).__module__ for x in found} for n, found in leaves.items()})

@@ -65,7 +65,9 @@ def test_a_folder_is_itself(tmp_path, monkeypatch):
 
 def test_what_comes_with_the_package():
     assert (hub.resolve("bundled:base") / "tokenizer" / "vocab.json").is_file()
-    with pytest.raises(UserError, match="bundled:bass does not come with .*; bundled:base does"):
+    with pytest.raises(
+        UserError, match="bundled:bass does not come with .*; bundled:base, bundled:ddpm32 do"
+    ):
         hub.resolve("bundled:bass")
 
 

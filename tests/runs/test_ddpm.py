@@ -1,0 +1,112 @@
+"""Mode ddpm: a UNet of pixels from nothing, without captions, to a folder of diffusers."""
+
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import flax_sd
+from flax_sd import cli, data
+from flax_sd.config import DataConfig
+from tests import parity
+from tests.runs.conftest import contents, make_pictures
+
+UNET = {
+    "_class_name": "UNet2DModel",
+    "sample_size": 32,  # which the run's resolution replaces
+    "block_out_channels": [8, 12],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 4,
+    "attention_head_dim": None,
+    "dropout": 0.2,
+}
+SCHEDULER = {"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": True}
+INDEX = {
+    "_class_name": "DDPMPipeline",
+    "unet": ["diffusers", "UNet2DModel"],
+    "scheduler": ["diffusers", "DDPMScheduler"],
+}
+
+
+@pytest.fixture(scope="module")
+def uncaptioned(tmp_path_factory):
+    folder = make_pictures(tmp_path_factory.mktemp("uncaptioned"), 5)
+    (folder / "metadata.jsonl").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """A folder of configs without weights."""
+    folder = tmp_path_factory.mktemp("sizes")
+    files = {
+        "model_index.json": INDEX,
+        "unet/config.json": UNET,
+        "scheduler/scheduler_config.json": SCHEDULER,
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, uncaptioned, sizes):
+    """A run of two steps, and the same in two parts."""
+    root = tmp_path_factory.mktemp("runs")
+    config = root / "ddpm.yaml"
+    config.write_text(
+        json.dumps(
+            {
+                "model": {"path": str(sizes), "from_scratch": ["unet"]},
+                "data": {"path": str(uncaptioned), "resolution": 16, "held_out": str(uncaptioned)},
+                "train": {"mode": "ddpm", "batch_size": 2, "ema_decay": 0.5},
+                "optim": {"learning_rate": 1e-3},
+                "sample": {"every": 2, "count": 3, "steps": 2},
+                "log": {"every": 1},
+            }
+        )
+    )
+
+    def train(name, steps):
+        flags = ["--output", str(root / name), "--train.steps", str(steps)]
+        assert cli.train([str(config), *flags]) == 0
+        return root / name
+
+    train("parts", 1)
+    return train("whole", 2), train("parts", 2)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_in_the_same_bytes(ended):
+    whole, parts = (contents(folder / "model") for folder in ended)
+    assert whole == parts
+    lines = [json.loads(line) for line in (ended[0] / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["val_loss"] == pytest.approx(1, rel=0.1)  # a new network puts out zero
+    assert lines[-1]["val_loss"] < lines[0]["val_loss"]
+    grid = np.asarray(Image.open(ended[0] / "samples" / "step-000002.png"))
+    assert grid.shape[1] >= 2 * 16  # three pictures, two across
+
+
+@pytest.mark.slow
+def test_diffusers_draws_the_same_picture_of_the_result(ended):
+    folder = ended[0] / "model"
+    pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    theirs = pipeline(1, generator, num_inference_steps=3, output_type="np").images
+    ours = flax_sd.DDPM.load(folder).generate(1, 3, seed=7, output="float")
+    assert ours.shape == (1, 16, 16, 3) and ours.std() > 0.05
+    parity.assert_close(ours, theirs, parity.NETWORK)
+
+
+def test_pictures_need_no_captions(uncaptioned):
+    cfg = DataConfig(path=str(uncaptioned), resolution=16)
+    pictures = data.open_pictures(cfg, captioned=False)
+    assert len(pictures) == 5 and pictures.captions(0) == ("",)
+    assert data.summary(pictures, []) == f"{uncaptioned}: 5 pictures"
