@@ -30,24 +30,26 @@ def parameters(record: Mapping[str, Any]) -> str:
     LoRAs stand in the prompt as `<lora:name:scale>`, the only place where web UIs look for them.
 
     Args:
-      record: the picture's line of metadata.jsonl.
+      record: the picture's line of metadata.jsonl; that of an unconditional model says nothing of
+        words.
     """
-    tags = [f"<lora:{lora['name']}:{lora['scale']:g}>" for lora in record["loras"]]
-    lines = [" ".join([record["text"], *tags])]
-    if record["negative_prompt"] and guided(record["guidance_scale"]):
+    loras, guidance = record.get("loras", []), record.get("guidance_scale")
+    tags = [f"<lora:{lora['name']}:{lora['scale']:g}>" for lora in loras]
+    lines = [" ".join([record.get("text", ""), *tags])]
+    if record.get("negative_prompt") and guided(record["guidance_scale"]):
         lines.append(f"Negative prompt: {record['negative_prompt']}")
     values = {
         "Steps": record["steps"],
         "Sampler": _SAMPLERS.get(record["sampler"], record["sampler"]),
-        "CFG scale": f"{record['guidance_scale']:g}",
+        "CFG scale": None if guidance is None else f"{guidance:g}",
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["model_hash"],
         "Model": record["model"],
-        "VAE": record["vae"],
+        "VAE": record.get("vae"),
         # Theirs counts from the last layer, which is 1.
-        "Clip skip": record["clip_skip"] + 1 if record["clip_skip"] else None,
-        "Lora hashes": _hashes(record["loras"]),
+        "Clip skip": record["clip_skip"] + 1 if record.get("clip_skip") else None,
+        "Lora hashes": _hashes(loras),
         "TI hashes": _hashes(record.get("embeddings", [])),
         "Version": "flax_sd",
     }

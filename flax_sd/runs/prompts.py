@@ -26,14 +26,14 @@ class Settings(Section):
     """Pixels, a multiple of 8; unset takes what the model was trained on."""
     height: int | None = None
     """As width."""
-    steps: int = 50
-    """Denoising steps."""
+    steps: int | None = None
+    """Denoising steps; unset is 50, or all that an unconditional model was trained with."""
     guidance_scale: float = 7.5
     """Classifier-free guidance; 1 and below turn it off."""
     sampler: str | None = None
     """ddpm, ddim, pndm, euler or euler_a; unset takes the model's own."""
     images_per_prompt: int = 1
-    """Pictures of each prompt."""
+    """Pictures of each prompt, or in all where the model draws without words."""
     clip_skip: int = 0
     """How many of the text encoder's last layers to leave out."""
 
@@ -54,8 +54,8 @@ def faults(values: Mapping[str, Any]) -> list[str]:
             near = max(8, round(side / 8) * 8)
             problems.append(f"{name} is {side}: should be a multiple of 8, such as {near}")
     for name, least in (("steps", 1), ("images_per_prompt", 1), ("clip_skip", 0), ("seed", 0)):
-        if values.get(name, least) < least:
-            problems.append(f"{name} is {values[name]}: should be {least} or more")
+        if (value := values.get(name)) is not None and value < least:
+            problems.append(f"{name} is {value}: should be {least} or more")
     if values.get("seed", 0) + values.get("images_per_prompt", 1) > 2**63:
         problems.append(f"seed is {values['seed']}: should be below 2^63")
     if not math.isfinite(values.get("guidance_scale", 1)):

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import tyro
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from flax_sd import sharding
+from flax_sd.ddpm import DDPM
 from flax_sd.errors import UserError
 from flax_sd.pipeline import StableDiffusion
 from flax_sd.progress import Progress
 from flax_sd.runs.meter import Meter
 from flax_sd.runs.parts import load_vae
 from flax_sd.runs.pictures import Batch
-from flax_sd.runs.sample_job import Job, prepare
+from flax_sd.runs.sample_job import STEPS, Job, prepare
 from flax_sd.runs.sample_options import SampleOptions
 
 STOPPED = 130  # exit status after Ctrl-C
@@ -44,7 +45,7 @@ def run(options: SampleOptions) -> int:
     progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
     try:
         if missing:
-            sd = _load(options, job)
+            sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
             progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
             _draw(sd, job, progress, missing)
     except KeyboardInterrupt:
@@ -76,7 +77,14 @@ def _load(options: SampleOptions, job: Job) -> StableDiffusion:
     return sd
 
 
-def _draw(sd: StableDiffusion, job: Job, progress: Progress, missing: int) -> None:
+def _load_unconditional(job: Job, options: SampleOptions) -> DDPM:
+    model = DDPM.load(job.folder, job.dtype, variant=options.variant)
+    model.scheduler_config = job.scheduler
+    model.distribute(sharding.make_mesh(-1, 1))
+    return model
+
+
+def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
     """Draws every batch of which a picture is missing, the same batches whatever is there."""
     with Meter(progress, missing).shown() as meter:
         for batch in job.batches:
@@ -90,18 +98,30 @@ def _draw(sd: StableDiffusion, job: Job, progress: Progress, missing: int) -> No
             meter.add(sum(wanted))
 
 
-def _pixels(sd: StableDiffusion, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
     """The batch's pictures; those that pad it cost what a picture does and are dropped.
 
     Raises:
       UserError: the numbers overflowed, which would be a black picture.
     """
+    pictures = batch.pictures
+    drawn = _unprompted(sd, batch) if isinstance(sd, DDPM) else _prompted(sd, batch)
+    for picture, values in zip(pictures, drawn[: len(pictures)], strict=True):
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"{picture.name} came out as NaN or infinite, which would be a black picture: "
+                "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
+            )
+    return (drawn[: len(pictures)] * 255).round().astype(np.uint8)
+
+
+def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
     pictures, row = batch.pictures, batch.pictures[0].row
     padding = batch.size - len(pictures)
-    drawn = sd.generate(
+    return sd.generate(
         [picture.row.prompt for picture in pictures] + [""] * padding,
         [picture.row.negative_prompt for picture in pictures] + [""] * padding,
-        num_inference_steps=row.steps,
+        num_inference_steps=row.steps or STEPS,
         guidance_scale=row.guidance_scale,
         sampler=row.sampler,
         seed=[picture.seed for picture in pictures] + [0] * padding,
@@ -109,14 +129,20 @@ def _pixels(sd: StableDiffusion, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
         width=row.width,
         output="float",
         clip_skip=row.clip_skip,
-    )[: len(pictures)]
-    for picture, values in zip(pictures, drawn, strict=True):
-        if not np.isfinite(values).all():
-            raise UserError(
-                f"{picture.name} came out as NaN or infinite, which would be a black picture: "
-                "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
-            )
-    return (drawn * 255).round().astype(np.uint8)
+    )
+
+
+def _unprompted(model: DDPM, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
+    pictures, row = batch.pictures, batch.pictures[0].row
+    return model.generate(
+        batch.size,
+        num_inference_steps=row.steps,
+        sampler=row.sampler,
+        seed=[picture.seed for picture in pictures] + [0] * (batch.size - len(pictures)),
+        height=row.height,
+        width=row.width,
+        output="float",
+    )
 
 
 def _pictures(count: int) -> str:

@@ -9,7 +9,7 @@ import jax
 from flax_sd import corrections, samplers
 from flax_sd.components import read_component_config
 from flax_sd.errors import UserError
-from flax_sd.runs import sources
+from flax_sd.runs import sources, unprompted
 from flax_sd.runs.gallery import Gallery
 from flax_sd.runs.parts import find_vae
 from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
@@ -23,7 +23,9 @@ from flax_sd.weights.folder import component_files, read_json
 
 T = TypeVar("T")
 NETWORKS = ("unet", "vae", "text_encoder")
+STEPS = 50  # denoising steps, unless asked for
 LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
+PIXELS = 8 * 8  # of a latent
 MOST = 8  # pictures a device, unless asked for
 
 
@@ -32,11 +34,13 @@ class Job(NamedTuple):
 
     Attributes:
       folder: of the model.
+      unconditional: whether that draws without words.
       scheduler: the model's scheduler config, as the flags change it.
       records: file name -> the picture's settings, its line of metadata.jsonl.
     """
 
     folder: pathlib.Path
+    unconditional: bool
     dtype: str
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
@@ -52,6 +56,7 @@ class Found(NamedTuple):
     rows: list[Row]
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
+    unconditional: bool
     folder: pathlib.Path
     vae_folder: pathlib.Path | None
 
@@ -64,31 +69,47 @@ def prepare(options: SampleOptions) -> Job:
     """
     found = _find(options)
     scheduler = _scheduler(options, found.folder)
-    rows = _resolve(found.rows, found.folder, scheduler)
+    if found.unconditional:
+        rows = [unprompted.resolve(row, found.folder, scheduler) for row in found.rows]
+        record, pixels = unprompted.record, 1
+    else:
+        rows = _resolve(found.rows, found.folder, scheduler)
+        record, pixels = _record, PIXELS
     pictures = pictures_of(rows)
     common = _common(options, found)
     sampler = own_sampler(scheduler)
-    records = {picture.name: _record(picture, common, sampler) for picture in pictures}
+    records = {picture.name: record(picture, common, sampler) for picture in pictures}
     gallery = Gallery(options.out, records)
     devices = len(jax.devices())
-    size = options.batch_size or usual_batch(rows, devices)
-    batches = make_batches(pictures, size, devices)
-    loras, embeddings = found.loras, found.embeddings
+    size = options.batch_size or usual_batch(rows, devices, pixels)
     return Job(
-        found.folder, common["dtype"], loras, embeddings, scheduler, batches, records, gallery
+        found.folder,
+        found.unconditional,
+        common["dtype"],
+        found.loras,
+        found.embeddings,
+        scheduler,
+        make_batches(pictures, size, devices),
+        records,
+        gallery,
     )
 
 
-def usual_batch(rows: list[Row], devices: int) -> int:
-    """As many pictures as a device has room for, with one of 512 pixels on a CPU."""
-    latents = max((row.height or 8) * (row.width or 8) // 64 for row in rows)
+def usual_batch(rows: list[Row], devices: int, pixels: int = PIXELS) -> int:
+    """As many pictures as a device has room for, with one of 512 pixels on a CPU.
+
+    Args:
+      pixels: of what the UNet sees as one.
+    """
+    latents = max((row.height or 8) * (row.width or 8) // pixels for row in rows)
     room = LATENTS * (1 if jax.default_backend() == "cpu" else 4)
     return devices * min(MOST, max(1, room // latents))
 
 
 def _find(options: SampleOptions) -> Found:
     problems: list[str] = []
-    rows = _gather(problems, _rows, options)
+    worded = options.prompt is not None or options.prompts is not None
+    rows = _gather(problems, _rows, options) if worded else None
     loras = [_gather(problems, sources.parse_lora, text) for text in options.lora]
     embeddings = [_gather(problems, sources.parse_embedding, text) for text in options.embedding]
     problems += [f"--{_flag(what)}" for what in faults(options.model_dump())]
@@ -99,6 +120,11 @@ def _find(options: SampleOptions) -> Found:
     if not problems or sources.is_local(options.model):
         model = options.model, options.revision, options.variant
         folder = _gather(problems, hub.resolve, *model)
+    unconditional = folder is not None and unprompted.is_unconditional(folder)
+    if unconditional:
+        rows, problems = [unprompted.row(options)], problems + unprompted.faults(options)
+    elif not worded:
+        rows = _gather(problems, _rows, options)
     if options.vae is not None and (not problems or sources.is_local(options.vae)):
         vae_folder = _gather(problems, find_vae, options.vae, options.variant)
     if problems:
@@ -107,7 +133,7 @@ def _find(options: SampleOptions) -> Found:
     assert rows is not None and folder is not None
     there = [lora for lora in loras if lora is not None]
     found = [embedding for embedding in embeddings if embedding is not None]
-    return Found(rows, there, found, folder, vae_folder)
+    return Found(rows, there, found, unconditional, folder, vae_folder)
 
 
 def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
@@ -145,19 +171,20 @@ def _scheduler(options: SampleOptions, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]) -> list[Row]:
-    """Rows with their sizes, held against the model's configs.
+    """Rows with their sizes and steps, held against the model's configs.
 
     Raises:
       UserError: the model is not whole, or cannot draw so; all problems are named.
     """
     raw = {name: read_component_config(folder, name) for name in NETWORKS}
+    rows = [row.model_copy(update={"steps": row.steps or STEPS}) for row in rows]
     vae = raw["vae"]
     widths = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0] * 4
     stride = 2 ** (len(widths) - 1)
     height, width = (side * stride for side in corrections.sample_size(raw["unet"]))
     layers = raw["text_encoder"].get("num_hidden_layers", 12)  # the default of CLIP's config
     problems: dict[str, None] = {}  # each once, in order
-    for name, steps in dict.fromkeys((row.sampler, row.steps) for row in rows):
+    for name, steps in dict.fromkeys((row.sampler, row.steps or STEPS) for row in rows):
         try:
             samplers.from_config(samplers.config_of(name, scheduler), steps)
         except UserError as error:
@@ -181,21 +208,21 @@ def own_sampler(scheduler: Mapping[str, Any]) -> str:
 
 def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
     """What all pictures' settings say of model, VAE and LoRAs."""
-    networks = [component_files(found.folder, name, options.variant) for name in NETWORKS]
+    names = ("unet",) if found.unconditional else NETWORKS
+    networks = [component_files(found.folder, name, options.variant) for name in names]
     overrides = {"prediction_type": options.prediction_type, "zero_snr": options.zero_snr}
     vae = None
     if found.vae_folder is not None and options.vae is not None:
         files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
         vae = f"{sources.display_name(options.vae)} {sources.fingerprint(files)}"
+    loras = [
+        {"name": path.stem, "hash": sources.lora_hash(path), "scale": scale}
+        for path, scale in found.loras
+    ]
     return {
         "model": sources.display_name(options.model),
         "model_hash": sources.fingerprint(file for files in networks for file in files),
-        "vae": vae,
-        "loras": [
-            {"name": path.stem, "hash": sources.lora_hash(path), "scale": scale}
-            for path, scale in found.loras
-        ],
-        **_embeddings(found),
+        **({} if found.unconditional else {"vae": vae, "loras": loras, **_embeddings(found)}),
         "dtype": resolve_dtype(options.dtype),
         **{name: value for name, value in overrides.items() if value},
     }

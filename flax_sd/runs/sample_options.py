@@ -17,7 +17,7 @@ class Inputs(Section):
     model: str
     """A diffusers folder, a hub id, or bundled:base."""
     prompt: str | None = None
-    """What the pictures should show."""
+    """What the pictures should show; an unconditional model (of mode ddpm) takes none."""
     prompts: pathlib.Path | None = None
     """A .txt with a prompt a line, or a .jsonl with objects: prompt, and what differs from the
     flags (negative_prompt, seed, width, height, steps, guidance_scale, sampler and so on)."""
@@ -29,7 +29,7 @@ class Inputs(Section):
 
 
 class SampleOptions(Settings, Inputs):
-    """Draws pictures from one prompt or from a file of them."""
+    """Draws pictures from one prompt or from a file of them, or of an unconditional model."""
 
     batch_size: int | None = None
     """Pictures drawn together, over all devices; unset takes what their size allows."""

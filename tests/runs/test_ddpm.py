@@ -105,6 +105,22 @@ def test_diffusers_draws_the_same_picture_of_the_result(ended):
     parity.assert_close(ours, theirs, parity.NETWORK)
 
 
+@pytest.mark.slow
+def test_the_command_draws_without_a_prompt(ended, tmp_path, capsys):
+    model = str(ended[0] / "model")
+    args = ["--model", model, "--out", str(tmp_path / "out"), "--seed", "7"]
+    assert cli.sample([*args, "--steps", "3", "--images-per-prompt", "2"]) == 0
+    drawn = flax_sd.DDPM.load(model).generate(2, 3, seed=7)
+    for k, expected in enumerate(drawn):
+        picture = np.asarray(Image.open(tmp_path / "out" / f"00000_seed{7 + k}.png"))
+        np.testing.assert_array_equal(picture, expected)
+    rows = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["steps"] == 3 and json.loads(rows[0])["sampler"] == "ddpm"
+    assert cli.sample([*args, "--prompt", "a cat", "--guidance-scale", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--prompt has no meaning" in said and "--guidance-scale has no meaning" in said
+
+
 def test_pictures_need_no_captions(uncaptioned):
     cfg = DataConfig(path=str(uncaptioned), resolution=16)
     pictures = data.open_pictures(cfg, captioned=False)

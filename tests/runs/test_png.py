@@ -52,6 +52,14 @@ def test_embeddings_are_named_by_file_and_hash():
     assert values["TI hashes"] == "my cat: cccccccccccc"
 
 
+def test_a_picture_without_words_says_nothing_of_them():
+    words = {"text", "negative_prompt", "guidance_scale", "clip_skip", "vae", "loras"}
+    record = {name: value for name, value in RECORD.items() if name not in words}
+    prompt, negative, values = webui_parse(png.parameters(record))
+    assert (prompt, negative) == ("", "")
+    assert "Seed" in values and not {"CFG scale", "VAE", "Clip skip", "Lora hashes"} & set(values)
+
+
 def test_parameters_as_web_uis_read_them():
     prompt, negative, values = webui_parse(png.parameters(RECORD))
     assert prompt == "a cat, 猫 <lora:cat:0.8> <lora:ink:1>"
