@@ -51,7 +51,8 @@ def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -
     texts = [_wrapped(label, width) for label in labels]
     below = max(text.count("\n") + 1 for text in texts) * LINE
     rows = -(-len(pictures) // across)
-    step_x, step_y = width + GAP, height + below + 2 * GAP
+    step_x = max(width, *(math.ceil(_width(text, font)) for text in texts)) + GAP
+    step_y = height + below + 2 * GAP
     sheet = Image.new("RGB", (GAP + across * step_x, GAP + rows * step_y), PAPER)
     draw = ImageDraw.Draw(sheet)
     for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):

@@ -49,7 +49,10 @@ def test_a_grid_has_each_label_below_its_picture():
     assert all(len(place) == 24 * 16 for place in places)
     tops = [tuple(place[0]) for place in places]
     assert tops[0][0] == tops[1][0] == tops[2][0] < tops[3][0] == tops[4][0]
-    assert tops[3][1] == tops[0][1] and tops[1][1] - tops[0][1] == 16 + GAP
+    across = tops[1][1] - tops[0][1]
+    assert tops[3][1] == tops[0][1] and across > 16 + GAP
     below = sheet[tops[1][0] + 24 : tops[3][0]]
-    assert not (below[:, GAP : GAP + 16] < 128).any()  # the empty label
+    assert not (below[:, : tops[1][1]] < 128).any()  # the empty label
     assert (below[:, tops[1][1] : tops[1][1] + 16] < 128).any()
+    assert (below[:, tops[2][1] + 16 : tops[2][1] + across - GAP] < 128).any()  # a wide one
+    assert not (below[:, tops[2][1] + across - GAP :] < 128).any()
