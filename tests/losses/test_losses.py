@@ -214,7 +214,7 @@ class Unconditional(nnx.Module):
 
 def test_the_pixel_loss_is_the_mean_squared_error_of_the_noise():
     graphs, params, none = split(unet=Unconditional())
-    batch = PixelBatch(numbers(3, 4, 6, 3))
+    batch = PixelBatch(jnp.asarray(numbers(3, 4, 6, 3)))
     loss = pixel_loss(graphs, SCHEDULE, dropout=True)
     draws = loss.draw(jax.random.key(1), batch)
     a = np.asarray(SCHEDULE.alphas_cumprod)[np.asarray(draws.timesteps)][:, None, None, None]

@@ -28,7 +28,7 @@ def test_the_loss_is_the_weighted_mean_of_the_places_and_their_gradient_is_their
     draws = loss.draw(jax.random.key(1), batch)
     mask = np.zeros((3, 4, 6), np.float32)
     mask[:, 1, 2:4] = [1, 0.5]
-    masked = batch._replace(mask=mask)
+    masked = batch._replace(mask=jnp.asarray(mask))
     error = np.square(np.asarray(params["unet"]["out"][...]) - draws.noise)
     hand = (error[:, 1, 2] + 0.5 * error[:, 1, 3]).sum(-1) / (4 * 6 * 2)
     assert_close(loss.loss(params, none, masked, draws), hand, LAYER)
@@ -42,9 +42,9 @@ def test_a_white_mask_changes_nothing_and_a_black_one_leaves_its_picture_out(par
     loss, leaves, batch = diffusion()
     draws = loss.draw(jax.random.key(1), batch)
     rows = np.array([0, 2, 2, 0, 0, 2], np.float32)
-    masks = rows[:, None, None] * np.ones((4, 6), np.float32)
+    masks = jnp.asarray(rows[:, None, None] * np.ones((4, 6), np.float32))
     pairs = [
-        (batch._replace(mask=np.ones((6, 4, 6), np.float32)), batch),
+        (batch._replace(mask=jnp.ones((6, 4, 6))), batch),
         (batch._replace(mask=masks), batch._replace(weight=rows)),
     ]
     for ours, theirs in pairs:

@@ -1,6 +1,7 @@
 """Mode ddpm: a UNet of pixels from nothing, without captions, to a folder of diffusers."""
 
 import json
+import pathlib
 
 import diffusers
 import numpy as np
@@ -14,6 +15,7 @@ from flax_sd.config import DataConfig
 from tests import parity
 from tests.runs.conftest import contents, make_pictures
 
+CONFIG = pathlib.Path(flax_sd.__file__).parents[1] / "configs" / "ddpm.yaml"
 UNET = {
     "_class_name": "UNet2DModel",
     "sample_size": 32,  # which the run's resolution replaces
@@ -57,25 +59,26 @@ def sizes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, uncaptioned, sizes):
-    """A run of two steps, and the same in two parts."""
+    """A run of the recipe of two steps, and the same in two parts."""
     root = tmp_path_factory.mktemp("runs")
-    config = root / "ddpm.yaml"
-    config.write_text(
-        json.dumps(
-            {
-                "model": {"path": str(sizes), "from_scratch": ["unet"]},
-                "data": {"path": str(uncaptioned), "resolution": 16, "held_out": str(uncaptioned)},
-                "train": {"mode": "ddpm", "batch_size": 2, "ema_decay": 0.5},
-                "optim": {"learning_rate": 1e-3},
-                "sample": {"every": 2, "count": 3, "steps": 2},
-                "log": {"every": 1},
-            }
-        )
-    )
+    small = {
+        "model.path": sizes,
+        "data.path": uncaptioned,
+        "data.held_out": uncaptioned,
+        "data.resolution": 16,
+        "train.batch_size": 2,
+        "train.ema_decay": 0.5,
+        "optim.warmup_steps": 0,
+        "sample.every": 2,
+        "sample.count": 3,
+        "sample.steps": 2,
+        "log.every": 1,
+    }
+    flags = [str(word) for option, value in small.items() for word in (f"--{option}", value)]
 
     def train(name, steps):
-        flags = ["--output", str(root / name), "--train.steps", str(steps)]
-        assert cli.train([str(config), *flags]) == 0
+        rest = ["--output", str(root / name), "--train.steps", str(steps)]
+        assert cli.train([str(CONFIG), *flags, *rest]) == 0
         return root / name
 
     train("parts", 1)
