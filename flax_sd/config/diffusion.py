@@ -25,6 +25,9 @@ class LossConfig(Section):
     """How much each timestep counts; min_snr and soft_min_snr spend less on the nearly clean."""
     gamma: Finite | None = None
     """Of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""
+    dream: Finite | None = None
+    """Give the input part of the network's own error, for a forward pass more; 1 is the paper's,
+    larger values rectify less where there is little noise (Zhou et al. 2023)."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "LossConfig":

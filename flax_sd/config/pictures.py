@@ -12,8 +12,8 @@ class DataConfig(Section):
     """The captioned pictures."""
 
     path: str = "bundled:style"
-    """A folder of captioned pictures (mode ddpm reads no captions), a datasets id, a parquet or
-    arrow file, or bundled:style."""
+    """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
+    owner/set:config), a parquet or arrow file, or bundled:style."""
     repeats: Positive = 1
     """How often an epoch shows each picture of path."""
     folders: dict[str, Positive] = {}

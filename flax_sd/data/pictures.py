@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +17,6 @@ from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Pictures:
@@ -260,7 +258,7 @@ def _list(
     captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
     is_table = kept or (not captioned and folder.exists() and bool(tables.table_files(folder)))
     # In a folder that exists, a missing one is a slip of the pen and no hub id.
-    is_id = HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
+    is_id = tables.HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
     if is_table or is_id:
         return tables.list_table(str(folder), cfg.image_column, caption_column)
     if not folder.is_dir():

@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import re
 from typing import Any
 
 import huggingface_hub
@@ -9,6 +10,8 @@ import huggingface_hub
 from flax_sd.data.records import Bad, Listing, Record, caption_tuple
 from flax_sd.errors import UserError
 
+# owner/set, and the name of one of its configurations where it has several.
+HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>.+))?")
 FILES = {".parquet": "parquet", ".arrow": "arrow"}  # suffix → the builder that reads it
 
 
@@ -77,8 +80,7 @@ def _load(source: str) -> Any:
             names = [str(file) for file in files]
             builder = FILES[files[0].suffix]
             return datasets.load_dataset(builder, data_files=names, split="train")
-        _ask_hub(source)
-        return datasets.load_dataset(source, split="train")
+        return _from_hub(source)
     except UserError:
         raise
     except (
@@ -87,6 +89,15 @@ def _load(source: str) -> Any:
         where = "" if path.exists() else ": there is no such folder here, and as a datasets id"
         reason = str(error).split("\n")[0] or type(error).__name__
         raise UserError(f"{source}{where} cannot be loaded: {reason}") from error
+
+
+def _from_hub(source: str) -> Any:
+    import datasets
+
+    match = HUB_ID.fullmatch(source)
+    assert match is not None, "pictures.py sees to that"
+    _ask_hub(match["id"])
+    return datasets.load_dataset(match["id"], match["config"], split="train")
 
 
 def _ask_hub(source: str) -> None:

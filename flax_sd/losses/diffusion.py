@@ -1,6 +1,5 @@
 """The denoising error of the UNet (Ho et al. 2020, arXiv 2006.11239, eq. 14)."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.masks import Rates
-from flax_sd.losses import noise, timesteps
+from flax_sd.losses import dream, noise, timesteps
 from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
 from flax_sd.losses.distances import make_distance
 from flax_sd.losses.weights import make_weight
@@ -53,6 +52,8 @@ class Denoising:
         self._chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
         self._weight = make_weight(schedule, cfg.loss)
         self._distance = make_distance(schedule, cfg.loss)
+        if cfg.loss.dream is not None:
+            dream.check(schedule)
 
     def draw(
         self, key_t: jax.Array, key_noise: jax.Array, shape: tuple[int, ...]
@@ -65,7 +66,7 @@ class Denoising:
 
     def loss(
         self,
-        network: Callable[[jax.Array, jax.Array], jax.Array],
+        network: dream.Network,
         x0: Float[Array, "b h w c"],
         t: Int[Array, " b"],
         noise: Float[Array, "b h w c"],
@@ -74,7 +75,10 @@ class Denoising:
     ) -> Float[Array, " b"]:
         """Each picture's, where network(x_t, t) is what the network puts out."""
         noisy = self._schedule.add_noise(x0, noise if added is None else added, t)
-        error = network(noisy, t).astype(jnp.float32) - self._schedule.target(x0, noise, t)
+        target = self._schedule.target(x0, noise, t)
+        if (preservation := self._cfg.loss.dream) is not None:
+            noisy, target = dream.rectify(network, self._schedule, noisy, t, noise, preservation)
+        error = network(noisy, t).astype(jnp.float32) - target
         distance = self._distance(error, t)
         value = jnp.mean(distance if mask is None else distance * mask[..., None], axis=(1, 2, 3))
         return value if self._weight is None else self._weight(t) * value

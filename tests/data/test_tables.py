@@ -116,6 +116,16 @@ def test_an_id_that_cannot_be_reached(cached, monkeypatch, config):
     assert "\n" not in str(e.value)
 
 
+def test_an_id_may_name_a_configuration(monkeypatch, config):
+    sets = {None: table(captions="abc"), "flat drawings": table(captions="xyz")}
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, repo, timeout: None)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda repo, name, split: {"some/set": sets}[repo][name]
+    )
+    for path, caption in (("some/set", "a"), ("some/set:flat drawings", "x")):
+        assert open_pictures(config(path)).captions(0) == (caption,)
+
+
 def test_threads_read_rows_as_one_thread_does(tmp_path, config):
     data = datasets.concatenate_datasets([table()] * 20)
     data.save_to_disk(tmp_path)
