@@ -9,6 +9,7 @@ from flax_sd.data.pictures import Pictures
 
 SHOWN = 3  # captions, enough to see that the right column was taken
 NAMED = 8  # files of each harmless kind, the rest of which the page names
+LETTERS = 120  # of a caption, enough to know it by
 
 
 def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
@@ -22,7 +23,7 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     lines = [f"{pictures.cfg.path}: {many(count, 'picture')}{words}"]
     shown = min(SHOWN, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
-        lines.append(f"  {pictures.names[i]}: {pictures.captions(i)[0]!r}")
+        lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
     lines += _shapes(pictures) + _masks(pictures)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
@@ -32,6 +33,11 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
 def many(number: int, noun: str) -> str:
     """Returns "1 picture" or "2 pictures"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short(caption: str) -> str:
+    """Returns the beginning of a long caption, with a sign that there is more."""
+    return caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1].rstrip()}…"
 
 
 def _shapes(pictures: Pictures) -> list[str]:
@@ -55,7 +61,8 @@ def _masks(pictures: Pictures) -> list[str]:
 def _kind(kind: str, found: Sequence[Finding]) -> list[str]:
     named = found if kind == "left out" else found[:NAMED]
     lines = [f"{kind} ({len(found)}): {KINDS[kind]}"]
-    lines += [f"  {each.name}: {each.text}" for each in named]
+    quoting = kind == "long caption"  # the page has the whole of it
+    lines += [f"  {each.name}: {short(each.text) if quoting else each.text}" for each in named]
     if rest := len(found) - len(named):
         lines.append(f"  and {rest} more")
     return lines

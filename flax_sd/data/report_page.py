@@ -13,7 +13,7 @@ from flax_sd.data.buckets import alike
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.images import Draw, Size
 from flax_sd.data.pictures import Pictures
-from flax_sd.data.report import many
+from flax_sd.data.report import many, short
 from flax_sd.errors import UserError
 
 PICTURES = 24  # shown of each kind; every file is named
@@ -87,7 +87,7 @@ def _as_trained(pictures: Pictures) -> str:
     chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
     figures = []
     for i in chosen:
-        words = " · ".join([_by(pictures.shapes[i]), *pictures.captions(i)[:3]])
+        words = " · ".join([_by(pictures.shapes[i]), *map(short, pictures.captions(i)[:3])])
         figures.append(page.figure(_trained(pictures, i), pictures.names[i], words))
     where = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
     title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{where}"

@@ -1,6 +1,6 @@
 from flax_sd.data import Finding, open_pictures, summary
 from flax_sd.data.check import KINDS
-from flax_sd.data.report import NAMED
+from flax_sd.data.report import LETTERS, NAMED
 
 
 def test_summary(folder, config):
@@ -37,3 +37,19 @@ def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
     left_out, turned = text.split("turned (")
     assert all(f"  {name}: x" in left_out for name in names)
     assert turned.count(": x") == NAMED and "and 3 more" in turned
+
+
+def test_long_captions_are_shown_by_their_beginning(folder, config):
+    (folder / "metadata.jsonl").unlink()
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(f"caption {i}, " + "flat, " * 50)
+    reason = "the folder " + "a/" * 100 + " is away"
+    findings = [
+        Finding("left out", "5.png", reason),
+        Finding("long caption", "1.png", f"not read: {'flat, ' * 50!r}"),
+    ]
+    lines = summary(open_pictures(config(folder)), findings).splitlines()
+    quoted = [line for line in lines if line.endswith(("…", "…'"))]
+    assert len(quoted) == 4 and all(len(line) < LETTERS + 15 for line in quoted)
+    assert quoted[0].startswith("  0.png: 'caption 0, flat, flat")
+    assert f"  5.png: {reason}" in lines
