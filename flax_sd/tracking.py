@@ -3,12 +3,14 @@
 import importlib
 import pathlib
 import secrets
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, SupportsFloat
 
 import jax
 import numpy as np
+import yaml
 from jaxtyping import UInt8
 
 from flax_sd.errors import UserError
@@ -25,6 +27,7 @@ class Trackers:
         tensorboard: bool = False,
         wandb: bool = False,
         config: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
         resumed_at: int | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -34,7 +37,8 @@ class Trackers:
           output: the run's folder, which exists.
           tensorboard: write TensorBoard files to OUTPUT/tensorboard.
           wandb: log to Weights & Biases (WANDB_MODE=offline writes to OUTPUT/wandb alone).
-          config: the run's options, for Weights & Biases.
+          config: the run's options.
+          environment: what it is made with and on.
           resumed_at: the checkpoint's step; None for a run from its start, which drops all lines.
           changed: called after each thing that was logged.
 
@@ -53,6 +57,7 @@ class Trackers:
             self._board = board.SummaryWriter(
                 str(output / "tensorboard"), purge_step=(resumed_at or 0) + 1
             )
+            self._words(resumed_at or 0, {"config": config, "environment": environment})
         if wandb_module is not None:
             self._image_of = wandb_module.Image
             self._wandb = wandb_module.init(
@@ -61,8 +66,15 @@ class Trackers:
                 dir=str(output),
                 id=_run_id(output),
                 resume="allow",
-                config=dict(config or {}),
+                config={**(config or {}), "environment": dict(environment or {})},
             )
+
+    def _words(self, step: int, named: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """Shows mappings in TensorBoard as YAML; Markdown leaves indented lines as they are."""
+        assert self._board is not None
+        for name, values in named.items():
+            words = yaml.safe_dump(dict(values or {}), sort_keys=False, allow_unicode=True)
+            self._board.add_text(name, textwrap.indent(words, "    "), step)
 
     def log(
         self, step: int, values: Mapping[str, SupportsFloat], pictures: Sequence[str] = ()

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import struct
 import sys
@@ -5,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 import tensorboardX.proto.event_pb2
+import yaml
+from PIL import Image
 
 from flax_sd.errors import UserError
 from flax_sd.step_lines import StepLines
@@ -74,8 +77,9 @@ def tensorboard_events(folder):
             data = data[16 + length :]
 
 
-def test_tensorboard_gets_numbers_and_pictures(tmp_path):
-    trackers = Trackers(tmp_path, tensorboard=True)
+def test_tensorboard_gets_numbers_pictures_and_words(tmp_path):
+    known = {"config": {"seed": 3}, "environment": {"jax": "0.10.2", "data": {"path": "é"}}}
+    trackers = Trackers(tmp_path, tensorboard=True, **known)
     trackers.log(5, {"loss": 0.25})
     trackers.image(5, "samples", np.full((6, 7, 3), 9, np.uint8))
     trackers.close()
@@ -86,6 +90,14 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
     assert scalar == (5, 0.25)
     (image,) = [v.image for _, v in values if v.tag == "samples"]
     assert (image.height, image.width) == (6, 7)
+    words = {
+        v.tag.split("/")[0]: v.tensor.string_val[0].decode()
+        for _, v in values
+        if v.tensor.string_val
+    }
+    assert {name: yaml.safe_load(text) for name, text in words.items()} == known
+    # Markdown shows lines of four spaces as they are.
+    assert all(line.startswith("    ") for text in words.values() for line in text.splitlines())
 
 
 WANDB = """
@@ -93,23 +105,34 @@ import pathlib, sys, numpy as np
 from flax_sd.tracking import Trackers
 for resumed_at in (None, 5):
     trackers = Trackers(
-        pathlib.Path(sys.argv[1]), wandb=True, config={"seed": 0}, resumed_at=resumed_at
+        pathlib.Path(sys.argv[1]),
+        wandb=True,
+        config={"seed": 0},
+        environment={"flax_sd_source": "0123abcd"},
+        resumed_at=resumed_at,
     )
-    trackers.log(5 if resumed_at is None else 10, {"loss": 0.25})
-    trackers.image(10, "samples", np.zeros((6, 7, 3), np.uint8))
+    trackers.log(5 if resumed_at is None else 10, {"base_loss": 0.25})
+    trackers.image(10, "before_after", np.zeros((6, 7, 3), np.uint8))
     trackers.close()
 print("done")
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_offline(tmp_path):
-    pytest.importorskip("wandb")
     out = processes.run(WANDB, tmp_path, WANDB_MODE="offline", WANDB_SILENT="true")
     assert "done" in out
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
     assert len({run.name.split("-")[-1] for run in runs}) == 1  # the same run, gone on
+    for run in runs:
+        (log,) = run.glob("*.wandb")
+        words = (b"seed", b"environment", b'{"flax_sd_source":"0123abcd"}', b"base_loss")
+        assert [word for word in words if word not in log.read_bytes()] == []
+        (path,) = run.glob("files/media/images/before_after*.png")
+        with Image.open(path) as picture:
+            assert picture.size == (7, 6)
 
 
 NOT_FIRST = """

@@ -46,15 +46,18 @@ class Samples:
             self._keep(pictures)
         return self._write_grid(step, pictures)
 
-    def finish(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
+    def finish(
+        self, step: int, params: Trees
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
         """The last step's grid, and its pictures beside those of step 0 if these are there."""
         pictures = self._drawer.draw(params)
-        before = self._before()
-        if before is not None and jax.process_index() == 0:
+        before, sheet = self._before(), None
+        if before is not None:
             rows = [list(before), list(pictures)]
             sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
-            save_png(self.sheet, sheet)
-        return self._write_grid(step, pictures)
+            if jax.process_index() == 0:
+                save_png(self.sheet, sheet)
+        return self._write_grid(step, pictures), None if sheet is None else np.asarray(sheet)
 
     def has(self, step: int) -> bool:
         """Whether the grid of that step is there (for step 0, its prompts' pictures too)."""

@@ -1,6 +1,8 @@
 """A training run from its config to its files, in the order of the data."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -129,11 +131,11 @@ class Run:
             self._write_missing(state, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
-        environment.record(
-            self.config.output, start, environment.facts(self.config, self.sets, self.parts)
-        )
+        made_with = environment.facts(self.config, self.sets, self.parts)
+        environment.record(self.config.output, start, made_with)
         self._prepare()
-        self.trackers = stack.enter_context(contextlib.closing(self._open_trackers(start)))
+        trackers = self._open_trackers(start, made_with)
+        self.trackers = stack.enter_context(contextlib.closing(trackers))
         if start == 0:
             self._look_before(state)
         if not self._done(start):
@@ -196,13 +198,14 @@ class Run:
         self.progress.stage("resumes", f"step {restored[0]}; {count}")
         return restored
 
-    def _open_trackers(self, start: int) -> Trackers:
+    def _open_trackers(self, start: int, made_with: Mapping[str, Any]) -> Trackers:
         log = self.config.log
         return Trackers(
             self.config.output,
             tensorboard=log.tensorboard,
             wandb=log.wandb,
             config=to_dict(self.config),
+            environment=made_with,
             resumed_at=start or None,
             changed=self.report.refresh,
         )
@@ -305,8 +308,10 @@ class Run:
         if self.best is not None:
             self.results.write_best(self.best, state, checkpoints, self.objective)
         if self.samples is not None:
-            self._show_grid(step, self.samples.finish(step, state.learned))
-            if self.samples.sheet.is_file():
+            grid, sheet = self.samples.finish(step, state.learned)
+            self._show_grid(step, grid)
+            if sheet is not None:
+                self.trackers.image(step, "before_after", sheet)
                 self.progress.stage("before and after", str(self.samples.sheet))
         self.report.write("finished")
         self.outputs.mark_finished(step)

@@ -138,6 +138,7 @@ def test_trackers_get_numbers_and_pictures(train):
     run = train("a", *flags)
     events = b"".join(path.read_bytes() for path in (run.folder / "tensorboard").iterdir())
     assert b"grad_norm" in events and b"samples" in events and b"PNG" in events
+    assert b"before_after" in events and b"flax_sd_source" in events
 
 
 def test_one_step_resumed_at_every_step_is_json(train):
