@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.processes import run, run_joined, run_two, start, start_joined
 from tests.runs.conftest import assert_same_lora, contents, make_pictures, metrics, tensors
@@ -62,6 +63,22 @@ def test_any_number_of_devices_gives_one_lora(flags, environ, tmp_path):
     assert max(np.abs(v).max() for k, v in expected.items() if "lora_up" in k) > 1e-4
     for name in runs:
         assert_same_lora(lora(tmp_path / name), expected)
+
+
+@pytest.mark.slow
+def test_shapes_masks_and_what_is_dropped_do_not_depend_on_devices(flags, environ, tmp_path):
+    folder = make_pictures(tmp_path, 7)
+    for name in ("0.png", "3.png", "4.png"):  # wide and half transparent: a shape of its own
+        wide = Image.open(folder / name).resize((80, 24)).convert("RGBA")
+        wide.paste((0, 0, 0, 0), (0, 0, 40, 24))
+        wide.save(folder / name)
+    more = ["--data.path", folder, "--train.batch_size", 4, "--lora.dropout", 0.2]
+    more += ["--data.buckets", "area", "--data.mask", "alpha"]
+    more += ["--model.base_dtype", "int8"]
+    run(TRAIN, 1, *flags("one", *more), **environ)
+    run(TRAIN, 4, *flags("four", *more, "--train.steps", 2), **environ)
+    run(TRAIN, 4, *flags("four", *more), **environ)  # on from there
+    assert_same_lora(lora(tmp_path / "four"), lora(tmp_path / "one"))
 
 
 @pytest.mark.slow
