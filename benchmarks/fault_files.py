@@ -108,11 +108,9 @@ def full(bench: Bench) -> Iterator[Row]:
             _fill(filler, shutil.disk_usage(disk).free - free)
             status, error = run.status(), run.error()
             filler.unlink()
-            what = (
-                error.split(str(disk))[-1].split(": ")[0].split(" ")[0] if status else "it fitted"
-            )
+            what = _kind(error) if status else "it fitted"
             good = status in (0, 2) and "\n" not in error and (not status or "No space" in error)
-            named.setdefault(_kind(what), []).append(
+            named.setdefault(what, []).append(
                 bench.same(output) if good else f"status {status}: {run.log}"
             )
         cache.unlink()
@@ -132,11 +130,15 @@ def _fill(path: pathlib.Path, size: int) -> None:
             file.write(b"\0" * 4096)
 
 
-def _kind(path: str) -> str:
-    """Alike for every step and key."""
-    if "/encoded/" in path:
-        return "a file of the cache"
-    return "loras/step-…" if "/loras/" in path else path.removeprefix("/run/")
+def _kind(error: str) -> str:
+    """What it names, alike for every step and key."""
+    places = {
+        "/encoded/": "a file of the cache",
+        "/checkpoints": "the checkpoints",
+        "/loras/": "loras/step-…",
+    }
+    path = error.split(": ")[0].split(" could not")[0]
+    return next((name for part, name in places.items() if part in path), pathlib.Path(path).name)
 
 
 def _order(picture: pathlib.Path) -> bytes:

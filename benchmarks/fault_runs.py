@@ -1,5 +1,6 @@
 """Training runs in processes of their own, to be watched, hurt and run again."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -134,13 +135,19 @@ def inside(folder: pathlib.Path, pattern: str) -> Iterator[pathlib.Path]:
 
 
 class Bench:
-    """An undisturbed run, and others to compare with it."""
+    """An undisturbed run, and others to compare with it.
 
-    def __init__(self, folder: pathlib.Path, model: str, times: int, seed: int):
+    Attributes:
+      written: a pattern of the results that are seen while they come into being.
+    """
+
+    def __init__(self, folder: pathlib.Path, options: argparse.Namespace):
         data = BUNDLED / "style"
-        flags = [HERE.parent / "configs" / "sd15_lora.yaml", "--model.path", model]
+        flags = [HERE.parent / "configs" / "sd15_lora.yaml", "--model.path", options.model]
+        flags += ["--train.mode", options.mode]
+        self.written = "loras/*" if options.mode == "lora" else "*model*"
         self.runs = Runs(folder, [*flags, "--data.path", data, *FLAGS])
-        self.folder, self.times, self.draw = folder, times, random.Random(seed)
+        self.folder, self.times, self.draw = folder, options.times, random.Random(options.seed)
         self.runs.finish(folder / "first")  # compiles
         start = time.monotonic()
         self.runs.finish(folder / "whole")

@@ -2,7 +2,7 @@
 
 python benchmarks/faults.py                      # all of them, on the bundled model
 python benchmarks/faults.py --only kills full    # some
-python benchmarks/faults.py --model DIR --times 20 --seed 0
+python benchmarks/faults.py --model DIR --mode full --times 20 --seed 0
 
 Each run is disturbed, started again by the same command, and has to end in the bytes of one that
 nobody disturbed: its results, the LoRA of each save, and the numbers of metrics.jsonl.
@@ -45,14 +45,14 @@ def kills(bench: Bench) -> Iterator[Row]:
         return lambda: sum(1 for _ in inside(cache, "*/*")) >= wanted
 
     def in_results() -> Callable[[], bool]:
-        known = set(inside(output, "loras/*"))
-        return lambda: bool(set(inside(output, "loras/*")) - known)
+        known = set(inside(output, bench.written))
+        return lambda: bool(set(inside(output, bench.written)) - known)
 
     places = {
         "at a drawn moment": anywhere,
         "while a checkpoint is written": in_checkpoint,
         "while pictures are encoded": in_cache,
-        "while a LoRA is written": in_results,
+        "while results are written": in_results,
     }
     for place, trigger in places.items():
         torn, done = 0, 0
@@ -64,7 +64,7 @@ def kills(bench: Bench) -> Iterator[Row]:
             run.kill()
             done += 1
             torn += bool(
-                [*inside(checkpoints, "*tmp*"), *inside(cache, "*/.*"), *inside(output, "loras/.*")]
+                [*inside(checkpoints, "*tmp*"), *inside(cache, "*/.*"), *inside(output, "**/.*.*")]
             )
             if (output / "finished.json").exists():  # the kill came after the end
                 shutil.rmtree(output)
@@ -132,6 +132,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="bundled:base", help="a diffusers folder")
+    parser.add_argument("--mode", choices=["lora", "full"], default="lora", help="train.mode")
     parser.add_argument("--times", type=int, default=20, help="of each fault that is drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
@@ -139,7 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     rows = Rows()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        bench = Bench(pathlib.Path(folder), options.model, options.times, options.seed)
+        bench = Bench(pathlib.Path(folder), options)
         print(f"an undisturbed run takes {bench.seconds:.1f} s\n")
         for name in options.only:
             for row in FAULTS[name](bench):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.weights.safetensors import TensorFile, write
 
@@ -171,7 +172,7 @@ def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         aside.rename(path)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
