@@ -1,6 +1,7 @@
 """A run's numbers and pictures: metrics.jsonl, and TensorBoard and Weights & Biases if wanted."""
 
 import importlib
+import os
 import pathlib
 import secrets
 import textwrap
@@ -61,7 +62,7 @@ class Trackers:
         if wandb_module is not None:
             self._image_of = wandb_module.Image
             self._wandb = wandb_module.init(
-                project="flax_sd",
+                project=os.environ.get("WANDB_PROJECT", "flax_sd"),
                 name=output.name,
                 dir=str(output),
                 id=_run_id(output),

@@ -100,6 +100,7 @@ def test_tensorboard_gets_numbers_pictures_and_words(tmp_path):
     assert all(line.startswith("    ") for text in words.values() for line in text.splitlines())
 
 
+OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 WANDB = """
 import pathlib, sys, numpy as np
 from flax_sd.tracking import Trackers
@@ -121,7 +122,7 @@ print("done")
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_offline(tmp_path):
-    out = processes.run(WANDB, tmp_path, WANDB_MODE="offline", WANDB_SILENT="true")
+    out = processes.run(WANDB, tmp_path, **OFFLINE, WANDB_PROJECT="portraits-of-mine")
     assert "done" in out
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert len(runs) == 2
@@ -129,6 +130,7 @@ def test_wandb_offline(tmp_path):
     for run in runs:
         (log,) = run.glob("*.wandb")
         words = (b"seed", b"environment", b'{"flax_sd_source":"0123abcd"}', b"base_loss")
+        words += (b"portraits-of-mine",)
         assert [word for word in words if word not in log.read_bytes()] == []
         (path,) = run.glob("files/media/images/before_after*.png")
         with Image.open(path) as picture:
