@@ -102,13 +102,13 @@ def _held_out(runs: Runs, sets: Sequence[str]) -> list[Line]:
 
 
 def held_out(run: History, which: str) -> Line | None:
-    """The loss of a set with the band of its change, or without, as it was measured."""
+    """The loss of a set with the band of its change since step 0, or as it was measured."""
     rows = [row for row in run.validation if row.get("set") == which and row["mean"] is not None]
     if not rows:
         steps, values = run.series(which)
         return Line(which, steps, values) if steps else None
     means = [row["mean"] for row in rows]
-    halves = [row.get("change_ci95") for row in rows]
+    halves = [0 if row["step"] == 0 else row.get("change_ci95") for row in rows]
     edges = [
         [
             None if half is None else mean + sign * half
