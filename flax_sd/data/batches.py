@@ -1,7 +1,7 @@
 """The endless stream of batches: what step s sees is a function of (seed, s) alone."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
@@ -50,6 +50,7 @@ class Batch(NamedTuple):
       samples: their numbers in the stream.
       weight: of each in the loss (see `Order`); None where all weigh 1.
       real: how many rows of the whole step, in all processes, are no copies.
+      shape: of the pictures.
       mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
@@ -59,6 +60,7 @@ class Batch(NamedTuple):
     samples: Int64[np.ndarray, " b"]
     weight: Float32[np.ndarray, " b"] | None
     real: int
+    shape: Size
     mask: Float32[np.ndarray, "b h w"] | None = None
 
 
@@ -85,6 +87,7 @@ class _Steps:
             samples,
             None if rows.weight is None else rows.weight[self._share],
             rows.real,
+            pictures.shapes[pairs[0][0]],
             np.stack(masks) if masks else None,
         )
 
@@ -95,13 +98,17 @@ def batches(
     *,
     seed: int,
     start_step: int = 0,
+    stop_step: int | None = None,
+    stride: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Returns the batches from `start_step` on, decoded ahead by `data.workers` threads.
 
     Args:
       batch_size: pictures a step over all processes; process p gets the p-th contiguous share.
+      stop_step: the first that is not wanted; there is no end if None.
+      stride: of the numbers of samples from one epoch to the next (see `Order`).
 
     Raises:
       UserError: the processes cannot share the batch evenly; later, from the iterator, a picture
@@ -114,12 +121,12 @@ def batches(
         )
     local = batch_size // process_count
     share = slice(process_index * local, (process_index + 1) * local)
-    order = Order(pictures, batch_size, seed)
+    order = Order(pictures, batch_size, seed, stride)
     steps = grain.MapDataset.source(_Steps(pictures, seed, order, share))
-    return _read_ahead(steps[start_step:], pictures.cfg.workers)
+    return _read_ahead(steps[start_step:stop_step], pictures.cfg.workers)
 
 
-def _read_ahead(steps: grain.MapDataset[Batch], workers: int) -> Iterator[Batch]:
+def _read_ahead(steps: grain.MapDataset[Batch], workers: int) -> Generator[Batch, None, None]:
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     iterator = iter(steps.to_iter_dataset(options))
     try:

@@ -19,7 +19,7 @@ from flax_sd.data.buckets import alike
 from flax_sd.data.images import Size
 
 # The counters keep clear of the numbers that images.draw and captions.drawn take from such keys.
-PICTURES, BATCHES = [0, 0, 0, 1], [0, 1, 0, 0]
+PICTURES, BATCHES, SHARDS = (0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 1)
 
 
 class Rows(NamedTuple):
@@ -50,16 +50,19 @@ class Order:
 
     Args:
       batch_size: rows of a step, over all processes.
+      stride: from the number of an epoch's first sample to that of the next one's; no step then
+        goes over the end of an epoch. None is the number of pictures.
     """
 
-    def __init__(self, pictures: Shown, batch_size: int, seed: int):
+    def __init__(self, pictures: Shown, batch_size: int, seed: int, stride: int | None = None):
         self._batch_size, self._seed = batch_size, seed
         self._listed = np.repeat(np.arange(len(pictures.repeats)), pictures.repeats)
+        self._stride = stride or len(self._listed)
         self._shapes = [pictures.shapes[i] for i in self._listed]
         weights = np.array(pictures.weights, np.float32)
         self._weights = None if (weights == 1).all() else weights
         sizes = [len(places) for places in alike(self._shapes)]
-        self._one_shape = len(sizes) == 1
+        self._one_shape = len(sizes) == 1 and stride is None
         self._batches = sum(-(-size // batch_size) for size in sizes)
         self._epoch = functools.lru_cache(maxsize=4)(self._divided)  # threads run a little ahead
 
@@ -79,7 +82,7 @@ class Order:
 
     def picture(self, sample: int) -> int:
         """The picture that a sample shows."""
-        return int(self._listed[picture_of(sample, len(self._listed), self._seed)])
+        return int(self._listed[picture_of(sample, len(self._listed), self._seed, self._stride)])
 
     def shown(self, step: int) -> list[int]:
         """The pictures of a step, counted from 0, each once."""
@@ -90,7 +93,7 @@ class Order:
         count, size = len(self._shapes), self._batch_size
         order = permutation(count, self._seed, epoch)
         chunks = [
-            np.array(places[start : start + size]) + epoch * count
+            np.array(places[start : start + size]) + epoch * self._stride
             for places in alike([self._shapes[i] for i in order])
             for start in range(0, len(places), size)
         ]
@@ -115,17 +118,23 @@ class Order:
 
 
 @functools.lru_cache(maxsize=8)  # a step reads one epoch, or two; threads run a few steps ahead
-def permutation(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:
-    """Returns the order of `count` pictures in one epoch.
+def permutation(
+    count: int, seed: int, epoch: int, counter: tuple[int, ...] = PICTURES
+) -> Int64[np.ndarray, " count"]:
+    """Returns the order of `count` pictures, or shards, in one epoch.
 
     Sorts raw Philox numbers, which are alike in every NumPy; grain's own shuffle promises no such
     thing, and takes milliseconds a picture for the few pictures that a LoRA often has.
     """
-    bits = np.random.Philox(key=[seed, epoch], counter=PICTURES).random_raw(count)
+    bits = np.random.Philox(key=[seed, epoch], counter=counter).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
-def picture_of(sample: int, count: int, seed: int) -> int:
-    """Returns the place, of `count`, that sample number `sample` of the stream shows."""
-    epoch, place = divmod(sample, count)
+def picture_of(sample: int, count: int, seed: int, stride: int | None = None) -> int:
+    """Returns the place, of `count`, that sample number `sample` of the stream shows.
+
+    Args:
+      stride: of the numbers from one epoch to the next; `count` if None.
+    """
+    epoch, place = divmod(sample, stride or count)
     return int(permutation(count, seed, epoch)[place])

@@ -87,7 +87,8 @@ def _batch(inputs: Inputs, loaded: Sequence[np.ndarray], rows: np.ndarray) -> An
     """These pictures as a batch; `rows` are this process's."""
     captions = [inputs.source.captions(i)[0] for i in rows.tolist()]
     pictures = np.stack([loaded[i] for i in rows])
-    return inputs.batch(Batch(pictures, captions, rows, rows, None, len(rows)))
+    shape = inputs.source.shapes[rows[0]]
+    return inputs.batch(Batch(pictures, captions, rows, rows, None, len(rows), shape))
 
 
 def _of_one_shape(loaded: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -48,7 +48,7 @@ def feed(
     for each in stream:
         captions = drop_captions(each.captions, each.samples, config)
         batch = inputs.batch(each._replace(captions=captions))
-        yield Fed(batch, each.real, inputs.source.shapes[each.indices[0]])
+        yield Fed(batch, each.real, each.shape)
 
 
 def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> list[str]:

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_sd.data.order import Order
@@ -95,3 +95,17 @@ def test_weights_of_pictures_multiply_those_of_their_rows():
     assert rows.real == 2
     order = Order(Shown([(8, 8), (8, 16)], weights=[1.0, 0.25]), 2, 0)
     assert sorted(w for step in (0, 1) for w in order.rows(step).weight) == [0, 0, 0.5, 2]
+
+
+@settings(deadline=None)
+@given(shapes=SHAPES, size=st.integers(1, 7), seed=SEEDS, epoch=st.integers(0, 9))
+def test_with_a_stride_no_step_goes_over_the_end_of_an_epoch(shapes, size, seed, epoch):
+    order = Order(Shown(shapes), size, seed, stride=1000)
+    rows = [order.rows(epoch * order.steps(1) + k) for k in range(order.steps(1))]
+    samples = [sample for each in rows for sample in real(each).tolist()]
+    assert sorted(samples) == list(range(1000 * epoch, 1000 * epoch + len(shapes)))
+    assert sorted(map(order.picture, samples)) == list(range(len(shapes)))
+    if len(set(shapes)) > 1:  # the pictures of a step are those without a stride
+        plain = Order(Shown(shapes), size, seed)
+        steps = range(epoch * order.steps(1), (epoch + 1) * order.steps(1))
+        assert all(order.shown(step) == plain.shown(step) for step in steps)

@@ -18,7 +18,7 @@ class Numbers:
     """Pictures that are numbers, 1 for the first."""
 
     def __init__(self, count):
-        self.source, self.count = self, count
+        self.source, self.count, self.shapes = self, count, ((1, 1),) * count
 
     def __len__(self):
         return self.count
