@@ -109,6 +109,15 @@ def test_a_config_is_its_dict():
         ({"tokens": {"names": {"<a>": " "}}}, "<a> begins as nothing: name a word near it"),
         ({"tokens": {"names": {"<a>": "cat", "<b>": "a <a>"}}}, "<b> begins as <a>, a new one"),
         ({"tokens": {"names": {"<a>": "cat", "[a]": "dog"}}}, "each needs letters of its own"),
+        (
+            {"data": {"stream": True, "repeats": 2, "mask": "alpha", "encode_once": False}},
+            "repeats, mask, encode_once beside stream, which has one shard at hand",
+        ),
+        ({"data": {"stream": True}, "train": {"epochs": 2}}, "train.epochs with data.stream"),
+        (
+            {"data": {"stream": True}, "tokens": {"names": {"<a>": "cat"}}},
+            "tokens.names with data.stream",
+        ),
         ({"seed": -1}, "greater than or equal to 0"),
         ({"nonsense": 1}, "Extra inputs"),
     ],

@@ -74,6 +74,10 @@ class Config(Section):
             problems.append(
                 "validation.every without data.held_out, data.held_out_share or data.held_out_base"
             )
+        if self.data.stream and self.train.epochs is not None:
+            problems.append("train.epochs with data.stream: nobody has counted; set train.steps")
+        if self.data.stream and self.tokens.names:
+            problems.append("tokens.names with data.stream: which captions hold them is not known")
         if self.profile:
             first, last = map(int, self.profile.split(":"))
             if first > last:

@@ -5,7 +5,11 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section, refuse_idle
+from flax_sd.config.section import Count, Positive, Rate, Section, changed, refuse_idle
+
+# Options that need the whole set at hand.
+_WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
+_WHOLE_SET += ("held_out_share",)
 
 
 class DataConfig(Section):
@@ -14,6 +18,9 @@ class DataConfig(Section):
     path: str = "bundled:style"
     """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
     owner/set:config), a parquet or arrow file, or bundled:style."""
+    stream: bool = False
+    """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
+    writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
     repeats: Positive = 1
     """How often an epoch shows each picture of path."""
     folders: dict[str, Positive] = {}
@@ -108,6 +115,8 @@ class DataConfig(Section):
         meaning["prior_weight"] = self.regularisation is not None
         meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
         refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
+        if self.stream:
+            _refuse_beside_stream(self)
         if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
             raise ValueError(
                 f"bucket_min {self.bucket_min} is more than bucket_max {self.bucket_max}"
@@ -122,3 +131,11 @@ class DataConfig(Section):
                 f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
             )
         return value
+
+
+def _refuse_beside_stream(data: DataConfig) -> None:
+    whole = [name for name in changed(data) if name in _WHOLE_SET]
+    if whole:
+        raise ValueError(
+            f"{', '.join(whole)} beside stream, which has one shard at hand and never the whole set"
+        )

@@ -7,21 +7,31 @@ from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.masks import place_weights
 from flax_sd.data.order import Order
 from flax_sd.data.pictures import Pictures, open_pictures
+from flax_sd.data.records import Bad
 from flax_sd.data.report import summary
 from flax_sd.data.report_page import report_page
+from flax_sd.data.shards import Shard, find_shards, fingerprint, open_shard
 from flax_sd.data.split import split
+from flax_sd.data.stream import Counted, Stream
 
 __all__ = [
+    "Bad",
     "Batch",
+    "Counted",
     "Finding",
     "Order",
     "Pictures",
+    "Shard",
     "Source",
+    "Stream",
     "alike",
     "batches",
     "check",
+    "find_shards",
+    "fingerprint",
     "in_order",
     "open_pictures",
+    "open_shard",
     "place_weights",
     "report_page",
     "shared",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +18,10 @@ from flax_sd.data.records import Bad, Listing, Record
 from flax_sd.errors import UserError
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+
+
+class Stopped(Exception):
+    """Nobody waits any more for pictures that are being opened."""
 
 
 class Pictures:
@@ -188,12 +193,35 @@ def open_pictures(cfg: DataConfig, *, captioned: bool = True) -> Pictures:
     listing = _all(cfg, cfg.caption_column if captioned else None)
     if cfg.max_pictures is not None:
         listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
+    return open_listing(cfg, listing, captioned=captioned)
+
+
+def open_listing(
+    cfg: DataConfig,
+    listing: Listing,
+    *,
+    captioned: bool = True,
+    stop: threading.Event | None = None,
+) -> Pictures:
+    """Opens each picture of a listing once; with `data.stream` none need be good.
+
+    Args:
+      stop: when to give up.
+
+    Raises:
+      Stopped: it was set.
+      UserError: as `open_pictures`.
+    """
+    looks = []
     with ThreadPoolExecutor(cfg.workers) as pool:
-        looks = list(pool.map(lambda record: look(record, cfg), listing.records))
+        for found in pool.map(lambda record: look(record, cfg), listing.records):
+            if stop is not None and stop.is_set():
+                raise Stopped  # which takes back what the threads have not begun
+            looks.append(found)
     pairs = list(zip(listing.records, looks, strict=True))
     good = [(record, seen) for record, seen in pairs if isinstance(seen, Seen)]
     bad = listing.bad + [Bad(record.name, why) for record, why in pairs if isinstance(why, str)]
-    if bad and (cfg.on_bad == "stop" or not good):
+    if bad and (cfg.on_bad == "stop" or not (good or cfg.stream)):
         header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
         way_out = " (data.on_bad=skip leaves them out)" if good else ""
         lines = [f"{name}: {reason}" for name, reason in bad]

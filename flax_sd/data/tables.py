@@ -13,6 +13,7 @@ from flax_sd.errors import UserError
 # owner/set, and the name of one of its configurations where it has several.
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>.+))?")
 FILES = {".parquet": "parquet", ".arrow": "arrow"}  # suffix → the builder that reads it
+ARROW_FILE = b"ARROW1"  # how arrow's file format begins; its stream format has no such mark
 
 
 def table_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -31,10 +32,35 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     Raises:
       UserError: the table cannot be loaded, or lacks a column.
     """
+    return _list_rows(source, _load(source), image_column, caption_column)
+
+
+def list_shard(name: str, content: bytes, image_column: str, caption_column: str | None) -> Listing:
+    """Lists the rows of one parquet or arrow file, which is kept in memory and nowhere else.
+
+    Raises:
+      UserError: as `list_table`.
+    """
+    import datasets
+    import pyarrow.parquet
+
+    buffer = pyarrow.BufferReader(content)
+    try:
+        if FILES[pathlib.PurePosixPath(name).suffix] == "parquet":
+            table = pyarrow.parquet.read_table(buffer)
+        elif content.startswith(ARROW_FILE):
+            table = pyarrow.ipc.open_file(buffer).read_all()
+        else:
+            table = pyarrow.ipc.open_stream(buffer).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
+    return _list_rows(name, datasets.Dataset(table), image_column, caption_column)
+
+
+def _list_rows(source: str, table: Any, image_column: str, caption_column: str | None) -> Listing:
     # Imported here because it takes a second, and a folder of pictures does without it.
     import datasets
 
-    table = _load(source)
     options = {"data.image_column": image_column, "data.caption_column": caption_column}
     wanted = {name: column for name, column in options.items() if column is not None}
     missing = [c for c in wanted.values() if c not in table.column_names]

@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 
 from flax_sd import data
 from flax_sd.config import Config
-from flax_sd.data import Finding, Pictures
+from flax_sd.data import Bad, Finding, Pictures
 from flax_sd.progress import Progress
 from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
@@ -26,6 +27,8 @@ class Report(NamedTuple):
 
     sets: dict[str, Pictures]
     findings: dict[str, list[Finding]]
+    shards: int = 0  # of a stream, the first of which stands for data.path
+    beyond: dict[str, list[Bad]] = {}  # what is left out of the others, if they were opened
 
     def text(self) -> str:
         """What the terminal shows."""
@@ -33,6 +36,14 @@ class Report(NamedTuple):
             ("held out of " if option == "data.held_out_share" else "")
             + data.summary(pictures, self.findings[option])
             for option, pictures in self.sets.items()
+        ]
+        if self.shards:
+            when = "all were opened" if self.beyond else "each is checked when it comes"
+            parts.insert(0, f"{self.shards} shards; {when}, and this is of the first:")
+        parts += [
+            f"left out of {shard} ({len(bad)}):" + "".join(f"\n  {n}: {why}" for n, why in bad)
+            for shard, bad in self.beyond.items()
+            if bad
         ]
         return "\n".join(parts)
 
@@ -45,12 +56,15 @@ class Report(NamedTuple):
         if jax.process_index() != 0:
             return
         write_aside(folder / PAGE, data.report_page(self.sets, self.findings))
-        lines = [
-            json.dumps({"set": pictures.cfg.path, "file": name, "reason": reason})
-            for pictures in self.sets.values()
-            for name, reason in pictures.bad
-        ]
+        left_out = [(pictures.cfg.path, pictures.bad) for pictures in self.sets.values()]
+        left_out += self.beyond.items()
+        lines = [json.dumps(line) for each in left_out for line in quarantined(*each)]
         write_aside(folder / QUARANTINE, "".join(line + "\n" for line in lines))
+
+
+def quarantined(path: str, bad: Iterable[Sequence[str]]) -> list[dict[str, str]]:
+    """The lines of what is left out of a set, names and reasons, or of a shard."""
+    return [{"set": path, "file": name, "reason": reason} for name, reason in bad]
 
 
 def check(config: Config, sets: Sets) -> Report:
@@ -72,7 +86,7 @@ def check(config: Config, sets: Sets) -> Report:
     if VAL_LOSS in sets.measured:
         leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
         findings[held_out] = data.in_order([*findings[held_out], *leaked])
-    return Report(named, findings)
+    return Report(named, findings, len(sets.shards))
 
 
 def run(config: Config) -> int:
@@ -82,9 +96,21 @@ def run(config: Config) -> int:
       UserError: no picture can be used, or the report cannot be written.
     """
     skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
-    report = check(config, open_sets(config.model_copy(update={"data": skipping})))
+    config, progress = config.model_copy(update={"data": skipping}), Progress()
+    sets = open_sets(config)
+    report = check(config, sets)._replace(beyond=_beyond(config, sets, progress))
     report.write(config.output)
-    progress = Progress()
     progress.say(report.text())
     progress.say(f"written: {config.output / PAGE} and {config.output / QUARANTINE}")
-    return LEFT_OUT if any(p.bad for p in report.sets.values()) else CLEAN
+    left_out = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
+    return LEFT_OUT if any(left_out) else CLEAN
+
+
+def _beyond(config: Config, sets: Sets, progress: Progress) -> dict[str, list[Bad]]:
+    """What is left out of all shards but the first, which are opened one after another."""
+    found, captioned = {}, config.train.mode != "ddpm"
+    with progress.count(len(sets.shards[1:]), "checking shards") as shown:
+        for shard in sets.shards[1:]:
+            found[shard.name] = data.open_shard(shard, config.data, captioned=captioned).bad
+            shown.advance(1)
+    return found

@@ -9,13 +9,14 @@ import json
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 import flax_sd
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Pictures, Shard, fingerprint
 from flax_sd.runs import sources
 from flax_sd.runs.datasets import Sets
 from flax_sd.runs.outputs import write_aside
@@ -31,6 +32,9 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
     """What this process would train with; of paths only what the config says."""
     devices = jax.devices()
     named = {"train": sets.train, **sets.measured}
+    found = {name: _of_set(pictures) for name, pictures in named.items()}
+    if sets.shards:
+        found["train"] = _of_shards(config.data.path, sets.shards)
     return {
         "flax_sd": _version("flax_sd"),
         "flax_sd_source": source_hash(),
@@ -44,7 +48,7 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
         "matmul_precision": jax.config.values["jax_default_matmul_precision"],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "model_hash": _model_hash(config, parts),
-        "data": {name: _of_set(pictures) for name, pictures in named.items()},
+        "data": found,
     }
 
 
@@ -98,6 +102,10 @@ def _model_hash(config: Config, parts: Parts) -> str:
         for file in component_files(folder.parent, folder.name, config.model.variant)
     ]
     return sources.fingerprint(files)
+
+
+def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:
+    return {"path": path, "shards": len(shards), "hash": fingerprint(shards)}
 
 
 def _of_set(pictures: Pictures) -> dict[str, Any]:

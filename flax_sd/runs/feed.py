@@ -29,23 +29,28 @@ class Fed(NamedTuple):
 
 
 def feed(
-    config: Config, inputs: Inputs, mesh: Mesh, start_step: int = 0
+    config: Config,
+    inputs: Inputs,
+    mesh: Mesh,
+    start_step: int = 0,
+    stream: data.Stream | None = None,
 ) -> Generator[Fed, None, None]:
     """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
+
+    Args:
+      stream: where the pictures come from, if not from the inputs' source.
 
     Raises:
       UserError: the batch does not divide over the devices, or a picture is gone.
     """
     sharding.process_rows(config.train.batch_size, mesh)
-    stream = data.batches(
-        inputs.source,
-        config.train.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    for each in stream:
+    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    if stream is not None:
+        batches = stream.batches(start_step, **share)
+    else:
+        size, seed = config.train.batch_size, config.seed
+        batches = data.batches(inputs.source, size, seed=seed, start_step=start_step, **share)
+    for each in batches:
         captions = drop_captions(each.captions, each.samples, config)
         batch = inputs.batch(each._replace(captions=captions))
         yield Fed(batch, each.real, each.shape)

@@ -181,6 +181,8 @@ def _encoder(
 
 def _each_time_anew(config: Config, pictures: data.Pictures) -> str | None:
     """Why pictures that are encoded once would be of no use, or too little of it."""
+    if pictures.cfg.stream:
+        return "what is made of a stream would fill a disk (data.stream)"
     count, cut_anew = len(pictures), len(pictures.cut_anew)
     if cut_anew:
         return (

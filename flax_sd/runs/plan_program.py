@@ -78,7 +78,8 @@ class Program:
             lambda leaf: _place(leaf, sharding.fsdp_sharding(leaf.shape, mesh)), objective.frozen
         )
         data = config.data
-        self.encodes_once = objective.moments is not None and data.encode_once and data.center_crop
+        once = data.encode_once and data.center_crop and not data.stream
+        self.encodes_once = objective.moments is not None and once
         names = frozen_in_steps(objective, config) if self.encodes_once else self.frozen
         self.frozen_in_steps = {name: self.frozen[name] for name in names}
         self._rows = NamedSharding(mesh, sharding.BATCH)

@@ -67,7 +67,7 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
             lines.append(f"--train.accumulate {parts}: the same batch in {parts} parts")
     if train.mode != "vae" and train.remat == "none":
         lines.append("--train.remat blocks: activations are computed again; slower")
-    encodes = train.mode not in ("vae", "ddpm")
+    encodes = train.mode not in ("vae", "ddpm") and not config.data.stream
     if encodes and not (config.data.center_crop and config.data.encode_once):
         lines.append("--data.center_crop true: the VAE leaves once all pictures are encoded")
     if config.compute_dtype == "float32":

@@ -31,6 +31,7 @@ from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.report import LiveReport
 from flax_sd.runs.results import Results
 from flax_sd.runs.samples import Samples
+from flax_sd.runs.streaming import make_stream
 from flax_sd.runs.summary import summary
 from flax_sd.runs.validate import Validation, Verdict, exhausted, keeps_best
 from flax_sd.runs.validation_log import ValidationLog
@@ -112,6 +113,7 @@ class Run:
         self.total = total_steps(config, sets.train)
         self.scaled = resolve_dtype(config.compute_dtype) == "float16"
         self.tx = optim.make_optimizer(config.optim, self.total)
+        self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, parts)
         self.results = Results(self.outputs, sets.train, config, progress)
         drawer = make_drawer(config, parts, sets.train, lambda: stop.reason is not None)
@@ -120,6 +122,8 @@ class Run:
 
     def go(self, stack: contextlib.ExitStack) -> int:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
+        if self.stream is not None:
+            self.stream.ledger.begin()
         folder = self.config.output / "checkpoints"
         keep = self.config.checkpoint.keep
         checkpoints = Checkpoints(folder, keep, lambda: self.best)
@@ -226,7 +230,7 @@ class Run:
             constrain=self.objective.constrain,
             mesh=self.mesh,
         )
-        batches = feed(self.config, self.inputs, self.mesh, start)
+        batches = feed(self.config, self.inputs, self.mesh, start, self.stream)
         stack.enter_context(contextlib.closing(batches))
         warn_if_too_large(state, self.frozen, self.progress)
         loop = Loop(
@@ -254,6 +258,8 @@ class Run:
         order = data.Order(train, config.train.batch_size, config.seed)
 
         def pictures(step: int) -> list[str]:
+            if self.stream is not None:
+                return self.stream.names(step - 1)
             return [train.names[i] for i in order.shown(step - 1)]
 
         guard = Guard(config.train, pictures)

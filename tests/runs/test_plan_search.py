@@ -92,6 +92,8 @@ def test_what_is_set_is_not_proposed():
         data={"resolution": 64, "center_crop": True},
     )
     assert flags(done, 2, 8) == ["--train.batch_size 8", "--train.accumulate 4"]
+    streamed = config(data={"resolution": 64, "stream": True})
+    assert "--data.center_crop true" not in flags(streamed, 1, 0)  # nothing is encoded once
     assert flags(config(train={"mode": "vae"}, data={"resolution": 64}), 1, 0) == [
         "--compute_dtype bfloat16"
     ]

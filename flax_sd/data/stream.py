@@ -1,0 +1,173 @@
+"""The endless stream of batches from shards, one after another.
+
+A visit is one shard trained on once. Visits are numbered; an epoch is a visit to each shard, in an
+order drawn from (seed, epoch); and visit v is to the pictures of its shard what epoch v is to those
+of a folder, but that no batch goes over its end (`Order`). So the batch of a step follows from the
+seed, the step, and how many steps the shards before it take.
+"""
+
+import concurrent.futures
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from flax_sd.data.batches import Batch, batches
+from flax_sd.data.order import SHARDS, Order, permutation
+from flax_sd.data.pictures import Pictures
+from flax_sd.data.shards import Shard
+from flax_sd.errors import UserError
+
+STRIDE = 2**32  # of the numbers of samples, from visit to visit; no shard has more pictures
+Opener = Callable[[Shard, threading.Event], Pictures]  # which gives up when the event is set
+
+
+class Counted(NamedTuple):
+    """What is known of a shard that was opened once."""
+
+    steps: int
+    fingerprint: str  # of its pictures
+
+
+@runtime_checkable  # as the shape-checked tests need
+class Ledger(Protocol):
+    """Remembers shards from one start of a run to the next."""
+
+    def begin(self) -> None:
+        """Before anything else, once the run's folder is there."""
+        ...
+
+    def get(self, shard: Shard) -> Counted | None:
+        """What is known of a shard."""
+        ...
+
+    def note(self, shard: Shard, pictures: Pictures, counted: Counted) -> None:
+        """Takes down what was found in a shard of which nothing was known."""
+        ...
+
+
+class Stream:
+    """The batches of shards; one is in memory, and the next is opened beside the steps.
+
+    Attributes:
+      ledger: what it knows of them.
+
+    Args:
+      opener: opens a shard, whose pictures may be none; some shard must have one.
+      batch_size: rows of a step, over all processes.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        opener: Opener,
+        ledger: Ledger,
+        *,
+        batch_size: int,
+        seed: int,
+    ):
+        self._shards, self._opener, self.ledger = shards, opener, ledger
+        self._batch_size, self._seed = batch_size, seed
+        self._at_hand: tuple[Shard, Pictures] | None = None  # the last one that was asked for
+
+    def batches(
+        self, start_step: int = 0, *, process_index: int = 0, process_count: int = 1
+    ) -> Generator[Batch, None, None]:
+        """The batches from `start_step` on.
+
+        Raises:
+          UserError: as `batches`; later, from the iterator, a shard is gone or is another.
+        """
+        first, before = self._find(start_step)
+        start, stop = start_step - before, threading.Event()
+        try:
+            for visit in itertools.count(first):
+                pictures = self._pictures(self._shard(visit))
+                ahead = self._open_ahead(self._shard(visit + 1), stop)
+                steps = self._steps(self._shard(visit))
+                if steps:
+                    shown = batches(
+                        pictures,
+                        self._batch_size,
+                        seed=self._seed,
+                        start_step=visit * steps + start,
+                        stop_step=(visit + 1) * steps,
+                        stride=STRIDE,
+                        process_index=process_index,
+                        process_count=process_count,
+                    )
+                    with contextlib.closing(shown):
+                        yield from shown
+                start = 0
+                self._at_hand = self._shard(visit + 1), ahead.result()
+        finally:
+            stop.set()
+
+    def names(self, step: int) -> list[str]:
+        """The pictures of a step, counted from 0, each once and with its shard."""
+        visit, before = self._find(step)
+        shard = self._shard(visit)
+        pictures, place = self._pictures(shard), visit * self._steps(shard) + step - before
+        return [f"{shard.name}/{pictures.names[i]}" for i in self._order(pictures).shown(place)]
+
+    def _find(self, step: int) -> tuple[int, int]:
+        """The visit that shows a step, and how many steps there are before it."""
+        visit = before = 0
+        while step >= before + self._steps(self._shard(visit)):
+            before += self._steps(self._shard(visit))
+            visit += 1
+        return visit, before
+
+    def _shard(self, visit: int) -> Shard:
+        epoch, place = divmod(visit, len(self._shards))
+        return self._shards[permutation(len(self._shards), self._seed, epoch, SHARDS)[place]]
+
+    def _steps(self, shard: Shard) -> int:
+        """How many steps a visit to a shard takes."""
+        known = self.ledger.get(shard)
+        return self._counted(self._pictures(shard)).steps if known is None else known.steps
+
+    def _pictures(self, shard: Shard) -> Pictures:
+        """The pictures of a shard, held against what is known of it.
+
+        Raises:
+          UserError: they are others than the run has seen.
+        """
+        if self._at_hand is None or self._at_hand[0] != shard:
+            self._at_hand = shard, self._opener(shard, threading.Event())
+        pictures = self._at_hand[1]
+        known, counted = self.ledger.get(shard), self._counted(pictures)
+        if known is None:
+            self.ledger.note(shard, pictures, counted)
+        elif known != counted:
+            raise UserError(
+                f"{shard.name} holds other pictures or captions than this run has seen in it: put "
+                "it back as it was, and the same command goes on, or begin a new run"
+            )
+        return pictures
+
+    def _counted(self, pictures: Pictures) -> Counted:
+        steps = self._order(pictures).steps(1) if len(pictures) else 0
+        return Counted(steps, pictures.fingerprint())
+
+    def _order(self, pictures: Pictures) -> Order:
+        return Order(pictures, self._batch_size, self._seed, STRIDE)
+
+    def _open_ahead(
+        self, shard: Shard, stop: threading.Event
+    ) -> concurrent.futures.Future[Pictures]:
+        """Opens a shard in a thread that no end of the process waits for."""
+        opened: concurrent.futures.Future[Pictures] = concurrent.futures.Future()
+        if self._at_hand is not None and self._at_hand[0] == shard:
+            opened.set_result(self._at_hand[1])
+            return opened
+
+        def work() -> None:
+            try:
+                opened.set_result(self._opener(shard, stop))
+            except BaseException as error:  # raised again where the result is asked for
+                opened.set_exception(error)
+
+        threading.Thread(target=work, name="opens-a-shard", daemon=True).start()
+        return opened

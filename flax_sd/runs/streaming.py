@@ -1,0 +1,145 @@
+"""What a run knows of the shards that it streams, from one start to the next: shards.jsonl.
+
+A line for each shard when the run begins (`shard, size`), and one more when it was opened
+(`pictures, steps, hash, left_out`), so that a run that resumes finds its place without opening
+those before it, and sees that none has become another.
+"""
+
+import json
+import pathlib
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+
+from flax_sd import data
+from flax_sd.config import Config
+from flax_sd.disk import reason
+from flax_sd.errors import UserError
+from flax_sd.progress import Progress
+from flax_sd.runs.check import QUARANTINE, quarantined
+from flax_sd.runs.datasets import Sets
+from flax_sd.runs.outputs import write_aside
+from flax_sd.text_file import parse_object
+
+FILE = "shards.jsonl"
+NAMED = 8  # shards that a message names before it counts the rest
+
+
+class Ledger:
+    """Remembers shards; a `data.stream.Ledger`."""
+
+    def __init__(
+        self, folder: pathlib.Path, shards: Sequence[data.Shard], first: str, progress: Progress
+    ):
+        """Reads what is known; `first` is the shard that the check before the run reports on.
+
+        Raises:
+          UserError: the shards are not those that the run began with.
+        """
+        self._folder, self._first, self._progress = folder, first, progress
+        lines = _read(folder / FILE)
+        self._known = {line["shard"]: line for line in lines if "steps" in line}
+        listed = {line["shard"]: line["size"] for line in lines if "size" in line}
+        now = {shard.name: shard.size for shard in shards}
+        if listed and listed != now:
+            raise UserError(_differences(listed, now))
+        self._listed = [{"shard": name, "size": size} for name, size in now.items()]
+
+    def begin(self) -> None:
+        """Writes what is known when a run begins or resumes.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        if jax.process_index() == 0:
+            write_aside(self._folder / FILE, _text([*self._listed, *self._known.values()]))
+        for name, line in self._known.items():
+            if name != self._first:
+                self._append(QUARANTINE, quarantined(name, line["left_out"]))
+
+    def get(self, shard: data.Shard) -> data.Counted | None:
+        """What is known of a shard."""
+        line = self._known.get(shard.name)
+        return None if line is None else data.Counted(line["steps"], line["hash"])
+
+    def note(self, shard: data.Shard, pictures: data.Pictures, counted: data.Counted) -> None:
+        """Takes down what was found in a shard, and says what was left out of it.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        found = {"pictures": len(pictures), "steps": counted.steps, "hash": counted.fingerprint}
+        line = {"shard": shard.name, **found, "left_out": pictures.bad}
+        self._known[shard.name] = line
+        self._append(FILE, [line])
+        if pictures.bad and shard.name != self._first:
+            self._append(QUARANTINE, quarantined(shard.name, pictures.bad))
+            self._progress.say(
+                f"{shard.name}: {len(pictures)} pictures, {len(pictures.bad)} left out "
+                f"({self._folder / QUARANTINE})"
+            )
+
+    def _append(self, file: str, lines: Iterable[dict[str, Any]]) -> None:
+        if jax.process_index() != 0:
+            return
+        path = self._folder / file
+        try:
+            with path.open("a", encoding="utf-8") as opened:
+                opened.write(_text(lines))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {reason(error, path)}") from error
+
+
+def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream | None:
+    """The stream of a run; None where its set is no stream.
+
+    Raises:
+      UserError: as `Ledger`.
+    """
+    if not sets.shards:
+        return None
+    captioned = config.train.mode != "ddpm"
+
+    def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
+        if shard == sets.shards[0]:  # which is open already
+            return sets.train
+        return data.open_shard(shard, config.data, captioned=captioned, stop=stop)
+
+    ledger = Ledger(config.output, sets.shards, sets.shards[0].name, progress)
+    size, seed = config.train.batch_size, config.seed
+    return data.Stream(sets.shards, opened, ledger, batch_size=size, seed=seed)
+
+
+def _text(lines: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines; a torn one is that of a shard that is opened again."""
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    parsed = [parse_object(line) for line in lines]
+    return [line for line in parsed if isinstance(line, dict) and "shard" in line]
+
+
+def _differences(then: dict[str, int | None], now: dict[str, int | None]) -> str:
+    both = then.keys() & now.keys()
+    kinds = {
+        "gone": then.keys() - now.keys(),
+        "new": now.keys() - then.keys(),
+        "of another size": {name for name in both if then[name] != now[name]},
+    }
+    found = [
+        f"{kind}: {', '.join(sorted(names)[:NAMED])}"
+        + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        for kind, names in kinds.items()
+        if names
+    ]
+    return (
+        f"the shards are not those that this run began with ({'; '.join(found)}): put them back as "
+        "they were, and the same command goes on, or begin a new run"
+    )

@@ -1,0 +1,78 @@
+import pytest
+
+from flax_sd.data.tar import list_tar
+from tests.data.made_shards import png, samples, write_tar
+
+SAMPLE = 512 + 1024 + 512 + 512  # bytes of a header, a picture, a header and a caption
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """Lists an archive of these files, of which all but so many bytes are cut off."""
+
+    def make(files, bytes_left=None, column="text"):
+        content = write_tar(tmp_path / "s.tar", files).read_bytes()
+        return list_tar("s.tar", content[:bytes_left], column)
+
+    return make
+
+
+def test_files_of_one_key_are_a_sample(listed):
+    found = listed({"a/1.png": png(1), "b/1.txt": "other", "a/1.txt": "one\n\ntwo\n"})
+    (record,) = found.records
+    assert record.name == "a/1.png" and record.captions == ("one", "two")
+    assert record.read() == png(1) and not found.bad
+    assert [file.name for file in found.unused] == ["b/1.txt"]
+
+
+def test_captions_of_json_come_before_those_of_txt(listed):
+    files = {"1.json": {"text": ["a", "b"]}, "1.txt": "c", "1.JPG": png(1)}
+    files |= {"2.json": {"url": "x"}, "2.txt": "c", "2.webp": png(2)}
+    assert [each.captions for each in listed(files).records] == [("a", "b"), ("c",)]
+    files = {"1.json": {"says": "d", "text": "a"}, "1.png": png(1)}
+    assert listed(files, column="says").records[0].captions == ("d",)
+    assert listed(files, column=None).records[0].captions == ("",)
+
+
+@pytest.mark.parametrize(
+    "caption, why",
+    [
+        ({}, "no caption: neither"),
+        ({"1.txt": b"\xff\xfe"}, "1.txt is not UTF-8"),
+        ({"1.json": b"{"}, "1.json: Expecting"),
+        ({"1.json": {"text": 3}}, "1.json has as 'text' 3, not a caption"),
+    ],
+)
+def test_captions_that_cannot_be_used_are_named(listed, caption, why):
+    found = listed({"1.png": png(1), **caption, **samples([2])})
+    assert [each.name for each in found.records] == ["002.png"]
+    assert found.bad[0].name == "1.png" and why in found.bad[0].reason
+
+
+def test_masks_hidden_files_and_files_without_endings_are_no_pictures(listed):
+    found = listed({**samples([1]), "1-masklabel.png": png(1), ".2.png": png(2), "README": "x"})
+    assert [each.name for each in found.records] == ["001.png"] and not found.bad
+
+
+@pytest.mark.parametrize("at", ["in a picture", "in a header", "between files", "in a caption"])
+def test_what_is_whole_in_an_archive_that_was_cut_off_is_used(listed, at):
+    left = {"between files": SAMPLE, "in a picture": SAMPLE + 600, "in a header": SAMPLE + 99}
+    left["in a caption"] = SAMPLE + 512 + 1024 + 515
+    found = listed(samples([1, 2]), left[at])
+    assert [each.name for each in found.records] == ["001.png"]
+    assert "s.tar" in [bad.name for bad in found.bad]
+    assert ("002.png" in [bad.name for bad in found.bad]) == (
+        at in ("in a picture", "in a caption")
+    )
+
+
+def test_damage_in_the_middle_is_not_taken_for_the_end(tmp_path):
+    content = bytearray(write_tar(tmp_path / "s.tar", samples([1, 2])).read_bytes())
+    content[SAMPLE : SAMPLE + 512] = b"x" * 512
+    found = list_tar("s.tar", bytes(content), "text")
+    assert [each.name for each in found.records] == ["001.png"]
+    assert found.bad == [("s.tar", "the archive is damaged or cut off after 001.txt")]
+
+
+def test_what_is_no_archive_is_named():
+    assert "damaged" in list_tar("s.tar", b"nothing", "text").bad[0].reason
