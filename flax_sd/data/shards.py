@@ -94,7 +94,7 @@ def read(shard: Shard, pauses: Sequence[int] = PAUSES) -> bytes:
         content = patiently(functools.partial(_read, shard.name), shard.name, pauses)
     except OSError as error:
         raise UserError(
-            f"{shard.name} cannot be read ({error.strerror or error}): put it back, and the same "
+            f"{shard.name} cannot be read ({error.strerror or error}): when it can, the same "
             "command goes on"
         ) from error
     if shard.size not in (None, len(content)):

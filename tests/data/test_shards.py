@@ -81,7 +81,7 @@ def test_a_shard_of_another_size_is_refused(shards):
 def test_a_shard_that_is_gone_is_named(shards):
     (shard, *_) = find_shards(str(shards))
     (shards / "s-00.tar").unlink()
-    with pytest.raises(UserError, match="s-00.tar cannot be read .*put it back"):
+    with pytest.raises(UserError, match="s-00.tar cannot be read .*when it can, the same command"):
         read(shard)
 
 
