@@ -64,6 +64,7 @@ def report_page(run: History, total: int, state: State) -> str:
         _pictures(run),
         "<h2>Curves</h2>",
         chart.charts(curves.charts({run.folder.name: run})),
+        _skipped(run),
         _data(run),
         _config(run),
         _environment(run),
@@ -142,6 +143,14 @@ def _pictures(run: History) -> str:
             f'<img class="sheet" alt="before and after" src="{address}"></a>'
         )
     return "\n".join(parts)
+
+
+def _skipped(run: History) -> str:
+    """The steps that train.on_nonfinite went past."""
+    rows: list[list[object]] = [
+        [row["step"], ", ".join(row["pictures"])] for row in run.metrics if row.get("pictures")
+    ]
+    return f"<h2>Skipped steps</h2>{page.table(['step', 'its pictures'], rows)}" if rows else ""
 
 
 def _data(run: History) -> str:

@@ -120,6 +120,15 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     assert "step 0 of 1" in text and 'class="slides"' not in text
 
 
+def test_skipped_steps_are_named_with_their_pictures(tmp_path):
+    folder = make_run(tmp_path / "a")
+    assert "Skipped" not in report.report_page(history.read(folder), 60, "finished")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 33, "loss": null, "skipped": 1, "pictures": ["a <1>.png", "b.png"]}\n')
+    text = report.report_page(history.read(folder), 60, "finished")
+    assert "<td>a &lt;1&gt;.png, b.png</td>" in text.split("Skipped steps")[1]
+
+
 def test_it_is_written_no_more_often_than_it_may(tmp_path, monkeypatch):
     folder, clock = make_run(tmp_path / "a"), [1000.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
