@@ -26,6 +26,7 @@ FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are wri
     "device_gb": ("GB of a device", "{:.2f}"),
     "host_gb": ("GB of main memory", "{:.2f}"),
 }
+WIDEST = 50  # letters of a cell in the terminal
 Table = list[list[object]]
 
 
@@ -133,13 +134,19 @@ def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | N
 
 
 def text_table(rows: Table) -> list[str]:
-    """Lines with columns as wide as they must be."""
-    texts = [["–" if cell is None else str(cell) for cell in row] for row in rows]
+    """Lines with columns as wide as they must be; a long list is shown by its beginning."""
+    head, *rows = rows
+    below = [["–" if cell is None else _begun(str(cell)) for cell in row] for row in rows]
+    texts = [list(map(str, head)), *below]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in texts
     ]
+
+
+def _begun(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def _ended(run: History, name: str, form: str) -> str | None:

@@ -52,6 +52,13 @@ def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
     ]
 
 
+def test_a_long_list_does_not_push_the_others_out_of_sight(tmp_path):
+    rows = [["", "x" * 70, "b"], ["sample.prompts", ["a cat"] * 40, None]]
+    head, line = compare.text_table(rows)
+    assert "x" * 70 in head  # a run's name is whole
+    assert line.split("  ")[1].startswith("['a cat', 'a cat'") and line.split()[-2].endswith("…")
+
+
 def test_runs_of_one_name_go_by_their_paths(tmp_path):
     folders = [make_run(tmp_path / parent / "run") for parent in ("a", "b")]
     runs = compare.read_all(folders)
