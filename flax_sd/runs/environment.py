@@ -92,8 +92,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _model_hash(config: Config, parts: Parts) -> str:
-    """As sample.py's settings have it, of the networks that are loaded."""
+def _model_hash(config: Config, parts: Parts) -> str | None:
+    """As sample.py's settings have it, of the networks that are loaded; None if none is."""
     files = [
         file
         for name in parts.networks
@@ -101,7 +101,7 @@ def _model_hash(config: Config, parts: Parts) -> str:
         for folder in [parts.component_folder(name)]
         for file in component_files(folder.parent, folder.name, config.model.variant)
     ]
-    return sources.fingerprint(files)
+    return sources.fingerprint(files) if files else None
 
 
 def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:

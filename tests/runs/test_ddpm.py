@@ -92,6 +92,8 @@ def test_a_resumed_run_ends_in_the_same_bytes(ended):
     lines = [json.loads(line) for line in (ended[0] / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["val_loss"] == pytest.approx(1, rel=0.1)  # a new network puts out zero
     assert lines[-1]["val_loss"] < lines[0]["val_loss"]
+    (made_with,) = json.loads((ended[0] / "environment.json").read_text())
+    assert made_with["model_hash"] is None  # from nothing
     grid = np.asarray(Image.open(ended[0] / "samples" / "step-000002.png"))
     assert grid.shape[1] >= 2 * 16  # three pictures, two across
 
