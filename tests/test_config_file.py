@@ -87,7 +87,7 @@ def test_a_mapping_takes_pairs(write):
         ),
         (
             ["--train.mode", "lota"],
-            "train.mode: Input should be 'lora', 'textual_inversion', .*'vae', found 'lota'",
+            "train.mode: Input should be 'lora', .*'vae' or 'ddpm', found 'lota'",
         ),
         (["--lora.rnak", "4", "--train.stebs", "4"], "\n  --lora.rnak.*\n  --train.stebs"),
         (
