@@ -12,7 +12,7 @@ from flax_sd.config import Config
 from flax_sd.data import Bad, Finding, Pictures
 from flax_sd.progress import Progress
 from flax_sd.runs import new_tokens
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
+from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets, reads_captions
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.parts import OWN_ALONE
 from flax_sd.tokenizer import Tokenizer
@@ -108,7 +108,7 @@ def run(config: Config) -> int:
 
 def _beyond(config: Config, sets: Sets, progress: Progress) -> dict[str, list[Bad]]:
     """What is left out of all shards but the first, which are opened one after another."""
-    found, captioned = {}, config.train.mode != "ddpm"
+    found, captioned = {}, reads_captions(config)
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
         for shard in sets.shards[1:]:
             found[shard.name] = data.open_shard(shard, config.data, captioned=captioned).bad
