@@ -28,6 +28,11 @@ class DataConfig(Section):
     regularisation: str | None = None
     """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
     of the class: an epoch shows as many of them as of the others."""
+    class_prompt: Annotated[str, Field(min_length=1)] | None = None
+    """What such pictures show, as "a cat": the model draws them into the folder regularisation
+    before the run, with the defaults of sample.py, as far as they are not there."""
+    class_pictures: Positive = 100  # diffusers' --num_class_images
+    """How many pictures class_prompt draws."""
     prior_weight: Rate = 1.0
     """Weight of the losses of these pictures."""
     resolution: Positive = 512
@@ -60,7 +65,8 @@ class DataConfig(Section):
     caption_column: str = "text"
     """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
     template: str = "{}"
-    """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}"."""
+    """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}".
+    Captions of regularisation stay as they are."""
     wildcards: bool = False
     """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
     shuffle_tags: bool = False
@@ -112,7 +118,8 @@ class DataConfig(Section):
         kohya = self.buckets == "kohya"
         meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
         meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
-        meaning["prior_weight"] = self.regularisation is not None
+        meaning["prior_weight"] = meaning["class_prompt"] = self.regularisation is not None
+        meaning["class_pictures"] = self.class_prompt is not None
         meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
         refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
         if self.stream:

@@ -52,6 +52,7 @@ class Pictures:
         self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
         self.shapes = tuple(fit.shape for fit in self.fits)
         self.prior = tuple(record.prior for record in found)
+        self._wording_of_prior = cfg.model_copy(update={"template": "{}"})
         self.repeats = evened([record.repeats for record in found], self.prior)
         self.weights = tuple(cfg.prior_weight if prior else 1.0 for prior in self.prior)
         pairs = zip(self.names, self.fits, strict=True)
@@ -68,13 +69,17 @@ class Pictures:
 
     def captions(self, i: int) -> tuple[str, ...]:
         """All captions of picture i, each as it stands when nothing of it is drawn."""
-        return tuple(captions.plain(self.cfg, text) for text in self._found[i].captions)
+        return tuple(captions.plain(self._wording(i), text) for text in self._found[i].captions)
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
         """The caption that sample number `sample` draws for picture i."""
         listed = self._found[i].captions
         chosen = listed[images.draw(seed, sample).caption % len(listed)]
-        return captions.drawn(self.cfg, chosen, seed=seed, sample=sample)
+        return captions.drawn(self._wording(i), chosen, seed=seed, sample=sample)
+
+    def _wording(self, i: int) -> DataConfig:
+        """The options of captions; a trigger word is not for pictures of its class."""
+        return self._wording_of_prior if self.prior[i] else self.cfg
 
     def load(self, i: int, *, seed: int, sample: int) -> Float[np.ndarray, "h w 3"]:
         """Reads picture i, cropped and mirrored as sample number `sample` draws.

@@ -11,7 +11,7 @@ from flax_sd import data
 from flax_sd.config import Config
 from flax_sd.data import Bad, Finding, Pictures
 from flax_sd.progress import Progress
-from flax_sd.runs import new_tokens
+from flax_sd.runs import class_pictures, new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets, reads_captions
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.parts import OWN_ALONE
@@ -97,6 +97,7 @@ def run(config: Config) -> int:
     """
     skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
     config, progress = config.model_copy(update={"data": skipping}), Progress()
+    config = class_pictures.without_undrawn(config, progress)
     sets = open_sets(config)
     report = check(config, sets)._replace(beyond=_beyond(config, sets, progress))
     report.write(config.output)

@@ -36,7 +36,7 @@ class Gallery:
         """
         self.folder, self.done = folder, {}
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--out {folder} is a file: name a folder")
+            raise UserError(f"{folder} is a file: name a folder")
         self._others = self._read_others(wanted)
         problems = []
         for name, record in wanted.items():
@@ -46,7 +46,7 @@ class Gallery:
             elif there is not None:
                 problems.append(f"{name}: {_difference(there, record)}")
         if problems:
-            head = f"{folder} holds pictures of another run; choose another --out, or delete them:"
+            head = f"{folder} holds pictures of another run; choose another folder, or delete them:"
             more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
             raise UserError("\n  ".join([head, *problems[:SHOWN], *more]))
 
@@ -59,7 +59,7 @@ class Gallery:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--out {self.folder} cannot be made: {error.strerror}") from error
+            raise UserError(f"{self.folder} cannot be made: {error.strerror}") from error
 
     def add(self, pixels: Any, record: dict[str, Any]) -> None:
         """Writes a picture.
@@ -99,14 +99,19 @@ class Gallery:
             others = {json.loads(line)["file_name"]: line for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{path} is not a list of pictures, and would be replaced: choose another --out"
+                f"{path} is not a list of pictures, and would be replaced: choose another folder"
             ) from error
         return {
             name: line
             for name, line in others.items()
             # a line of ours whose picture was deleted goes; other people's lines stay
-            if name not in wanted and ((self.folder / name).exists() or not _OURS.fullmatch(name))
+            if name not in wanted and ((self.folder / name).exists() or not is_drawn(name))
         }
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a file's name is such as these pictures have."""
+    return _OURS.fullmatch(name) is not None
 
 
 def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -30,13 +30,13 @@ def parse(args: Sequence[str]) -> SampleOptions:
     return tyro.cli(SampleOptions, args=list(args), prog="sample.py")
 
 
-def run(options: SampleOptions) -> int:
+def run(options: SampleOptions, progress: Progress | None = None) -> int:
     """Draws what is not there yet; returns the exit status: 0, or 130 after Ctrl-C.
 
     Raises:
       UserError: anything about the flags, the prompts, the model or the folder is wrong.
     """
-    progress = Progress()
+    progress = progress or Progress()
     job = prepare(options)
     gallery = job.gallery
     gallery.make()

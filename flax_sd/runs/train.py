@@ -15,7 +15,7 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import check, environment, lock, resume
+from flax_sd.runs import check, class_pictures, environment, lock, resume
 from flax_sd.runs.datasets import Sets, open_sets
 from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
@@ -59,6 +59,7 @@ def run(config: Config) -> int:
         resume.check(config)
         lock.refuse_if_held(config.output)
         dtype = resolve_dtype(config.compute_dtype)
+        class_pictures.draw(config, progress)
         sets = open_sets(config)
         report = check.check(config, sets)
         progress.stage("found", report.text())

@@ -174,6 +174,17 @@ def test_pictures_for_regularisation_are_as_many_as_the_others(folder, tmp_path_
         config(folder, prior_weight=0.5)
 
 
+def test_a_trigger_word_is_not_for_pictures_of_the_class(folder, tmp_path_factory, config):
+    prior = tmp_path_factory.mktemp("prior") / "1_cat"
+    prior.mkdir()
+    Image.new("RGB", (20, 12)).save(prior / "0.png")
+    options = {"regularisation": str(prior.parent), "template": "sks {}"}
+    pictures = open_pictures(config(folder, **options))
+    assert pictures.captions(5) == ("cat",) and pictures.caption(5, seed=0, sample=0) == "cat"
+    assert pictures.captions(0)[0].startswith("sks ")
+    assert pictures.caption(0, seed=0, sample=0).startswith("sks ")
+
+
 def test_repeats_of_regularisation_are_those_of_sd_scripts():
     assert evened([2, 3, 1, 1], [False, False, True, True]) == (2, 3, 3, 2)
     assert evened([2, 4, 4, 4], [False, True, True, True]) == (2, 4, 0, 0)

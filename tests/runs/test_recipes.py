@@ -34,7 +34,7 @@ def names():
     return [path.stem for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in OWN_TESTS]
 
 
-def small(name, model, pictures):
+def small(name, model, pictures, drawn=None):
     """The flags that make a config tiny."""
     config = config_file.load(CONFIGS / f"{name}.yaml")
     sizes = {"model.path": model, "data.path": pictures, **SMALL}
@@ -46,17 +46,17 @@ def small(name, model, pictures):
         if key in written.get(section, {}):
             flags += [f"--{option}", 2 if option in FEW else "none"]
     if config.data.regularisation:
-        flags += ["--data.regularisation", pictures]
+        flags += ["--data.regularisation", drawn, "--data.class_pictures", 1]
     if config.data.held_out_share:
         flags += ["--data.held_out_share", 0.5]
     return [*flags, "--sample.prompts"]
 
 
 @pytest.mark.parametrize("name", names())
-def test_it_trains(train, model, sd2, pictures, name):
+def test_it_trains(train, model, sd2, pictures, tmp_path, name):
     path = CONFIGS / f"{name}.yaml"
     own = sd2 if name.startswith("sd21") else model
-    run = train("a", *small(name, own, pictures), config=path)
+    run = train("a", *small(name, own, pictures, tmp_path / "class"), config=path)
     assert run.status == 0, run.err
     assert [line["step"] for line in run.metrics() if "loss" in line][-1] == 2
     assert (run.folder / RESULT[config_file.load(path).train.mode]).exists()
