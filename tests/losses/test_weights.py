@@ -100,6 +100,8 @@ def test_the_config_names_weight_and_gamma():
         for gamma, wanted in ((None, usual), (0.3, 0.3)):
             made = make_weight(epsilon, LossConfig(weight=name, gamma=gamma))
             np.testing.assert_array_equal(made(TIMES), function(epsilon, wanted)(TIMES))
+    made = make_weight(epsilon, LossConfig(weight="debiased"))
+    np.testing.assert_array_equal(made(TIMES), debiased(epsilon)(TIMES))
 
 
 def test_an_infinite_weight_is_refused():

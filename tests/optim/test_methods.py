@@ -173,6 +173,35 @@ def test_beta1_has_an_effect(method, leaf):
     assert np.abs(a - b).max() > 1e-6 * np.abs(a - start).max() > 0
 
 
+@pytest.mark.parametrize(
+    "method, option, values",
+    [
+        *((m, "beta2", (0.5, 0.95)) for m in METHODS if m not in ("adafactor", "sgd", "muon")),
+        ("muon", "beta2", (0.5, 0.95)),  # of the vectors alone, which go by Adam
+        *((m, "epsilon", (1e-8, 0.1)) for m in METHODS if m not in ("adafactor", "sgd", "lion")),
+        *((m, "weight_decay", (0.0, 0.5)) for m in METHODS),
+    ],
+)
+def test_each_option_has_an_effect(method, option, values, leaf):
+    start, grads = leaf
+    if method == "muon" and option == "beta2" and start.ndim > 1:
+        pytest.skip("a matrix has no second mean")
+    rate = {"learning_rate": 1.0} if method in SELF_RATED else {}
+    a, b = (our_steps(make(method, **{option: v}, **rate), start, grads) for v in values)
+    assert np.abs(a - b).max() > 1e-5 * np.abs(a - start).max() > 0
+
+
+@pytest.mark.parametrize("method", ["prodigy", "dadapt"])
+def test_the_rate_scales_what_they_find(method, leaf):
+    start, grads = np.zeros_like(leaf[0]), leaf[1][:1]
+    one, two = (
+        our_steps(make(method, learning_rate=rate, weight_decay=0.0), start, grads)
+        for rate in (1.0, 2.0)
+    )
+    assert one.any()
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-5)
+
+
 @pytest.mark.parametrize("method", ["prodigy", "dadapt"])
 def test_those_that_find_their_rate_scale_it_by_the_schedule_and_by_leaf(method, leaf):
     start, grads = np.zeros_like(leaf[0]), leaf[1][:1]

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from flax_sd import cli
+from flax_sd import config_file as config_files
 from flax_sd.weights.safetensors import TensorFile
 
 CONFIG = {
@@ -21,6 +22,27 @@ CONFIG = {
     "optim": {"learning_rate": 1e-3},
     "checkpoint": {"every": 2},
     "log": {"every": 1},
+}
+DDPM_UNET = {
+    "_class_name": "UNet2DModel",
+    "sample_size": 32,  # which the run's resolution replaces
+    "block_out_channels": [8, 12],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 4,
+    "attention_head_dim": None,
+    "dropout": 0.2,
+}
+DDPM_SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "variance_type": "fixed_large",
+    "clip_sample": True,
+}
+DDPM_INDEX = {
+    "_class_name": "DDPMPipeline",
+    "unet": ["diffusers", "UNet2DModel"],
+    "scheduler": ["diffusers", "DDPMScheduler"],
 }
 
 
@@ -116,6 +138,50 @@ def config_file(tmp_path_factory, model, pictures):
     own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(pictures)}}
     path.write_text(yaml.safe_dump(CONFIG | own))
     return path
+
+
+@pytest.fixture(scope="session")
+def sizes(tmp_path_factory):
+    """A folder of a DDPM's configs without weights."""
+    folder = tmp_path_factory.mktemp("sizes")
+    files = {
+        "model_index.json": DDPM_INDEX,
+        "unet/config.json": DDPM_UNET,
+        "scheduler/scheduler_config.json": DDPM_SCHEDULER,
+    }
+    for name, value in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(value))
+    return folder
+
+
+@pytest.fixture
+def parse(config_file):
+    """The config of the tiny run with flags."""
+    return lambda *flags: config_files.parse(config_file, [str(flag) for flag in flags])
+
+
+@pytest.fixture
+def objective(parse):
+    """Its objective."""
+    return lambda *flags: objective_of(parse(*flags))
+
+
+def objective_of(config):
+    """The objective of a config, with weights."""
+    from flax_sd.runs.objective import make_objective
+    from flax_sd.runs.parts import load_parts
+    from flax_sd.runs.precision import resolve_dtype
+
+    return make_objective(config, load_parts(config, resolve_dtype(config.compute_dtype)))
+
+
+def batch_of(objective, b=2):
+    """A batch of random pictures and captions, as a step reads it."""
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(size=(b, 32, 32, 3)).astype(np.float32)
+    ids = rng.integers(0, 49000, (b, 77)).astype(np.int32)
+    return objective.encode(objective.frozen, pixels, ids)
 
 
 @pytest.fixture

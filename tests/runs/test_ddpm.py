@@ -16,44 +16,12 @@ from tests import parity
 from tests.runs.conftest import contents, make_pictures
 
 CONFIG = pathlib.Path(flax_sd.__file__).parents[1] / "configs" / "ddpm.yaml"
-UNET = {
-    "_class_name": "UNet2DModel",
-    "sample_size": 32,  # which the run's resolution replaces
-    "block_out_channels": [8, 12],
-    "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "norm_num_groups": 4,
-    "attention_head_dim": None,
-    "dropout": 0.2,
-}
-SCHEDULER = {"_class_name": "DDPMScheduler", "variance_type": "fixed_large", "clip_sample": True}
-INDEX = {
-    "_class_name": "DDPMPipeline",
-    "unet": ["diffusers", "UNet2DModel"],
-    "scheduler": ["diffusers", "DDPMScheduler"],
-}
 
 
 @pytest.fixture(scope="module")
 def uncaptioned(tmp_path_factory):
     folder = make_pictures(tmp_path_factory.mktemp("uncaptioned"), 5)
     (folder / "metadata.jsonl").unlink()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sizes(tmp_path_factory):
-    """A folder of configs without weights."""
-    folder = tmp_path_factory.mktemp("sizes")
-    files = {
-        "model_index.json": INDEX,
-        "unet/config.json": UNET,
-        "scheduler/scheduler_config.json": SCHEDULER,
-    }
-    for name, value in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(json.dumps(value))
     return folder
 
 

@@ -17,8 +17,15 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_default_matmul_precision", "highest")
 from flax_sd import cli, sharding
 sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
+shard_frozen, divided = sharding.shard_frozen, []
+def counted(*args):
+    sharded = shard_frozen(*args)
+    leaves = jax.tree.leaves(sharded)
+    divided.append(sum(not leaf.sharding.is_fully_replicated for leaf in leaves))
+    return sharded
+sharding.shard_frozen = counted
 status = cli.train(sys.argv[2:])
-print(f"status {status}, {jax.process_count()} processes")
+print(f"status {status}, {jax.process_count()} processes, divided {max(divided)}")
 sys.exit(status)
 """
 
@@ -58,7 +65,8 @@ def test_any_number_of_devices_gives_one_lora(flags, environ, tmp_path):
         "sharded": (8, ["--mesh.fsdp", 2]),
     }
     for name, (devices, more) in runs.items():
-        run(TRAIN, devices, *flags(name, *more), **environ)
+        out = run(TRAIN, devices, *flags(name, *more), **environ)
+        assert ("divided 0" not in out) == (name == "sharded")
     expected = lora(tmp_path / "one")
     assert max(np.abs(v).max() for k, v in expected.items() if "lora_up" in k) > 1e-4
     for name in runs:

@@ -63,6 +63,28 @@ def test_losses_are_those_of_a_run_that_encodes_at_each_step(train, pictures, fl
         assert_same_lora(once.lora(), each.lora())
 
 
+@pytest.mark.parametrize("option, value", [("seed", 1), ("train.caption_dropout", 0.5)])
+def test_what_is_drawn_of_the_data_follows_its_options(config_file, option, value):
+    def shown(*flags):
+        config = parse(config_file, [str(flag) for flag in flags])
+        seen = []
+
+        class Recorder:
+            source = open_sets(config).train
+
+            def batch(self, batch):
+                seen.append((batch.indices.tolist(), "" in batch.captions))
+
+        with contextlib.closing(feed(config, Recorder(), sharding.make_mesh(1, 1))) as fed:
+            for _ in range(6):
+                next(fed)
+        return [indices for indices, _ in seen], any(dropped for _, dropped in seen)
+
+    (order, dropped), (other_order, others_dropped) = shown(), shown(f"--{option}", value)
+    assert not dropped
+    assert (order != other_order, others_dropped) == (option == "seed", option != "seed")
+
+
 def test_a_second_run_finds_everything(train, cache):
     first = train("a", *ONCE)
     assert "7 pictures, 0 of them found in the cache" in first.out

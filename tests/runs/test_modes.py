@@ -71,6 +71,9 @@ def test_full_training_writes_a_model_that_diffusers_loads(train, model, with_te
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
     flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", pictures]
+BEST = {"lora": "lora", "full": "model"}  # what the best state's name is made of
+
+
     plain, mean = train("a", *flags), train("b", *flags, "--train.ema_decay", 0.5)
     assert mean.status == 0, mean.err
     ours, theirs = plain.metrics(), mean.metrics()
@@ -79,15 +82,20 @@ def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
     result = "model/unet/diffusion_pytorch_model" if mode == "full" else "lora"
     a, b = (tensors(run.folder / f"{result}.safetensors") for run in (plain, mean))
     assert any(not np.array_equal(a[key], b[key]) for key in a)
-    saved = train("c", *flags, "--train.ema_decay", 0.5, "--train.steps", 2)
-    assert saved.status == 0
-    again = train("c", *flags, "--train.ema_decay", 0.5)
+    flags += ["--train.ema_decay", 0.5, "--validation.every", 2]
+    halfway = tensors(train("c", *flags, "--train.steps", 2).folder / f"{result}.safetensors")
+    again = train("c", *flags)
     assert "resumes: step 2" in again.out
     c = tensors(again.folder / f"{result}.safetensors")
     assert all(np.array_equal(b[key], c[key]) for key in b)
 
 
 def test_full_training_from_scratch_forgets_the_weights(train, model):
+    losses = {line["step"]: line["val_loss"] for line in again.metrics() if "val_loss" in line}
+    wanted = halfway if losses[2] < losses[4] else c
+    kept = result.replace(BEST[mode], f"{BEST[mode]}_best", 1)
+    best = tensors(again.folder / f"{kept}.safetensors")
+    assert all(np.array_equal(best[key], wanted[key]) for key in wanted)
     run = train("a", *FULL, "--model.from_scratch", "unet")
     assert run.status == 0, run.err
     ours = tensors(run.folder / "model/unet/diffusion_pytorch_model.safetensors")

@@ -24,7 +24,7 @@ from flax_sd.tokenizer import Tokenizer
 from flax_sd.train_step import init_state, make_train_step
 from tests import tiny
 from tests.parity import NETWORK, assert_close, to_torch
-from tests.runs.conftest import contents, tensors
+from tests.runs.conftest import contents, metrics, tensors
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOKENIZER = Tokenizer.load(tiny.TOKENIZER)
@@ -174,12 +174,13 @@ PIVOTAL += ["--data.template", "{} of <cat> and <dog>", "--optim.rates", "new_to
 
 
 @pytest.fixture(scope="module")
-def pivotal(config_file, tmp_path_factory):
+def pivotal(config_file, pictures, tmp_path_factory):
     """A run of four steps, and one that stopped after two and went on."""
+    measured = ["--data.held_out", str(pictures), "--validation.every", "2"]
     root = tmp_path_factory.mktemp("pivotal")
     for name, steps in [("whole", "4"), ("resumed", "2"), ("resumed", "4")]:
         output = ["--output", str(root / name), "--train.steps", steps]
-        assert cli.train([str(config_file), *output, *PIVOTAL]) == 0
+        assert cli.train([str(config_file), *output, *PIVOTAL, *measured]) == 0
     return root
 
 
@@ -198,6 +199,15 @@ def test_a_resumed_run_ends_in_the_same_bytes(pivotal):
         == (whole["embeddings/step-000004_cat.safetensors"])
         != whole["embeddings/step-000002_cat.safetensors"]
     )
+
+
+@pytest.mark.slow
+def test_the_tokens_of_the_best_state_are_a_result(pivotal):
+    lines = metrics(pivotal / "whole")
+    losses = {row["step"]: row["val_loss"] for row in lines if row["step"] and "val_loss" in row}
+    whole = files_of(pivotal / "whole")
+    saved = whole[f"embeddings/step-{min(losses, key=losses.__getitem__):06d}_cat.safetensors"]
+    assert whole["learned_embeds_best_cat.safetensors"] == saved
 
 
 @pytest.mark.slow

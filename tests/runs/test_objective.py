@@ -3,43 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from flax_sd import config_file
 from flax_sd.losses import PixelBatch
 from flax_sd.runs import feed
 from flax_sd.runs.objective import make_objective
-from flax_sd.runs.parts import abstract_parts, load_parts
-from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.parts import abstract_parts
 from tests.parity import LAYER, NETWORK, assert_close
-
-
-@pytest.fixture
-def parse(config_file):
-    """The config of the tiny run with flags."""
-    return lambda *flags: _parse(config_file, *flags)
-
-
-@pytest.fixture
-def objective(parse):
-    """Its objective."""
-
-    def make(*flags):
-        config = parse(*flags)
-        dtype = resolve_dtype(config.compute_dtype)
-        return make_objective(config, load_parts(config, dtype))
-
-    return make
-
-
-def _parse(path, *flags):
-    return config_file.parse(path, [str(flag) for flag in flags])
-
-
-def batch_of(objective, b=2):
-    rng = np.random.default_rng(0)
-    pixels = rng.normal(size=(b, 32, 32, 3)).astype(np.float32)
-    ids = rng.integers(0, 49000, (b, 77)).astype(np.int32)
-    return objective.encode(objective.frozen, pixels, ids)
+from tests.runs.conftest import batch_of
 
 
 def loss_and_gradient(objective):
@@ -54,8 +25,10 @@ def loss_and_gradient(objective):
 
 @pytest.mark.parametrize("remat", ["blocks", "full"])
 def test_recomputation_changes_no_gradient(objective, remat):
+    made = objective("--train.remat", remat)
+    assert nnx.merge(made.graphs["unet"], made.params["unet"], made.frozen["unet"]).remat == remat
     loss, plain = loss_and_gradient(objective())
-    same_loss, again = loss_and_gradient(objective("--train.remat", remat))
+    same_loss, again = loss_and_gradient(made)
     assert_close(same_loss, loss, LAYER)
     pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True))
     assert sum(bool(np.abs(b).max() > 0) for _, b in pairs) >= len(pairs) // 2  # up's; down's are 0

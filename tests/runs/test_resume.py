@@ -127,7 +127,9 @@ def test_other_options_are_refused_by_name(train, flags, named):
 
 
 def test_how_often_to_save_may_change(train, undisturbed):
-    train("a", "--train.steps", 3, "--checkpoint.every", 1, "--checkpoint.keep", 1)
+    first = train("a", "--train.steps", 3, "--checkpoint.every", 1, "--checkpoint.keep", 1)
+    states = [path.name for path in (first.folder / "checkpoints").iterdir()]
+    assert [name for name in states if name.isdigit()] == ["3"]
     run = train("a", "--train.steps", 6, "--checkpoint.every", 3, "--sample.seed", 4)
     assert run.status == 0 and results(run.folder) == undisturbed[0]
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["checkpoint"]["every"] == 3

@@ -32,10 +32,10 @@ def stream(shards, tmp_path):
     """Makes the stream of a run in a folder that is there."""
     (tmp_path / "run").mkdir()
 
-    def make():
+    def make(seed=0):
         data = {"path": str(shards), "stream": True, "resolution": 32}
         config = Config.model_validate(
-            {"data": data, "train": {"batch_size": 2}, "output": tmp_path / "run"}
+            {"data": data, "train": {"batch_size": 2}, "seed": seed, "output": tmp_path / "run"}
         )
         made = make_stream(config, open_sets(config), Progress())
         assert made is not None
@@ -54,6 +54,11 @@ def take(stream, count, start=0):
     taken = [next(batches).captions for _ in range(count)]
     batches.close()
     return taken
+
+
+def test_the_seed_orders_a_shard(stream):
+    first, again, other = (take(stream(seed), 2) for seed in (0, 0, 1))
+    assert first == again != other
 
 
 def test_the_ledger_remembers_shards_and_what_was_left_out(stream, shards, tmp_path):

@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from flax_sd.errors import UserError
 from flax_sd.weights.safetensors import TensorFile
 from tests.runs.conftest import contents, make_pictures
 
@@ -65,6 +68,39 @@ def test_epochs_and_steps_the_smaller_ends_the_run(train):
 
 
 def test_held_out_loss_before_and_after(train, tmp_path):
+def test_a_step_is_made_as_the_options_say(train, monkeypatch):
+    """Most of them change no result that could be told from rounding."""
+    seen = {}
+
+    def make(loss, tx, **options):
+        seen.update(options)
+        raise UserError("enough is known")
+
+    monkeypatch.setattr("flax_sd.runs.train.train_step.make_train_step", make)
+    flags = ["--train.accumulate", 2, "--train.ema_decay", 0.5, "--lora.max_norm", 1]
+    assert "enough is known" in train("a", *flags, "--compute_dtype", "float16").err
+    assert (seen["accumulate"], seen["ema_decay"], seen["scaled"]) == (2, 0.5, True)
+    assert seen["constrain"] is not None and seen["mesh"] is not None
+    train("b")
+    assert (seen["accumulate"], seen["ema_decay"], seen["scaled"]) == (1, None, False)
+    assert seen["constrain"] is None
+
+
+def test_the_seed_draws_noise_and_timesteps(train, tmp_path):
+    (tmp_path / "one").mkdir()
+    folder = make_pictures(tmp_path / "one", 1)
+    Image.open(folder / "0.png").resize((32, 32)).save(folder / "0.png")  # no place is drawn
+    flags = ["--data.path", folder, "--train.steps", 1]  # before which a new LoRA adds nothing
+    losses = {train(str(seed), *flags, "--seed", seed).metrics()[0]["loss"] for seed in (0, 1)}
+    assert len(losses) == 2
+
+
+def test_wandb_is_asked_for_by_its_option(train, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    run = train("a", "--log.wandb", "true", "--train.steps", 1)
+    assert run.status == 2 and "flax_sd[wandb]" in run.err
+
+
     (tmp_path / "held").mkdir()
     held = make_pictures(tmp_path / "held", 3, seed=5)
     run = train("a", "--data.held_out", held, "--log.every", 3)
