@@ -32,3 +32,17 @@ def parse_object(line: str) -> dict[str, Any] | str:
     except json.JSONDecodeError as error:
         return f"{error.msg} at column {error.colno}"
     return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
+
+
+def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The objects of a file of our own, one a line; none if it is not there, and no torn ones.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    parsed = [parse_object(line) for line in lines]
+    return [value for value in parsed if isinstance(value, dict)]

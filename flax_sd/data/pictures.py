@@ -6,6 +6,7 @@ import pathlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -108,11 +109,14 @@ class Pictures:
 
     def fingerprint(self) -> str:
         """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""
-        pairs = zip(self._found, self.seen, strict=True)
-        listed = [(record.name, seen.digest, record.captions) for record, seen in pairs]
-        masks = [seen.mask and seen.mask.digest for seen in self.seen]
-        made = [listed, masks] if any(masks) else listed
-        return hashlib.sha256(json.dumps(made).encode()).hexdigest()[:16]
+        return _sha256([*self.digests().items()])
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each picture's file, captions and mask by its name, 16 digits."""
+        return {
+            record.name: _sha256([seen.digest, record.captions, seen.mask and seen.mask.digest])
+            for record, seen in zip(self._found, self.seen, strict=True)
+        }
 
     def mirrored(self, *, seed: int, sample: int) -> bool:
         """Whether sample number `sample` is shown mirrored."""
@@ -162,6 +166,10 @@ class Pictures:
             f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
             "put the file back, and the same command goes on"
         )
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from flax_sd.config import TrainConfig
 from flax_sd.errors import UserError
 from flax_sd.step_lines import StepLines
 
-NAMED = 8  # pictures that a message names before it counts the rest
 ADVICE = (
     "if it is always the same pictures, look at them (flax-sd check-data); if not, what usually "
     "helps is a lower optim.learning_rate in another --output, or compute_dtype bfloat16 or "
@@ -57,7 +56,7 @@ class Guard:
         """The line that says that a step is skipped."""
         return (
             f"step {step} is skipped: its loss ({loss}), gradient or update is not finite; its "
-            f"pictures: {_some(names)}"
+            f"pictures: {some(names)}"
         )
 
     def _why(self, step: int, loss: float, names: Sequence[str]) -> str:
@@ -66,11 +65,6 @@ class Guard:
             what += f", the last of {self.in_row} in a row (train.max_skipped)"
         more = "" if self._skips else "; train.on_nonfinite skip goes past single steps"
         return (
-            f"{what}; its pictures: {_some(names)}; nothing of it was kept and the last checkpoint "
-            f"is good; {ADVICE}{more}"
+            f"{what}; its pictures: {some(names)}; nothing of it was kept and {kept}; "
+            f"{ADVICE}{more}"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -49,6 +49,8 @@ def refuse_if_held(folder: pathlib.Path) -> None:
     lock, problem = filelock.FileLock(folder / LOCK, blocking=False), None
     if jax.process_index() == 0 and (folder / LOCK).exists():
         problem = _take(lock, folder)
+        if lock.is_locked:
+            (folder / OWNER).unlink(missing_ok=True)
         lock.release()
     _raise_together(problem, folder)
 

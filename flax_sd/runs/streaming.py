@@ -21,10 +21,10 @@ from flax_sd.progress import Progress
 from flax_sd.runs.check import QUARANTINE, quarantined
 from flax_sd.runs.datasets import Sets, reads_captions
 from flax_sd.runs.outputs import write_aside
-from flax_sd.text_file import parse_object
+from flax_sd.runs.same_data import differences
+from flax_sd.text_file import read_objects
 
 FILE = "shards.jsonl"
-NAMED = 8  # shards that a message names before it counts the rest
 
 
 class Ledger:
@@ -39,12 +39,15 @@ class Ledger:
           UserError: the shards are not those that the run began with.
         """
         self._folder, self._first, self._progress = folder, first, progress
-        lines = _read(folder / FILE)
+        lines = [line for line in read_objects(folder / FILE) if "shard" in line]
         self._known = {line["shard"]: line for line in lines if "steps" in line}
         listed = {line["shard"]: line["size"] for line in lines if "size" in line}
         now = {shard.name: shard.size for shard in shards}
-        if listed and listed != now:
-            raise UserError(_differences(listed, now))
+        if listed and (others := differences(listed, now, "of another size")):
+            raise UserError(
+                f"the shards are not those that this run began with ({'; '.join(others)}): put "
+                "them back as they were, and the same command goes on, or begin a new run"
+            )
         self._listed = [{"shard": name, "size": size} for name, size in now.items()]
 
     def begin(self) -> None:
@@ -114,32 +117,3 @@ def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream |
 
 def _text(lines: Iterable[dict[str, Any]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
-
-
-def _read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines; a torn one is that of a shard that is opened again."""
-    try:
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    parsed = [parse_object(line) for line in lines]
-    return [line for line in parsed if isinstance(line, dict) and "shard" in line]
-
-
-def _differences(then: dict[str, int | None], now: dict[str, int | None]) -> str:
-    both = then.keys() & now.keys()
-    kinds = {
-        "gone": then.keys() - now.keys(),
-        "new": now.keys() - then.keys(),
-        "of another size": {name for name in both if then[name] != now[name]},
-    }
-    found = [
-        f"{kind}: {', '.join(sorted(names)[:NAMED])}"
-        + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        for kind, names in kinds.items()
-        if names
-    ]
-    return (
-        f"the shards are not those that this run began with ({'; '.join(found)}): put them back as "
-        "they were, and the same command goes on, or begin a new run"
-    )

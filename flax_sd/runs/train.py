@@ -15,8 +15,8 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import check, class_pictures, environment, lock, resume
-from flax_sd.runs.datasets import Sets, open_sets
+from flax_sd.runs import check, class_pictures, environment, lock, out_of_memory, resume, same_data
+from flax_sd.runs.datasets import VAL_LOSS, Sets, open_sets
 from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
@@ -63,6 +63,8 @@ def run(config: Config) -> int:
         sets = open_sets(config)
         report = check.check(config, sets)
         progress.stage("found", report.text())
+        if not sets.shards:  # which have a ledger of their own
+            same_data.check(config.output, sets.train)
         parts = load_parts(config, dtype)
         # Nothing else may hold the objective: the run lets go of what is in it.
         work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)
@@ -71,6 +73,8 @@ def run(config: Config) -> int:
         resume.write(config)
         report.write(config.output)
         return work.go(stack)
+        if not sets.shards:
+            same_data.write(config.output, sets.train)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
