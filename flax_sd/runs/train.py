@@ -21,6 +21,7 @@ from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.inputs import prepare
+from flax_sd.runs.length import describe, total_steps
 from flax_sd.runs.loop import Loop
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
@@ -89,15 +90,6 @@ def check_batch(config: Config, mesh: Mesh) -> None:
     except UserError as error:
         parts = f" in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
         raise UserError(f"train.batch_size {train.batch_size}{parts}: {error}") from error
-
-
-def total_steps(config: Config, pictures: data.Pictures) -> int:
-    """The smaller of train.steps and the steps of train.epochs."""
-    train = config.train
-    if train.epochs is None:
-        return train.steps
-    order = data.Order(pictures, train.batch_size, config.seed)
-    return min(train.steps, order.steps(train.epochs))
 
 
 class Run:
@@ -200,7 +192,8 @@ class Run:
         )
         state = sharding.replicate(fresh, self.mesh)
         restored = checkpoints.restore_newest(state)
-        count = f"{trained_size(self.objective):,} numbers to train, {self.total} steps"
+        length = describe(self.config, self.sets.train)
+        count = f"{trained_size(self.objective):,} numbers to train, {length}"
         if restored is None:
             self.progress.stage("begins", count)
             return 0, state
