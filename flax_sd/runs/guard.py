@@ -68,3 +68,5 @@ class Guard:
             f"{what}; its pictures: {some(names)}; nothing of it was kept and {kept}; "
             f"{ADVICE}{more}"
         )
+        good = step > self.in_row
+        kept = "the last checkpoint is good" if good else "no step before it was good"

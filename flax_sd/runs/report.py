@@ -1,11 +1,13 @@
 """report.html: a run on one page that opens from the file system, while it trains and after it."""
 
+import contextlib
 import datetime
 import math
 import os
 import pathlib
 import time
 import urllib.parse
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -25,7 +27,7 @@ from flax_sd.runs.slides import slides
 FILE = "report.html"
 EVERY = 20  # seconds between two writings, at least
 SHARE = 0.005  # of the time that writing may take, at most
-State = Literal["training", "stopped", "finished"]
+State = Literal["training", "stopped", "finished", "failed"]
 STYLE = chart.PACKAGE / "web" / "report.css"
 
 
@@ -42,13 +44,26 @@ class LiveReport:
         if time.monotonic() >= self._next:
             self.write("training")
 
-    def write(self, state: State) -> None:
-        """Writes the page; where it cannot be written, the run says so and goes on."""
+    @contextlib.contextmanager
+    def of_an_error(self) -> Iterator[None]:
+        """Has the page say what ended the run, if an error within does."""
+        try:
+            yield
+        except Exception as error:
+            self.write("failed", str(error))
+            raise
+
+    def write(self, state: State, why: str = "") -> None:
+        """Writes the page; where it cannot be written, the run says so and goes on.
+
+        Args:
+          why: it failed.
+        """
         if jax.process_index() != 0:
             return
         start = time.monotonic()
         try:
-            text = report_page(history.read(self._folder), self._total, state)
+            text = report_page(history.read(self._folder), self._total, state, why)
             write_aside(self._folder / FILE, text)
         except UserError as error:
             self._progress.say(f"warning: {error}")
@@ -56,10 +71,10 @@ class LiveReport:
         self._next = time.monotonic() + max(EVERY, took / SHARE)
 
 
-def report_page(run: History, total: int, state: State) -> str:
-    """The page of a run of `total` steps."""
+def report_page(run: History, total: int, state: State, why: str = "") -> str:
+    """The page of a run of `total` steps; `why` it failed, if it did."""
     parts = [
-        _status(run, total, state),
+        _status(run, total, state, why),
         _tiles(run, total),
         _pictures(run),
         "<h2>Curves</h2>",
@@ -89,17 +104,20 @@ def link(path: pathlib.Path, page_folder: pathlib.Path) -> str:
     return urllib.parse.quote(pathlib.Path(relative).as_posix())
 
 
-def _status(run: History, total: int, state: State) -> str:
+def _status(run: History, total: int, state: State, why: str) -> str:
+    early = f" of {total}: {VAL_LOSS} no longer improved" if run.step < total else ""
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     words = {
         "training": f"Training: step {run.step} of {total}. This page follows.",
         "stopped": f"Stopped after step {run.step} of {total}; the same command goes on.",
-        "finished": f"Finished after {total} steps.",
+        "finished": f"Finished after {run.step} steps{early}.",
+        "failed": f"Ended after step {run.step} of {total} by an error:",
     }[state]
     width = 100 * min(1.0, run.step / total)
     done = f'<div class="bar"><div style="width:{width:.1f}%"></div></div>'
     bar = "" if state == "finished" else done
-    return f'<p>{words} <span class="quiet">Written {now}.</span></p>{bar}'
+    error = f"<pre>{page.text(why)}</pre>" if why else ""
+    return f'<p>{words} <span class="quiet">Written {now}.</span></p>{error}{bar}'
 
 
 def _tiles(run: History, total: int) -> str:

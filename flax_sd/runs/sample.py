@@ -12,6 +12,7 @@ from flax_sd.ddpm import DDPM
 from flax_sd.errors import UserError
 from flax_sd.pipeline import StableDiffusion
 from flax_sd.progress import Progress
+from flax_sd.runs import out_of_memory
 from flax_sd.runs.meter import Meter
 from flax_sd.runs.parts import load_vae
 from flax_sd.runs.pictures import Batch
@@ -19,6 +20,7 @@ from flax_sd.runs.sample_job import STEPS, Job, prepare
 from flax_sd.runs.sample_options import SampleOptions
 
 STOPPED = 130  # exit status after Ctrl-C
+SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
 
 
 def parse(args: Sequence[str]) -> SampleOptions:
@@ -45,9 +47,10 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
     try:
         if missing:
-            sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
-            progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
-            _draw(sd, job, progress, missing)
+            with out_of_memory.explained(lambda: SMALLER):
+                sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
+                progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
+                _draw(sd, job, progress, missing)
     except KeyboardInterrupt:
         left = len(job.records) - len(gallery.done)
         progress.say(f"stopped: {_pictures(left)} left; the same command goes on from there")

@@ -18,13 +18,14 @@ MEANING = {
 }
 
 
-def summary(config: Config, best: int | None = None) -> list[str]:
+def summary(config: Config, best: int | None = None, *, early: bool = False) -> list[str]:
     """Lines for the end of a run; the figures are those in its metrics.jsonl.
 
     Args:
       best: the step of the state with the least val_loss, if it was kept.
+      early: whether validation.patience ended the run.
     """
-    return [*_losses(config), *_best(config, best), *_next(config)]
+    return [*_losses(config), *_best(config, best), *_next(config, early=early)]
 
 
 def _best(config: Config, step: int | None) -> list[str]:
@@ -65,7 +66,7 @@ def _measured(path: pathlib.Path) -> list[Mapping[str, Any]]:
         return []
 
 
-def _next(config: Config) -> list[str]:
+def _next(config: Config, *, early: bool) -> list[str]:
     """Commands to try."""
     if config.train.mode == "vae":
         return []
@@ -82,5 +83,8 @@ def _next(config: Config) -> list[str]:
             source += ["--embedding", str(path)]
     draw = ["python", "sample.py", *source, *drawn, "--seed", "1", "--out", "out"]
     longer = ["python", "train.py", str(output / "config.yaml")]
-    longer += ["--train.steps", str(2 * config.train.steps)]
+    if early:
+        longer += ["--validation.patience", str(2 * (config.validation.patience or 1))]
+    else:
+        longer += ["--train.steps", str(2 * config.train.steps)]
     return ["", "draw with it:     " + shlex.join(draw), "train it longer:  " + shlex.join(longer)]

@@ -28,6 +28,7 @@ from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
+from flax_sd.runs.plan_search import advice
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.report import LiveReport
 from flax_sd.runs.results import Results
@@ -127,6 +128,8 @@ class Run:
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(peers.together())  # before closing them waits for other processes
         start, state = self._restore(checkpoints)
+        stack.enter_context(self.report.of_an_error())
+        stack.enter_context(out_of_memory.explained(self._smaller))
         self.log = ValidationLog(self.config.output, start or -1)
         if self.outputs.finished_step() == start and self._done(start):
             self._write_missing(state, checkpoints)
@@ -154,6 +157,12 @@ class Run:
         return 0
 
     def _write_missing(self, state: TrainState, checkpoints: Checkpoints) -> None:
+    def _smaller(self) -> list[str]:
+        """Flags for want of memory."""
+        batch = self.config.train.batch_size
+        parts = ["a smaller --train.batch_size, or a larger --train.accumulate"] * (batch > 1)
+        return [*parts, *advice(self.config, self.mesh.size, 0), "flax-sd plan says what fits"]
+
         if self.outputs.missing():
             self.results.write(state.learned, self.objective)
         if self.best is not None and self.outputs.missing(best=True):
@@ -319,5 +328,5 @@ class Run:
                 self.progress.stage("before and after", str(self.samples.sheet))
         self.report.write("finished")
         self.outputs.mark_finished(step)
-        for line in summary(self.config, self.best):
+        for line in summary(self.config, self.best, early=step < self.total):
             self.progress.say(line)

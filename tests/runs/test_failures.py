@@ -47,6 +47,9 @@ def test_a_nan_in_the_model_stops_the_run_at_step_one(train, edited):
     assert run.status == 2
     assert run.err.startswith("error: step 1: the loss, its gradient or the update is not finite")
     assert finite(run.folder) and not list((run.folder / "checkpoints").glob("[0-9]*"))
+    assert "no step before it was good" in run.err and "last checkpoint" not in run.err
+    page = (run.folder / "report.html").read_text("utf-8")
+    assert "Ended after step 0 of 4 by an error:" in page and "not finite" in page
 
 
 def test_a_nan_in_the_model_is_seen_before_by_held_out_pictures(train, edited, pictures):

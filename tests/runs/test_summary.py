@@ -82,3 +82,12 @@ def test_a_run_ends_with_both_losses(train, tmp_path):
     assert pathlib.Path(run.folder / "lora.safetensors").is_file()
     for stage in ("found:", "loaded:", "compiled:", "trained: to step 4", "written:"):
         assert stage in run.out
+
+
+def test_a_run_that_patience_ended_is_longer_with_more_of_it(tmp_path):
+    values = {"every": 2, "patience": 3}
+    config = Config.model_validate(
+        {"output": str(tmp_path), "validation": values, "data": {"held_out": "bundled:style"}}
+    )
+    text = "\n".join(summary(config, early=True))
+    assert "--validation.patience 6" in text and "--train.steps" not in text

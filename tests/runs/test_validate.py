@@ -132,6 +132,8 @@ def test_a_run_that_no_longer_improves_ends_and_can_be_extended(config_file, hel
     assert cli.train([*command, "2"]) == 0
     assert lines(tmp_path / "a")[-1]["step"] == 2
     assert json.loads((tmp_path / "a" / "finished.json").read_text()) == {"step": 2}
+    page = (tmp_path / "a" / "report.html").read_text("utf-8")
+    assert "Finished after 2 steps of 5: val_loss no longer improved." in page
     whole = contents(tmp_path / "a")
     assert cli.train([*command, "2"]) == 0 and contents(tmp_path / "a") == whole
     assert cli.train([*command, "3"]) == 0
