@@ -53,6 +53,7 @@ class Metrics(NamedTuple):
     grad_norm: jax.Array  # before clipping
     skipped: jax.Array  # bool: a scaled gradient overflowed, nothing was updated
     failed: jax.Array  # bool: loss, unscaled gradient or new weights not finite, nothing updated
+    loss_scale: jax.Array  # by which the gradient was scaled; 1 unless in float16
 
 
 def init_state(
@@ -125,7 +126,8 @@ def make_train_step(
         new = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state._replace(key=new.key))
         scale = _next_scale(state.loss_scale, good, overflow) if scaled else state.loss_scale
         new = new._replace(step=state.step + 1, loss_scale=scale)
-        return new, Metrics(value, grad_norm, overflow, ~good & ~overflow)
+        used = state.loss_scale.scale
+        return new, Metrics(value, grad_norm, overflow, ~good & ~overflow, used)
 
     def weights(state: TrainState, frozen: Trees, batch: Any) -> Any:
         return state.params, frozen  # the optimizer keeps copies, which make no network larger

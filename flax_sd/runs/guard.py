@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from flax_sd.config import TrainConfig
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, some
 from flax_sd.step_lines import StepLines
 
 ADVICE = (
@@ -22,6 +22,8 @@ class Guard:
 
     Attributes:
       total: how many were skipped since the run began.
+      overflows: steps since then that were too much for float16's loss scale, which halves itself;
+        of a run that resumed, those that metrics.jsonl has.
       in_row: how many of them were the last ones.
       problem: None, or why the run must end.
     """
@@ -30,19 +32,21 @@ class Guard:
         """Takes the names of the pictures that a step shows."""
         self._skips = train.on_nonfinite == "skip"
         self._limit = train.max_skipped if self._skips else 1
-        self._pictures, self.total, self.in_row = pictures, 0, 0
+        self._pictures, self.total, self.in_row, self.overflows = pictures, 0, 0, 0
         self.problem: UserError | None = None
 
     def resume(self, metrics: pathlib.Path, step: int) -> None:
         """Takes up the counts of a run that stands at a step, as its metrics.jsonl has them."""
-        rows = StepLines(metrics).read(step)
+        rows = list(StepLines(metrics).read(step))
+        self.overflows = max((row.get("overflows", 0) for row in rows), default=0)
         skipped = {row["step"] for row in rows if row.get("pictures")}
         self.total, self.in_row = len(skipped), 0
         while step - self.in_row in skipped:
             self.in_row += 1
 
-    def see(self, step: int, loss: float, failed: bool) -> tuple[str, ...]:
+    def see(self, step: int, loss: float, failed: bool, overflow: bool = False) -> tuple[str, ...]:
         """Counts a step; returns the names of its pictures if it is skipped, none if it is good."""
+        self.overflows += overflow
         if not failed:
             self.in_row = 0
             return ()
@@ -64,9 +68,9 @@ class Guard:
         if self._skips:
             what += f", the last of {self.in_row} in a row (train.max_skipped)"
         more = "" if self._skips else "; train.on_nonfinite skip goes past single steps"
+        good = step > self.in_row
+        kept = "the last checkpoint is good" if good else "no step before it was good"
         return (
             f"{what}; its pictures: {some(names)}; nothing of it was kept and {kept}; "
             f"{ADVICE}{more}"
         )
-        good = step > self.in_row
-        kept = "the last checkpoint is good" if good else "no step before it was good"

@@ -16,6 +16,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs.feed import Fed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.pace import Pace, Work
+from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
 from flax_sd.runs.usage import memory
@@ -68,6 +69,7 @@ class Loop:
         self._progress, self._stop, self._hooks = progress, stop, hooks
         self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
         self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
+        self._scaled = resolve_dtype(config.compute_dtype) == "float16"
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Fed]
@@ -157,7 +159,8 @@ class Loop:
           measured: the state after the step, if it is to be measured; the step is then logged.
         """
         loss = float(metrics.loss)
-        skipped = self._guard.see(step, loss, bool(metrics.failed))
+        overflow = bool(metrics.skipped)
+        skipped = self._guard.see(step, loss, bool(metrics.failed), overflow)
         if self._guard.problem:
             return Verdict()
         if skipped:
@@ -172,14 +175,18 @@ class Loop:
         if measured is not None:
             with self._pace.paused():
                 verdict = self._hooks.measured(step, measured)
-        updates = step - 1 - self._guard.total + bool(skipped)  # which the schedule counts
+        without = self._guard.total + self._guard.overflows - bool(skipped) - overflow
+        updates = step - 1 - without  # which the schedule counts
         values = {
             "loss": loss,
             "grad_norm": float(metrics.grad_norm),
             "lr": optim.learning_rate_at(self._config.optim, updates, self._total),
         }
-        if self._guard.total:
-            values["skipped"] = self._guard.total
+        if self._scaled:
+            values["loss_scale"] = float(metrics.loss_scale)
+        for name, count in (("skipped", self._guard.total), ("overflows", self._guard.overflows)):
+            if count:
+                values[name] = count
         self._trackers.log(step, {**values, **pace, **memory(), **verdict.values}, skipped)
         return verdict
 

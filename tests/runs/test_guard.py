@@ -44,6 +44,24 @@ def test_so_many_in_a_row_stop_and_a_good_one_between_starts_anew():
     assert "step 6: " in str(one.problem) and "the last of 3 in a row" in str(one.problem)
 
 
+def test_the_checkpoint_is_good_where_there_was_a_good_step():
+    first, later = guard(), guard()
+    first.see(1, np.nan, True)
+    later.see(1, 0.5, False)
+    later.see(2, np.nan, True)
+    assert "no step before it was good" in str(first.problem)
+    assert "the last checkpoint is good" in str(later.problem)
+
+
+def test_overflows_are_counted_and_taken_up(tmp_path):
+    one = guard()
+    assert one.see(1, 0.5, False, True) == () and one.overflows == 1 and one.problem is None
+    rows = [{"step": 1, "loss": 1.0, "overflows": 2}, {"step": 9, "loss": 1.0, "overflows": 3}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one.resume(tmp_path / "metrics.jsonl", 5)
+    assert one.overflows == 2
+
+
 def test_counts_are_taken_up_at_the_step_where_the_run_resumes(tmp_path):
     path, one = tmp_path / "metrics.jsonl", guard(3)
     rows = [{"step": s, "pictures": ["a"]} for s in (2, 4, 5)] + [{"step": 6, "loss": 1.0}]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flax_sd import config_file, data
+from flax_sd.train_step import INITIAL_SCALE
 from tests import tiny
 from tests.runs.conftest import contents, tensors
 
@@ -19,6 +20,8 @@ def test_half_precision_keeps_the_lora_in_float32(train, dtype):
     run = train("a", "--compute_dtype", dtype, "--train.steps", 3, "--checkpoint.every", 3)
     assert run.status == 0, run.err
     assert all(np.isfinite(line["loss"]) for line in run.metrics())
+    scales = [line.get("loss_scale") for line in run.metrics()]
+    assert scales == [INITIAL_SCALE if dtype == "float16" else None] * 3
     lora = run.lora()
     assert {value.dtype for value in lora.values()} == {np.dtype(np.float32)}
     assert max(np.abs(v).max() for key, v in lora.items() if "lora_up" in key) > 1e-4
@@ -68,12 +71,12 @@ def test_full_training_writes_a_model_that_diffusers_loads(train, model, with_te
         assert contents(run.folder) == whole
 
 
-@pytest.mark.parametrize("mode", ["lora", "full"])
-def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
-    flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", pictures]
 BEST = {"lora": "lora", "full": "model"}  # what the best state's name is made of
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
+    flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", pictures]
     plain, mean = train("a", *flags), train("b", *flags, "--train.ema_decay", 0.5)
     assert mean.status == 0, mean.err
     ours, theirs = plain.metrics(), mean.metrics()
@@ -88,14 +91,14 @@ BEST = {"lora": "lora", "full": "model"}  # what the best state's name is made o
     assert "resumes: step 2" in again.out
     c = tensors(again.folder / f"{result}.safetensors")
     assert all(np.array_equal(b[key], c[key]) for key in b)
-
-
-def test_full_training_from_scratch_forgets_the_weights(train, model):
     losses = {line["step"]: line["val_loss"] for line in again.metrics() if "val_loss" in line}
     wanted = halfway if losses[2] < losses[4] else c
     kept = result.replace(BEST[mode], f"{BEST[mode]}_best", 1)
     best = tensors(again.folder / f"{kept}.safetensors")
     assert all(np.array_equal(best[key], wanted[key]) for key in wanted)
+
+
+def test_full_training_from_scratch_forgets_the_weights(train, model):
     run = train("a", *FULL, "--model.from_scratch", "unet")
     assert run.status == 0, run.err
     ours = tensors(run.folder / "model/unet/diffusion_pytorch_model.safetensors")
