@@ -97,7 +97,9 @@ def run(config: Config) -> int:
     """
     skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
     config, progress = config.model_copy(update={"data": skipping}), Progress()
-    config = class_pictures.without_undrawn(config, progress)
+    whole, config = config, class_pictures.without_undrawn(config)
+    if config is not whole:
+        progress.say(f"{whole.data.regularisation} (data.regularisation) is not drawn yet")
     sets = open_sets(config)
     report = check(config, sets)._replace(beyond=_beyond(config, sets, progress))
     report.write(config.output)

@@ -8,6 +8,7 @@ from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import gallery, sample
+from flax_sd.runs.datasets import open_sets
 from flax_sd.runs.sample_options import SampleOptions
 
 
@@ -44,18 +45,18 @@ def draw(config: Config, progress: Progress) -> None:
             f'--prompt "{prompt}" --images-per-prompt {config.data.class_pictures} --out {path}, '
             "and leave data.class_prompt out"
         )
+    open_sets(without_undrawn(config))  # whose faults are to be known before
     progress.say(f"pictures for data.regularisation {path}: {prompt!r}")
     sample.run(options, progress)
 
 
-def without_undrawn(config: Config, progress: Progress) -> Config:
-    """The config of a check before the run, which is to draw nothing."""
+def without_undrawn(config: Config) -> Config:
+    """The config for a look at all pictures but those that are not drawn yet."""
     data = config.data
     if data.class_prompt is None or data.regularisation is None:
         return config
     if (pathlib.Path(data.regularisation) / gallery.METADATA).exists():
         return config
-    progress.say(f"data.regularisation {data.regularisation} is drawn when the run begins")
     nothing = {"regularisation": None, "class_prompt": None}
     return config.model_copy(update={"data": data.model_copy(update=nothing)})
 

@@ -41,7 +41,7 @@ def test_they_are_drawn_once(train, tmp_path, flags):
 def test_checking_draws_nothing(config_file, tmp_path, capsys, flags):
     args = [str(config_file), "--output", str(tmp_path / "run"), *map(str, flags)]
     assert cli.check_data(args) == 0
-    assert "is drawn when the run begins" in capsys.readouterr().out
+    assert "(data.regularisation) is not drawn yet" in capsys.readouterr().out
     assert not (tmp_path / "class").exists()
 
 
