@@ -114,7 +114,8 @@ class Run:
         self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, parts)
         self.results = Results(self.outputs, sets.train, config, progress)
-        drawer = make_drawer(config, parts, sets.train, lambda: stop.reason is not None)
+        new = sets.measured.get(VAL_LOSS, sets.train)  # what it was not trained on shows most
+        drawer = make_drawer(config, parts, new, lambda: stop.reason is not None)
         self.samples = Samples(config, drawer) if drawer else None
         self.report = LiveReport(config.output, self.total, progress)
 

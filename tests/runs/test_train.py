@@ -67,7 +67,6 @@ def test_epochs_and_steps_the_smaller_ends_the_run(train):
     assert train("b", "--train.epochs", 9, "--train.steps", 1).metrics()[-1]["step"] == 1
 
 
-def test_held_out_loss_before_and_after(train, tmp_path):
 def test_a_step_is_made_as_the_options_say(train, monkeypatch):
     """Most of them change no result that could be told from rounding."""
     seen = {}
@@ -102,6 +101,7 @@ def test_wandb_is_asked_for_by_its_option(train, monkeypatch):
 
 
     (tmp_path / "held").mkdir()
+def test_held_out_loss_before_and_after(train, tmp_path):
     held = make_pictures(tmp_path / "held", 3, seed=5)
     run = train("a", "--data.held_out", held, "--log.every", 3)
     first, middle, last = run.metrics()
@@ -151,6 +151,17 @@ def test_sample_every_alone_draws_captions_of_the_data(train):
 
 
 @pytest.mark.parametrize("sampler", ["euler_a"])
+def test_captions_that_are_held_out_are_drawn_where_there_are_such(train, tmp_path):
+    (tmp_path / "held").mkdir()
+    held = make_pictures(tmp_path / "held", 2, seed=5)
+    path = held / "metadata.jsonl"
+    path.write_text(path.read_text().replace("picture", "held out"))
+    flags = ["--sample.every", 3, "--sample.steps", 1, "--train.steps", 1]
+    run = train("a", *flags, "--data.held_out", held)
+    with np.load(run.folder / "samples" / "before.npz") as kept:
+        assert kept["prompts"].tolist() == ["held out number 0", "held out number 1"]
+
+
 def test_sample_options_change_the_pictures(train, sampler):
     def first(output, *flags):
         flags = ["--sample.steps", 2, "--sample.prompts", "a cat", *flags]
