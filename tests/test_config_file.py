@@ -136,6 +136,7 @@ def test_help_lists_every_option(write, capsys):
     shown = capsys.readouterr().out.replace("-", "_")
     assert ended.value.code == 0
     assert all(f"__{name}" in shown for name in config_file.option_fields(Config))
+    assert "__data.folders [PATH=REPEATS ...]" in shown  # as they are written, not tyro's own form
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)

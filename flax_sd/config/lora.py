@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Section, checked_patterns, refuse_idle
+from flax_sd.config.section import (
+    Count,
+    Positive,
+    Section,
+    checked_patterns,
+    refuse_idle,
+    written,
+)
 
 Chance = Annotated[float, Field(ge=0, lt=1)]
 
@@ -24,7 +31,7 @@ class LoRAConfig(Section):
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
     2023)."""
-    ranks: dict[str, Count] = {}
+    ranks: Annotated[dict[str, Count], written("PATTERN=RANK")] = {}
     """Ranks of layers whose dotted path a regular expression is found in, as {unet.mid_block: 16};
     the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
     by its own rank."""

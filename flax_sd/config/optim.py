@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Rate, Section, checked_patterns, refuse_idle
+from flax_sd.config.section import Count, Rate, Section, checked_patterns, refuse_idle, written
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 SELF_RATED = ("prodigy", "dadapt")
@@ -35,7 +35,7 @@ class OptimConfig(Section):
     """The text encoder's own; unset means learning_rate."""
     lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Times the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is usual)."""
-    rates: dict[str, Rate] = {}
+    rates: Annotated[dict[str, Rate], written("PATTERN=FACTOR")] = {}
     """Times the learning rate for leaves whose dotted path a regular expression is found in, as
     {unet.up_blocks: 0.5}; the first that is found counts, and 0 leaves the leaf as it is."""
     beta1: Beta | None = None
@@ -85,6 +85,9 @@ class OptimConfig(Section):
             "epsilon": method not in ("adafactor", "sgd", "lion"),
             "text_encoder_weight_decay": not self_rated,
             "decay_steps": self.schedule == "constant_with_decay",
+            "warmup_steps": self.schedule != "constant",
+            "cycles": self.schedule in ("cosine", "cosine_with_restarts"),
+            "power": self.schedule == "polynomial",
         }
         refuse_idle(self, meaning)
         if self_rated and self.learning_rate < LEAST_RATE:

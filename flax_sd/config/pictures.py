@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section, changed, refuse_idle
+from flax_sd.config.section import Count, Positive, Rate, Section, changed, refuse_idle, written
 
 # Options that need the whole set at hand.
 _WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
@@ -23,7 +23,7 @@ class DataConfig(Section):
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
     repeats: Positive = 1
     """How often an epoch shows each picture of path."""
-    folders: dict[str, Positive] = {}
+    folders: Annotated[dict[str, Positive], written("PATH=REPEATS")] = {}
     """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
     regularisation: str | None = None
     """Pictures of the class that path shows one of, named as path, so that the model keeps its idea

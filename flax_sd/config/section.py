@@ -1,15 +1,21 @@
 """What every section of the config is made of."""
 
 import re
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
+import tyro
 from pydantic import Field
 
 Value = TypeVar("Value")
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def written(pair: str) -> Any:
+    """How --help shows an option that takes any number of pairs."""
+    return tyro.conf.arg(metavar=f"[{pair} ...]")
 
 
 class Section(pydantic.BaseModel):

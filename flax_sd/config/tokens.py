@@ -1,17 +1,18 @@
 """New words that a run teaches the text encoder."""
 
 import re
+from typing import Annotated
 
 import pydantic
 
-from flax_sd.config.section import Positive, Section, refuse_idle
+from flax_sd.config.section import Positive, Section, refuse_idle, written
 
 
 class TokensConfig(Section):
     """New words for captions and prompts, whose embeddings are trained: by themselves in mode
     textual_inversion, with the LoRA in mode lora."""
 
-    names: dict[str, str] = {}
+    names: Annotated[dict[str, str], written("TOKEN=WORDS")] = {}
     """The new words, and the old ones whose embeddings they begin as: {<my-cat>: cat}."""
     vectors: Positive | None = None
     """Embeddings, and so places in a prompt, that each new word has; unset takes as many as its

@@ -63,20 +63,20 @@ def run(config: Config) -> int:
         dtype = resolve_dtype(config.compute_dtype)
         class_pictures.draw(config, progress)
         sets = open_sets(config)
-        report = check.check(config, sets)
-        progress.stage("found", report.text())
         if not sets.shards:  # which have a ledger of their own
             same_data.check(config.output, sets.train)
+        report = check.check(config, sets)
+        progress.stage("found", report.text())
         parts = load_parts(config, dtype)
         # Nothing else may hold the objective: the run lets go of what is in it.
         work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)
         progress.stage("loaded", f"{config.model.path} in {dtype}")
         stack.enter_context(lock.held(config.output))
         resume.write(config)
-        report.write(config.output)
-        return work.go(stack)
         if not sets.shards:
             same_data.write(config.output, sets.train)
+        report.write(config.output)
+        return work.go(stack)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -128,9 +128,9 @@ class Run:
         checkpoints = Checkpoints(folder, keep, lambda: self.best)
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(peers.together())  # before closing them waits for other processes
-        start, state = self._restore(checkpoints)
         stack.enter_context(self.report.of_an_error())
         stack.enter_context(out_of_memory.explained(self._smaller))
+        start, state = self._restore(checkpoints)
         self.log = ValidationLog(self.config.output, start or -1)
         if self.outputs.finished_step() == start and self._done(start):
             self._write_missing(state, checkpoints)
@@ -157,13 +157,13 @@ class Run:
         self._finish(start, state, checkpoints)
         return 0
 
-    def _write_missing(self, state: TrainState, checkpoints: Checkpoints) -> None:
     def _smaller(self) -> list[str]:
         """Flags for want of memory."""
         batch = self.config.train.batch_size
         parts = ["a smaller --train.batch_size, or a larger --train.accumulate"] * (batch > 1)
         return [*parts, *advice(self.config, self.mesh.size, 0), "flax-sd plan says what fits"]
 
+    def _write_missing(self, state: TrainState, checkpoints: Checkpoints) -> None:
         if self.outputs.missing():
             self.results.write(state.learned, self.objective)
         if self.best is not None and self.outputs.missing(best=True):
