@@ -36,7 +36,8 @@ class DataConfig(Section):
     prior_weight: Rate = 1.0
     """Weight of the losses of these pictures."""
     resolution: Positive = 512
-    """Side of the training pictures, in pixels; a multiple of 8."""
+    """Side of the training pictures, in pixels; a multiple of 8. What a step takes beside the
+    weights grows with its square or faster."""
     buckets: Literal["none", "area", "kohya"] = "none"
     """Shapes of the training pictures: none is the square; area, up to 17 shapes of about its area,
     by OneTrainer's rule; kohya, those of sd-scripts. A batch holds pictures of one shape."""
@@ -92,8 +93,9 @@ class DataConfig(Section):
     workers: Positive = 2
     """Threads that decode pictures ahead."""
     encode_once: bool = True
-    """Encode pictures and captions once and keep that in the user's cache folder; off, or where
-    pictures are cut at a place drawn anew, it is done at each step."""
+    """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
+    the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
+    is done at each step."""
     held_out: str | None = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -20,11 +20,13 @@ class TrainConfig(Section):
     epochs: Positive | None = None
     """Passes over the pictures; the smaller of steps and epochs ends the run."""
     batch_size: Positive = 1
-    """Pictures a step, over all devices and accumulated parts."""
+    """Pictures a step, over all devices and accumulated parts. Those of one part are in memory
+    together: at 512 px each takes 1 to 2 GB in float32, and half of that with remat."""
     accumulate: Positive = 1
     """Parts that a batch is divided into, one after another, to save memory."""
     text_encoder: bool = False
-    """Train the text encoder too (its LoRA, or all of it in mode full)."""
+    """Train the text encoder too (its LoRA, or all of it in mode full), which then stays in memory:
+    0.5 GB in float32."""
     remat: Literal["none", "blocks", "full"] = "none"
     """Recompute activations in the backward pass, block by block or in full within each block
     too: less memory, more time."""
