@@ -34,6 +34,7 @@ class Pictures:
       bad: those that were left out, and why.
       unused: files of the folder that are no part of the set, and why.
       captioned: whether captions were looked for; otherwise each is empty.
+      by_folder: which of them have the name of their folder as caption.
       cut_anew: names of those that are cut at a place drawn anew each time.
     """
 
@@ -52,6 +53,7 @@ class Pictures:
         self.seen, self.names = tuple(seen), tuple(record.name for record in found)
         self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
         self.shapes = tuple(fit.shape for fit in self.fits)
+        self.by_folder = tuple(record.by_folder for record in found)
         self.prior = tuple(record.prior for record in found)
         self._wording_of_prior = cfg.model_copy(update={"template": "{}"})
         self.repeats = evened([record.repeats for record in found], self.prior)

@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from flax_sd.data import masks
+from flax_sd.data import masks, texts
+from flax_sd.data.endings import PICTURES, is_picture
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object, read_text
 
 REPEATED = re.compile(r"([1-9]\d*)_(.+)")  # sd-scripts' folders: 10_sks cat
 ONE_SET = "its name has no number as 10_cat has, so all folders are one set without repeats"
-PICTURES = frozenset(".png .jpg .jpeg .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split())
 
 
 class Record(NamedTuple):
@@ -23,6 +23,7 @@ class Record(NamedTuple):
       repeats: how often an epoch shows it.
       prior: whether it is there for regularisation.
       mask: the file of its mask, if one is beside it.
+      by_folder: whether its caption is the name of its folder.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Record(NamedTuple):
     repeats: int = 1
     prior: bool = False
     mask: pathlib.Path | None = None
+    by_folder: bool = False
 
 
 class Bad(NamedTuple):
@@ -176,8 +178,7 @@ def _leaves(name: str) -> bool:
 
 
 def _pictures(folder: pathlib.Path) -> Iterable[pathlib.Path]:
-    pictures = (path for path in _files(folder) if path.suffix.lower() in PICTURES)
-    return (path for path in pictures if not masks.is_mask(path))
+    return filter(is_picture, _files(folder))
 
 
 def _files(folder: pathlib.Path) -> Iterable[pathlib.Path]:
@@ -195,24 +196,35 @@ def _record(name: str, captions: tuple[str, ...], path: pathlib.Path) -> Record:
 
 def _from_captions(folder: pathlib.Path) -> Listing:
     """Lists pictures with a .txt of the same name; each line of that is a caption of its own."""
-    pictures = list(_pictures(folder))
-    if not any(path.with_suffix(".txt").is_file() for path in pictures):
-        named, others = _repeated(folder)
-        hint = f"; {', '.join(others)}: {ONE_SET}" if named and others else ""
-        raise UserError(
-            f"{folder} holds {len(pictures) or 'no'} pictures and no captions for them: it needs a "
-            'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
-            f"beside each picture (1.txt beside 1.png){hint}"
-        )
-    listing = Listing([], [], _lone(folder, folder, ".txt"))
-    for path in pictures:
-        caption = path.with_suffix(".txt")
-        if caption.is_file():
+    files = list(_files(folder))
+    captions = {path: texts.beside(path, texts.PLAIN) for path in filter(is_picture, files)}
+    unread = list(texts.unread(files, texts.PLAIN))
+    if not any(captions.values()):
+        raise _no_captions(folder, len(captions), [each for each in unread if each.picture])
+    listing = Listing([], [], _named(folder, unread))
+    strays = {each.picture: each.path.name for each in unread}
+    for path, caption in captions.items():
+        if caption:
             _add(listing, folder, path, caption)
         else:
-            name = path.relative_to(folder).as_posix()
-            listing.bad.append(Bad(name, f"no caption: {caption.name} is not beside it"))
+            right, name = path.with_suffix(".txt").name, path.relative_to(folder).as_posix()
+            mend = f", but {strays[path]} is: name it {right}" if path in strays else ""
+            listing.bad.append(Bad(name, f"no caption: {right} is not beside it{mend}"))
     return listing
+
+
+def _no_captions(folder: pathlib.Path, count: int, strays: list[texts.Unread]) -> UserError:
+    """The error of a folder in which no caption is read, with those that may be meant."""
+    named, others = _repeated(folder)
+    hint = f"; {', '.join(others)}: {ONE_SET}" if named and others else ""
+    if strays:
+        more = f", and {len(strays) - 1} more likewise" if len(strays) > 1 else ""
+        hint += f"; {strays[0].path.name} {strays[0].why}{more}"
+    return UserError(
+        f"{folder} holds {count or 'no'} pictures and no captions for them: it needs a "
+        'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
+        f"beside each picture (1.txt beside 1.png){hint}"
+    )
 
 
 def _add(listing: Listing, folder: pathlib.Path, path: pathlib.Path, caption: pathlib.Path) -> None:
@@ -227,15 +239,8 @@ def _add(listing: Listing, folder: pathlib.Path, path: pathlib.Path, caption: pa
     listing.records.append(_record(name, captions, path))
 
 
-def _lone(folder: pathlib.Path, part: pathlib.Path, *suffixes: str) -> list[Bad]:
-    """Files of captions in a part of the folder that have no picture."""
-    pictures = {path.with_suffix("") for path in _pictures(part)}
-    why = "no picture of this name is beside it"
-    return [
-        Bad(path.relative_to(folder).as_posix(), why)
-        for path in _files(part)
-        if path.suffix in suffixes and path.with_suffix("") not in pictures
-    ]
+def _named(folder: pathlib.Path, unread: Iterable[texts.Unread]) -> list[Bad]:
+    return [Bad(each.path.relative_to(folder).as_posix(), each.why) for each in unread]
 
 
 def _lone_masks(folder: pathlib.Path) -> list[Bad]:
@@ -264,14 +269,13 @@ def _from_repeated(folder: pathlib.Path, parts: Iterable[Repeated]) -> Listing:
     """Lists sd-scripts' layout: captions are .txt or .caption files, or else the class."""
     listing = Listing([], [], [])
     for part, repeats, words in parts:
-        own = Listing([], listing.bad, listing.unused)
-        for path in _pictures(part):
-            found = [path.with_suffix(end) for end in (".txt", ".caption")]
-            if caption := next((file for file in found if file.is_file()), None):
+        own, files = Listing([], listing.bad, listing.unused), list(_files(part))
+        for path in filter(is_picture, files):
+            if caption := texts.beside(path, texts.REPEATED):
                 _add(own, folder, path, caption)
             else:
                 name = path.relative_to(folder).as_posix()
-                own.records.append(_record(name, (words,), path))
+                own.records.append(_record(name, (words,), path)._replace(by_folder=True))
         listing.records.extend(each._replace(repeats=repeats) for each in own.records)
-        listing.unused.extend(_lone(folder, part, ".txt", ".caption"))
+        listing.unused.extend(_named(folder, texts.unread(files, texts.REPEATED)))
     return listing

@@ -18,9 +18,8 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     Every picture left out is named with its reason, and the first few of each other kind.
     """
     count = len(pictures)
-    captions = sum(len(pictures.captions(i)) for i in range(count))
-    words = f", {many(captions, 'caption')}" if pictures.captioned else ""
-    lines = [f"{pictures.cfg.path}: {many(count, 'picture')}{words}"]
+    words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
+    lines = [f"{pictures.cfg.path}: {many(count, 'picture')}{words}", *sources(pictures)]
     shown = min(SHOWN, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
@@ -28,6 +27,19 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
+
+
+def captions(pictures: Pictures) -> int:
+    """Returns how many captions all pictures have together."""
+    return sum(len(pictures.captions(i)) for i in range(len(pictures)))
+
+
+def sources(pictures: Pictures) -> list[str]:
+    """Returns where the captions come from, where folders' names are some of them."""
+    if not any(pictures.by_folder):
+        return []
+    named = sum(pictures.by_folder)
+    return [f"captions: {captions(pictures) - named} from files, {named} from the folder's name"]
 
 
 def many(number: int, noun: str) -> str:

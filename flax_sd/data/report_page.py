@@ -13,7 +13,7 @@ from flax_sd.data.buckets import alike
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.images import Draw, Size
 from flax_sd.data.pictures import Pictures
-from flax_sd.data.report import many, short
+from flax_sd.data.report import captions, many, short, sources
 from flax_sd.errors import UserError
 
 PICTURES = 24  # shown of each kind; every file is named
@@ -31,10 +31,9 @@ def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Fi
 
 
 def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
-    captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
-    words = f" and {many(captions, 'caption')}" if pictures.captioned else ""
-    head = f"{many(len(pictures), 'picture')}{words} are used."
-    parts = [f"<p>{head}</p>", _buckets(pictures), _sizes(pictures)]
+    words = f" and {many(captions(pictures), 'caption')}" if pictures.captioned else ""
+    head = [f"{many(len(pictures), 'picture')}{words} are used.", *sources(pictures)]
+    parts = [*(f"<p>{page.text(line)}</p>" for line in head), _buckets(pictures), _sizes(pictures)]
     if not findings:
         parts.append("<p>Nothing is wrong with them.</p>")
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):

@@ -7,7 +7,8 @@ import tarfile
 from typing import NamedTuple
 
 from flax_sd.data import masks
-from flax_sd.data.records import PICTURES, Bad, Listing, Record, caption_tuple
+from flax_sd.data.endings import PICTURES
+from flax_sd.data.records import Bad, Listing, Record, caption_tuple
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object
 

@@ -159,6 +159,47 @@ def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_pa
         list_folder(tmp_path, "text")
 
 
+STRAYS = ["0.TXT", "1.txt.txt", "2.cap", "3.caption", "4.png.txt"]
+
+
+@pytest.fixture
+def strays(tmp_path):
+    """Five pictures beside files that look like captions and have other names."""
+    for i, name in enumerate(STRAYS):
+        picture(tmp_path / f"{i}.png")
+        (tmp_path / name).write_text("a cat")
+    return tmp_path
+
+
+def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(strays):
+    (strays / "5.txt").write_text("a cat")
+    picture(strays / "5.png")
+    (strays / "5.caption").write_text("another")
+    (strays / "no picture.cap").write_text("x")
+    _, bad, unused = list_folder(strays, "text")
+    looks = "looks like a caption of {0}.png and is not read"
+    why = [f"{looks}: name it {{0}}.txt".format(i) for i in range(5)]
+    assert unused == [*map(Bad, STRAYS, why), Bad("5.caption", f"{looks}, as 5.txt is".format(5))]
+    missing = "no caption: {0}.txt is not beside it, but {1} is: name it {0}.txt"
+    assert [each.reason for each in bad] == [
+        missing.format(i, name) for i, name in enumerate(STRAYS)
+    ]
+
+
+def test_where_no_caption_is_read_the_error_says_what_looks_like_one(strays):
+    hint = "; 0.TXT looks like a caption of 0.png and is not read: name it 0.txt, and 4 more"
+    with pytest.raises(UserError, match=f"no captions for them.*{hint}"):
+        list_folder(strays, "text")
+
+
+def test_dots_in_the_names_of_pictures_are_theirs(tmp_path):
+    for name in ("a.jpg.png", "a.b.png"):
+        picture(tmp_path / name)
+        (tmp_path / name).with_suffix(".txt").write_text("x")
+    records, bad, unused = list_folder(tmp_path, "text")
+    assert len(records) == 2 and bad == unused == []
+
+
 def test_caption_tuple():
     assert caption_tuple("a") == ("a",)
     assert caption_tuple(["a", "b"]) == ("a", "b")
@@ -187,6 +228,17 @@ def test_folders_of_sd_scripts_have_repeats_and_a_class(kohya):
         ("2_sks cat/b.jpg", ("sks cat",), 2),
     ]
     assert listing.bad == [] and [bad.name for bad in listing.unused] == ["10_dog_run/lone.caption"]
+    assert [r.by_folder for r in listing.records] == [False, False, True]
+
+
+def test_captions_that_are_not_read_are_named_in_folders_of_sd_scripts_too(kohya):
+    (kohya / "2_sks cat" / "b.TXT").write_text("x")
+    (kohya / "10_dog_run" / "c.txt").write_text("y")
+    looks = "looks like a caption of {} and is not read"
+    assert [bad for bad in list_folder(kohya, "text").unused if "lone" not in bad.name] == [
+        Bad("10_dog_run/c.caption", f"{looks.format('c.png')}, as c.txt is"),
+        Bad("2_sks cat/b.TXT", f"{looks.format('b.jpg')}: name it b.txt"),
+    ]
 
 
 def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohya):
@@ -195,8 +247,8 @@ def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohy
     listing = list_folder(kohya, "text")
     assert [(r.name, r.repeats) for r in listing.records] == [("2_sks cat/a.png", 1)]
     assert len(listing.bad) == 3
-    assert [bad.name for bad in listing.unused] == ["more"]
-    assert "one set without repeats" in listing.unused[0].reason
+    assert [bad.name for bad in listing.unused] == ["10_dog_run/c.caption", "more"]
+    assert "one set without repeats" in listing.unused[1].reason
     (kohya / "2_sks cat" / "a.txt").unlink()
     with pytest.raises(UserError, match="no captions for them.*; more: its name has no number"):
         list_folder(kohya, "text")

@@ -1,4 +1,6 @@
-from flax_sd.data import Finding, open_pictures, summary
+from html import escape
+
+from flax_sd.data import Finding, open_pictures, report_page, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.report import LETTERS, NAMED
 
@@ -28,6 +30,20 @@ def test_summary_shows_three_captions_and_counts_all(folder, config):
     lines = summary(open_pictures(config(folder)), []).splitlines()
     assert lines[0].endswith("5 pictures, 10 captions")
     assert lines[1:] == [f"  {i}.png: 'caption {i}'" for i in (0, 2, 4)]
+
+
+def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(folder, config):
+    (folder / "metadata.jsonl").unlink()
+    part = folder / "10_sks cat"
+    part.mkdir()
+    for i in range(5):
+        (folder / f"{i}.png").rename(part / f"{i}.png")
+    (part / "0.txt").write_text("one\ntwo\n")
+    pictures = open_pictures(config(folder))
+    words = "captions: 2 from files, 4 from the folder's name"
+    lines = summary(pictures, []).splitlines()
+    assert lines[0].endswith("5 pictures, 6 captions") and lines[1] == words
+    assert escape(words) in report_page({"data.path": pictures}, {"data.path": []})
 
 
 def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):

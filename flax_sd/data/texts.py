@@ -1,0 +1,55 @@
+"""Files of captions beside pictures: which are read, and which only look as if they were."""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from flax_sd.data.endings import CAPTIONS, PICTURES, is_picture
+
+PLAIN, REPEATED = (".txt",), (".txt", ".caption")  # read anywhere, and in sd-scripts' folders
+
+
+class Unread(NamedTuple):
+    """A file that looks like a caption and is not read."""
+
+    path: pathlib.Path
+    picture: pathlib.Path | None  # that it seems to be meant for
+    why: str
+
+
+def beside(picture: pathlib.Path, read: Sequence[str]) -> pathlib.Path | None:
+    """Returns the file of a picture's captions, by the first of the endings that is there."""
+    found = (picture.with_suffix(end) for end in read)
+    return next((path for path in found if path.is_file()), None)
+
+
+def unread(files: Sequence[pathlib.Path], read: Sequence[str]) -> Iterator[Unread]:
+    """Yields those of a folder's files that look like captions and are not read."""
+    pictures = {path.with_suffix(""): path for path in files if is_picture(path)}
+    for path in files:
+        if picture := _meant_for(path, pictures):
+            if why := _why_unread(path, picture, read):
+                yield Unread(path, picture, why)
+        elif path.suffix in read:
+            yield Unread(path, None, "no picture of this name is beside it")
+
+
+def _why_unread(path: pathlib.Path, picture: pathlib.Path, read: Sequence[str]) -> str | None:
+    own, what = beside(picture, read), f"looks like a caption of {picture.name} and is not read"
+    if own is None:
+        return f"{what}: name it {picture.with_suffix('.txt').name}"
+    # To some file systems 1.TXT is 1.txt.
+    return None if own.samefile(path) else f"{what}, as {own.name} is"
+
+
+def _meant_for(
+    path: pathlib.Path, pictures: Mapping[pathlib.Path, pathlib.Path]
+) -> pathlib.Path | None:
+    """The picture, by its path without ending, that 1.txt, 1.TXT or 1.png.txt stands beside."""
+    if path.suffix.lower() not in CAPTIONS:
+        return None
+    while path.suffix.lower() in CAPTIONS | PICTURES:
+        path = path.with_suffix("")
+        if path in pictures:
+            return pictures[path]
+    return None
