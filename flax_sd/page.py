@@ -10,8 +10,10 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
   padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3 { margin: 1.5rem 0 .2rem }
-table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
+table { border-collapse: collapse } table + table { margin-top: 1rem }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left;
   vertical-align: top }
+details { margin: 1rem 0 } summary { cursor: pointer }
 th { border-bottom: 1px solid #bbb } td.number, th.number { text-align: right }
 .quiet { color: #666 } .files { columns: 24rem } .files div { break-inside: avoid }
 .gallery { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 }

@@ -38,7 +38,7 @@ def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
         parts.append("<p>Nothing is wrong with them.</p>")
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         parts.append(_kind(pictures, kind, list(group)))
-    return "\n".join([*parts, _as_trained(pictures)])
+    return "\n".join([*parts, _as_trained(pictures), _every(pictures)])
 
 
 def _buckets(pictures: Pictures) -> str:
@@ -91,6 +91,18 @@ def _as_trained(pictures: Pictures) -> str:
     where = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
     title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{where}"
     return f'{title}</p><div class="gallery">{"".join(figures)}</div>'
+
+
+def _every(pictures: Pictures) -> str:
+    """A folded table of all pictures."""
+    masked = pictures.cfg.mask != "none"
+    head = ["picture", "size", "trained at", "left out of it", *["white in its mask"] * masked]
+    rows: list[list[object]] = []
+    for name, seen, fit in zip(pictures.names, pictures.seen, pictures.fits, strict=True):
+        shares = [f"{seen.mask.share:.0%}" if seen.mask else None] if masked else []
+        rows.append([name, _by(seen.size), _by(fit.shape), f"{fit.cropped:.0%}", *shares])
+    title = f"<summary>Every picture ({len(rows)})</summary>"
+    return f"<details>{title}{page.table(head, rows)}</details>"
 
 
 def _original(pictures: Pictures, i: int | None) -> Image.Image | None:

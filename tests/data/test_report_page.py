@@ -1,3 +1,5 @@
+from PIL import Image
+
 from flax_sd.data import check, open_pictures, report_page
 from flax_sd.data.check import Finding
 from flax_sd.data.report_page import PICTURES
@@ -29,6 +31,26 @@ def test_a_picture_that_went_away_since_leaves_a_page(folder, config):
     (folder / "1.png").unlink()
     page = report_page({"data.path": pictures}, {"data.path": findings})
     assert "<b>1.png</b>" in page
+
+
+def test_a_folded_table_has_the_size_bucket_and_cut_of_every_picture(folder, config):
+    pictures = open_pictures(config(folder, resolution=16, buckets="area", bucket_step=8))
+    page = report_page({"data.path": pictures}, {"data.path": []})
+    table = page.split("<summary>Every picture (5)</summary>")[1].split("</details>")[0]
+    for i, (fit, width) in enumerate(zip(pictures.fits, range(20, 25), strict=True)):
+        cells = [f"{i}.png", f"{width} x 12", "{} x {}".format(*fit.shape), f"{fit.cropped:.0%}"]
+        assert f"<tr><td>{'</td><td>'.join(cells)}</td></tr>" in table
+    assert "mask" not in table and "<img" not in table and len({*pictures.fits}) > 1
+
+
+def test_the_table_has_the_share_of_each_mask(folder, config):
+    mask = Image.new("L", (20, 12))
+    mask.paste("white", (0, 0, 5, 12))
+    mask.save(folder / "0-masklabel.png")
+    pictures = open_pictures(config(folder, mask="file"))
+    page = report_page({"data.path": pictures}, {"data.path": []})
+    rows = page.split("white in its mask</th></tr>")[1].split("</details>")[0].splitlines()[1:]
+    assert rows[0].endswith("<td>25%</td></tr>") and rows[1].endswith("<td>–</td></tr>")
 
 
 def test_a_clean_set_is_called_so(folder, config):
