@@ -100,6 +100,10 @@ class Pictures:
         Raises:
           UserError: it cannot be read any more.
         """
+        return self.cut_mask(i, images.draw(seed, sample))
+
+    def cut_mask(self, i: int, drawn: images.Draw) -> Float32[np.ndarray, "h w"] | None:
+        """The same, cropped and mirrored as drawn."""
         if self.cfg.mask == "none":
             return None
         try:
@@ -107,7 +111,7 @@ class Pictures:
         except images.BadPicture as error:
             raise self._changed(i, error) from error
         whole = Image.new("L", self.seen[i].size, "white")
-        return (self._fitted(i, mask or whole, images.draw(seed, sample)) + 1) / 2
+        return (self._fitted(i, mask or whole, drawn) + 1) / 2
 
     def fingerprint(self) -> str:
         """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""

@@ -18,6 +18,7 @@ from flax_sd.errors import UserError
 
 PICTURES = 24  # shown of each kind; every file is named
 MIDDLE = Draw(0, 0, 0, 0)
+GLIMPSE = 0.15  # how much still shows, on grey, where a mask hides a picture
 
 
 def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Finding]]) -> str:
@@ -82,14 +83,17 @@ def _kind(pictures: Pictures, kind: str, found: Sequence[Finding]) -> str:
 
 def _as_trained(pictures: Pictures) -> str:
     """Some pictures from all over the set, as the networks see them."""
-    count = min(PICTURES, len(pictures))
+    count, masked = min(PICTURES, len(pictures)), pictures.cfg.mask != "none"
     chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
     figures = []
     for i in chosen:
-        words = " · ".join([_by(pictures.shapes[i]), *map(short, pictures.captions(i)[:3])])
-        figures.append(page.figure(_trained(pictures, i), pictures.names[i], words))
-    where = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
-    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{where}"
+        mask = pictures.seen[i].mask if masked else None
+        share = [f"mask {mask.share:.0%} white"] if mask else []
+        words = [_by(pictures.shapes[i]), *share, *map(short, pictures.captions(i)[:3])]
+        figures.append(page.figure(_trained(pictures, i), pictures.names[i], " · ".join(words)))
+    how = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
+    how += ", grey where a mask hides them" if masked else ""
+    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{how}"
     return f'{title}</p><div class="gallery">{"".join(figures)}</div>'
 
 
@@ -115,8 +119,11 @@ def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
 
 
 def _trained(pictures: Pictures, i: int) -> Image.Image | None:
-    """A picture as the networks see it; None where it cannot be read any more."""
+    """A picture as it is learned from; None where it cannot be read any more."""
     with contextlib.suppress(UserError):
-        pixels = np.round((pictures.cut(i, MIDDLE) + 1) * 127.5)
-        return Image.fromarray(pixels.astype(np.uint8))
+        pixels, mask = pictures.cut(i, MIDDLE), pictures.cut_mask(i, MIDDLE)
+        if mask is not None:
+            weights = np.maximum(mask, pictures.cfg.unmasked_weight)[..., None]
+            pixels = pixels * (GLIMPSE + (1 - GLIMPSE) * weights)  # 0 is grey
+        return Image.fromarray(np.round((pixels + 1) * 127.5).astype(np.uint8))
     return None

@@ -1,9 +1,16 @@
+import base64
+import io
+
+import numpy as np
+import pytest
 from PIL import Image
 
 from flax_sd.data import check, open_pictures, report_page
 from flax_sd.data.check import Finding
-from flax_sd.data.report_page import PICTURES
+from flax_sd.data.report_page import GLIMPSE, PICTURES
 from tests.data.messy import cut_off, messy_folder
+
+RED = [255, 0, 0]
 
 
 def test_every_file_is_named_and_shown_where_it_can_be_read(tmp_path, config):
@@ -51,6 +58,31 @@ def test_the_table_has_the_share_of_each_mask(folder, config):
     page = report_page({"data.path": pictures}, {"data.path": []})
     rows = page.split("white in its mask</th></tr>")[1].split("</details>")[0].splitlines()[1:]
     assert rows[0].endswith("<td>25%</td></tr>") and rows[1].endswith("<td>–</td></tr>")
+
+
+def shown(page, name):
+    """The pixels of the last picture of that name, and the words below it."""
+    url, rest = page.rpartition(f'<img alt="{name}" src="data:image/jpeg;base64,')[2].split('"', 1)
+    with Image.open(io.BytesIO(base64.b64decode(url))) as image:
+        return np.asarray(image, int), rest.split("</b>")[1].split("</figure>")[0]
+
+
+@pytest.mark.parametrize("least", [0, 0.5])
+def test_what_a_mask_hides_is_greyed_by_how_little_it_weighs(folder, config, least):
+    for i in range(2):
+        Image.new("RGB", (64, 32), "red").save(folder / f"{i}.png")
+    mask = Image.new("L", (64, 32))
+    mask.paste("white", (0, 0, 32, 32))  # the left of what the middle leaves
+    mask.save(folder / "0-masklabel.png")
+    cfg = config(folder, mask="file", unmasked_weight=least, resolution=32, center_crop=True)
+    page = report_page({"data.path": open_pictures(cfg)}, {"data.path": []})
+    masked, words = shown(page, "0.png")
+    whole, others = shown(page, "1.png")
+    assert words.startswith("32 x 32 · mask 50% white · ") and "white" not in others
+    glimpse = 127.5 * (GLIMPSE + (1 - GLIMPSE) * least)
+    hidden = [127.5 + glimpse, 127.5 - glimpse, 127.5 - glimpse]
+    for part, colour in ((whole, RED), (masked[:, :12], RED), (masked[:, 20:], hidden)):
+        np.testing.assert_allclose(part.mean((0, 1)), colour, atol=4)
 
 
 def test_a_clean_set_is_called_so(folder, config):
