@@ -4,11 +4,11 @@ import csv
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from flax_sd.data import masks, texts
-from flax_sd.data.endings import PICTURES, is_picture
+from flax_sd.data.endings import PICTURES, is_picture, why_unread
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object, read_text
 
@@ -76,9 +76,12 @@ def list_folder(folder: pathlib.Path, caption_column: str | None) -> Listing:
       UserError: there is nothing to train on, or the metadata file cannot be read.
     """
     if caption_column is None:
-        return _all_pictures(folder)
-    listing = _list_pictures(folder, caption_column)
-    listing.unused.extend(_lone_masks(folder))
+        listing = _all_pictures(folder)
+    else:
+        listing = _list_pictures(folder, caption_column)
+        listing.unused.extend(_lone_masks(folder))
+    known = _known(listing)
+    listing.unused.extend(bad for bad in _unread(folder) if bad.name not in known)
     return listing
 
 
@@ -95,17 +98,37 @@ def _list_pictures(folder: pathlib.Path, caption_column: str) -> Listing:
         return listing
     rows = _jsonl_rows(found[0]) if found[0].suffix == ".jsonl" else _csv_rows(found[0])
     listing = _from_rows(found[0], rows, caption_column)
-    named = {os.path.normpath(each.name) for each in (*listing.records, *listing.bad)}
+    known, why = _known(listing), f"{found[0].name} does not name it"
     names = (path.relative_to(folder).as_posix() for path in _pictures(folder))
-    why = f"{found[0].name} does not name it"
-    listing.unused.extend(Bad(name, why) for name in names if os.path.normpath(name) not in named)
+    listing.unused.extend(Bad(name, why) for name in names if name not in known)
     return listing
+
+
+def _known(listing: Listing) -> set[str]:
+    """The names of what is used or left out, however metadata files write them."""
+    found = (*listing.records, *listing.bad)
+    return {pathlib.Path(os.path.normpath(each.name)).as_posix() for each in found}
+
+
+def _unread(folder: pathlib.Path) -> list[Bad]:
+    """Pictures by name that are not read."""
+    found = ((path, why_unread(path)) for path in _files(folder))
+    return [Bad(path.relative_to(folder).as_posix(), why) for path, why in found if why]
+
+
+def _hint(found: Sequence[Bad]) -> str:
+    """What ends an error: the first of the files that may be meant, and how many more there are."""
+    if not found:
+        return ""
+    more = f", and {len(found) - 1} more likewise" if len(found) > 1 else ""
+    return f"; {found[0].name}: {found[0].reason}{more}"
 
 
 def _all_pictures(folder: pathlib.Path) -> Listing:
     paths = list(_pictures(folder))
     if not paths:
-        raise UserError(f"{folder} holds no pictures: {' '.join(sorted(PICTURES))} are read")
+        read = " ".join(sorted(PICTURES))
+        raise UserError(f"{folder} holds no pictures: {read} are read{_hint(_unread(folder))}")
     names = [path.relative_to(folder).as_posix() for path in paths]
     pairs = zip(names, paths, strict=True)
     return Listing([Record(name, ("",), path.read_bytes) for name, path in pairs], [], [])
@@ -200,7 +223,8 @@ def _from_captions(folder: pathlib.Path) -> Listing:
     captions = {path: texts.beside(path, texts.PLAIN) for path in filter(is_picture, files)}
     unread = list(texts.unread(files, texts.PLAIN))
     if not any(captions.values()):
-        raise _no_captions(folder, len(captions), [each for each in unread if each.picture])
+        strays = _named(folder, [each for each in unread if each.picture])
+        raise _no_captions(folder, len(captions), strays)
     listing = Listing([], [], _named(folder, unread))
     strays = {each.picture: each.path.name for each in unread}
     for path, caption in captions.items():
@@ -213,13 +237,11 @@ def _from_captions(folder: pathlib.Path) -> Listing:
     return listing
 
 
-def _no_captions(folder: pathlib.Path, count: int, strays: list[texts.Unread]) -> UserError:
-    """The error of a folder in which no caption is read, with those that may be meant."""
+def _no_captions(folder: pathlib.Path, count: int, strays: Sequence[Bad]) -> UserError:
+    """The error of a folder in which no caption is read, with what may be meant."""
     named, others = _repeated(folder)
     hint = f"; {', '.join(others)}: {ONE_SET}" if named and others else ""
-    if strays:
-        more = f", and {len(strays) - 1} more likewise" if len(strays) > 1 else ""
-        hint += f"; {strays[0].path.name} {strays[0].why}{more}"
+    hint += _hint(strays) + _hint(_unread(folder))
     return UserError(
         f"{folder} holds {count or 'no'} pictures and no captions for them: it needs a "
         'metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '

@@ -7,7 +7,7 @@ import tarfile
 from typing import NamedTuple
 
 from flax_sd.data import masks
-from flax_sd.data.endings import PICTURES
+from flax_sd.data.endings import PICTURES, why_unread
 from flax_sd.data.records import Bad, Listing, Record, caption_tuple
 from flax_sd.errors import UserError
 from flax_sd.text_file import parse_object
@@ -40,8 +40,7 @@ def list_tar(name: str, content: bytes, caption_column: str | None) -> Listing:
     for files in _samples(members).values():
         pictures = [end for end in files if f".{end.rpartition('.')[2]}" in PICTURES]
         if not pictures:
-            why = "no picture has this key"
-            listing.unused.extend(Bad(member.name, why) for member in files.values())
+            listing.unused.extend(_without_picture(files))
             continue
         picture = files[pictures[0]]
         captions = ("",) if caption_column is None else _captions(content, files, caption_column)
@@ -53,6 +52,13 @@ def list_tar(name: str, content: bytes, caption_column: str | None) -> Listing:
             read = functools.partial(_slice, content, picture)
             listing.records.append(Record(picture.name, captions, read))
     return listing
+
+
+def _without_picture(files: dict[str, Member]) -> list[Bad]:
+    """The files of a sample in which nothing is a picture that is read."""
+    found = [(member.name, why_unread(pathlib.Path(member.name))) for member in files.values()]
+    unread = [Bad(name, why) for name, why in found if why]
+    return unread or [Bad(name, "no picture has this key") for name, _ in found]
 
 
 def _slice(content: bytes, member: Member) -> bytes:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from flax_sd.data.endings import CAPTIONS, PICTURES, is_picture
+from flax_sd.data.endings import CAPTIONS, PICTURES, is_picture, why_unread
 
 PLAIN, REPEATED = (".txt",), (".txt", ".caption")  # read anywhere, and in sd-scripts' folders
 
@@ -26,15 +26,16 @@ def beside(picture: pathlib.Path, read: Sequence[str]) -> pathlib.Path | None:
 def unread(files: Sequence[pathlib.Path], read: Sequence[str]) -> Iterator[Unread]:
     """Yields those of a folder's files that look like captions and are not read."""
     pictures = {path.with_suffix(""): path for path in files if is_picture(path)}
+    named = {path.with_suffix("") for path in files if why_unread(path)}
     for path in files:
         if picture := _meant_for(path, pictures):
-            if why := _why_unread(path, picture, read):
+            if why := _why_not(path, picture, read):
                 yield Unread(path, picture, why)
-        elif path.suffix in read:
+        elif path.suffix in read and path.with_suffix("") not in named:
             yield Unread(path, None, "no picture of this name is beside it")
 
 
-def _why_unread(path: pathlib.Path, picture: pathlib.Path, read: Sequence[str]) -> str | None:
+def _why_not(path: pathlib.Path, picture: pathlib.Path, read: Sequence[str]) -> str | None:
     own, what = beside(picture, read), f"looks like a caption of {picture.name} and is not read"
     if own is None:
         return f"{what}: name it {picture.with_suffix('.txt').name}"

@@ -187,7 +187,7 @@ def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(str
 
 
 def test_where_no_caption_is_read_the_error_says_what_looks_like_one(strays):
-    hint = "; 0.TXT looks like a caption of 0.png and is not read: name it 0.txt, and 4 more"
+    hint = "; 0.TXT: looks like a caption of 0.png and is not read: name it 0.txt, and 4 more"
     with pytest.raises(UserError, match=f"no captions for them.*{hint}"):
         list_folder(strays, "text")
 
@@ -198,6 +198,49 @@ def test_dots_in_the_names_of_pictures_are_theirs(tmp_path):
         (tmp_path / name).with_suffix(".txt").write_text("x")
     records, bad, unused = list_folder(tmp_path, "text")
     assert len(records) == 2 and bad == unused == []
+
+
+CONVERT = ".heic pictures are not read: convert it to PNG or JPEG"
+
+
+def test_jpegs_by_other_names_are_read(tmp_path):
+    for name in ("a.jfif", "b.JPE"):
+        picture(tmp_path / name, format="JPEG")
+        (tmp_path / name).with_suffix(".txt").write_text("x")
+    records, bad, unused = list_folder(tmp_path, "text")
+    assert [record.name for record in records] == ["a.jfif", "b.JPE"] and bad == unused == []
+
+
+@pytest.mark.parametrize("column", ["text", None])
+def test_pictures_that_are_not_read_are_named_with_what_helps(tmp_path, column):
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "more").mkdir()
+    for name in ("b.txt", "b.HEIC", "more/c.jxl", "a.heic", "movie.mp4"):
+        (tmp_path / name).write_text("x")
+    jxl = CONVERT.replace("heic", "jxl")
+    assert list_folder(tmp_path, column).unused == [
+        *(Bad(name, CONVERT) for name in ("a.heic", "b.HEIC")),
+        Bad("more/c.jxl", jxl),
+    ]
+
+
+def test_one_that_a_metadata_file_names_is_tried(tmp_path):
+    for name in ("a.heic", "b.heic"):
+        (tmp_path / name).write_text("x")
+    write_rows(tmp_path, {"file_name": "./a.heic", "text": "x"})
+    records, _, unused = list_folder(tmp_path, "text")
+    assert [record.name for record in records] == ["./a.heic"]
+    assert unused == [Bad("b.heic", CONVERT)]
+
+
+@pytest.mark.parametrize("column", ["text", None])
+def test_where_there_are_no_others_the_error_says_so(tmp_path, column):
+    for name in ("a.heic", "b.heic"):
+        (tmp_path / name).write_text("x")
+    hint = f"; a.heic: {CONVERT}, and 1 more likewise"
+    with pytest.raises(UserError, match=f"holds no pictures.*{hint}"):
+        list_folder(tmp_path, column)
 
 
 def test_caption_tuple():

@@ -54,6 +54,15 @@ def test_masks_hidden_files_and_files_without_endings_are_no_pictures(listed):
     assert [each.name for each in found.records] == ["001.png"] and not found.bad
 
 
+def test_pictures_that_are_not_read_are_named_with_what_helps(listed):
+    found = listed({"1.heic": "x", "1.txt": "a", "2.jfif": png(2), "2.txt": "b", "3.txt": "c"})
+    assert [each.name for each in found.records] == ["2.jfif"]
+    assert found.unused == [
+        ("1.heic", ".heic pictures are not read: convert it to PNG or JPEG"),
+        ("3.txt", "no picture has this key"),
+    ]
+
+
 @pytest.mark.parametrize("at", ["in a picture", "in a header", "between files", "in a caption"])
 def test_what_is_whole_in_an_archive_that_was_cut_off_is_used(listed, at):
     left = {"between files": SAMPLE, "in a picture": SAMPLE + 600, "in a header": SAMPLE + 99}
