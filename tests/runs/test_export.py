@@ -1,16 +1,21 @@
 import logging
+import shutil
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from diffusers.utils import logging as diffusers_logging
 
 from flax_sd import StableDiffusion
 from flax_sd.cli import export as command
+from flax_sd.components import abstract_network, read_component_config
+from flax_sd.lora.files import read, write_kohya
+from flax_sd.weights import hub
 from flax_sd.weights.folder import component_files, read_json
 from flax_sd.weights.safetensors import TensorFile
 from tests import tiny
-from tests.parity import NETWORK, assert_close
+from tests.parity import NETWORK, assert_close, randomise
 from tests.runs.loras import random_lora, write_run
 
 DRAW = {"num_inference_steps": 2, "seed": 3, "height": 40, "width": 24, "output": "latents"}
@@ -98,6 +103,64 @@ def test_lora_files(cat, tmp_path, capsys):
         out = tmp_path / f"{to}.safetensors"
         assert command([str(cat), "--to", to, "--out", str(out)]) == 0
         assert f"written: {out}" in capsys.readouterr().out.replace("\n", "")
+
+
+def read_lora(path, model):
+    """Its adapters by component and layer."""
+    names = ("unet", "text_encoder")
+    configs = {name: read_component_config(model, name) for name in names}
+    return read(path, {name: abstract_network(raw, name) for name, raw in configs.items()})
+
+
+@pytest.mark.parametrize("to", ["kohya", "peft"])
+def test_a_lora_file_is_as_the_flags_say(cat, model, tmp_path, to):
+    out = tmp_path / "a.safetensors"
+    flags = ["--strength", "-0.5", "--dtype", "float16", "--bake", "4"]
+    assert command([str(cat), "--to", to, "--out", str(out), *flags]) == 0
+    file, back = TensorFile(out), read_lora(out, model)
+    assert {file.dtype(key) for key in file if "alpha" not in key} == {np.dtype(np.float16)}
+    for name, adapters in random_lora(model).items():
+        for path, adapter in adapters.items():
+            assert back[name][path].rank == 4  # 3 before it was baked
+            assert_close(back[name][path].delta(), -0.5 * adapter.delta(), 2e-3)
+
+
+def test_the_best_state_is_what_is_exported_if_it_is_asked_for(model, tmp_path):
+    write_run(tmp_path / "cat", random_lora(model), model)
+    best = tmp_path / "cat" / "lora_best.safetensors"
+    write_kohya(best, random_lora(model, rank=5))
+    args = [str(tmp_path / "cat"), "--to", "kohya", "--step", "best"]
+    assert command([*args, "--out", str(tmp_path / "out.safetensors")]) == 0
+    file, wanted = TensorFile(tmp_path / "out.safetensors"), TensorFile(best)
+    assert {key: file[key].tobytes() for key in file} == {k: wanted[k].tobytes() for k in wanted}
+
+
+def test_a_lone_file_is_read_with_the_model_that_is_named(cat, model, tmp_path, monkeypatch):
+    lone, out, asked = tmp_path / "lone.safetensors", tmp_path / "out.safetensors", []
+    shutil.copy(cat / "lora.safetensors", lone)
+    monkeypatch.setattr(hub, "resolve", lambda *args: asked.append(args) or model)
+    args = [str(lone), "--to", "peft", "--out", str(out), "--model", "org/sd"]
+    assert command([*args, "--revision", "v2", "--variant", "fp16"]) == 0
+    assert set(asked) == {("org/sd", "v2", "fp16")}
+    twin, file = TensorFile(cat / "pytorch_lora_weights.safetensors"), TensorFile(out)
+    assert {key: file[key].tobytes() for key in file} == {k: twin[k].tobytes() for k in twin}
+
+
+@pytest.mark.slow
+def test_variants_of_a_model_and_of_another_vae_are_read(tmp_path):
+    half, vae, out = tmp_path / "half", tmp_path / "vae", tmp_path / "out"
+    pipeline = tiny.build("sd1").to(torch.float16)
+    pipeline.save_pretrained(half, variant="fp16")
+    randomise(pipeline.vae, 7).save_pretrained(vae, variant="fp16")
+    model = {"variant": "fp16", "vae": str(vae)}
+    write_run(tmp_path / "cat", random_lora(half), half, model=model)
+    args = [str(tmp_path / "cat"), "--to"]
+    assert command([*args, "merged", "--out", str(out)]) == 0
+    for component in ("unet", "vae", "text_encoder"):
+        assert {tensor.dtype for tensor in weights(out, component).values()} == {np.dtype("f2")}
+    kernel = weights(out, "vae")["decoder.conv_in.weight"]
+    np.testing.assert_array_equal(kernel, pipeline.vae.decoder.conv_in.weight.detach().numpy())
+    assert command([*args, "peft", "--bake", "3", "--out", str(tmp_path / "baked")]) == 0
 
 
 @pytest.mark.parametrize(

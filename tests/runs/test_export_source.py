@@ -1,8 +1,11 @@
+import pathlib
+
 import pytest
 import yaml
 
 from flax_sd.errors import UserError
 from flax_sd.runs.export_source import find_source
+from flax_sd.weights import hub
 from tests.runs.loras import random_lora, write_run
 
 
@@ -50,6 +53,40 @@ def test_a_run_of_the_whole_model(tmp_path):
     (tmp_path / "model" / "model_index.json").write_text("{}")
     source = find_source(tmp_path, None, None, None)
     assert source.lora is None and source.model == str(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "mode, files",
+    [
+        ("lora", ["lora.safetensors", "lora_best.safetensors"]),
+        ("full", ["model/model_index.json", "model_best/model_index.json"]),
+        ("textual_inversion", ["learned_embeds.safetensors", "learned_embeds_best.safetensors"]),
+    ],
+)
+def test_a_run_has_a_last_and_a_best_state(tmp_path, mode, files):
+    tokens = {"names": {"<cat>": "cat"}} if mode == "textual_inversion" else {}
+    config = {"train": {"mode": mode}, "tokens": tokens}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for step, name in zip(["last", "best"], files, strict=True):
+        with pytest.raises(UserError, match="is not finished"):
+            find_source(tmp_path, None, None, None, step=step)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+        source = find_source(tmp_path, None, None, None, step=step)
+        found = source.lora or source.tokens.get("<cat>")
+        assert (found or pathlib.Path(source.model) / "model_index.json") == tmp_path / name
+
+
+def test_a_file_has_no_best_state(folder):
+    with pytest.raises(UserError, match="--step best wants a run's folder, and .* is a file"):
+        find_source(folder / "lora.safetensors", None, None, None, step="best")
+
+
+def test_the_hub_is_asked_for_a_revision_and_a_variant(folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "resolve", lambda *args: asked.append(args) or tmp_path)
+    assert find_source(folder, "org/other", "v2", "bf16").model_folder() == tmp_path
+    assert asked == [("org/other", "v2", "bf16")]
 
 
 def test_what_is_no_run(tmp_path, folder):
