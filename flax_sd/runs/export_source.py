@@ -63,7 +63,9 @@ def find_source(
 
     Args:
       path: a run's folder, a LoRA file of a run, or any LoRA file.
-      model: goes before the run's own.
+      model: goes before the run's own, whose revision, variant and VAE then do not count.
+      revision: goes before that of the run's model.
+      variant: as revision.
       step: which state of a run's folder.
 
     Raises:
@@ -74,7 +76,8 @@ def find_source(
     config, vae = _config_of(path), None
     if model is None and config is not None:
         own = config.model
-        model, revision, variant, vae = own.path, own.revision, own.variant, own.vae
+        model, vae = own.path, own.vae
+        revision, variant = revision or own.revision, variant or own.variant
     tokens = {} if config is None else new_tokens.results(config.tokens, path, best=step == "best")
     if path.is_file():
         if step == "best":

@@ -26,6 +26,8 @@ def test_a_run_knows_its_model(folder, model):
 def test_flags_go_before_it(folder):
     source = find_source(folder, "org/other", "main", None)
     assert source[1:5] == ("org/other", "main", None, None)
+    source = find_source(folder, None, "main", "bf16")
+    assert source[2:5] == ("main", "bf16", "other")
 
 
 @pytest.mark.parametrize("name", ["lora.safetensors", "loras/step-000500.safetensors"])
