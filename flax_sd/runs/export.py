@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from flax_sd.config import Section
-from flax_sd.config.section import Positive
+from flax_sd.config.section import Positive, changed
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs.export_lora import LoRAForm, write_lora
@@ -16,6 +16,8 @@ from flax_sd.runs.export_model import write_model
 from flax_sd.runs.export_source import Source, find_source
 from flax_sd.runs.export_tokens import write_tokens
 from flax_sd.runs.sample_options import Dtype
+
+FOR_LORAS = ("model", "revision", "variant", "strength")  # flags that nothing else reads
 
 
 class ExportOptions(Section):
@@ -102,7 +104,10 @@ def _check(options: ExportOptions, source: Source) -> None:
         )
     if options.bake and options.to not in ("kohya", "peft"):
         problems.append("--bake is for --to kohya and peft: a whole model needs none")
-    if source.lora is None and options.strength != 1:
-        problems.append(f"--strength is for a LoRA, and {options.run} trained none")
+    if source.lora is None:
+        idle = [name for name in changed(options) if name in FOR_LORAS]
+        problems += [f"--{name} is for a LoRA, and {options.run} trained none" for name in idle]
+        if source.tokens and options.dtype != "auto":
+            problems.append("--dtype is for LoRAs and models: new tokens are written as they are")
     if problems:
         raise UserError("\n  ".join(problems))

@@ -181,6 +181,19 @@ def test_what_cannot_be_exported(model, tmp_path, capsys, to, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_flags_without_effect_are_refused(tmp_path, capsys):
+    config = {"train": {"mode": "textual_inversion"}, "tokens": {"names": {"<cat>": "cat"}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "learned_embeds.safetensors").touch()
+    args = [str(tmp_path), "--to", "kohya", "--out", str(tmp_path / "out.safetensors")]
+    idle = ["--model", "org/sd", "--revision", "v2", "--variant", "fp16"]
+    assert command([*args, *idle, "--dtype", "float16"]) == 2
+    error = capsys.readouterr().err
+    for name in ("model", "revision", "variant"):
+        assert f"--{name} is for a LoRA, and {tmp_path} trained none" in error
+    assert "--dtype is for LoRAs and models: new tokens are written as they are" in error
+
+
 def test_no_model_is_overwritten(cat, model, tmp_path, capsys):
     args = [str(cat), "--to", "merged", "--out"]
     assert command([*args, str(model)]) == 2
