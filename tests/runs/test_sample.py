@@ -1,8 +1,10 @@
 import json
 import logging
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from flax_sd import StableDiffusion, data
@@ -11,6 +13,10 @@ from flax_sd.config import DataConfig
 from flax_sd.errors import UserError
 from flax_sd.lora.files import write_kohya
 from flax_sd.runs import sample
+from flax_sd.runs.parts import load_vae
+from flax_sd.weights import safetensors
+from tests import tiny
+from tests.parity import randomise
 from tests.processes import finish, start
 from tests.runs.loras import random_lora
 
@@ -120,6 +126,43 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
         assert np.abs(pixels(out / name) - alone[0]).max() <= 1
     with Image.open(out / "00000_seed7.png") as picture:
         assert picture.text["parameters"].startswith("a <lora:cat:0.5>\nNegative prompt: n\nSteps")
+
+
+def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):
+    tiny.save("sd1", tmp_path, variant="fp16")
+    more = ["--variant", "fp16", "--dtype", "bfloat16", "--vae", tmp_path]
+    options = sample.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
+    sd = sample._load(options, sample.prepare(options))
+    for network in (sd.unet, sd.vae, sd.text_encoders[0]):
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(network))} == {"bfloat16"}
+
+
+@pytest.mark.slow
+def test_an_embedding_and_another_vae_are_drawn_with(model, tmp_path):
+    """Each as the Python interface does it, and neither as the model alone."""
+    path, vae = tmp_path / "my-cat.safetensors", tmp_path / "vae"
+    rows = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+    safetensors.write(path, {"emb_params": rows})
+    randomise(tiny.build("sd1").vae, 7).save_pretrained(vae)
+    sd = StableDiffusion.load(model)
+
+    def ours(name, value):
+        assert run(model, tmp_path / name, "--prompt", "a <sks>", f"--{name}", value) == 0
+        return pixels(tmp_path / name / "00000_seed7.png")
+
+    def theirs():
+        common = {"num_inference_steps": 2, "sampler": "ddim", "height": 24, "width": 40}
+        return sd.generate("a <sks>", seed=7, **common)[0].astype(int)
+
+    plain = theirs()
+    sd.add_embedding(path, "<sks>")
+    pairs = [(ours("embedding", f"{path}:<sks>"), theirs())]
+    sd.remove_embedding("<sks>")
+    sd.vae = load_vae(str(vae), "float32")
+    pairs.append((ours("vae", vae), theirs()))
+    for drawn, expected in pairs:
+        assert np.abs(drawn - expected).max() <= 1
+        assert np.abs(drawn - plain).max() > 10
 
 
 def test_devices_share_a_batch(drawn, model, prompts, tmp_path):

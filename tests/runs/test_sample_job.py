@@ -9,7 +9,7 @@ from flax_sd.errors import UserError
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
 from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
-from flax_sd.weights import safetensors
+from flax_sd.weights import hub, safetensors
 from flax_sd.weights.folder import read_json
 from tests import tiny
 
@@ -24,6 +24,22 @@ def test_unset_settings_come_from_the_model(model, tmp_path):
     assert (record["height"], record["width"]) == (64, 48)  # 6 latents of 8 pixels
     assert record["sampler"] == "pndm" and record["dtype"] == "float32" and record["vae"] is None
     assert not (tmp_path / "out").exists()
+
+
+def test_dtype_and_batch_size_are_those_of_the_flags(model, tmp_path):
+    flags = ["--prompt", "a", "--images-per-prompt", "5", "--batch-size", "2"]
+    job = job_of(model, tmp_path, *flags, "--dtype", "bfloat16")
+    assert job.dtype == "bfloat16"
+    assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
+
+
+def test_the_hub_is_asked_for_a_revision_and_a_variant(tmp_path, monkeypatch):
+    tiny.save("sd1", tmp_path, variant="fp16")
+    asked = []
+    monkeypatch.setattr(hub, "resolve", lambda *args: asked.append(args) or tmp_path)
+    flags = ["--revision", "v2", "--variant", "fp16", "--vae", "org/vae"]
+    job_of("org/sd", tmp_path, "--prompt", "a", *flags)
+    assert asked == [("org/sd", "v2", "fp16"), ("org/vae", None, "fp16")]
 
 
 def test_a_retrained_model_is_another_one(model, tmp_path):
