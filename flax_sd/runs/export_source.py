@@ -101,7 +101,9 @@ def find_source(
     trained = path / (BEST_MODEL if step == "best" else MODEL_FOLDER)
     if not (trained / "model_index.json").is_file():
         why = "validation.every was not set, or the run" if step == "best" else "the run"
-        raise UserError(f"{path} holds no {trained.name} folder, for {why} is not finished")
+        raise UserError(
+            f"{path} holds no {trained.name} folder, for {why} is not finished{_way_out(path)}"
+        )
     return Source(None, str(trained), None, None, config=config)
 
 
@@ -112,3 +114,14 @@ def _config_of(path: pathlib.Path) -> Config | None:
         if (folder / CONFIG_FILE).is_file():
             return config_file.load(folder / CONFIG_FILE)
     return None
+
+
+def _way_out(path: pathlib.Path) -> str:
+    """How an unfinished run of a whole model comes to its result early."""
+    steps = [int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit()]
+    if not steps:
+        return ""
+    return (
+        f": python train.py {path / CONFIG_FILE} --train.steps {max(steps)} writes that of its "
+        "newest checkpoint, and more steps go on from there"
+    )

@@ -51,6 +51,10 @@ def test_a_run_of_the_whole_model(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
     with pytest.raises(UserError, match="holds no model folder, for the run is not finished"):
         find_source(tmp_path, None, None, None)
+    for name in ("9", "10", "11.damaged"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match="config.yaml --train.steps 10 writes that of its newest"):
+        find_source(tmp_path, None, None, None)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_index.json").write_text("{}")
     source = find_source(tmp_path, None, None, None)
