@@ -5,6 +5,8 @@ data_offsets; padded with spaces to 8 bytes) and the tensors' bytes without gaps
 library writes metadata in random order and knows bfloat16 only through torch; hence this module.
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import mmap
@@ -33,6 +35,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes; the library's own limit
+_COMPARED = 2**30  # bytes; of a larger file, as a UNet's, reading all again takes too long
 
 
 class _Entry(NamedTuple):
@@ -148,22 +151,37 @@ def write(
 ) -> None:
     """Writes a safetensors file: equal content, equal bytes; it appears whole or not at all.
 
+    Before it takes its place it is opened again, from the disk, and compared with what was
+    written: all bytes of a file up to a gibibyte, header and size of a larger one.
+
     Tensors are fetched from `tensors` one at a time, twice (for the header, then for the bytes).
 
     Raises:
-      UserError: the file cannot be written (a full disk, a missing folder).
+      UserError: the file cannot be written (a full disk, a missing folder), or the disk gives back
+        something else.
     """
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.part")
     order = sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
     try:
+        header, size = _header(tensors, order, metadata or {})
+        digest = hashlib.sha256(header) if size <= _COMPARED else None
         with aside.open("wb") as file:
-            file.write(_header(tensors, order, metadata or {}))
+            file.write(header)
             for key in order:
-                flat = np.ascontiguousarray(tensors[key]).reshape(-1)
-                file.write(flat.view(np.uint8).data)
+                flat = np.ascontiguousarray(tensors[key]).reshape(-1).view(np.uint8)
+                file.write(flat.data)
+                if digest:
+                    digest.update(flat)
             file.flush()
             os.fsync(file.fileno())
+            _forget(file.fileno())
+        if not _gives_back(aside, header, size, digest.digest() if digest else None):
+            raise UserError(
+                f"{path} could not be written: its disk or drive gave back other bytes than were "
+                f"written to it; any older file is left as it was. Check the disk, or write to "
+                f"another"
+            )
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -173,10 +191,34 @@ def write(
         raise
 
 
+def _forget(descriptor: int) -> None:
+    """Takes a file out of the system's memory, so that it is the disk that is read next."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):  # a file system that cannot still has the file
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _gives_back(path: pathlib.Path, header: bytes, size: int, digest: bytes | None) -> bool:
+    """Whether a file opens, has that header and size and, unless it is None, that SHA-256."""
+    try:
+        TensorFile(path)
+    except UserError:
+        return False
+    with path.open("rb") as file:
+        same = file.read(len(header)) == header and os.fstat(file.fileno()).st_size == size
+        if same and digest is not None:
+            file.seek(0)
+            same = hashlib.file_digest(file, "sha256").digest() == digest
+    return same
+
+
 def _header(
     tensors: Mapping[str, np.ndarray], order: list[str], metadata: Mapping[str, str]
-) -> bytes:
-    """Length and header; tensors lie in `order`, widest dtype first, so that each is aligned."""
+) -> tuple[bytes, int]:
+    """Length and header, and the size of the whole file.
+
+    Tensors lie in `order`, widest dtype first, so that each is aligned.
+    """
     entries, at = {}, 0
     for key in order:
         tensor = tensors[key]
@@ -190,4 +232,4 @@ def _header(
     first = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     text = json.dumps(first | dict(sorted(entries.items())), separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text, 8 + len(text) + at

@@ -1,4 +1,5 @@
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -115,6 +116,23 @@ def test_narrow_dtypes_leave_alpha_in_float32(tmp_path, dtype):
     adapter = read(tmp_path / "a", {"unet": SMALL})["unet"]["attn2.to_q"]
     assert adapter.alpha == 2049  # float16 would say 2048
     np.testing.assert_array_equal(adapter.up, adapter.up.astype(dtype).astype(np.float32))
+
+
+@pytest.mark.parametrize("write", [write_kohya, write_peft])
+def test_a_file_that_the_disk_changes_leaves_the_older_one(tmp_path, monkeypatch, write):
+    write(tmp_path / "a", lora_of([1.0] * 5))
+    before, synced = (tmp_path / "a").read_bytes(), os.fsync
+
+    def fsync(descriptor):
+        synced(descriptor)
+        damaged = bytearray((tmp_path / ".a.part").read_bytes())
+        damaged[-7] ^= 1
+        (tmp_path / ".a.part").write_bytes(damaged)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"/a could not be written: its disk or drive gave back"):
+        write(tmp_path / "a", lora_of([2.0] * 5, seed=1))
+    assert (tmp_path / "a").read_bytes() == before and os.listdir(tmp_path) == ["a"]
 
 
 def test_what_is_not_finite_is_never_written(tmp_path):

@@ -166,3 +166,63 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere/a.safetensors could not be written: No such file"):
         ours.write(tmp_path / "nowhere" / "a.safetensors", {})
+
+
+@pytest.fixture
+def damaged(monkeypatch, tmp_path):
+    """Changes what was written, once it is on the disk and before it is read again."""
+
+    def hurt(change):
+        synced = os.fsync
+
+        def fsync(descriptor):
+            synced(descriptor)
+            with (tmp_path / ".a.safetensors.part").open("r+b") as file:
+                change(file)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return hurt
+
+
+def flip(at, whence):
+    def change(file):
+        file.seek(at, whence)
+        (byte,) = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+    return change
+
+
+def cut(file):
+    file.truncate(os.fstat(file.fileno()).st_size - 1)
+
+
+@pytest.mark.parametrize(
+    ("compared", "change"),
+    [
+        (2**30, flip(-1, os.SEEK_END)),  # a number
+        (2**30, flip(12, os.SEEK_SET)),  # a name: the header opens
+        (0, flip(12, os.SEEK_SET)),  # of a file too large to be read again
+        (0, flip(8, os.SEEK_SET)),
+        (0, cut),
+    ],
+)
+def test_a_disk_that_gives_back_other_bytes_is_noticed(
+    tmp_path, monkeypatch, damaged, compared, change
+):
+    path = tmp_path / "a.safetensors"
+    ours.write(path, {"long": np.zeros(3, np.float32)})
+    before = path.read_bytes()
+    monkeypatch.setattr(ours, "_COMPARED", compared)
+    damaged(change)
+    with pytest.raises(UserError, match=r"a\.safetensors could not be written: its disk or drive"):
+        ours.write(path, {"long": np.ones(30, np.float32)})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_numbers_of_a_large_file_are_not_read_again(tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(ours, "_COMPARED", 0)
+    damaged(flip(-1, os.SEEK_END))
+    ours.write(tmp_path / "a.safetensors", {"long": np.ones(30, np.float32)})
