@@ -37,6 +37,11 @@ def export(args: Sequence[str]) -> int:
     return guarded(_export, args)
 
 
+def inspect(args: Sequence[str]) -> int:
+    """`flax-sd inspect FILE_OR_FOLDER [--model MODEL]`."""
+    return guarded(_inspect, args)
+
+
 def plan(args: Sequence[str]) -> int:
     """`flax-sd plan [CONFIG.yaml] [--topology v5e:4x4] [--device-memory 24GB] [--flag value …]`."""
     return guarded(_plan, args)
@@ -56,6 +61,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a LoRA, a UNet or an autoencoder from a config"),
     "sample": (sample, "draw pictures from prompts"),
     "export": (export, "write a run's LoRA or merged model for other tools"),
+    "inspect": (inspect, "say what is in a LoRA or embedding file, and where it opens"),
     "check-data": (check_data, "say what is wrong with a run's pictures and captions"),
     "plan": (plan, "say before a run whether it fits, and the largest batch that does"),
     "compare": (compare, "show runs beside one another: figures, options, curves, pictures"),
@@ -168,6 +174,12 @@ def _export(args: Sequence[str]) -> int:
     from flax_sd.runs import export as runs_export
 
     return runs_export.run(runs_export.parse(args))
+
+
+def _inspect(args: Sequence[str]) -> int:
+    from flax_sd.runs import inspect as runs_inspect
+
+    return runs_inspect.run(runs_inspect.parse(args))
 
 
 def _compare(args: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from flax_sd.errors import UserError
 from flax_sd.lora.names import Place
@@ -14,17 +14,38 @@ _CONFIG_NAME = "adapter_config.json"
 AlphaRule = Callable[[Place, int], float]  # (layer, rank) -> alpha
 
 
+def is_raw_peft(keys: Iterable[str]) -> bool:
+    """Whether peft saved the file, so that its `adapter_config.json` lies beside it."""
+    return any(key.startswith("base_model.model.") for key in keys)
+
+
 def alpha_rule(path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool) -> AlphaRule:
     """How to find the alpha of a layer whose file has no tensor for it; the rank if nothing says.
 
     Args:
       path: the LoRA file.
       metadata: of its header; diffusers puts PEFT's config there, keys prefixed by component.
-      raw_peft: peft saved it, so that its `adapter_config.json` lies beside it.
+      raw_peft: peft saved it.
 
     Raises:
       UserError: the config is not readable, or asks for more than a plain LoRA.
     """
+    where, config = _config(path, metadata, raw_peft)
+    if config is None:
+        return lambda place, rank: float(rank)
+    return lambda place, rank: _alpha(_of_component(config, place.component), place, rank, where)
+
+
+def is_rank_stabilised(path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool) -> bool:
+    """Whether PEFT's config says that the scale is alpha / √rank; args as of `alpha_rule`."""
+    config = _config(path, metadata, raw_peft)[1] or {}
+    return any(value for key, value in config.items() if key.endswith("use_rslora"))
+
+
+def _config(
+    path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool
+) -> tuple[str, dict | None]:
+    """PEFT's config and where it stands; None if the file has none."""
     beside = path.with_name(_CONFIG_NAME)
     if _HEADER_KEY in metadata:
         where, text = f"{path}: {_HEADER_KEY} in the header", metadata[_HEADER_KEY]
@@ -36,14 +57,14 @@ def alpha_rule(path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool) 
             f"put that file beside it"
         )
     else:
-        return lambda place, rank: float(rank)
+        return str(path), None
     try:
         config = json.loads(text)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{where} is not a JSON object")
-    return lambda place, rank: _alpha(_of_component(config, place.component), place, rank, where)
+    return where, config
 
 
 def _of_component(config: dict, component: str) -> dict:

@@ -60,6 +60,11 @@ def kohya_name(component: str, path: str, prefix: str | None = None) -> str:
     return (prefix or _KOHYA[component][0]) + path.replace(".", "_")
 
 
+def kohya_names(place: Place) -> set[str]:
+    """Every name that kohya's files may have for a layer."""
+    return {kohya_name(*place, prefix) for prefix in _KOHYA[place.component]}
+
+
 def table(layers: Mapping[str, Iterable[str]]) -> dict[str, Place]:
     """Every name that a file may use for a layer.
 
@@ -72,6 +77,28 @@ def table(layers: Mapping[str, Iterable[str]]) -> dict[str, Place]:
             for alias in _aliases(component, path):
                 names.setdefault(alias, Place(component, path))
     return names
+
+
+def by_layer(
+    keys: Iterable[str], places: Mapping[str, Place]
+) -> tuple[dict[Place, dict[str, str]], list[str]]:
+    """A file's keys by layer and part; and a line for each that has no layer, or one twice.
+
+    Args:
+      places: what `table` gives.
+    """
+    groups: dict[Place, dict[str, str]] = {}
+    problems = []
+    for key in sorted(keys):
+        name = parse(key)
+        place = places.get(name.module) if name else None
+        if name is None or place is None:
+            problems.append(f"no such layer: {key}")
+        elif name.part in groups.setdefault(place, {}):
+            problems.append(f"the same tensor twice: {groups[place][name.part]} and {key}")
+        else:
+            groups[place][name.part] = key
+    return groups, problems
 
 
 def _aliases(component: str, path: str) -> Iterator[str]:

@@ -9,9 +9,9 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.alphas import AlphaRule, alpha_rule
+from flax_sd.lora.alphas import AlphaRule, alpha_rule, is_raw_peft
 from flax_sd.lora.inject import misfits
-from flax_sd.lora.names import Place, parse, table
+from flax_sd.lora.names import Place, by_layer, table
 from flax_sd.lora.refuse import refuse_family, refuse_format
 from flax_sd.lora.targets import Slot, slots
 from flax_sd.weights.safetensors import TensorFile
@@ -37,16 +37,15 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
       UserError: it is no LoRA, of a format or a family that does not fit, or a key of it cannot be
         used; every such key is named.
     """
-    file = TensorFile(_locate(pathlib.Path(path)))
+    file = TensorFile(locate(pathlib.Path(path)))
     where = f"LoRA {file.path}"
     layers = {component: slots(module) for component, module in modules.items()}
     shapes = {key: file.shape(key) for key in file}
     refuse_family(where, shapes, *_widths(layers))
     refuse_format(where, file)
 
-    groups, problems = _group(file, layers)
-    raw_peft = any(key.startswith("base_model.model.") for key in file)
-    rule = alpha_rule(file.path, file.metadata, raw_peft)
+    groups, problems = by_layer(file, table(layers))
+    rule = alpha_rule(file.path, file.metadata, is_raw_peft(file))
     lora: LoRAFile = {}
     for place, parts in groups.items():
         slot = layers[place.component][place.path]
@@ -59,7 +58,12 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
     return lora
 
 
-def _locate(path: pathlib.Path) -> pathlib.Path:
+def locate(path: pathlib.Path) -> pathlib.Path:
+    """The file: the path, or the one of a usual name in a folder.
+
+    Raises:
+      UserError: the folder has none, or it is a pickle.
+    """
     if path.is_dir():
         found = [path / name for name in _NAMES_IN_FOLDER if (path / name).is_file()]
         if not found:
@@ -81,25 +85,6 @@ def _widths(layers: Mapping[str, Mapping[str, Slot]]) -> tuple[int, int]:
         return next((base.kernel.shape[-2] for base in found), 0)
 
     return inputs("unet", "attn2.to_k"), inputs("text_encoder", "self_attn.q_proj")
-
-
-def _group(
-    file: TensorFile, layers: Mapping[str, Mapping[str, Slot]]
-) -> tuple[dict[Place, dict[str, str]], list[str]]:
-    """The file's keys by layer and part; and a line for each that has no layer, or one twice."""
-    places = table(layers)
-    groups: dict[Place, dict[str, str]] = {}
-    problems = []
-    for key in sorted(file):
-        name = parse(key)
-        place = places.get(name.module) if name else None
-        if name is None or place is None:
-            problems.append(f"no such layer: {key}")
-        elif name.part in groups.setdefault(place, {}):
-            problems.append(f"the same tensor twice: {groups[place][name.part]} and {key}")
-        else:
-            groups[place][name.part] = key
-    return groups, problems
 
 
 def _adapter(

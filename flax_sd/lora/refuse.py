@@ -20,9 +20,19 @@ _FORMATS = {
     r"^lora_unet_(input|middle|output)_block": "LoRA with the original (LDM) block names",
 }
 _READ = "kohya's, PEFT's and diffusers' LoRA files are read"
-_UNET_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 _CROSS_ATTENTION = re.compile(r".*attn2[._](processor\.)?to_[kv]")
 _TEXT_LAYER = re.compile(r"(lora_te_|lora_te1_|text_encoder\.).*self_attn[._](q_proj|to_q)")
+
+
+def unread_format(keys: Iterable[str]) -> tuple[str, str] | None:
+    """The kind of a LoRA that is not read here, and a key that tells; None if it is of none."""
+    keys = sorted(keys)
+    for pattern, name in _FORMATS.items():
+        for key in keys:
+            if re.search(pattern, key):
+                return name, key
+    return None
 
 
 def refuse_format(where: str, keys: Iterable[str]) -> None:
@@ -32,10 +42,8 @@ def refuse_format(where: str, keys: Iterable[str]) -> None:
       UserError: with the name of the format.
     """
     keys = sorted(keys)
-    for pattern, name in _FORMATS.items():
-        found = [key for key in keys if re.search(pattern, key)]
-        if found:
-            raise UserError(f"{where}: {name} is not supported ({found[0]}); {_READ}")
+    if found := unread_format(keys):
+        raise UserError(f"{where}: {found[0]} is not supported ({found[1]}); {_READ}")
     if not any(parse(key) for key in keys):
         some = ", ".join(keys[:3]) or "no tensors at all"
         raise UserError(f"{where} is not a LoRA file: it holds {some}; {_READ}")
@@ -54,25 +62,30 @@ def refuse_family(
     Raises:
       UserError: with what the LoRA is for and what the model is.
     """
-    theirs = _input_width(shapes, _CROSS_ATTENTION)
+    theirs, text = widths(shapes)
     if cross_attention and theirs and theirs != cross_attention:
         raise UserError(
-            f"{where} is a LoRA for {_family(theirs)}; this model is {_family(cross_attention)}"
+            f"{where} is a LoRA for {family(theirs)}; this model is {family(cross_attention)}"
         )
-    theirs = _input_width(shapes, _TEXT_LAYER)
-    if text_width and theirs and theirs != text_width:
+    if text_width and text and text != text_width:
         raise UserError(
-            f"{where} is a LoRA for a text encoder {theirs} wide; this model's is {text_width} wide"
+            f"{where} is a LoRA for a text encoder {text} wide; this model's is {text_width} wide"
         )
 
 
-def _family(width: int) -> str:
+def widths(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """Width of the text that a LoRA's UNet attends to, and of its text encoder; 0 if not told.
+
+    Args:
+      shapes: of the file's tensors.
+    """
+    return _input_width(shapes, _CROSS_ATTENTION), _input_width(shapes, _TEXT_LAYER)
+
+
+def family(width: int) -> str:
+    """The models whose cross-attention is that wide, in words."""
     detail = f"cross-attention {width} wide"
-    return (
-        f"{_UNET_FAMILIES[width]} ({detail})"
-        if width in _UNET_FAMILIES
-        else f"a model with {detail}"
-    )
+    return f"{FAMILIES[width]} ({detail})" if width in FAMILIES else f"a model with {detail}"
 
 
 def _input_width(shapes: Mapping[str, tuple[int, ...]], pattern: re.Pattern[str]) -> int:

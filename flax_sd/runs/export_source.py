@@ -73,7 +73,7 @@ def find_source(
     """
     if not path.exists():
         raise UserError(f"{path} is not there: a run's folder or a LoRA file is wanted")
-    config, vae = _config_of(path), None
+    config, vae = config_of(path), None
     if model is None and config is not None:
         own = config.model
         model, vae = own.path, own.vae
@@ -107,7 +107,7 @@ def find_source(
     return Source(None, str(trained), None, None, config=config)
 
 
-def _config_of(path: pathlib.Path) -> Config | None:
+def config_of(path: pathlib.Path) -> Config | None:
     """Of the run that `path` is, or that the LoRA file lies in."""
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
     for folder in folders:

@@ -51,6 +51,16 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
+def is_embedding(file: TensorFile) -> bool:
+    """Whether it holds one tensor, [d] or [n, d], as embedding files do."""
+    return len(file) == 1 and len(file.shape(next(iter(file)))) in (1, 2)
+
+
+def family(width: int) -> str:
+    """The models whose text encoder is that wide, in words."""
+    return _FAMILIES.get(width, "another model")
+
+
 def read(path: str | os.PathLike[str], width: int, token: str | None = None) -> Embedding:
     """Reads an embedding file of diffusers, sd-scripts, A1111 or ComfyUI.
 
@@ -66,7 +76,7 @@ def read(path: str | os.PathLike[str], width: int, token: str | None = None) -> 
     where = f"embedding {file.path}"
     if {"clip_l", "clip_g"} & set(file):
         raise UserError(f"{where} is for SDXL (it holds clip_l, clip_g), which is not there yet")
-    if len(file) != 1 or len(file.shape(next(iter(file)))) not in (1, 2):
+    if not is_embedding(file):
         some = ", ".join(f"{key} {list(file.shape(key))}" for key in sorted(file)[:3])
         raise UserError(
             f"{where} holds {some or 'nothing'}: one tensor [d] or [n, d] under its token's name, "

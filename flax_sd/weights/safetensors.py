@@ -172,7 +172,7 @@ def write(
                 flat = np.ascontiguousarray(tensors[key]).reshape(-1).view(np.uint8)
                 file.write(flat.data)
                 if digest:
-                    digest.update(flat)
+                    digest.update(flat.data)
             file.flush()
             os.fsync(file.fileno())
             _forget(file.fileno())
