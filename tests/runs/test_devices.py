@@ -25,7 +25,7 @@ def counted(*args):
     return sharded
 sharding.shard_frozen = counted
 status = cli.train(sys.argv[2:])
-print(f"status {status}, {jax.process_count()} processes, divided {max(divided)}")
+print(f"status {status}, {jax.process_count()} processes, divided {max(divided, default=0)}")
 sys.exit(status)
 """
 
