@@ -2,16 +2,24 @@
 
 import json
 import pathlib
+import shutil
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from PIL import Image
 
 import flax_sd
-from flax_sd import cli, data
+from flax_sd import cli, config_file, data
 from flax_sd.config import DataConfig
+from flax_sd.runs import sample
+from flax_sd.runs.drawers import Unprompted
+from flax_sd.runs.parts import load_parts
+from flax_sd.runs.sample_job import prepare
+from flax_sd.sheet import make_grid
 from tests import parity
 from tests.runs.conftest import contents, make_pictures
 
@@ -62,8 +70,9 @@ def test_a_resumed_run_ends_in_the_same_bytes(ended):
     assert lines[-1]["val_loss"] < lines[0]["val_loss"]
     (made_with,) = json.loads((ended[0] / "environment.json").read_text())
     assert made_with["model_hash"] is None  # from nothing
-    grid = np.asarray(Image.open(ended[0] / "samples" / "step-000002.png"))
-    assert grid.shape[1] >= 2 * 16  # three pictures, two across
+    blank = [np.zeros((16, 16, 3), np.uint8)] * 3
+    with Image.open(ended[0] / "samples" / "step-000002.png") as grid:
+        assert grid.size == make_grid(blank, ["seed 0", "seed 1", "seed 2"], 3).size
 
 
 @pytest.mark.slow
@@ -92,6 +101,46 @@ def test_the_command_draws_without_a_prompt(ended, tmp_path, capsys):
     assert cli.sample([*args, "--prompt", "a cat", "--guidance-scale", "3"]) == 2
     said = capsys.readouterr().err
     assert "--prompt has no meaning" in said and "--guidance-scale has no meaning" in said
+
+
+@pytest.mark.slow
+def test_the_command_takes_size_sampler_and_batch_size(ended, tmp_path):
+    model = str(ended[0] / "model")
+    args = ["--model", model, "--out", str(tmp_path / "out"), "--seed", "7", "--steps", "3"]
+    args += ["--width", "32", "--height", "24", "--sampler", "ddim"]
+    assert cli.sample(args) == 0
+    (expected,) = flax_sd.DDPM.load(model).generate(
+        1, 3, sampler="ddim", seed=7, height=24, width=32
+    )
+    picture = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
+    np.testing.assert_array_equal(picture, expected)
+    job = prepare(sample.parse([*args, "--images-per-prompt", "5", "--batch-size", "2"]))
+    assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
+
+
+@pytest.mark.slow
+def test_the_command_reads_the_variant_in_the_dtype(ended, tmp_path):
+    model = shutil.copytree(ended[0] / "model", tmp_path / "model")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+    flags = ["--variant", "fp16", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
+    options = sample.parse(["--model", str(model), *flags])
+    unet = sample._load_unconditional(prepare(options), options).unet
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(unet))} == {"bfloat16"}
+
+
+def test_samples_are_as_the_config_says(sizes):
+    small = ["--model.path", str(sizes), "--data.resolution", "16"]
+
+    def drawn(*flags):
+        counted = ["--sample.count", "3", "--sample.steps", "2", *flags]
+        config = config_file.parse(CONFIG, [*small, *counted])
+        return Unprompted(config, load_parts(config, "float32")).draw({})
+
+    plain = drawn()
+    assert plain.shape == (3, 16, 16, 3)  # the samples of a run are 16 unless it says otherwise
+    for flags in (["--sample.steps", "3"], ["--sample.seed", "1"], ["--sample.sampler", "ddpm"]):
+        assert not np.array_equal(drawn(*flags), plain), flags
 
 
 def test_pictures_need_no_captions(uncaptioned):
