@@ -77,3 +77,4 @@ def test_it_says_its_command(name):
     head = (CONFIGS / f"{name}.yaml").read_text("utf-8").split("model:")[0]
     assert all(line.startswith("#") for line in head.splitlines())
     assert "python train.py" in head
+    assert all(f"{word}: " in head for word in ("Hardware", "Memory", "Expect"))
