@@ -1,6 +1,8 @@
 """Training runs in processes of their own, to be watched, hurt and run again."""
 
 import argparse
+import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -8,6 +10,7 @@ import pathlib
 import random
 import signal
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +20,8 @@ BUNDLED = HERE.parent / "flax_sd" / "bundled"
 STEPS, EVERY = 24, 3
 FLAGS = ["--train.steps", STEPS, "--checkpoint.every", EVERY, "--log.every", 1]
 FLAGS += ["--train.batch_size", 2, "--data.resolution", 32, "--data.center_crop", True]
-FLAGS += ["--data.max_pictures", 8, "--lora.rank", 2, "--optim.learning_rate", 1e-3]
+FLAGS += ["--lora.rank", 2, "--optim.learning_rate", 1e-3]
+SHARDS, EACH = 6, 4  # of a stream, and pictures in each
 SAMPLED = 8
 SAMPLES = ["--sample.every", SAMPLED, "--sample.steps", 1, "--sample.prompts", "a"]
 
@@ -129,6 +133,20 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
 
 
+def write_shards(pictures: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Writes some captioned pictures of a folder as archives of webdataset's form."""
+    folder.mkdir()
+    rows = map(json.loads, (pictures / "metadata.jsonl").read_text("utf-8").splitlines())
+    for number in range(SHARDS):
+        with tarfile.open(folder / f"{number}.tar", "w") as archive:
+            for row in itertools.islice(rows, EACH):
+                archive.add(pictures / row["file_name"], row["file_name"])
+                caption = tarfile.TarInfo(str(pathlib.Path(row["file_name"]).with_suffix(".txt")))
+                caption.size = len(text := row["text"].encode())
+                archive.addfile(caption, io.BytesIO(text))
+    return folder
+
+
 def inside(folder: pathlib.Path, pattern: str) -> Iterator[pathlib.Path]:
     """Files that match; none while the folder is not there."""
     return folder.glob(pattern) if folder.is_dir() else iter(())
@@ -143,10 +161,14 @@ class Bench:
 
     def __init__(self, folder: pathlib.Path, options: argparse.Namespace):
         data = BUNDLED / "style"
+        if options.stream:
+            data = write_shards(data, folder / "shards")
+        few = ["--data.stream", True] if options.stream else ["--data.max_pictures", 8]
         flags = [HERE.parent / "configs" / "sd15_lora.yaml", "--model.path", options.model]
         flags += ["--train.mode", options.mode]
         self.written = "loras/*" if options.mode == "lora" else "*model*"
-        self.runs = Runs(folder, [*flags, "--data.path", data, *FLAGS])
+        self.runs = Runs(folder, [*flags, "--data.path", data, *few, *FLAGS])
+        self.stream = options.stream
         self.folder, self.times, self.draw = folder, options.times, random.Random(options.seed)
         self.runs.finish(folder / "first")  # compiles
         start = time.monotonic()

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from fault_files import damage, full, vanished
-from fault_runs import EVERY, SAMPLED, SAMPLES, STEPS, Bench, Running, inside
+from fault_runs import EVERY, SAMPLED, SAMPLES, SHARDS, STEPS, Bench, Running, inside
 from rows import Row, Rows
 
 Moment = Callable[[Running, pathlib.Path], bool]  # of a run in a folder
@@ -48,12 +48,20 @@ def kills(bench: Bench) -> Iterator[Row]:
         known = set(inside(output, bench.written))
         return lambda: bool(set(inside(output, bench.written)) - known)
 
+    def in_ledger() -> Callable[[], bool]:
+        shutil.rmtree(output, ignore_errors=True)
+        wanted = bench.draw.randrange(0, SHARDS)  # of the shards that are opened
+        return lambda: _text(output / "shards.jsonl").count('"hash"') > wanted
+
     places = {
         "at a drawn moment": anywhere,
         "while a checkpoint is written": in_checkpoint,
-        "while pictures are encoded": in_cache,
         "while results are written": in_results,
     }
+    if bench.stream:
+        places["when a shard is taken down"] = in_ledger
+    else:
+        places["while pictures are encoded"] = in_cache
     for place, trigger in places.items():
         torn, done = 0, 0
         for _ in range(bench.times // len(places)):
@@ -133,11 +141,14 @@ def main() -> None:
     )
     parser.add_argument("--model", default="bundled:base", help="a diffusers folder")
     parser.add_argument("--mode", choices=["lora", "full"], default="lora", help="train.mode")
+    parser.add_argument("--stream", action="store_true", help="pictures from shards (kills alone)")
     parser.add_argument("--times", type=int, default=20, help="of each fault that is drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--save", action="store_true", help="keep the rows for report.py")
     options = parser.parse_args()
+    if options.stream and options.only != ["kills"]:
+        parser.error("--stream wants --only kills")
     rows = Rows()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(pathlib.Path(folder), options)
