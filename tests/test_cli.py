@@ -133,6 +133,7 @@ def folder(tmp_path):
         (["--data.resolution", "100"], "must be a multiple of 8 (the VAE's stride); near it: 96"),
         (["--lora.rnak", "3"], "--lora.rnak: there is no such option; did you mean lora.rank?"),
         (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),
+        (["--mesh.data", "3"], "mesh.data 3 x mesh.fsdp 1 = 3, but there are"),
         (["--data.background", "snow-ish"], "data.background 'snow-ish' is no colour"),
     ],
 )

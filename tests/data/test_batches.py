@@ -11,6 +11,7 @@ from flax_sd.config import DataConfig
 from flax_sd.data import batches, open_pictures
 from flax_sd.data.order import permutation, picture_of
 from flax_sd.errors import UserError
+from tests.threads import meeting
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -147,6 +148,12 @@ def test_threads_read_ahead_and_end_with_the_stream(pictures):
     for thread in ours:
         thread.join(timeout=20)
     assert reading_threads() == []
+
+
+def test_so_many_threads_read_ahead(folder, config, monkeypatch):
+    pictures = open_pictures(config(folder, workers=4))
+    monkeypatch.setattr(pictures, "load", meeting(pictures.load, 4))
+    assert len(take(pictures, 1, 1)) == 1
 
 
 def test_an_uneven_share_is_refused(pictures):

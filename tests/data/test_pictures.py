@@ -1,5 +1,4 @@
 import pathlib
-import threading
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ from PIL import Image
 from flax_sd.data import open_pictures
 from flax_sd.data.pictures import evened
 from flax_sd.errors import UserError
+from tests.threads import meeting
 
 
 def break_some(folder):
@@ -123,14 +123,7 @@ def test_a_parquet_beside_metadata_is_ignored(folder, config):
 
 
 def test_files_are_opened_by_several_threads(folder, config, monkeypatch):
-    meeting = threading.Barrier(5)
-    read = pathlib.Path.read_bytes
-
-    def wait_and_read(path):
-        meeting.wait(timeout=20)  # for four others, which a single thread would never do
-        return read(path)
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", wait_and_read)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", meeting(pathlib.Path.read_bytes, 5))
     assert len(open_pictures(config(folder, workers=5))) == 5
 
 

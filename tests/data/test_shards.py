@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import http.server
 import threading
 
@@ -138,6 +139,23 @@ def test_tables_are_shards_and_leave_no_copy_on_the_disk(tmp_path, config, kind)
     assert [pictures.captions(i) for i in range(3)] == [("a",), ("b",), ("c",)]
     assert pictures.load(2, seed=0, sample=0).shape == (8, 8, 3)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_columns_are_those_of_the_config(tmp_path, config, kind):
+    path, wanted, other = tmp_path / f"s.{kind}", png(1), png(2)
+    if kind == "tar":  # which has no columns of pictures
+        write_tar(path, {"1.png": wanted, "1.json": {"text": "a dog", "words": "a cat"}})
+    else:
+        columns = {"text": ["a dog"], "words": ["a cat"]}
+        for name, content in {"image": other, "photo": wanted}.items():
+            columns[name] = [{"bytes": content, "path": None}]
+        table = datasets.Dataset.from_dict(columns)
+        table.to_parquet(path)
+    cfg = config(path, stream=True, image_column="photo", caption_column="words")
+    pictures = open_shard(find_shards(str(path))[0], cfg)
+    assert pictures.captions(0) == ("a cat",)
+    assert pictures.seen[0].digest == hashlib.sha256(wanted).hexdigest()
 
 
 def test_a_shard_of_nothing_good_is_no_error(tmp_path, config):

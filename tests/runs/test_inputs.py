@@ -15,6 +15,7 @@ from PIL import Image
 
 from flax_sd import sharding
 from flax_sd.config_file import parse
+from flax_sd.data import Pictures
 from flax_sd.progress import Progress
 from flax_sd.runs import inputs
 from flax_sd.runs.datasets import open_sets
@@ -23,6 +24,7 @@ from flax_sd.runs.feed import feed
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts
 from tests.runs.conftest import assert_same_lora, contents, make_pictures
+from tests.threads import meeting
 
 ONCE = ["--data.center_crop", "true"]
 EACH_STEP = [*ONCE, "--data.encode_once", "false"]
@@ -221,6 +223,11 @@ def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
     np.testing.assert_allclose(np.where(flipped[..., None, None], left, right), 0.1, atol=0.02)
     whole = loss(*given, fed[0]._replace(mask=None), draws)
     assert (losses[1][0] < 0.8 * np.asarray(whole)).all()  # 0.55 if the error is alike everywhere
+
+
+def test_so_many_threads_read_what_is_encoded(prepared, monkeypatch):
+    monkeypatch.setattr(Pictures, "cut", meeting(Pictures.cut, 4))
+    assert isinstance(prepared(*ONCE, "--data.workers", "4").train, inputs.Stored)
 
 
 def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):

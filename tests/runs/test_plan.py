@@ -1,6 +1,7 @@
 """What the plan says against the arrays of a run, and what it answers."""
 
 import importlib.util
+import os
 import re
 
 import jax
@@ -169,6 +170,7 @@ def test_only_the_gradients_of_the_lora_are_sent(config_file, compile_cache):
         (["--topology", "v5e"], "--topology is 'v5e'; a topology is written v5e:4x4"),
         (["--device-memory", "lots"], "--device-memory is 'lots'; a size is written 24GB"),
         (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),
+        (["--mesh.data", "3"], "mesh.data 3 x mesh.fsdp 1 = 3, but there are"),
         (["--train.bach_size", "3"], "did you mean train.batch_size?"),
         (["--model.path", "nowhere"], "folder nowhere does not exist"),
     ],
@@ -176,6 +178,15 @@ def test_only_the_gradients_of_the_lora_are_sent(config_file, compile_cache):
 def test_a_mistake_is_one_message(plan, args, message):
     status, out = plan(*args)
     assert status == 2 and message in out and "Traceback" not in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [([], True), (["--train.no_deterministic"], False), (["--topology", "v5e"], False)],
+)
+def test_determinism_is_asked_for_as_in_a_run(plan, flags, asked):
+    plan("--model.path", "nowhere", *flags)
+    assert (cli.DETERMINISTIC in os.environ["XLA_FLAGS"]) == asked
 
 
 def test_a_topology_needs_the_compiler(plan, monkeypatch):

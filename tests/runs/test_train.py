@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from flax_sd import optim
 from flax_sd.errors import UserError
 from flax_sd.weights.safetensors import TensorFile
 from tests.runs.conftest import contents, make_pictures
@@ -62,9 +63,17 @@ def test_what_is_said_before_step_one(train, pictures, tmp_path):
     assert printed == config and config["lora"]["alpha"] is None
 
 
-def test_epochs_and_steps_the_smaller_ends_the_run(train):
-    run = train("a", "--train.epochs", 2, "--train.batch_size", 7, "--train.steps", 50)
-    assert run.metrics()[-1]["step"] == 2
+def test_epochs_and_steps_the_smaller_ends_the_run_and_its_schedule(train, monkeypatch):
+    totals, make = [], optim.make_optimizer
+
+    def spy(cfg, total):
+        totals.append(total)
+        return make(cfg, total)
+
+    monkeypatch.setattr(optim, "make_optimizer", spy)
+    flags = ["--train.epochs", 2, "--train.batch_size", 7, "--optim.schedule", "linear"]
+    run = train("a", *flags, "--train.steps", 50)
+    assert [line["lr"] for line in run.metrics()] == [1e-3, 5e-4] and totals == [2]
     assert train("b", "--train.epochs", 9, "--train.steps", 1).metrics()[-1]["step"] == 1
 
 
