@@ -12,7 +12,7 @@ from flax_sd.optim import rates
 
 TOTAL = 30
 CASES = [
-    OptimConfig(schedule="constant", warmup_steps=5),
+    OptimConfig(schedule="constant"),
     OptimConfig(schedule="constant_with_warmup", warmup_steps=7),
     OptimConfig(schedule="linear"),
     OptimConfig(schedule="linear", warmup_steps=4),
