@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flax_sd import config_file
+from flax_sd.config_file import parse
 from flax_sd.runs.parts import load_parts
 from flax_sd.weights import hub
 from tests import tiny
@@ -22,14 +22,10 @@ def networks(config_file):
     """The weights of the tiny run's networks, with flags."""
 
     def load(*flags):
-        parts = load_parts(_parse(config_file, *flags), "float32")
+        parts = load_parts(parse(config_file, list(flags)), "float32")
         return {name: jax.tree.leaves(nnx.state(net)) for name, net in parts.networks.items()}
 
     return load
-
-
-def _parse(path, *flags):
-    return config_file.parse(path, list(flags))
 
 
 def unlike(ours, theirs):

@@ -1,7 +1,6 @@
 """What the plan says against the arrays of a run, and what it answers."""
 
 import importlib.util
-import os
 import re
 
 import jax
@@ -184,9 +183,11 @@ def test_a_mistake_is_one_message(plan, args, message):
     ("flags", "asked"),
     [([], True), (["--train.no_deterministic"], False), (["--topology", "v5e"], False)],
 )
-def test_determinism_is_asked_for_as_in_a_run(plan, flags, asked):
+def test_determinism_is_asked_for_as_in_a_run(plan, monkeypatch, flags, asked):
+    calls = []
+    monkeypatch.setattr(cli, "ask_for_determinism", lambda: calls.append("asked"))
     plan("--model.path", "nowhere", *flags)
-    assert (cli.DETERMINISTIC in os.environ["XLA_FLAGS"]) == asked
+    assert calls == ["asked"] * asked
 
 
 def test_a_topology_needs_the_compiler(plan, monkeypatch):
