@@ -59,7 +59,7 @@ def read_contents(file: TensorFile) -> Contents:
     Raises:
       UserError: the scale stands in a config of PEFT's that is not there or not readable.
     """
-    groups, problems = by_layer(file, known.places())
+    groups, unknown, problems = by_layer(file, known.places())
     peft = (file.path, file.metadata, is_raw_peft(file))
     layers: dict[Place, Layer] = {}
     rule = alpha_rule(*peft)
@@ -68,8 +68,6 @@ def read_contents(file: TensorFile) -> Contents:
         problems += wrong
         if not wrong:
             layers[place] = _layer(file, place, keys, rule)
-    used = {key for layer in groups.values() for key in layer.values()}
-    unknown = sorted(set(file) - used)
     return Contents(_format(file), layers, is_rank_stabilised(*peft), unknown, problems)
 
 

@@ -81,24 +81,24 @@ def table(layers: Mapping[str, Iterable[str]]) -> dict[str, Place]:
 
 def by_layer(
     keys: Iterable[str], places: Mapping[str, Place]
-) -> tuple[dict[Place, dict[str, str]], list[str]]:
-    """A file's keys by layer and part; and a line for each that has no layer, or one twice.
+) -> tuple[dict[Place, dict[str, str]], list[str], list[str]]:
+    """A file's keys by layer and part, those of no layer, and a line for each that is there twice.
 
     Args:
       places: what `table` gives.
     """
     groups: dict[Place, dict[str, str]] = {}
-    problems = []
+    unknown, twice = [], []
     for key in sorted(keys):
         name = parse(key)
         place = places.get(name.module) if name else None
         if name is None or place is None:
-            problems.append(f"no such layer: {key}")
+            unknown.append(key)
         elif name.part in groups.setdefault(place, {}):
-            problems.append(f"the same tensor twice: {groups[place][name.part]} and {key}")
+            twice.append(f"the same tensor twice: {groups[place][name.part]} and {key}")
         else:
             groups[place][name.part] = key
-    return groups, problems
+    return groups, unknown, twice
 
 
 def _aliases(component: str, path: str) -> Iterator[str]:

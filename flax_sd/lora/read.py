@@ -44,7 +44,8 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
     refuse_family(where, shapes, *_widths(layers))
     refuse_format(where, file)
 
-    groups, problems = by_layer(file, table(layers))
+    groups, unknown, problems = by_layer(file, table(layers))
+    problems += [f"no such layer: {key}" for key in unknown]
     rule = alpha_rule(file.path, file.metadata, is_raw_peft(file))
     lora: LoRAFile = {}
     for place, parts in groups.items():

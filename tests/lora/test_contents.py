@@ -62,7 +62,7 @@ def test_what_is_broken_is_named(tmp_path):
     assert found.unknown == ["lora_unet_nowhere.alpha"] and not found.layers
     said = "\n".join(found.problems)
     assert "lora_down.weight is [2, 6] and up [8, 3]" in said
-    assert "no down beside" in said and "no such layer: lora_unet_nowhere.alpha" in said
+    assert "no down beside" in said and "nowhere" not in said
 
 
 def test_the_config_of_peft_gives_alpha_and_rslora(tmp_path):
