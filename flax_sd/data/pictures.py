@@ -119,10 +119,11 @@ class Pictures:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each picture's file, captions and mask by its name, 16 digits."""
-        return {
-            record.name: _sha256([seen.digest, record.captions, seen.mask and seen.mask.digest])
-            for record, seen in zip(self._found, self.seen, strict=True)
-        }
+        by_name: dict[str, list[Any]] = {}  # a metadata file may name a picture several times
+        for record, seen in zip(self._found, self.seen, strict=True):
+            made = [seen.digest, record.captions, seen.mask and seen.mask.digest]
+            by_name.setdefault(record.name, []).append(made)
+        return {name: _sha256(listed) for name, listed in by_name.items()}
 
     def mirrored(self, *, seed: int, sample: int) -> bool:
         """Whether sample number `sample` is shown mirrored."""

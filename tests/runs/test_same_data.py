@@ -61,6 +61,14 @@ def test_what_became_of_them_is_named(begun, change, found):
     assert all(re.search(re.escape(text), str(error.value)) for text in found), error.value
 
 
+def test_a_picture_that_is_listed_once_more_is_another(begun):
+    run, folder = begun
+    path = folder / "metadata.jsonl"
+    path.write_text(path.read_text() + '\n{"file_name": "1.png", "text": "again"}')
+    with pytest.raises(UserError, match="of another content, caption or mask: 1.png"):
+        same_data.check(run, opened(folder))
+
+
 def test_before_the_first_checkpoint_they_may_be_others(begun):
     run, folder = begun
     shutil.rmtree(run / "checkpoints")
