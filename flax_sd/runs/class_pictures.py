@@ -21,13 +21,27 @@ def draw(config: Config, progress: Progress) -> None:
     Raises:
       UserError: they cannot be drawn, or not into this folder.
     """
-    prompt, path = config.data.class_prompt, config.data.regularisation
-    if prompt is None or path is None:
+    if config.data.class_prompt is None or config.data.regularisation is None:
         return
-    folder = pathlib.Path(path)
-    _refuse_strangers(folder)
+    options = _options(config, config.data.class_prompt, pathlib.Path(config.data.regularisation))
+    _refuse_strangers(options.out)
+    others = without_undrawn(config)
+    if others is not config:
+        open_sets(others)  # whose faults are to be known before
+    if jax.process_count() == 1:
+        progress.say(f"pictures for data.regularisation {options.out}: {options.prompt!r}")
+        sample.run(options, progress)
+    elif others is not config:
+        raise UserError(
+            f"data.class_prompt draws in one process, and this run has {jax.process_count()}: draw "
+            f'before it, with python sample.py --model {options.model} --prompt "{options.prompt}" '
+            f"--images-per-prompt {options.images_per_prompt} --out {options.out}"
+        )
+
+
+def _options(config: Config, prompt: str, folder: pathlib.Path) -> SampleOptions:
     model = config.model
-    options = SampleOptions(
+    return SampleOptions(
         model=model.path,
         prompt=prompt,
         images_per_prompt=config.data.class_pictures,
@@ -38,16 +52,6 @@ def draw(config: Config, progress: Progress) -> None:
         variant=model.variant,
         out=folder,
     )
-    if jax.process_count() > 1:
-        raise UserError(
-            "data.class_prompt draws in one process, and this run has "
-            f"{jax.process_count()}: draw before it, with python sample.py --model {model.path} "
-            f'--prompt "{prompt}" --images-per-prompt {config.data.class_pictures} --out {path}, '
-            "and leave data.class_prompt out"
-        )
-    open_sets(without_undrawn(config))  # whose faults are to be known before
-    progress.say(f"pictures for data.regularisation {path}: {prompt!r}")
-    sample.run(options, progress)
 
 
 def without_undrawn(config: Config) -> Config:

@@ -5,6 +5,9 @@ import json
 import pytest
 
 from flax_sd import cli
+from flax_sd.errors import UserError
+from flax_sd.progress import Progress
+from flax_sd.runs import class_pictures
 from tests.runs.conftest import contents, make_pictures
 
 SIZE = ("--data.class_pictures", 2, "--train.steps", 2)
@@ -68,3 +71,14 @@ def test_listed_pictures_stay_beside_them(train, tmp_path, flags):
 def test_a_prompt_without_a_folder_is_refused(train):
     run = train("a", "--data.class_prompt", "a cat")
     assert run.status == 2 and "class_prompt without effect beside the other options" in run.err
+
+
+def test_several_processes_want_them_drawn_before(parse, tmp_path, monkeypatch, capsys, flags):
+    config = parse(*flags)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="draw before it, with python sample.py --model .*class$"):
+        class_pictures.draw(config, Progress())
+    (tmp_path / "class").mkdir()
+    make_pictures(tmp_path / "class", 2)
+    class_pictures.draw(config, Progress())
+    assert capsys.readouterr().out == ""  # they are taken as they are
