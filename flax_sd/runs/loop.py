@@ -16,7 +16,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs.feed import Fed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.pace import Pace, Work
-from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.precision import scales_loss
 from flax_sd.runs.profile import Profile
 from flax_sd.runs.spill import SpillWatch
 from flax_sd.runs.usage import memory
@@ -69,7 +69,7 @@ class Loop:
         self._progress, self._stop, self._hooks = progress, stop, hooks
         self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
         self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
-        self._scaled = resolve_dtype(config.compute_dtype) == "float16"
+        self._scaled = scales_loss(config.compute_dtype)
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Fed]

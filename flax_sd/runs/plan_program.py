@@ -18,6 +18,7 @@ from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import abstract_parts
 from flax_sd.runs.plan_hlo import Traffic, collectives
 from flax_sd.runs.plan_memory import bytes_per_device
+from flax_sd.runs.precision import scales_loss
 
 
 class Compiled(NamedTuple):
@@ -57,7 +58,7 @@ class Program:
         self._objective = objective = make_objective(config, parts)
         self.trained = {name: _size(tree) for name, tree in objective.params.items()}
         tx = optim.make_optimizer(config.optim, config.train.steps)
-        scaled = config.compute_dtype == "float16"
+        scaled = scales_loss(config.compute_dtype)
         self._step: Any = train_step.make_train_step(
             objective.loss,
             tx,

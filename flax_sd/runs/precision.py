@@ -20,6 +20,11 @@ def resolve_dtype(name: str) -> str:
     return "float16" if _is_old(capability) else "bfloat16"
 
 
+def scales_loss(name: str) -> bool:
+    """Whether training in the dtype that is named scales the loss, as float16 needs."""
+    return resolve_dtype(name) == "float16"
+
+
 def _is_old(capability: str | None) -> bool:
     try:
         return capability is not None and float(capability) < AMPERE

@@ -29,7 +29,7 @@ from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
 from flax_sd.runs.plan_memory import warn_if_too_large
 from flax_sd.runs.plan_search import advice
-from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.precision import resolve_dtype, scales_loss
 from flax_sd.runs.report import LiveReport
 from flax_sd.runs.results import Results
 from flax_sd.runs.samples import Samples
@@ -109,7 +109,7 @@ class Run:
         self.config, self.sets, self.parts = config, sets, parts
         self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
         self.total = total_steps(config, sets.train)
-        self.scaled = resolve_dtype(config.compute_dtype) == "float16"
+        self.scaled = scales_loss(config.compute_dtype)
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, parts)
