@@ -49,8 +49,8 @@ class Config(Section):
     """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
-    V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights and activations, and not
-    that of what is trained."""
+    V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, and not that of what is
+    trained."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
