@@ -1,18 +1,22 @@
-"""XLA's compiler: its options, its programs kept on disk, and its memory given back."""
+"""XLA's compiler: its options, its programs kept in memory and on disk, its memory given back."""
 
 import ctypes
+import dataclasses
 import functools
 import os
 import platform
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 import jax
+import numpy as np
+import pydantic
 
 from flax_sd.user_cache import user_cache
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty turns the cache off
 MAX_BYTES = 8 * 2**30  # a step at the size of SD 1.5 takes 3 MB on a CPU; the oldest go first
+BUILDERS = 16  # results that each builder of functions keeps
 LONG = 1.0  # seconds of compiling that leave memory worth giving back
 # A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
 # operation runs after another then; where each is too small for all cores, side by side is faster.
@@ -22,6 +26,62 @@ CPU_OPTIONS: dict[str, str | bool] = {
 # Weights of a program from which on memory matters: each network of SD 1.5 has more (the VAE 84
 # million), the bundled base's three together 27 million.
 LARGE = 2**26
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def remembered(build: Callable[P, T]) -> Callable[P, T]:
+    """Makes a builder of functions return the same function for equal arguments.
+
+    JAX traces and compiles each function object anew, even if it does what another one does. With
+    this decorator a second run or model of the same kind in a process reuses the first one's
+    programs. Everything that the result depends on must be an argument.
+    """
+
+    @functools.lru_cache(maxsize=BUILDERS)
+    def cached(call: _Call) -> T:
+        return build(*call.args, **call.kwargs)
+
+    @functools.wraps(build)
+    def remembering(*args: P.args, **kwargs: P.kwargs) -> T:
+        return cached(_Call(args, kwargs, _key((args, kwargs))))
+
+    return remembering
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """Arguments of a builder, equal to others whose contents are equal."""
+
+    args: tuple[Any, ...] = dataclasses.field(compare=False)
+    kwargs: dict[str, Any] = dataclasses.field(compare=False)
+    key: Hashable
+
+
+def _key(value: Any) -> Hashable:
+    """Returns a hashable stand-in for the contents of a value.
+
+    Raises:
+      TypeError: the value cannot be compared by its contents.
+    """
+    if isinstance(value, Mapping):
+        return frozenset((name, _key(each)) for name, each in value.items())
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(_key, value))
+    if isinstance(value, np.ndarray | jax.Array):
+        return value.shape, str(value.dtype), np.asarray(value).tobytes()
+    if isinstance(value, pydantic.BaseModel):
+        return type(value), value.model_dump_json()
+    try:
+        hash(value)
+    except TypeError:
+        if not dataclasses.is_dataclass(value):
+            raise
+        fields = dataclasses.fields(value)
+        return type(value), tuple(_key(getattr(value, field.name)) for field in fields)
+    return value
 
 
 class Program:

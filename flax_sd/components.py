@@ -1,5 +1,6 @@
 """The networks of a diffusers folder: from its config.json and its tensors to filled modules."""
 
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -86,8 +87,13 @@ def abstract_network(raw: dict[str, Any], where: str) -> Any:
     Raises:
       UserError: the class or a value of the config is not supported.
     """
-    kind, config = _kind_and_config(raw, where)
-    return nnx.eval_shape(lambda: kind.build(config, rngs=OneKey()))
+    return nnx.merge(*_shapes(*_kind_and_config(raw, where)), copy=True)
+
+
+@functools.lru_cache(maxsize=16)
+def _shapes(kind: Kind, config: Any) -> tuple[nnx.GraphDef, nnx.State]:
+    """Traces a network's constructor, once a process for each config."""
+    return nnx.split(nnx.eval_shape(lambda: kind.build(config, rngs=OneKey())))
 
 
 def load_network(

@@ -1,9 +1,10 @@
 """Pictures from prompts: what is asked for, checked, and the jitted programs that draw it."""
 
 import collections
+import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
 import jax
@@ -101,8 +102,14 @@ def draw_noise(
     return np.asarray(first, np.float32) * np.asarray(sampler.init_noise_sigma), noise
 
 
+@functools.lru_cache(maxsize=4)
+def shared_programs(*configs: Hashable) -> "Programs":
+    """Returns the programs of pipelines whose networks have these configs, once a process."""
+    return Programs()
+
+
 class Programs:
-    """The jitted programs of one pipeline, each compiled once for what is static and its shapes.
+    """The jitted programs of a pipeline, each compiled once for what is static and its shapes.
 
     Networks are split into graph (static) and state (an argument), so that new weights, LoRAs of
     the same ranks among them, reuse what was compiled.

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from flax_sd import components, corrections, samplers, sharding
 from flax_sd.errors import UserError
 from flax_sd.family import Family, family_of
-from flax_sd.generate import OUTPUTS, Programs, draw_noise, guided, read_request, to_uint8
+from flax_sd.generate import OUTPUTS, draw_noise, guided, read_request, shared_programs, to_uint8
 from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.unet import UNet2DConditionModel
@@ -83,7 +83,8 @@ class StableDiffusion:
         self.vae: Any = networks["vae"]
         self.text_encoders: list[Any] = [networks["text_encoder"]]
         self.tokenizers = [tokenizer]
-        self.programs = Programs()
+        parts = (self.unet, self.vae, *self.text_encoders)
+        self.programs = shared_programs(*(part.config for part in parts))
         self._dtype = dtype
         self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(tokenizer)
         self._batch: Sharding | None = None

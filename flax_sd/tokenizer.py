@@ -6,6 +6,7 @@ saves), with the special tokens in any of four places.
 """
 
 import copy
+import functools
 import json
 import logging
 import os
@@ -87,7 +88,7 @@ class Tokenizer:
         """
         folder = pathlib.Path(folder)
         present = [folder / name for name in _FILES if (folder / name).is_file()]
-        return cls({path.name: path.read_bytes() for path in present}, str(folder))
+        return _build(tuple((path.name, path.read_bytes()) for path in present), str(folder))
 
     def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b 77"]:
         """The ids; text past the 75th token is cut off and named in a log warning.
@@ -154,6 +155,12 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self._files.items():
             (folder / name).write_bytes(data)
+
+
+@functools.lru_cache(maxsize=4)
+def _build(files: tuple[tuple[str, bytes], ...], where: str) -> Tokenizer:
+    """Builds a tokenizer, once a process for each content: it never changes."""
+    return Tokenizer(dict(files), where)
 
 
 def _tail(prompt: str, encoded: list[tuple[int, int]]) -> str:

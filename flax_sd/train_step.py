@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-from flax_sd.compiler import jit
+from flax_sd.compiler import jit, remembered
 from flax_sd.losses import Loss, Trees
 
 GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles, as in torch
@@ -81,6 +81,7 @@ def init_state(
     )
 
 
+@remembered
 def make_train_step(
     loss: Loss,
     tx: optax.GradientTransformation,

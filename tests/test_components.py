@@ -72,3 +72,15 @@ def test_networks_that_are_not_supported(folder, config, message):
 def test_no_config(tmp_path):
     with pytest.raises(UserError, match="config.json could not be read: No such file"):
         components.random_network(tmp_path, "unet", jax.random.key(0), "float32")
+
+
+def test_abstract_networks_of_one_config_share_nothing_that_changes():
+    first, second = (components.abstract_network(VAE, "vae") for _ in range(2))
+    assert nnx.split(first)[0] == nnx.split(second)[0]
+    del first.quant_conv
+    first.conv_in_twin = first.decoder.conv_in
+    first.decoder.conv_in.kernel.set_value(None)
+    third = components.abstract_network(VAE, "vae")
+    for network in (second, third):
+        assert hasattr(network, "quant_conv") and not hasattr(network, "conv_in_twin")
+        assert network.decoder.conv_in.kernel.shape == (3, 3, 4, 8)

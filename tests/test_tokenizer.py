@@ -134,6 +134,16 @@ def test_saved_files_are_those_that_were_read(folders, pairs, layout, tmp_path):
     assert np.array_equal(theirs_of(again, PIECES), theirs_of(theirs, PIECES))
 
 
+def test_a_folder_is_read_anew_where_its_files_have_changed(tmp_path):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(BUNDLED, folder)
+    first = Tokenizer.load(folder)
+    assert Tokenizer.load(folder) is first
+    tokens = json.loads((folder / "special_tokens_map.json").read_text())
+    (folder / "special_tokens_map.json").write_text(json.dumps(tokens | {"pad_token": "!"}))
+    assert (first.pad, Tokenizer.load(folder).pad) == (49407, 0)
+
+
 def test_the_bundled_files_are_the_hubs():
     def blob(name):
         data = (BUNDLED / name).read_bytes()

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_sd.compiler import remembered
 from flax_sd.losses.base import Graphs, Loss, PixelBatch, Trees, merge, weighted
 from flax_sd.models.vae import Moments
 
 
+@remembered
 def vae_loss(
     graphs: Graphs,
     *,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flax_sd.compiler import remembered
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.masks import Rates
@@ -84,6 +85,7 @@ class Denoising:
         return value if self._weight is None else self._weight(t) * value
 
 
+@remembered
 def diffusion_loss(
     graphs: Graphs,
     schedule: NoiseSchedule,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_sd.compiler import remembered
 from flax_sd.losses.base import Graphs, Loss, PixelBatch, Trees, merge, weighted
 from flax_sd.losses.diffusion import PLAIN, Denoising, DiffusionConfig
 from flax_sd.schedule import NoiseSchedule
@@ -20,6 +21,7 @@ class PixelDraws(NamedTuple):
     added: jax.Array | None = None  # [b, h, w, c], what the input has in place of noise
 
 
+@remembered
 def pixel_loss(
     graphs: Graphs,
     schedule: NoiseSchedule,

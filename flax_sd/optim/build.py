@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import ArrayLike, Float32, PyTree
 
+from flax_sd.compiler import remembered
 from flax_sd.config import OptimConfig
 from flax_sd.optim import rates
 from flax_sd.optim.methods import DIRECTIONS, SELF_RATED, betas
@@ -32,10 +33,17 @@ def make_optimizer(cfg: OptimConfig, total_steps: int) -> optax.GradientTransfor
     rates.check_schedule(cfg)
     # A table worked out in float64: float32 arithmetic would miss restarts by a step.
     factors = [rates.rate_factor(cfg, step, total_steps) for step in range(total_steps + 1)]
-    table = np.asarray(factors, np.float32)
+    while len(factors) > 1 and factors[-1] == factors[-2]:
+        factors.pop()  # a constant rate then gives one program, however many steps there are
+    return _build(cfg, np.asarray(factors, np.float32))
+
+
+@remembered
+def _build(cfg: OptimConfig, table: Float32[np.ndarray, " n"]) -> optax.GradientTransformation:
+    """Builds the optimizer whose rate at each step is that share of its peak, then the last."""
 
     def schedule(count: ArrayLike) -> jax.Array:
-        return jnp.asarray(table)[jnp.minimum(count, total_steps)]
+        return jnp.asarray(table)[jnp.minimum(count, len(table) - 1)]
 
     tx = _method(cfg, schedule)
     if cfg.max_grad_norm:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from flax_sd.compiler import remembered
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
@@ -52,8 +53,11 @@ def dropout_rates(config: Config) -> Rates | None:
 def constraint(config: Config) -> Callable[[Trees, Trees], Trees] | None:
     """What each step does to the LoRA after its update; None for nothing."""
     largest = config.lora.max_norm
-    if largest is None:
-        return None
+    return None if largest is None else _norm_limit(largest)
+
+
+@remembered
+def _norm_limit(largest: float) -> Callable[[Trees, Trees], Trees]:
     return lambda params, frozen: {
         name: limit_norms(leaves, frozen[name], largest) for name, leaves in params.items()
     }

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int
 
 from flax_sd import sharding
-from flax_sd.compiler import jit
+from flax_sd.compiler import jit, remembered
 from flax_sd.data import Batch
 from flax_sd.losses import Loss, Trees
 from flax_sd.runs.inputs import Inputs
@@ -48,7 +48,7 @@ class Evaluator:
         total = loss.timesteps
         self.bands = [] if total is None else band_edges(total)
         self._timesteps = fixed_timesteps(self._count, 1 if total is None else total)
-        self._loss = jit(_fixed(loss, mesh), out_shardings=sharding.replicated(mesh))
+        self._loss = _fixed(loss, mesh)
 
     def losses(self, params: Trees, frozen: Trees) -> Float64[np.ndarray, "n bands"]:
         """Each picture's loss in each band; in one, if the loss has no timesteps."""
@@ -106,8 +106,9 @@ def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), len(part)
 
 
+@remembered
 def _fixed(loss: Loss, mesh: Mesh) -> Any:
-    """Each row's loss, with draws that depend on the picture and the band alone."""
+    """Jitted: each row's loss, with draws that depend on the picture and the band alone."""
 
     def draw(key: jax.Array, row: Any) -> Any:
         draws = loss.draw(key, jax.tree.map(lambda leaf: leaf[None], row))
@@ -129,4 +130,4 @@ def _fixed(loss: Loss, mesh: Mesh) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return loss.loss(params, frozen, batch, draws)
 
-    return value
+    return jit(value, out_shardings=sharding.replicated(mesh))

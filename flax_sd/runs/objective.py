@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flax_sd.compiler import jit
+from flax_sd.compiler import Program, jit, remembered
 from flax_sd.config import Config
 from flax_sd.losses import (
     DiffusionConfig,
@@ -70,13 +70,13 @@ def make_objective(config: Config, parts: Parts) -> Objective:
             graphs[name], frozen[name] = nnx.split(network)
     if config.train.mode == "vae":
         loss = _vae_objective(config, networks["vae"], graphs)
-        return Objective(graphs, params, frozen, loss, loss, jit(_pixels_alone))
+        return Objective(graphs, params, frozen, loss, loss, _pixels_alone())
     options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
     if config.train.mode == "ddpm":
         dtype, schedule = _compute_dtype(config), noise_schedule(parts)
         loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
         measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
-        return Objective(graphs, params, frozen, loss, measure, jit(_pixels_alone))
+        return Objective(graphs, params, frozen, loss, measure, _pixels_alone())
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
@@ -86,23 +86,10 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         compute_dtype=_compute_dtype(config),
     )
     loss = make_loss(cfg=options)
-    trained_text = "text_encoder" in params
-    moments, text = _encoders(graphs, config.model.clip_skip)
-
-    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
-        return EncodedBatch(moments(frozen, pixels), ids if trained_text else text(frozen, ids))
-
-    own_text = None if trained_text else jit(text)
+    frozen_text = "text_encoder" not in params
+    encoders = _encoders(graphs, config.model.clip_skip, frozen_text=frozen_text)
     return Objective(
-        graphs,
-        params,
-        frozen,
-        loss,
-        make_loss(),
-        jit(encode),
-        jit(moments),
-        own_text,
-        constraint(config),
+        graphs, params, frozen, loss, make_loss(), *encoders, constrain=constraint(config)
     )
 
 
@@ -132,14 +119,16 @@ def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) ->
     )
 
 
-def _pixels_alone(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> PixelBatch:
-    return PixelBatch(pixels)
+@remembered
+def _pixels_alone() -> Program:
+    return jit(lambda frozen, pixels, ids: PixelBatch(pixels))
 
 
+@remembered
 def _encoders(
-    graphs: dict[str, nnx.GraphDef], clip_skip: int
-) -> tuple[Callable[[Trees, jax.Array], Moments], Callable[[Trees, jax.Array], jax.Array]]:
-    """Pixels to moments and ids to text states, without gradients."""
+    graphs: dict[str, nnx.GraphDef], clip_skip: int, *, frozen_text: bool
+) -> tuple[Program, Program, Program | None]:
+    """Returns `encode`, `moments` and `text` of an Objective."""
 
     def moments(frozen: Trees, pixels: jax.Array) -> Moments:
         return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
@@ -147,7 +136,10 @@ def _encoders(
     def text(frozen: Trees, ids: jax.Array) -> jax.Array:
         return nnx.merge(graphs["text_encoder"], frozen["text_encoder"])(ids, clip_skip).text
 
-    return moments, text
+    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
+        return EncodedBatch(moments(frozen, pixels), text(frozen, ids) if frozen_text else ids)
+
+    return jit(encode), jit(moments), jit(text) if frozen_text else None
 
 
 def trained_size(objective: Objective) -> int:

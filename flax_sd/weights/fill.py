@@ -98,16 +98,16 @@ def _copy(source: np.ndarray, target: np.ndarray) -> None:
     Raises:
       FloatingPointError: a value past float16's range, which would silently become infinite.
     """
-
-    def part(rows: tuple[np.ndarray, np.ndarray]) -> None:
-        with np.errstate(over="raise"):
-            rows[0][...] = rows[1]
-
     if target.ndim < 2:
-        return part((target, source))
+        return _copy_part(target, source)
     axis = target.ndim - 2
     parts = (np.array_split(array, _THREADS, axis) for array in (target, source))
-    list(_POOL.map(part, zip(*parts, strict=True)))
+    list(_POOL.map(_copy_part, *parts))
+
+
+def _copy_part(target: np.ndarray, source: np.ndarray) -> None:
+    with np.errstate(over="raise"):
+        target[...] = source
 
 
 def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:

@@ -23,6 +23,15 @@ def loss_and_gradient(objective):
     return jax.jit(jax.value_and_grad(value))(objective.params)
 
 
+def test_runs_of_one_kind_share_their_programs(objective):
+    first, second = objective(), objective("--seed", 3, "--train.steps", 9)
+    for name in ("loss", "measure", "encode", "moments", "text"):
+        assert getattr(first, name) is getattr(second, name), name
+    other = objective("--noise.offset", 0.1, "--model.clip_skip", 1)
+    for name in ("loss", "measure", "encode", "text"):
+        assert getattr(first, name) is not getattr(other, name), name
+
+
 @pytest.mark.parametrize("remat", ["blocks", "full"])
 def test_recomputation_changes_no_gradient(objective, remat):
     made = objective("--train.remat", remat)
