@@ -13,9 +13,9 @@ import pathlib
 import jax
 import numpy as np
 from flax import nnx
+from options import base_pictures
 
 from flax_sd import data
-from flax_sd.config import DataConfig
 from flax_sd.runs.parts import load_vae
 from flax_sd.sheet import make_sheet
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--data", default="data/fluent-emoji-3d/held_out")
     parser.add_argument("--sheet", type=pathlib.Path)
     options = parser.parse_args()
-    pictures = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
+    pictures = base_pictures(options.data)
     pixels, decoded = reconstructions(options.model, pictures)
     each = psnr(pixels, decoded)
     print(f"{len(each)} held-out pictures: PSNR mean {each.mean():.2f} dB,", end=" ")

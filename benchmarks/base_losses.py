@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from options import base_pictures
 
 from flax_sd import StableDiffusion, data
-from flax_sd.config import DataConfig
 from flax_sd.schedule import NoiseSchedule
 
 BANDS, AT_ONCE = 10, 8
@@ -102,7 +102,7 @@ def main() -> None:
     if options.metrics is not None:
         options.curve.write_text(curve(options.metrics))
         return
-    pictures = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
+    pictures = base_pictures(options.data)
     columns = [losses(model, pictures) for model in options.model]
     print("| timesteps | " + " | ".join(options.model) + " |")
     print("|---" * (1 + len(columns)) + "|")

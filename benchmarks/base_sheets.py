@@ -11,9 +11,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from options import base_pictures
 
-from flax_sd import StableDiffusion, data
-from flax_sd.config import DataConfig
+from flax_sd import StableDiffusion
 from flax_sd.sheet import make_grid, make_sheet
 
 KNOWN, AT_ONCE, ACROSS = 48, 8, 8
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
     options = parser.parse_args()
     sd = StableDiffusion.load(options.model)
-    opened = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
+    opened = base_pictures(options.data)
     picked = (
         np.random.default_rng(0)
         .choice(len(opened), min(KNOWN, len(opened)), replace=False)

@@ -4,9 +4,13 @@ import argparse
 import json
 import pathlib
 
+from flax_sd import data
+from flax_sd.config import DataConfig
+
 SMALL = pathlib.Path(__file__).parents[1] / "flax_sd" / "bundled" / "base"
 REAL = pathlib.Path("runs/real_size/sd15")
 STRIDE = 8  # pixels a latent
+BASE_SIDE = 128  # pixels of the pictures that the bundled base was trained on
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -35,3 +39,8 @@ def find_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 def side_of(model: pathlib.Path) -> int:
     """Side of the pictures that the model was trained on, in pixels."""
     return json.loads((model / "unet" / "config.json").read_text())["sample_size"] * STRIDE
+
+
+def base_pictures(path: str) -> data.Pictures:
+    """Opens pictures as the bundled base was trained on them."""
+    return data.open_pictures(DataConfig(path=path, resolution=BASE_SIDE, center_crop=True))

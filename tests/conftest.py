@@ -14,12 +14,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     compiled = tempfile.TemporaryDirectory(prefix="compiled-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
 # Most of the tests' time is XLA compiling small programs that run once: without LLVM's
-# optimisations, and with its older emitters of loops, that takes an eighth of it. Matrix products
-# and convolutions are XLA's own either way. Another version may stop at flags that it lacks.
+# optimisations, with its older emitters of loops, and all in one module, that takes a tenth of it.
+# Matrix products and convolutions are XLA's own either way. Another version may stop at flags that
+# it lacks.
 if version("jax").startswith("0.10.") and "optimization_level" not in os.environ.get(
     "XLA_FLAGS", ""
 ):
     quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    quick += " --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 
 import jax

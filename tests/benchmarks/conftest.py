@@ -13,8 +13,8 @@ def rows_of(folders, monkeypatch):
     """Runs a benchmark with --small on a tiny model: the rows of its tables, column -> cell."""
 
     def run(name, *arguments):
-        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
-        command += ["--small", "--model", str(folders / "sd1")]
+        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--small"]
+        command += ["--model", str(folders / "sd1"), *map(str, arguments)]
         environ = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # half the time to compile
         ended = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environ)
         assert ended.returncode == 0, ended.stderr

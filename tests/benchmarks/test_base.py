@@ -20,6 +20,7 @@ def call(modules, monkeypatch, folders, tmp_path):
 
     def run(name, *arguments):
         module = __import__(name)
+        monkeypatch.setattr("options.BASE_SIDE", 32)
         fixed = ["--model", str(folders / "sd1"), "--data", str(pictures)]
         monkeypatch.setattr(sys, "argv", [name, *fixed, *map(str, arguments)])
         module.main()
@@ -62,7 +63,7 @@ def test_the_sheets(call, tmp_path, monkeypatch):
     call("base_sheets", "--out", tmp_path)
     for name in ("base_known", "base_new", "base_samplers"):
         with Image.open(tmp_path / f"{name}.jpg") as sheet:
-            assert min(sheet.size) > 60
+            assert min(sheet.size) > 40
 
 
 @pytest.mark.slow

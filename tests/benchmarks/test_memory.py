@@ -1,12 +1,29 @@
 """Recomputation takes less memory and more operations; the batches follow the lines."""
 
+import json
+import shutil
+
 import pytest
 
 
+@pytest.fixture
+def deep(folders, tmp_path):
+    """A tiny model with blocks enough that one of them is a small part; weights are not read."""
+    folder = tmp_path / "deep"
+    shutil.copytree(folders / "sd1", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    path = folder / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"block_out_channels": [8, 8], "sample_size": 8}
+    for name in ("down_block_types", "up_block_types"):
+        config[name] *= 2
+    path.write_text(json.dumps(config))
+    return folder
+
+
 @pytest.mark.slow
-def test_every_remat(rows_of):
-    plain, blocks, full = rows_of("memory")
-    assert plain["work"] == "sd1, float32, remat none, cpu"
+def test_every_remat(rows_of, deep):
+    plain, blocks, full = rows_of("memory", "--batches", 1, 2, "--model", deep)
+    assert plain["work"] == "deep, float32, remat none, cpu"
     costs = [float(row["TFLOP a picture"]) for row in (plain, blocks, full)]
     assert costs == sorted(set(costs))
     beside = [float(row["GB beside, 2 a device"]) for row in (plain, blocks)]

@@ -12,6 +12,7 @@ import transformers
 from diffusers.utils import logging as diffusers_logging
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.lora.adapter import Adapter
 from flax_sd.lora.files import read, write_kohya, write_peft
 from flax_sd.lora.inject import attach
@@ -73,8 +74,8 @@ def ours_of(pipeline):
     text = CLIPTextConfig(**{key: v for key, v in TEXT.items() if key != "bos_token_id"})
     config = UNetConfig.from_json(UNET)
     abstract = {
-        "unet": nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0))),
-        "text_encoder": nnx.eval_shape(lambda: CLIPTextModel(text, rngs=nnx.Rngs(0))),
+        "unet": nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=OneKey())),
+        "text_encoder": nnx.eval_shape(lambda: CLIPTextModel(text, rngs=OneKey())),
     }
     tensors = {name: parity.numpy_state(getattr(pipeline, name)) for name in abstract}
     tensors["text_encoder"] = {

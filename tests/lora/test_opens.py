@@ -13,7 +13,7 @@ from flax_sd.weights.safetensors import TensorFile
 from tests import tiny
 
 RANK = 2
-ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 TO_Q, TO_K, TO_OUT = (f"{ATTENTION}.{end}" for end in ("to_q", "to_k", "to_out.0"))
 FF = ATTENTION.replace("attn1", "ff.net.2")
 TEXT = "text_model.encoder.layers.0.self_attn"

@@ -6,6 +6,7 @@ import torch
 import transformers
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.clip import UNSUPPORTED, CLIPTextConfig, CLIPTextModel
 from flax_sd.weights.fill import fill
@@ -39,7 +40,7 @@ SD2_FULL = {
 
 def abstract(raw):
     config = CLIPTextConfig.from_json(raw)
-    return nnx.eval_shape(lambda: CLIPTextModel(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: CLIPTextModel(config, rngs=OneKey()))
 
 
 def pair(raw):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.tiny_vae import UNSUPPORTED, AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.weights.fill import fill, state_tensors
@@ -26,7 +27,7 @@ def pair(raw):
     """diffusers' network with random weights, and ours with the same."""
     theirs = parity.randomise(diffusers.AutoencoderTiny(**raw))
     config = AutoencoderTinyConfig.from_json(raw)
-    abstract = nnx.eval_shape(lambda: AutoencoderTiny(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: AutoencoderTiny(config, rngs=OneKey()))
     return theirs, fill(abstract, parity.numpy_state(theirs), "float32", "test")
 
 

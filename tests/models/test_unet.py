@@ -8,6 +8,7 @@ import pytest
 import torch
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.flops import count_flops
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
@@ -66,7 +67,7 @@ SD2_FULL = {
 
 def abstract(raw):
     config = UNetConfig.from_json(raw)
-    return nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=OneKey()))
 
 
 def pair(raw, seed=0):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.dropout import dropout
 from flax_sd.models.unet_2d import UNet2DModel
@@ -62,7 +63,7 @@ T = jnp.array([0, 381, 999])
 
 def abstract(raw):
     config = UNet2DConfig.from_json(raw)
-    return nnx.eval_shape(lambda: UNet2DModel(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: UNet2DModel(config, rngs=OneKey()))
 
 
 def pair(raw):

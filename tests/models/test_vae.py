@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL, AutoencoderKLConfig, Moments
 from flax_sd.weights.fill import fill, state_tensors
@@ -33,7 +34,7 @@ def pair(**changes: Any) -> tuple[AutoencoderKL, Any]:
     raw = CONFIG | changes
     theirs = randomise(diffusers.AutoencoderKL.from_config(raw))
     config = AutoencoderKLConfig.from_json(raw)
-    abstract = nnx.eval_shape(lambda: AutoencoderKL(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: AutoencoderKL(config, rngs=OneKey()))
     return fill(abstract, numpy_state(theirs), "float32", "the test"), theirs
 
 

@@ -79,7 +79,7 @@ def test_debug_shows_the_trace(train, tmp_path):
     [
         (["--lora.targets", "nothing"], "lora targets 'nothing': no linear or convolution"),
         (["--lora.targets", "("], "not a regular expression"),
-        (["--model.clip_skip", 9], "model.clip_skip is 9, the text encoder has 3 layers"),
+        (["--model.clip_skip", 9], "model.clip_skip is 9, the text encoder has 2 layers"),
         (["--data.on_bad", "stop", "--data.resolution", 8], None),
         (["--sample.sampler", "eular", "--sample.prompts", "a"], "there is no sampler 'eular'"),
     ],

@@ -109,7 +109,7 @@ def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
     text = make_objective(
         cfg := parse(*flags, "--train.text_encoder"), abstract_parts(cfg, "float32")
     )
-    assert len(jax.tree.leaves(text.params["text_encoder"])) == 1 + 2 * 12
+    assert len(jax.tree.leaves(text.params["text_encoder"])) == 1 + 2 * 8
 
 
 def batch_of(seed, ids):

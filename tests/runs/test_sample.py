@@ -210,7 +210,7 @@ def test_all_mistakes_at_once_before_anything_is_read(tmp_path, capsys):
     "more, message",
     [
         ([], "error: either --prompt or --prompts FILE is wanted: neither is given"),
-        (["--prompt", "a", "--clip-skip", "4"], "clip_skip is 4: this text encoder has 3 layers"),
+        (["--prompt", "a", "--clip-skip", "3"], "clip_skip is 3: this text encoder has 2 layers"),
         (["--prompt", "a", "--steps", "1001"], "1001"),
         (["--prompt", "a", "--vae", "{out}"], "out does not exist"),
     ],

@@ -21,7 +21,7 @@ def job_of(model, tmp_path, *more):
 def test_unset_settings_come_from_the_model(model, tmp_path):
     job = job_of(model, tmp_path, "--prompt", "a", "--height", "64")
     (record,) = job.records.values()
-    assert (record["height"], record["width"]) == (64, 48)  # 6 latents of 8 pixels
+    assert (record["height"], record["width"]) == (64, 12)  # 6 latents of 2 pixels
     assert record["sampler"] == "pndm" and record["dtype"] == "float32" and record["vae"] is None
     assert not (tmp_path / "out").exists()
 

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from flax_sd import config_file
+from flax_sd.components import OneKey
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
@@ -116,7 +117,7 @@ def test_options_beside_a_start(values, said):
 def test_a_real_file_of_the_reference_script(test_data):
     """In the names of diffusers 0.14: 128 layers of rank 4."""
     file = test_data / "lora" / "catundchat_sd15.safetensors"
-    text = nnx.eval_shape(lambda: CLIPTextModel(CLIPTextConfig(), rngs=nnx.Rngs(0)))
+    text = nnx.eval_shape(lambda: CLIPTextModel(CLIPTextConfig(), rngs=OneKey()))
     networks = {"unet": abstract_unet(SD15), "text_encoder": text}
     held = read(file, networks)["unet"]
     config = Config.model_validate({"lora": {"start": str(file)}})

@@ -5,6 +5,7 @@ import torch
 from flax import nnx
 from PIL import Image
 
+from flax_sd.components import OneKey
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.weights.fill import fill
 from flax_sd.weights.safetensors import TensorFile
@@ -26,7 +27,7 @@ def test_real_weights_give_back_a_picture_as_well_as_diffusers(test_data):
         {key: encoder[key] for key in encoder.keys()}, {key: decoder[key] for key in decoder.keys()}
     )
     config = AutoencoderTinyConfig()
-    abstract = nnx.eval_shape(lambda: AutoencoderTiny(config, rngs=nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: AutoencoderTiny(config, rngs=OneKey()))
     ours = fill(abstract, tensors, "float32", "taesd")
     theirs = diffusers.AutoencoderTiny().eval()
     theirs.load_state_dict(
