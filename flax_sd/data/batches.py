@@ -11,7 +11,6 @@ from jaxtyping import Float32, Int64
 from flax_sd.config import DataConfig
 from flax_sd.data.images import Size
 from flax_sd.data.order import Order
-from flax_sd.errors import UserError
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -67,7 +66,9 @@ class Batch(NamedTuple):
 class _Steps:
     """Random access by step: loads this process's share of the step's batch."""
 
-    def __init__(self, pictures: Source, seed: int, order: Order, share: slice):
+    def __init__(
+        self, pictures: Source, seed: int, order: Order, share: Int64[np.ndarray, " r"] | slice
+    ):
         self._pictures, self._seed = pictures, seed
         self._order, self._share = order, share
 
@@ -100,27 +101,22 @@ def batches(
     start_step: int = 0,
     stop_step: int | None = None,
     stride: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Int64[np.ndarray, " r"] | None = None,
 ) -> Generator[Batch, None, None]:
     """Returns the batches from `start_step` on, decoded ahead by `data.workers` threads.
 
     Args:
-      batch_size: pictures a step over all processes; process p gets the p-th contiguous share.
+      batch_size: pictures a step over all processes.
       stop_step: the first that is not wanted; there is no end if None.
       stride: of the numbers of samples from one epoch to the next (see `Order`).
+      rows: those of each step that this process's devices hold (`sharding.process_rows`); all if
+        None.
 
     Raises:
-      UserError: the processes cannot share the batch evenly; later, from the iterator, a picture
-        that could be read at the start cannot be any more.
+      UserError: later, from the iterator, a picture that could be read at the start cannot be any
+        more.
     """
-    if batch_size % process_count:
-        raise UserError(
-            f"train.batch_size {batch_size} cannot be divided among {process_count} processes: "
-            f"{max(1, batch_size // process_count) * process_count} can"
-        )
-    local = batch_size // process_count
-    share = slice(process_index * local, (process_index + 1) * local)
+    share = slice(None) if rows is None else rows
     order = Order(pictures, batch_size, seed, stride)
     steps = grain.MapDataset.source(_Steps(pictures, seed, order, share))
     return _read_ahead(steps[start_step:stop_step], pictures.cfg.workers)

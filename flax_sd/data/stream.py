@@ -13,6 +13,9 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Int64
+
 from flax_sd.data.batches import Batch, batches
 from flax_sd.data.order import SHARDS, Order, permutation
 from flax_sd.data.pictures import Pictures
@@ -72,12 +75,15 @@ class Stream:
         self._at_hand: tuple[Shard, Pictures] | None = None  # the last one that was asked for
 
     def batches(
-        self, start_step: int = 0, *, process_index: int = 0, process_count: int = 1
+        self, start_step: int = 0, *, rows: Int64[np.ndarray, " r"] | None = None
     ) -> Generator[Batch, None, None]:
-        """The batches from `start_step` on.
+        """Yields the batches from `start_step` on.
+
+        Args:
+          rows: those of each step that this process's devices hold; all if None.
 
         Raises:
-          UserError: as `batches`; later, from the iterator, a shard is gone or is another.
+          UserError: from the iterator: as `batches`; a shard is gone or is another.
         """
         first, before = self._find(start_step)
         start, stop = start_step - before, threading.Event()
@@ -94,8 +100,7 @@ class Stream:
                         start_step=visit * steps + start,
                         stop_step=(visit + 1) * steps,
                         stride=STRIDE,
-                        process_index=process_index,
-                        process_count=process_count,
+                        rows=rows,
                     )
                     with contextlib.closing(shown):
                         yield from shown

@@ -3,7 +3,6 @@
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -43,13 +42,12 @@ def feed(
     Raises:
       UserError: the batch does not divide over the devices, or a picture is gone.
     """
-    sharding.process_rows(config.train.batch_size, mesh)
-    share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    size, seed = config.train.batch_size, config.seed
+    rows = sharding.process_rows(size, mesh)
     if stream is not None:
-        batches = stream.batches(start_step, **share)
+        batches = stream.batches(start_step, rows=rows)
     else:
-        size, seed = config.train.batch_size, config.seed
-        batches = data.batches(inputs.source, size, seed=seed, start_step=start_step, **share)
+        batches = data.batches(inputs.source, size, seed=seed, start_step=start_step, rows=rows)
     for each in batches:
         captions = drop_captions(each.captions, each.samples, config)
         batch = inputs.batch(each._replace(captions=captions))

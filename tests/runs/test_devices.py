@@ -133,16 +133,30 @@ def test_two_processes_write_one_set_of_files_and_one_goes_on_with_it(
         assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k not in PACE)
 
 
+# B1: a TPU's mesh orders devices by its topology, so a process may hold any rows of a batch.
+PERMUTED = TRAIN.replace(
+    "status = cli",
+    """
+make_mesh = sharding.make_mesh
+def permuted(data, fsdp, devices=None):
+    devices = list(jax.devices() if devices is None else devices)
+    return make_mesh(data, fsdp, devices[::2] + devices[1::2])
+sharding.make_mesh = permuted
+status = cli""",
+).replace("print(f", "print('rows', sharding.process_rows(8, permuted(-1, 1)).tolist())\nprint(f")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_two_processes_encode_a_share_each(flags, alone, tmp_path, monkeypatch, shared):
     caches = [tmp_path / f"cache{i}" for i in range(2)]
-    own = TRAIN
+    own = PERMUTED
     if not shared:  # as hosts have whose disks are their own
-        own = "import os\nos.environ['XDG_CACHE_HOME'] += os.environ['JAX_PROCESS_ID']\n" + TRAIN
+        own = "import os\nos.environ['XDG_CACHE_HOME'] += os.environ['JAX_PROCESS_ID']\n" + PERMUTED
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches[0] if shared else tmp_path / "cache"))
-    out = run_two(own, 1, *flags("both", "--data.center_crop", "true"))
+    out = run_two(own, 2, *flags("both", "--data.center_crop", "true"))
     assert ["status 0, 2 processes" in text for text in out] == [True, True]
+    assert "rows [0, 1, 4, 5]" in out[0] and "rows [2, 3, 6, 7]" in out[1]
     held = [contents(cache) for cache in caches[: 1 if shared else 2]]
     assert all(len(files) == 7 + 8 for files in held)  # pictures; captions and the empty one
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
