@@ -38,6 +38,9 @@ class TrainConfig(Section):
     trained. Unset keeps none."""
     deterministic: bool = True
     """On a GPU, only operations that give the same bytes each time."""
+    measure_scaling_factor: bool = False  # the UNet beside the VAE was trained with the old factor
+    """In mode vae, write the scale of the latents, measured on the pictures, into the VAE's config;
+    for a VAE that starts from scratch it is measured in any case."""
     on_nonfinite: Literal["stop", "skip"] = "stop"  # a NaN is seldom the last one
     """At a step whose loss, gradient or update is not finite, which changes no weight: stop, or
     skip it, name its pictures and go on."""
@@ -46,7 +49,8 @@ class TrainConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _effective(self) -> "TrainConfig":
-        refuse_idle(self, {"max_skipped": self.on_nonfinite == "skip"})
+        meaning = {"max_skipped": self.on_nonfinite == "skip"}
+        refuse_idle(self, meaning | {"measure_scaling_factor": self.mode == "vae"})
         return self
 
 

@@ -35,7 +35,7 @@ class Results:
           UserError: they cannot be written.
         """
         changed, frozen = {}, objective.frozen
-        if self._config.train.mode == "vae":
+        if self._measures_scale():
             scale = latents.scaling_factor(objective, learned, frozen, self._pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self._progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
@@ -43,6 +43,14 @@ class Results:
             changed = {"sample_size": self._config.data.resolution}
         for path in self._outputs.finish(learned, frozen, changed, best=best):
             self._progress.stage("written", str(path))
+
+    def _measures_scale(self) -> bool:
+        """Says whether the VAE's scaling factor is to be measured.
+
+        That of a VAE which came with one stays: the UNet beside it was trained with it.
+        """
+        train, model = self._config.train, self._config.model
+        return train.mode == "vae" and (train.measure_scaling_factor or "vae" in model.from_scratch)
 
     def write_best(
         self, step: int, state: TrainState, checkpoints: Checkpoints, objective: Objective

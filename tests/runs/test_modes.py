@@ -108,8 +108,12 @@ def test_full_training_from_scratch_forgets_the_weights(train, model):
     assert np.abs(ours["conv_out.weight"]).max() <= 3e-3  # zero, and two steps of 1e-3
 
 
-def test_the_autoencoder_is_trained_and_its_scale_measured(train, model):
-    run = train("a", "--train.mode", "vae", "--train.steps", 2)
+def test_the_autoencoder_is_trained_and_keeps_its_scale_unless_it_is_to_be_measured(train, model):
+    """A1: the UNet beside the VAE was trained on latents of the old scale."""
+    steps = ["--train.mode", "vae", "--train.steps", 2]
+    kept = diffusers.AutoencoderKL.from_pretrained(train("kept", *steps).folder / "model" / "vae")
+    assert kept.config.scaling_factor == 0.3
+    run = train("a", *steps, "--train.measure_scaling_factor")
     assert run.status == 0, run.err
     vae = diffusers.AutoencoderKL.from_pretrained(run.folder / "model" / "vae")
     old = diffusers.AutoencoderKL.from_pretrained(model / "vae")
@@ -128,6 +132,8 @@ def test_the_autoencoder_is_trained_and_its_scale_measured(train, model):
         scale = 1 / (second - moments.mean.mean() ** 2).sqrt()
     assert vae.config.scaling_factor == pytest.approx(float(scale), rel=1e-4)
     tiny.load(run.folder / "model")
+    new = train("new", *steps, "--model.from_scratch", "vae").folder / "model" / "vae"
+    assert diffusers.AutoencoderKL.load_config(new)["scaling_factor"] not in (0.3, float(scale))
 
 
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny"])
