@@ -80,8 +80,9 @@ class Encoder:
         self._work = [self._pictures_work(sets)]
         self.captions: EncodedCaptions | None = None
         if objective.text is not None and not data.vary(config.data):
-            text_encoder = self._identity("text_encoder")
-            self.captions = EncodedCaptions(text_encoder, config.model.clip_skip, store)
+            assert parts.tokenizer is not None, "a mode with a text encoder has a tokenizer"
+            text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
+            self.captions = EncodedCaptions(parts.tokenizer, text_encoder, skip, store)
             self._work.append(self._captions_work(self.captions, sets))
 
     def missing_bytes(self) -> int:
@@ -143,20 +144,15 @@ class Encoder:
         """All captions, and the empty one."""
         texts = (text for p in sets for i in range(len(p)) for text in p.captions(i))
         items = {captions.key(text): text for text in dict.fromkeys(["", *texts])}
-        tokenizer = self._parts.tokenizer
-        assert tokenizer is not None, "mode vae encodes nothing"
 
         def shape(text: str) -> Hashable:
             return None
-
-        def load(text: str) -> np.ndarray:
-            return tokenizer([text])[0]
 
         def named(states: Any) -> Arrays:
             return {"states": states}
 
         rows = CAPTIONS_AT_ONCE * self._mesh.size
-        return Work("captions", items, shape, load, self._objective.text, named, rows)
+        return Work("captions", items, shape, captions.ids, self._objective.text, named, rows)
 
     def _missing(self, work: Work) -> list[str]:
         return [key for key in work.items if not self._store.has(key)]

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import PIL
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 
 from flax_sd import data
 from flax_sd.config import DataConfig
-from flax_sd.runs.store import Store, key_of
+from flax_sd.runs.store import Store, code_version, key_of
+from flax_sd.tokenizer import Tokenizer
 
 
 class EncodedPictures:
@@ -19,7 +20,8 @@ class EncodedPictures:
         self.cfg: DataConfig = pictures.cfg
         self.shapes, self.repeats = pictures.shapes, pictures.repeats
         self.weights = pictures.weights
-        self._pictures, self._vae, self._store = pictures, vae, store
+        self._pictures, self._store = pictures, store
+        self._made_by = PIL.__version__, code_version(), vae
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -51,17 +53,20 @@ class EncodedPictures:
         return self._pictures.mask(i, seed=seed, sample=sample)
 
     def key(self, i: int, mirrored: bool) -> str:
-        """What all that decides the moments comes to; the cut is the middle's."""
+        """Returns a hash of everything that determines the moments; the crop is the centre's."""
         cfg, fit = self.cfg, self._pictures.fits[i]
         made = [*fit.resized, *fit.shape, cfg.interpolation, cfg.background, mirrored]
-        return key_of("moments", self._pictures.seen[i].digest, *made, PIL.__version__, self._vae)
+        return key_of("moments", self._pictures.seen[i].digest, *made, *self._made_by)
 
 
 class EncodedCaptions:
     """The text states of captions, read from the store."""
 
-    def __init__(self, text_encoder: str, clip_skip: int, store: Store):
-        self._encoder, self._skip, self._store = text_encoder, clip_skip, store
+    def __init__(self, tokenizer: Tokenizer, text_encoder: str, clip_skip: int, store: Store):
+        """Names the files; `text_encoder` is that network's identity."""
+        self._tokenizer, self._store = tokenizer, store
+        self._made_by = clip_skip, code_version(), text_encoder
+        self._ids: dict[str, Int32[np.ndarray, " n"]] = {}
 
     def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
         """What the UNet attends to.
@@ -71,6 +76,12 @@ class EncodedCaptions:
         """
         return np.stack([self._store.read(self.key(text))["states"] for text in captions])
 
+    def ids(self, caption: str) -> Int32[np.ndarray, " n"]:
+        """Returns the token ids of a caption, which the text encoder reads."""
+        if caption not in self._ids:
+            self._ids[caption] = self._tokenizer([caption])[0]
+        return self._ids[caption]
+
     def key(self, caption: str) -> str:
-        """What all that decides the states comes to."""
-        return key_of("states", caption, self._skip, self._encoder)
+        """Returns a hash of everything that determines the states."""
+        return key_of("states", self.ids(caption).tolist(), *self._made_by)

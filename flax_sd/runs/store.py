@@ -1,6 +1,7 @@
 """Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+import flax_sd
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.retry import patiently
@@ -86,6 +88,20 @@ class Store:
 def key_of(*values: Any) -> str:
     """A key that differs wherever a value does; values are what JSON can hold."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> str:
+    """Returns a hash of the code that makes moments and states, and of JAX's version.
+
+    What another version of either has made is not found, and is made anew.
+    """
+    package = pathlib.Path(flax_sd.__file__).parent
+    sources = sorted((package / "models").rglob("*.py"))
+    digest = hashlib.sha256(jax.__version__.encode())
+    for path in [*sources, package / "data" / "images.py"]:
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def identity(network: Any, state: Any) -> str:

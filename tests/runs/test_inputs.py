@@ -111,7 +111,7 @@ def test_a_cache_that_is_half_there_is_filled(train, cache):
     assert all(np.array_equal(again[key], value) for key, value in whole.items())
 
 
-def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, pictures, tmp_path):
+def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, tmp_path, monkeypatch):
     train("a", *ONCE)
     before = count(cache)
     train("b", *ONCE, "--data.random_flip", "true", "--train.steps", 8)
@@ -126,6 +126,16 @@ def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, pictu
     assert count(cache) == before + 21  # the captions' states are those of before
     train("e", *ONCE, "--model.clip_skip", 1)
     assert count(cache) == before + 29
+    padded = tmp_path / "padded"  # A3: the same words are other ids there
+    shutil.copytree(model, padded)
+    tokens = {name: "<|endoftext|>" for name in ("eos_token", "unk_token")}
+    tokens |= {"bos_token": "<|startoftext|>", "pad_token": "!"}
+    (padded / "tokenizer" / "special_tokens_map.json").write_text(json.dumps(tokens))
+    assert train("f", *ONCE, "--model.path", padded).status == 0
+    assert count(cache) == before + 37
+    monkeypatch.setattr("flax_sd.runs.encoded.code_version", lambda: "another")
+    train("g", *ONCE)
+    assert count(cache) == before + 37 + 15
 
 
 def test_pictures_that_are_cut_anew_are_encoded_at_each_step(train, cache):
