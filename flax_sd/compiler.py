@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import os
 import platform
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 import jax
@@ -85,37 +85,54 @@ def _key(value: Any) -> Hashable:
 
 
 class Program:
-    """A jitted function; the size of its first weights picks the compiler's options for good."""
+    """A jitted function; its first weights pick the compiler's options and precision for good.
+
+    Float32 weights are multiplied as float32: JAX's default on a TPU is bfloat16, and TF32 on a
+    GPU from Ampere on. Whoever sets JAX_DEFAULT_MATMUL_PRECISION chooses otherwise.
+    """
 
     def __init__(
         self, function: Callable[..., Any], weights: Callable[..., Any], options: Mapping[str, Any]
     ):
         self._function, self._weights, self._options = function, weights, options
-        self._jitted = None
+        self._jitted: Any = None
+        self._precision: str | None = None
 
     def __call__(self, *args: Any) -> Any:
-        return self._picked(args)(*args)
+        return self._within("__call__", args)
 
     def lower(self, *args: Any) -> Any:
-        """As of a `jax.jit` function."""
-        return self._picked(args).lower(*args)
+        """Lowers the function, as a `jax.jit` one."""
+        return self._within("lower", args)
 
     def trace(self, *args: Any) -> Any:
-        """As of a `jax.jit` function."""
-        return self._picked(args).trace(*args)
+        """Traces the function, as a `jax.jit` one."""
+        return self._within("trace", args)
 
     def eval_shape(self, *args: Any) -> Any:
-        """As of a `jax.jit` function."""
-        return self._picked(args).eval_shape(*args)
+        """Returns the shapes of the results, as a `jax.jit` function."""
+        return self._within("eval_shape", args)
 
-    def _picked(self, args: Any) -> Any:
+    def _within(self, method: str, args: Any) -> Any:
         if self._jitted is None:
-            numbers = sum(
-                getattr(leaf, "size", 0) for leaf in jax.tree.leaves(self._weights(*args))
-            )
-            own = _compiler_options() if numbers >= LARGE else None
-            self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
-        return self._jitted
+            self._pick(args)
+        call = getattr(self._jitted, method)
+        if self._precision is None or jax.config.values["jax_default_matmul_precision"] is not None:
+            return call(*args)
+        with jax.default_matmul_precision(self._precision):
+            return call(*args)
+
+    def _pick(self, args: Any) -> None:
+        leaves = jax.tree.leaves(self._weights(*args))
+        numbers = sum(getattr(leaf, "size", 0) for leaf in leaves)
+        own = _compiler_options() if numbers >= LARGE else None
+        self._precision = matmul_precision({str(getattr(leaf, "dtype", "")) for leaf in leaves})
+        self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
+
+
+def matmul_precision(dtypes: Collection[str]) -> str | None:
+    """Returns the precision of products with weights of these dtypes; None for JAX's default."""
+    return None if {"bfloat16", "float16"} & set(dtypes) else "highest"
 
 
 def jit(

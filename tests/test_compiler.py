@@ -129,6 +129,29 @@ def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     compiler._compiler_options.cache_clear()
 
 
+@pytest.fixture
+def unset_precision():
+    before = jax.config.values["jax_default_matmul_precision"]
+    jax.config.update("jax_default_matmul_precision", None)
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_float32_is_multiplied_as_float32_unless_the_user_says_otherwise(unset_precision):
+    """B2: by JAX's default a TPU rounds to bfloat16 and a GPU to TF32."""
+
+    def compiled(dtype):
+        weights = jax.ShapeDtypeStruct((8, 8), dtype)
+        program = compiler.jit(lambda w, x: x.astype(w.dtype) @ w, weights=lambda w, x: w)
+        return program.lower(weights, jax.ShapeDtypeStruct((4, 8), jnp.float32))
+
+    assert "precision = [HIGHEST, HIGHEST]" in compiled(jnp.float32).as_text()
+    assert "operand_precision={highest,highest}" in compiled(jnp.float32).compile().as_text()
+    assert "HIGHEST" not in compiled(jnp.bfloat16).as_text()
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert "HIGHEST" not in compiled(jnp.float32).as_text()
+
+
 def test_however_many_commands_one_listener(monkeypatch):
     heard = []
     monkeypatch.setattr(jax.monitoring, "register_event_duration_secs_listener", heard.append)

@@ -121,6 +121,8 @@ def test_a_config_is_its_dict():
             {"data": {"stream": True}, "tokens": {"names": {"<a>": "cat"}}},
             "tokens.names with data.stream",
         ),
+        ({"mesh": {"fsdp": 2}, "train": {"mode": "full"}}, "fsdp 2 divides frozen weights alone"),
+        ({"mesh": {"fsdp": 2}, "train": {"mode": "vae"}}, "take mesh.fsdp 1"),  # C2
         ({"seed": -1}, "greater than or equal to 0"),
         ({"nonsense": 1}, "Extra inputs"),
     ],

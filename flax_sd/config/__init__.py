@@ -50,7 +50,8 @@ class Config(Section):
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, and not that of what is
-    trained."""
+    trained. float32 is multiplied as float32 on every device; the environment variable
+    JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 gives up digits for speed on a GPU."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -74,6 +75,12 @@ class Config(Section):
         if self.validation.every and not any(held):
             problems.append(
                 "validation.every without data.held_out, data.held_out_share or data.held_out_base"
+            )
+        if self.mesh.fsdp > 1 and self.train.mode in ("full", "vae", "ddpm"):
+            problems.append(
+                f"mesh.fsdp {self.mesh.fsdp} divides frozen weights alone: in train.mode "
+                f"{self.train.mode} each device would still hold all trained weights, their mean "
+                "and the optimizer's state; take mesh.fsdp 1, and optim.method adamw8bit for memory"
             )
         if self.data.stream and self.train.epochs is not None:
             problems.append("train.epochs with data.stream: nobody has counted; set train.steps")

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 import flax_sd
+from flax_sd.compiler import matmul_precision
 from flax_sd.config import Config
 from flax_sd.data import Pictures, Shard, fingerprint
 from flax_sd.runs import sources
@@ -45,7 +46,8 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
         "devices": len(devices),
         "processes": jax.process_count(),
         "compute_dtype": resolve_dtype(config.compute_dtype),
-        "matmul_precision": jax.config.values["jax_default_matmul_precision"],
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"]
+        or matmul_precision({resolve_dtype(config.compute_dtype)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "model_hash": _model_hash(config, parts),
         "data": found,

@@ -5,6 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -15,6 +16,7 @@ from flax_sd.lora.masks import Rates
 from flax_sd.lora.norms import product_norm
 from flax_sd.losses import PixelBatch
 from flax_sd.runs.adapters import dropout_rates
+from flax_sd.train_step import init_state, make_train_step
 from tests.runs.conftest import batch_of, objective_of
 
 DDPM = pathlib.Path(flax_sd.__file__).parents[1] / "configs" / "ddpm.yaml"
@@ -119,6 +121,27 @@ def test_whole_weights_are_computed_with_in_compute_dtype(objective, pixel_objec
     lowered = jax.jit(made.loss.loss).lower(made.params, made.frozen, batch, draws).as_text()
     convolutions = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
     assert convolutions and all("xbf16>" in line for line in convolutions)
+
+
+def test_the_step_is_multiplied_as_compute_dtype_says(objective):
+    """B2: the precision asked for reaches every product and convolution of the step."""
+    before = jax.config.values["jax_default_matmul_precision"]
+    jax.config.update("jax_default_matmul_precision", None)  # which the tests set
+    try:
+        for dtype, wanted in (("float32", "HIGHEST"), ("bfloat16", "DEFAULT")):
+            made = objective("--compute_dtype", dtype)
+            tx = optax.sgd(1.0)
+            state = init_state(made.params, tx, 0, scaled=False)
+            batch = batch_of(made)
+            lowered = make_train_step(made.loss, tx).lower(state, made.frozen, batch).as_text()
+            kinds = ("stablehlo.dot_general", "stablehlo.convolution")
+            products = [line for line in lowered.splitlines() if any(k in line for k in kinds)]
+            assert len(products) > 20
+            # What is written out as exact stays so in 16 bits.
+            share = sum(wanted in line for line in products) / len(products)
+            assert share == 1 if dtype == "float32" else share > 0.8
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
 
 
 def test_clip_skip_counts_where_the_text_encoder_is_trained(objective):
