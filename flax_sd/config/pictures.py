@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section, changed, refuse_idle, written
+from flax_sd.config.section import (
+    TRAINING_ONLY,
+    Count,
+    Positive,
+    Rate,
+    Section,
+    changed,
+    marked,
+    refuse_idle,
+    written,
+)
 
 # Options that need the whole set at hand.
 _WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
@@ -18,22 +28,22 @@ class DataConfig(Section):
     path: str = "bundled:style"
     """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
     owner/set:config), a parquet or arrow file, or bundled:style."""
-    stream: bool = False
+    stream: Annotated[bool, TRAINING_ONLY] = False
     """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
-    repeats: Positive = 1
+    repeats: Annotated[Positive, TRAINING_ONLY] = 1
     """How often an epoch shows each picture of path."""
-    folders: Annotated[dict[str, Positive], written("PATH=REPEATS")] = {}
+    folders: Annotated[dict[str, Positive], written("PATH=REPEATS"), TRAINING_ONLY] = {}
     """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
-    regularisation: str | None = None
+    regularisation: Annotated[str | None, TRAINING_ONLY] = None
     """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
     of the class: an epoch shows as many of them as of the others."""
-    class_prompt: Annotated[str, Field(min_length=1)] | None = None
+    class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
     """What such pictures show, as "a cat": the model draws them into the folder regularisation
     before the run, with the defaults of sample.py, as far as they are not there."""
-    class_pictures: Positive = 100  # diffusers' --num_class_images
+    class_pictures: Annotated[Positive, TRAINING_ONLY] = 100  # diffusers' --num_class_images
     """How many pictures class_prompt draws."""
-    prior_weight: Rate = 1.0
+    prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
     """Weight of the losses of these pictures."""
     resolution: Positive = 512
     """Side of the training pictures, in pixels; a multiple of 8. What a step takes beside the
@@ -53,13 +63,13 @@ class DataConfig(Section):
     such size is a shape and a program of its own."""
     center_crop: bool = False
     """Crop the middle of each picture; otherwise a place drawn anew each time."""
-    random_flip: bool = False
+    random_flip: Annotated[bool, TRAINING_ONLY] = False
     """Mirror half of the pictures, drawn anew each time."""
     interpolation: Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"] = (
         "lanczos"
     )
     """How pictures are resized."""
-    max_pictures: Positive | None = None
+    max_pictures: Annotated[Positive | None, TRAINING_ONLY] = None
     """Use no more than so many pictures, chosen by their names alone; unset uses all."""
     image_column: str = "image"
     """Column of a data set that holds the picture."""
@@ -70,21 +80,23 @@ class DataConfig(Section):
     Captions of regularisation stay as they are."""
     wildcards: bool = False
     """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
-    shuffle_tags: bool = False
+    shuffle_tags: Annotated[bool, TRAINING_ONLY] = False
     """Bring the tags of a caption into a new order each time."""
-    keep_tags: Count = 0
+    keep_tags: Annotated[Count, TRAINING_ONLY] = 0
     """How many of the first tags stay where they are and are never dropped."""
-    tag_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Share of the other tags that is left out, drawn anew each time."""
-    tag_separator: Annotated[str, Field(min_length=1)] = ","
+    tag_separator: Annotated[str, Field(min_length=1), TRAINING_ONLY] = ","
     """What stands between tags."""
-    mask: Literal["none", "file", "alpha"] = "none"
+    mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY] = "none"
     """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
     (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
     as a whole, and held-out losses are of whole pictures."""
-    unmasked_weight: Annotated[float, Field(ge=0, le=1)] = 0.0  # what a mask hides is not learned
+    # What a mask hides is not learned.
+    unmasked_weight: Annotated[float, Field(ge=0, le=1), TRAINING_ONLY] = 0.0
     """Least weight in the loss of what a mask hides, of 1."""
-    mask_normalised: bool = False  # else a crop with a sliver of the mask would count as a whole
+    # On, a crop with a sliver of the mask would count as a whole.
+    mask_normalised: Annotated[bool, TRAINING_ONLY] = False
     """Divide a picture's loss by its mean weight, so that small masks count as much as large."""
     background: str = "white"
     """Colour that shows through transparent pictures."""
@@ -96,14 +108,28 @@ class DataConfig(Section):
     """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
     the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
     is done at each step."""
-    held_out: str | None = None
+    held_out: Annotated[str | None, TRAINING_ONLY] = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
-    held_out_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    held_out_share: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY] = None
     """In place of held_out: about this share of the pictures of path is not trained on but
     measured. What a picture shows decides, so it stays where it is when files come, go or are
     renamed, and copies of one are never on both sides."""
-    held_out_base: str | None = None
+    held_out_base: Annotated[str | None, TRAINING_ONLY] = None
     """The same of what the model drew before: a rising loss shows what the run makes it forget."""
+
+    def for_measuring(self, path: str | None = None) -> "DataConfig":
+        """Returns the options of pictures whose loss is measured, alike in every run.
+
+        Each is cut in the middle and shown as it is; of its captions the wording stays.
+
+        Args:
+          path: of pictures of their own, which may be held out of other data; None for those that
+            are trained on.
+        """
+        fields = type(self).model_fields
+        plain = {name: fields[name].default for name in marked(type(self), "training_only")}
+        own = {} if path is None else {"path": path}
+        return self.model_copy(update={**plain, "center_crop": True, **own})
 
     @pydantic.field_validator("template")
     @classmethod

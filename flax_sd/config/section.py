@@ -13,6 +13,10 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+# Marks an option of the training pictures that does not hold where their loss is measured.
+TRAINING_ONLY = Field(json_schema_extra={"training_only": True})
+
+
 def written(pair: str) -> Any:
     """How --help shows an option that takes any number of pairs."""
     return tyro.conf.arg(metavar=f"[{pair} ...]")
@@ -34,6 +38,16 @@ def checked_patterns(value: dict[str, Value]) -> dict[str, Value]:
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
     return value
+
+
+def marked(section: type[Section], mark: str) -> list[str]:
+    """Returns the options of a section that bear a mark."""
+
+    def bears(extra: Any) -> bool:
+        return isinstance(extra, dict) and mark in extra
+
+    fields = section.model_fields.items()
+    return [name for name, field in fields if bears(field.json_schema_extra)]
 
 
 def changed(section: Section) -> list[str]:

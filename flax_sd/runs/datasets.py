@@ -1,14 +1,15 @@
 """The sets of captioned pictures of a run: those it trains on, and those it measures a loss on."""
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax_sd import data
-from flax_sd.config import Config
+from flax_sd.config import Config, DataConfig
 from flax_sd.errors import UserError
 
 # The names in metrics.jsonl of what is measured.
 VAL_LOSS, BASE_LOSS, TRAIN_SUBSET = "val_loss", "base_loss", "train_subset"
+ENOUGH = 10  # pictures; with five, docs/walk.md cannot tell a gain of 5 % from none
 
 
 class Sets(NamedTuple):
@@ -44,26 +45,38 @@ def open_sets(config: Config) -> Sets:
     train = (
         _first(config, shards) if shards else data.open_pictures(config.data, captioned=captioned)
     )
-    paths = {VAL_LOSS: config.data.held_out, BASE_LOSS: config.data.held_out_base}
-    fixed = {"center_crop": True, "random_flip": False, "max_pictures": None}
-    fixed |= {"mask": "none", "unmasked_weight": 0.0, "mask_normalised": False}
-    fixed |= {"shuffle_tags": False, "keep_tags": 0, "tag_dropout": 0.0, "tag_separator": ","}
-    alone = {**fixed, "folders": {}, "repeats": 1, "stream": False}
-    alone |= {"regularisation": None, "prior_weight": 1.0}
     measured = {
-        name: data.open_pictures(
-            config.data.model_copy(update={**alone, "path": path}), captioned=captioned
-        )
-        for name, path in paths.items()
-        if path is not None
+        name: data.open_pictures(cfg, captioned=captioned)
+        for name, cfg in _measured(config.data).items()
     }
     if share is not None:
-        held_out = config.data.model_copy(update=fixed)
-        train, own = data.split(train, share, held_out)
+        train, own = data.split(train, share, config.data.for_measuring())
         measured = {VAL_LOSS: own, **measured}
     if config.validation.every and VAL_LOSS in measured:
-        measured[TRAIN_SUBSET] = _subset(train, len(measured[VAL_LOSS]), fixed)
+        measured[TRAIN_SUBSET] = _subset(train, len(measured[VAL_LOSS]))
     return Sets(train, measured, shards)
+
+
+def few_measured(sets: Sets) -> list[str]:
+    """Returns a sentence for each set that has too few pictures to show a small change."""
+    return [
+        f"{name} will be of {len(pictures)} picture{'s' * (len(pictures) > 1)}: with fewer than "
+        f"{ENOUGH} only a large change of the loss can be told from chance"
+        for name, pictures in sets.measured.items()
+        if name in (VAL_LOSS, BASE_LOSS) and len(pictures) < ENOUGH
+    ]
+
+
+def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
+    """Returns the options of the sets that lie elsewhere, by the name of their loss."""
+    found = {}
+    if cfg.held_out is not None:
+        found[VAL_LOSS] = cfg.for_measuring(cfg.held_out)
+    if cfg.held_out_base is not None:
+        # A trigger word in these captions would make learning the style look like forgetting.
+        plain = cfg.for_measuring(cfg.held_out_base)
+        found[BASE_LOSS] = plain.model_copy(update={"template": "{}"})
+    return found
 
 
 def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
@@ -76,8 +89,8 @@ def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
     return pictures
 
 
-def _subset(pictures: data.Pictures, count: int, fixed: dict[str, Any]) -> data.Pictures:
+def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
     """So many of them, or all, chosen by their names alone."""
     digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
     chosen = sorted(range(len(pictures)), key=lambda i: (digests[i], i))[:count]
-    return pictures.subset(sorted(chosen), pictures.cfg.model_copy(update=fixed))
+    return pictures.subset(sorted(chosen), pictures.cfg.for_measuring())

@@ -16,7 +16,7 @@ from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import check, class_pictures, environment, lock, out_of_memory, resume, same_data
-from flax_sd.runs.datasets import VAL_LOSS, Sets, open_sets
+from flax_sd.runs.datasets import VAL_LOSS, Sets, few_measured, open_sets
 from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
@@ -67,6 +67,8 @@ def run(config: Config) -> int:
             same_data.check(config.output, sets.train)
         report = check.check(config, sets)
         progress.stage("found", report.text())
+        for line in few_measured(sets):
+            progress.say(line)
         parts = load_parts(config, dtype)
         # Nothing else may hold the objective: the run lets go of what is in it.
         work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)

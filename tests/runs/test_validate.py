@@ -6,7 +6,9 @@ import shutil
 import pytest
 
 from flax_sd import cli, config_file
-from flax_sd.runs.datasets import TRAIN_SUBSET, VAL_LOSS, open_sets
+from flax_sd.config import DataConfig
+from flax_sd.config.section import marked
+from flax_sd.runs.datasets import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS, few_measured, open_sets
 from tests.runs.conftest import Ended, contents, make_pictures, metrics
 
 STEPS = ["--train.steps", "5", "--validation.every", "2", "--checkpoint.every", "3"]
@@ -79,6 +81,27 @@ def test_as_many_training_pictures_are_measured(sets, tmp_path, held):
     # A larger set keeps most of those that were chosen: names alone decide.
     after = sets(*flags[:1], make_pictures(folder, 9), *flags[2:])
     assert len(set(after.measured[TRAIN_SUBSET].names) & set(chosen.names)) >= 2
+
+
+def test_a_trigger_word_is_not_in_what_the_model_drew_before(sets, tmp_path, held):
+    """A6: in those captions it would make learning the style look like forgetting."""
+    (tmp_path / "data").mkdir()
+    path = make_pictures(tmp_path / "data", 7)
+    flags = ["--data.path", path, "--data.held_out", held, "--data.held_out_base", held]
+    found = sets(*flags, "--data.template", "sks, {}")
+    assert found.train.captions(0) == ("sks, picture number 0",)
+    assert found.measured[VAL_LOSS].captions(0) == ("sks, picture number 0",)
+    assert found.measured[BASE_LOSS].captions(0) == ("picture number 0",)
+    assert few_measured(found)[0].startswith("val_loss will be of 3 pictures: with fewer than 10")
+
+
+def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
+    """A6: a new option is to be decided about, here and at its field."""
+    shared = {"path", "resolution", "buckets", "bucket_step", "bucket_min", "bucket_max"}
+    shared |= {"bucket_upscale", "center_crop", "interpolation", "background", "template"}
+    shared |= {"wildcards", "image_column", "caption_column", "on_bad", "workers", "encode_once"}
+    assert shared | {*marked(DataConfig, "training_only")} == DataConfig.model_fields.keys()
+    assert not shared & {*marked(DataConfig, "training_only")}
 
 
 def test_measuring_nothing_again_and_again_is_refused(config_file_path):
