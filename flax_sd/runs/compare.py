@@ -13,6 +13,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import curves, history
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.history import History
+from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.report import head, link
 from flax_sd.runs.resume import flatten
@@ -156,10 +157,11 @@ def _ended(run: History, name: str, form: str) -> str | None:
         return None if value is None else form.format(value)
     line = curves.held_out(run, name)
     values = [value for value in (line.y if line else ()) if value is not None]
-    if not values:
+    if line is None or not values:
         return None
-    change = f" ({values[-1] / values[0] - 1:+.1%})" if len(values) > 1 and values[0] else ""
-    return form.format(values[-1]) + change
+    known = len(values) > 1 and values[0]
+    change = said_change(values[0], values[-1], curves.last_half(line)) if known else ""
+    return form.format(values[-1]) + (f", {change}" if change else "")
 
 
 def _made_with(run: History) -> dict[str, Any]:

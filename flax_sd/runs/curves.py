@@ -119,6 +119,12 @@ def held_out(run: History, which: str) -> Line | None:
     return Line(which, [row["step"] for row in rows], means, (edges[0], edges[1]))
 
 
+def last_half(line: Line) -> float | None:
+    """Returns half of the interval of a held-out loss's last change; None if it is not known."""
+    upper = line.band[1][-1] if line.band else None
+    return None if upper is None or line.y[-1] is None else upper - line.y[-1]
+
+
 def _by_timestep(runs: Runs) -> list[Line]:
     """Several steps of one run, or the last of each of several."""
     lines = []

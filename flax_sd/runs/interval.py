@@ -22,6 +22,19 @@ class Interval(NamedTuple):
         return self.mean + self.half < 0
 
 
+def said_change(before: float, after: float, half: float | None) -> str:
+    """Returns a change in percent, with half of its interval; says so where that covers 0.
+
+    Args:
+      half: of the interval of `after - before`; None where it is not known.
+    """
+    change = f"{after / before - 1:+.1%}"
+    if half is None:
+        return change
+    change += f" ± {half / before:.1%}"
+    return change if abs(after - before) > half else f"no measurable change ({change})"
+
+
 def interval(values: Float64[np.ndarray, " n"]) -> Interval:
     """The mean of independent values with its 95 % interval, by Student's t: t s / √n."""
     n, mean = len(values), float(np.mean(values))

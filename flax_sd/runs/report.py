@@ -20,6 +20,7 @@ from flax_sd.progress import Progress
 from flax_sd.runs import curves, history
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.history import History
+from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.resume import flatten
 from flax_sd.runs.slides import slides
@@ -126,11 +127,10 @@ def _tiles(run: History, total: int) -> str:
     for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it drew before")):
         line = curves.held_out(run, name)
         if line and len(line.y) > 1 and line.y[0] and line.y[-1]:
-            change, band = line.y[-1] / line.y[0] - 1, ""
-            if line.band and line.band[1][-1] is not None:
-                band = f" ± {100 * (line.band[1][-1] - line.y[-1]) / line.y[0]:.1f}"
-            shown = f"{100 * change:+.1f}".replace("-", "−")
-            tiles.append((f"{shown}{band} %", f"{words}, since step {line.x[0]}"))
+            said = said_change(line.y[0], line.y[-1], curves.last_half(line))
+            figure, _, more = said.replace("-", "−").replace("%", " %").partition(" (")
+            since = f"{words}, since step {line.x[0]}"
+            tiles.append((figure, f"{since} ({more}" if more else since))
     figures = [
         ("loss", "training loss", "{:.4f}"),
         ("images_per_second", "images a second", "{:.3g}"),

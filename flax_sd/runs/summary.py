@@ -9,6 +9,7 @@ from typing import Any
 from flax_sd.config import Config
 from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
+from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 from flax_sd.runs.parts import trained_whole
 
@@ -48,10 +49,7 @@ def _losses(config: Config) -> list[str]:
     for name, meaning in MEANING.items():
         values = [row[name] for row in rows if row.get(name) is not None]
         if len(values) > 1:
-            change = f"{values[-1] / values[0] - 1:+.1%}"
-            half = rows[-1].get(f"{name}_change_ci")
-            if half is not None:
-                change += f" ± {half / values[0]:.1%}"
+            change = said_change(values[0], values[-1], rows[-1].get(f"{name}_change_ci"))
             lines.append(f"{name:9} {values[0]:.4f} -> {values[-1]:.4f}  {change:>7}  {meaning}")
     if BASE_LOSS in "".join(lines) and config.train.mode == "lora":
         lines.append("with the LoRA off the model is what it was, to the bit")

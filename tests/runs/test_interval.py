@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flax_sd.runs.interval import interval
+from flax_sd.runs.interval import interval, said_change
 
 
 def test_it_is_scipys_of_students_t():
@@ -27,3 +27,10 @@ def test_it_falls_where_all_of_it_is_below_nothing():
     assert not interval(np.array([-1.0, 0.9, -0.9])).falls
     alone = interval(np.array([-1.0]))
     assert alone.mean == -1 and math.isnan(alone.half) and not alone.falls
+
+
+def test_a_change_that_may_be_none_is_said_to_be_none():
+    """U2: -40.5 % ± 93.0 % is no improvement."""
+    assert said_change(0.08, 0.06, 0.004) == "-25.0% ± 5.0%"
+    assert said_change(0.08, 0.06, None) == "-25.0%"
+    assert said_change(0.08, 0.06, 0.03) == "no measurable change (-25.0% ± 37.5%)"

@@ -96,7 +96,7 @@ def test_what_is_beside_the_curves(tmp_path):
     assert 'href="data_report.html"' in text and 'src="samples/before_after.png"' in text
     assert "learning_rate: 0.0001" in text.split("All options")[1]  # the whole config
     assert "0.10.2" in text.split("Made with")[1]
-    assert "−12.9 ± 1.7 %" in text
+    assert "−12.9 % ± 1.7 %" in text
     assert "http-equiv" not in text
 
 
