@@ -1,6 +1,7 @@
 """From a YAML file and flags to a Config; every mistake is named, with the nearest right name."""
 
 import difflib
+import logging
 import pathlib
 import typing
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from flax_sd.config import Config
 from flax_sd.errors import UserError
+
+LOGGER = logging.getLogger("flax_sd")
 
 
 def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
@@ -28,9 +31,30 @@ def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
     raw = read_yaml(path)
     if {"-h", "--help"} & set(flags):
         tyro.cli(Config, default=_validate(raw, f"config {path}"), args=["--help"], prog="train.py")
-    for name, value in read_flags(flags).items():
+    values = read_flags(flags)
+    _leave_out_held_out(raw, values, path)
+    for name, value in values.items():
         _set(raw, name.split("."), value)
     return _validate(raw, f"config {path} with flags" if flags else f"config {path}")
+
+
+def _leave_out_held_out(raw: dict[str, Any], values: dict[str, Any], path: pathlib.Path) -> None:
+    """Removes the file's held-out pictures where a flag names others to train on.
+
+    They are of another kind, and their loss would say nothing of what is learned.
+    """
+    section = raw.get("data")
+    if not isinstance(section, dict) or section.get("held_out") is None:
+        return
+    other = values.get("data.path", section.get("path"))
+    if other != section.get("path") and "data.held_out" not in values:
+        LOGGER.warning(
+            "data.held_out %s of %s is left out: it belongs to data.path %s. Name held-out "
+            "pictures with --data.held_out, or hold some out with --data.held_out_share 0.1",
+            section.pop("held_out"),
+            path,
+            section.get("path"),
+        )
 
 
 def load(path: pathlib.Path) -> Config:

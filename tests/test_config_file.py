@@ -28,6 +28,22 @@ def test_flags_override_the_file_and_the_file_the_defaults(write):
     assert config.optim.learning_rate == 1e-5  # a string to YAML 1.1
 
 
+@pytest.mark.parametrize(
+    ("flags", "held_out"),
+    [
+        ([], "kin"),
+        (["--data.path", "own"], "kin"),
+        (["--data.path", "others"], None),
+        (["--data.path", "others", "--data.held_out", "theirs"], "theirs"),
+    ],
+)
+def test_held_out_pictures_go_with_those_that_they_were_held_out_of(write, caplog, flags, held_out):
+    """U3: else a loss on other pictures is called that of the kind that was trained on."""
+    config = config_file.parse(write("data: {path: own, held_out: kin}"), flags)
+    assert config.data.held_out == held_out
+    assert ("data.held_out kin of" in caplog.text) == (held_out is None)
+
+
 def test_an_empty_file_is_the_defaults(write):
     assert config_file.parse(write(""), []) == Config()
 
