@@ -1,8 +1,10 @@
 """The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
 
+import collections
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -26,6 +28,7 @@ from flax_sd.tracking import Trackers
 from flax_sd.train_step import Metrics, TrainState
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+RECENT = 50  # steps whose mean loss the progress line shows
 ASK_EVERY = 8  # steps between two questions whether another process was told to stop
 
 
@@ -70,6 +73,8 @@ class Loop:
         self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
         self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
         self._scaled = scales_loss(config.compute_dtype)
+        self._recent = collections.deque[float](maxlen=RECENT)  # losses that the line shows
+        self._unlogged: list[float] = []  # losses since the last line of the log
 
     def run(
         self, start: int, state: TrainState, frozen: Any, batches: Iterator[Fed]
@@ -167,7 +172,10 @@ class Loop:
             self._progress.say(self._guard.notice(step, loss, skipped))
         self._pace.stepped()
         pace = self._pace.values()
-        self._shown.update(step, loss, pace)
+        if math.isfinite(loss):
+            self._recent.append(loss)
+            self._unlogged.append(loss)
+        self._shown.update(step, _mean(self._recent, loss), pace)
         if step % self._config.log.every and measured is None and not skipped:
             return Verdict()
         self._spill.look()
@@ -178,7 +186,7 @@ class Loop:
         without = self._guard.total + self._guard.overflows - bool(skipped) - overflow
         updates = step - 1 - without  # which the schedule counts
         values = {
-            "loss": loss,
+            "loss": _mean(self._unlogged, loss),
             "grad_norm": float(metrics.grad_norm),
             "lr": optim.learning_rate_at(self._config.optim, updates, self._total),
         }
@@ -187,8 +195,14 @@ class Loop:
         for name, count in (("skipped", self._guard.total), ("overflows", self._guard.overflows)):
             if count:
                 values[name] = count
+        self._unlogged.clear()
         self._trackers.log(step, {**values, **pace, **memory(), **verdict.values}, skipped)
         return verdict
+
+
+def _mean(losses: Collection[float], otherwise: float) -> float:
+    """Returns the mean of losses: one step's alone says mostly which timesteps it drew."""
+    return math.fsum(losses) / len(losses) if losses else otherwise
 
 
 def _is_ready(array: Any) -> bool:
