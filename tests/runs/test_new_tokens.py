@@ -229,6 +229,16 @@ def test_lora_and_tokens_give_the_same_picture_in_diffusers(pivotal, model):
     assert not np.allclose(ours.generate(["cat beside two dogs"] * 2, **given), actual, atol=1e-3)
 
 
+def test_the_recipe_is_the_reference_scripts():
+    """C4: the defaults of diffusers' textual_inversion.py 0.42.1, called as in its README."""
+    config = config_file.load(ROOT / "configs" / "textual_inversion.yaml")
+    optim, shown = config.optim, config.data
+    assert (optim.learning_rate, optim.weight_decay, optim.max_grad_norm) == (4 * 5e-4, 1e-2, 0)
+    assert (optim.method, optim.schedule, optim.epsilon) == ("adamw", "constant", 1e-8)
+    assert shown.random_flip and (shown.interpolation, shown.resolution) == ("bicubic", 512)
+    assert config.train.batch_size == 4 and config.train.steps == 3000
+
+
 def test_the_recipe(train, model, pictures):
     """Two steps of configs/textual_inversion.yaml, on the tiny model and pictures."""
     flags = ["--model.path", model, "--data.path", pictures, "--data.held_out", pictures]
