@@ -110,6 +110,13 @@ def test_wandb_is_asked_for_by_its_option(train, monkeypatch):
     assert run.status == 2 and "flax_sd[wandb]" in run.err
 
 
+def test_the_log_has_the_mean_loss_of_the_steps_since_the_line_before(train):
+    """U4: the loss of one step says mostly which timesteps it drew."""
+    each = [line["loss"] for line in train("a").metrics()]
+    twos = [line["loss"] for line in train("b", "--log.every", 2).metrics()]
+    assert twos == pytest.approx([np.mean(each[:2]), np.mean(each[2:])], rel=1e-6)
+
+
 def test_held_out_loss_before_and_after(train, tmp_path):
     (tmp_path / "held").mkdir()
     held = make_pictures(tmp_path / "held", 3, seed=5)
