@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from flax_sd.gpu import compute_capability
+
 QUERY_BLOCK = 1024  # queries at a time, at most
 
 
@@ -22,10 +24,11 @@ def takes_flash(q: Float[Array, "b n k d"]) -> bool:
 
     It must be asked for by name, and raises where it has none: it takes 16 bits, from Ampere
     (compute capability 8.0) on, with heads a multiple of 8 wide and at most 128, 256 on Hopper.
+    A GPU without such a number is not NVIDIA's and has no cuDNN.
     """
     if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
-    capability = float(jax.devices()[0].compute_capability)
+    capability = compute_capability(jax.devices()[0]) or 0.0
     widest = 256 if capability >= 9 else 128
     return capability >= 8 and q.shape[-1] % 8 == 0 and q.shape[-1] <= widest
 

@@ -2,6 +2,8 @@
 
 import jax
 
+from flax_sd.gpu import compute_capability
+
 AMPERE = 8.0  # compute capability of NVIDIA's first GPUs with bfloat16
 
 
@@ -15,18 +17,11 @@ def resolve_dtype(name: str) -> str:
     device = jax.devices()[0]
     if device.platform == "cpu":
         return "float32"
-    # Only NVIDIA's GPUs have a capability that is a number; JAX's declarations leave it out.
-    capability = getattr(device, "compute_capability", None)
-    return "float16" if _is_old(capability) else "bfloat16"
+    capability = compute_capability(device)
+    old = capability is not None and capability < AMPERE  # all of AMD's GPUs have bfloat16
+    return "float16" if old else "bfloat16"
 
 
 def scales_loss(name: str) -> bool:
     """Whether training in the dtype that is named scales the loss, as float16 needs."""
     return resolve_dtype(name) == "float16"
-
-
-def _is_old(capability: str | None) -> bool:
-    try:
-        return capability is not None and float(capability) < AMPERE
-    except ValueError:  # gfx90a and the like, all of which have bfloat16
-        return False

@@ -23,6 +23,7 @@ class Gpu:
         ("9.0", 512, "bfloat16", False),
         ("9.0", 36, "bfloat16", False),
         ("9.0", 64, "float32", False),
+        ("gfx90a", 64, "bfloat16", False),  # AMD's: A7
     ],
 )
 def test_cudnn_is_asked_where_it_has_a_kernel(capability, width, dtype, taken, monkeypatch):
