@@ -18,25 +18,28 @@ def vary(cfg: DataConfig) -> bool:
 
 def plain(cfg: DataConfig, caption: str) -> str:
     """Returns a caption in its template, all tags in order and each wildcard at its first."""
+    shown = caption
     if cfg.wildcards:
-        caption = WILDCARD.sub(lambda found: found[1].split("|")[0].strip(), caption)
-    return _in_template(cfg, caption)
+        shown = WILDCARD.sub(lambda found: found[1].split("|")[0].strip(), shown)
+    return _in_template(cfg, shown, written=caption)
 
 
 def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
     """Returns a caption as sample number `sample` of the stream sees it."""
     if not vary(cfg):
-        return _in_template(cfg, caption)
+        return _in_template(cfg, caption, written=caption)
     stream = np.random.Philox(key=[seed, sample], counter=STREAM)  # raw: alike in every NumPy
+    shown = caption
     if cfg.wildcards:
-        caption = WILDCARD.sub(lambda found: _choice(found[1], stream), caption)
+        shown = WILDCARD.sub(lambda found: _choice(found[1], stream), shown)
     if cfg.shuffle_tags or cfg.tag_dropout:
-        caption = _tags(cfg, caption, stream)
-    return _in_template(cfg, caption)
+        shown = _tags(cfg, shown, stream)
+    return _in_template(cfg, shown, written=caption)
 
 
-def _in_template(cfg: DataConfig, caption: str) -> str:
-    return cfg.template.replace("{}", caption) if caption else caption
+def _in_template(cfg: DataConfig, shown: str, *, written: str) -> str:
+    """What a caption has become, in the template unless nothing was written to begin with."""
+    return cfg.template.replace("{}", shown) if written else shown
 
 
 def _choice(alternatives: str, stream: np.random.Philox) -> str:

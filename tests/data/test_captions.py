@@ -45,6 +45,15 @@ def test_tags_are_dropped_by_their_share_and_the_first_stay():
     assert all(order == sorted(order) for order in orders)
 
 
+def test_a_template_stays_when_all_tags_are_dropped():
+    """A8: the trigger is in every sample of a caption that was written."""
+    texts = many("smile", template="sks, {}", tag_dropout=0.5)
+    assert set(texts) == {"sks, smile", "sks, "} and min(Counter(texts).values()) > 150
+    assert set(many("{|a hat}", template="sks {}", wildcards=True)) == {"sks ", "sks a hat"}
+    assert plain(DataConfig(template="sks {}", wildcards=True), "{|a hat}") == "sks "
+    assert set(many("", 20, template="sks, {}", tag_dropout=0.5)) == {""}
+
+
 def test_one_of_a_wildcards_choices_is_drawn():
     texts = many("a {red|dark blue | green} {cat|dog}", wildcards=True)
     assert len(set(texts)) == 6 and min(Counter(texts).values()) > 35
