@@ -89,6 +89,13 @@ def test_a_config_is_its_dict():
             "train.ema_decay with optim.method schedule_free",
         ),
         ({"optim": {"method": "sgd", "beta2": 0.5, "epsilon": 1}}, "beta2, epsilon without"),
+        (
+            {"optim": {"method": "schedule_free", "beta1": 0}},
+            "beta1 0: schedule_free divides by it",
+        ),
+        ({"optim": {"beta2": 0.9999999}}, "less than or equal to 0.999999"),
+        ({"optim": {"epsilon": 1e-30}}, "epsilon\n  Input should be greater than or equal to 0.0"),
+        ({"optim": {"cycles": float("inf"), "schedule": "cosine"}}, "finite number"),
         ({"optim": {"decay_steps": 5}}, "decay_steps without effect"),
         ({"optim": {"warmup_steps": 5}}, "warmup_steps without effect"),
         ({"optim": {"cycles": 2, "schedule": "linear"}}, "cycles without effect"),

@@ -7,7 +7,9 @@ from pydantic import Field
 
 from flax_sd.config.section import Count, Rate, Section, checked_patterns, refuse_idle, written
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
+# At most what float32 still tells from 1, so that no bias correction 1 - βᵗ is 0.
+Beta = Annotated[float, Field(ge=0, le=0.999999)]
+LEAST_EPSILON = 1e-18  # below it the square of a gradient of that size is 0 in float32
 SELF_RATED = ("prodigy", "dadapt")
 LEAST_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learning rate was left
 
@@ -39,10 +41,11 @@ class OptimConfig(Section):
     """Times the learning rate for leaves whose dotted path a regular expression is found in, as
     {unet.up_blocks: 0.5}; the first that is found counts, and 0 leaves the leaf as it is."""
     beta1: Beta | None = None
-    """Decay of the gradient's mean; unset is the method's own (adamw: 0.9)."""
+    """Decay of the gradient's mean; unset is the method's own (adamw: 0.9). schedule_free cannot do
+    with 0."""
     beta2: Beta | None = None
     """Decay of the squared gradient's mean; unset is the method's own (adamw: 0.999)."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: Annotated[float, Field(ge=LEAST_EPSILON, allow_inf_nan=False)] = 1e-8
     """Added to the root of the squared gradient's mean."""
     weight_decay: Rate = 0.01
     """Decoupled weight decay, times the learning rate a step."""
@@ -66,9 +69,9 @@ class OptimConfig(Section):
     """Steps of linear warm-up; constant has none."""
     decay_steps: Count | None = None
     """Last steps of constant_with_decay, in which it falls to 0 (unset: a tenth of all)."""
-    cycles: Annotated[float, Field(gt=0)] | None = None
+    cycles: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Waves of cosine (unset: 0.5) or restarts of cosine_with_restarts (unset: 1)."""
-    power: Annotated[float, Field(gt=0)] = 1.0
+    power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Exponent of polynomial."""
 
     @pydantic.field_validator("rates")
@@ -98,5 +101,10 @@ class OptimConfig(Section):
         if method == "schedule_free" and self.schedule not in ("constant", "constant_with_warmup"):
             raise ValueError(
                 f"schedule {self.schedule}: schedule_free wants constant or constant_with_warmup"
+            )
+        if method == "schedule_free" and self.beta1 == 0:
+            raise ValueError(
+                "beta1 0: schedule_free divides by it, to find its average again from the weights "
+                "that it trains; 0.9 is usual"
             )
         return self

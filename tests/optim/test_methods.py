@@ -191,6 +191,33 @@ def test_each_option_has_an_effect(method, option, values, leaf):
     assert np.abs(a - b).max() > 1e-5 * np.abs(a - start).max() > 0
 
 
+LIMITS = {"beta1": (0.0, 0.999999), "beta2": (0.0, 0.999999), "epsilon": (config.LEAST_EPSILON,)}
+EXTREMES = [
+    (method, option, value)
+    for method in METHODS
+    for option, values in LIMITS.items()
+    for value in values
+    if (method, option) not in {("adafactor", "beta1"), ("adafactor", "beta2"), ("sgd", "beta2")}
+    and not (option == "epsilon" and method in ("adafactor", "sgd", "lion"))
+    and (method, option, value) != ("schedule_free", "beta1", 0.0)  # refused
+]
+
+
+@pytest.mark.parametrize(("method", "option", "value"), EXTREMES)
+def test_what_is_allowed_gives_finite_steps(method, option, value, leaf):
+    """A9: also of a leaf that has no gradient, as `down` in the first step of a LoRA."""
+    start, grads = leaf
+    rate = {"learning_rate": RATES.get(method, 0.03)}
+    tx = make(method, **{option: value}, **rate)
+    params = {"unet": {"w": jnp.asarray(start), "still": jnp.ones((4, 3))}}
+    state, update = tx.init(params), jax.jit(tx.update)
+    for size in (1.0, 1e-12, 1e6):
+        given = {"unet": {"w": jnp.asarray(size * grads[0]), "still": jnp.zeros((4, 3))}}
+        updates, state = update(given, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((params, state)))
+
+
 @pytest.mark.parametrize("method", ["prodigy", "dadapt"])
 def test_the_rate_scales_what_they_find(method, leaf):
     start, grads = np.zeros_like(leaf[0]), leaf[1][:1]
