@@ -65,7 +65,8 @@ def soft_min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:
 def debiased(schedule: NoiseSchedule) -> Weight:
     """1/√SNR of the noise's error (Yu et al. 2023, arXiv 2310.08442, eq. 13).
 
-    For velocity it is 1/(SNR + 1), as in sd-scripts: x_0's error itself.
+    For velocity it is 1/(SNR + 1), as in sd-scripts: x_0's error itself. As there, the SNR counts
+    as CLEAN at most.
 
     Raises:
       UserError: the network predicts noise and its last timestep is nothing else.
@@ -77,10 +78,10 @@ def debiased(schedule: NoiseSchedule) -> Weight:
         )
 
     def weight(t: Int[Array, " b"]) -> Float[Array, " b"]:
-        snr = schedule.snr(t)
+        snr = jnp.minimum(schedule.snr(t), CLEAN)
         if schedule.prediction_type == "v_prediction":
             return 1 / (snr + 1)
-        root = jnp.sqrt(jnp.minimum(snr, CLEAN))
+        root = jnp.sqrt(snr)
         return root if schedule.prediction_type == "sample" else 1 / root
 
     return weight

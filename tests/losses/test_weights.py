@@ -58,9 +58,8 @@ def test_pure_noise_has_a_finite_weight(kind, last):
     "kind, golden", [("epsilon", DEBIASED), ("v_prediction", DEBIASED_VELOCITY)]
 )
 def test_debiased_is_sd_scripts(kind, golden):
-    # Velocity's first value there is that of an SNR cut at 1000.
-    times, golden = (TIMES, golden) if kind == "epsilon" else (TIMES[1:], golden[1:])
-    np.testing.assert_allclose(debiased(schedule(kind))(times), golden, rtol=2e-5)
+    """A11: at t = 0 the SNR is 1175, and counts as 1000 for either output."""
+    np.testing.assert_allclose(debiased(schedule(kind))(TIMES), golden, rtol=2e-5)
 
 
 def test_soft_min_snr_is_k_diffusions():
