@@ -82,7 +82,8 @@ class NoiseConfig(Section):
     """Strength of one number a picture and channel on top of the noise (0.05 to 0.1 is usual), from
     which a model learns brightness far from the middle."""
     multires_steps: Count = 0
-    """Layers of ever coarser noise on top (6 to 10 is usual), for the same end."""
+    """Layers of ever coarser noise on top (6 to 10 is usual), for the same end; with an offset they
+    come after it, as in sd-scripts, and the sum is divided by its spread."""
     multires_discount: Annotated[float, Field(gt=0, le=1)] = 0.3
     """Strength of each layer, of the one before it."""
     input_perturbation: Rate = 0.0

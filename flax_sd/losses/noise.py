@@ -8,15 +8,19 @@ from flax_sd.config.diffusion import NoiseConfig
 
 
 def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Array, "b h w c"]:
-    """Noise for latents of `shape`, [b, h, w, c]; without options, white."""
+    """Noise for latents of `shape`, [b, h, w, c]; without options, white.
+
+    The offset comes before the coarse layers, whose division by the spread it then takes part in:
+    sd-scripts' order, in `get_noise_noisy_latents_and_timesteps`.
+    """
     b, _, _, c = shape
     noise = jax.random.normal(key, shape)
-    if cfg.multires_steps:
-        own = jax.random.fold_in(key, 1)
-        noise = _multires(own, noise, cfg.multires_steps, cfg.multires_discount)
     if cfg.offset:
         own = jax.random.fold_in(key, 2)
         noise = noise + cfg.offset * jax.random.normal(own, (b, 1, 1, c))
+    if cfg.multires_steps:
+        own = jax.random.fold_in(key, 1)
+        noise = _multires(own, noise, cfg.multires_steps, cfg.multires_discount)
     return noise
 
 

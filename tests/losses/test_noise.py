@@ -8,7 +8,7 @@ import torch
 
 from flax_sd.config import NoiseConfig
 from flax_sd.losses import noise
-from tests.parity import LAYER, assert_close
+from tests.parity import LAYER, assert_close, to_torch
 
 SHAPE = (3, 12, 20, 4)
 KEY = jax.random.key(3)
@@ -53,6 +53,37 @@ def test_multires_noise_is_coarser_and_of_unit_spread():
     assert neighbours(drawn[0]) < 0.02 < neighbours(drawn[1])
     strong = noise.draw(KEY, shape, NoiseConfig(multires_steps=6, multires_discount=0.8))
     assert neighbours(strong) > neighbours(drawn[2]) + 0.1
+
+
+def sd_scripts(noise, offset, ratios, layers, discount):
+    """sd-scripts' `get_noise_noisy_latents_and_timesteps` up to the noise, with draws given.
+
+    First `apply_noise_offset`, then `pyramid_noise_like` (library/custom_train_functions.py).
+    """
+    noise = noise + offset
+    height, width = noise.shape[2:]
+    for i, (ratio, layer) in enumerate(zip(ratios, layers, strict=True)):
+        h, w = (max(1, int(side / ratio**i)) for side in (height, width))
+        small = torch.nn.functional.interpolate(
+            layer[:, :, :h, :w], (height, width), mode="bilinear"
+        )
+        noise = noise + small * discount**i
+        if h == 1 or w == 1:
+            break
+    return noise / noise.std()
+
+
+def test_the_offset_comes_before_the_layers_as_in_sd_scripts():
+    """B4."""
+    key, ratios, layers = jax.random.fold_in(KEY, 1), [], []
+    for _ in range(4):
+        key, of_ratio, of_layer = jax.random.split(key, 3)
+        ratios.append(float(2 + 2 * jax.random.uniform(of_ratio)))
+        layers.append(to_torch(jax.random.normal(of_layer, SHAPE)))
+    offset = 0.7 * to_torch(jax.random.normal(jax.random.fold_in(KEY, 2), (3, 1, 1, 4)))
+    theirs = sd_scripts(to_torch(WHITE), offset, ratios, layers, 0.6)
+    cfg = NoiseConfig(offset=0.7, multires_steps=4, multires_discount=0.6)
+    assert_close(noise.draw(KEY, SHAPE, cfg), theirs, LAYER)
 
 
 def test_layers_end_with_the_first_of_one_pixel():
