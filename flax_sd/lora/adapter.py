@@ -31,6 +31,13 @@ class Adapter(NamedTuple):
         """What `up @ down` is multiplied by at strength 1."""
         return self.alpha / self.rank
 
+    def with_alpha(self, alpha: float | int) -> "Adapter":
+        """The same update under another alpha, for which `up` makes up."""
+        if alpha == self.alpha:
+            return self
+        up = np.asarray(self.up, np.float32) * np.float32(self.alpha / alpha)
+        return self._replace(up=up, alpha=alpha)
+
     def delta(self) -> np.ndarray:
         """ΔW in float32, shaped as torch's weight: [out, in] or [out, in, h, w]."""
         down = np.asarray(self.down, np.float32)

@@ -48,7 +48,9 @@ def write_kohya(
     """Writes a LoRA under kohya's names, which every user interface loads.
 
     All modules get one alpha, since diffusers applies the commonest to all attention layers: if
-    they differ, alpha becomes the largest rank and `up` takes up the difference.
+    they differ, alpha becomes the largest rank and `up` takes up the difference. So it does for
+    an alpha of 0, which sd-scripts reads as the rank, and for a negative one, which is no scale
+    to other readers.
 
     A DoRA's magnitudes are `dora_scale`, one for each output, as LyCORIS 3 writes them.
 
@@ -62,7 +64,9 @@ def write_kohya(
     adapters = _flatten(lora)
     ranks = {adapter.rank for adapter in adapters.values()}
     alphas = {adapter.alpha for adapter in adapters.values()}
-    alpha = alphas.pop() if len(alphas) == 1 else max(ranks)
+    alpha = alphas.pop() if len(alphas) == 1 else 0
+    if not np.float32(alpha) > 0:  # as the file has it: 1e-50 is 0 there
+        alpha = max(ranks)
     tensors = {}
     for (component, module), adapter in adapters.items():
         name = kohya_name(component, module)
@@ -119,9 +123,7 @@ def _with_alpha(
     adapter: Adapter, alpha: float | int, dtype: DTypeLike
 ) -> tuple[np.ndarray, np.ndarray]:
     """down and up for that alpha, with the same product as before."""
-    up = np.asarray(adapter.up, np.float32)
-    if adapter.alpha != alpha:
-        up = up * np.float32(adapter.alpha / alpha)
+    up = np.asarray(adapter.with_alpha(alpha).up, np.float32)
     with np.errstate(over="ignore"):  # _check_finite names what a narrow dtype cannot hold
         return np.asarray(adapter.down).astype(dtype), up.astype(dtype)
 

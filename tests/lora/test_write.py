@@ -72,6 +72,19 @@ def test_base_versions(family, prediction, version):
     assert metadata["ss_v2"] == ("True" if family == "sd2" else "False")
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1e-50, -1.5])
+def test_no_alpha_is_written_that_readers_take_otherwise(tmp_path, alpha):
+    """B6: sd-scripts reads an alpha of 0 as the rank."""
+    lora = lora_of([alpha] * 5)
+    write_kohya(tmp_path / "a", lora)
+    tensors = load_file(tmp_path / "a")
+    for key, tensor in tensors.items():
+        if key.endswith(".alpha"):
+            assert tensor == 2  # the rank
+    assert_same_updates(lora["unet"], read(tmp_path / "a", {"unet": SMALL})["unet"])
+    assert header(tmp_path / "a")["ss_network_alpha"] == "2.0"
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.floats(0.25, 64), min_size=5, max_size=5),

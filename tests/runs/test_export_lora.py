@@ -50,11 +50,13 @@ def export(source, to, out, strength=1.0, dtype="auto", model=None, bake=None):
 
 
 @pytest.mark.parametrize("to", ["kohya", "peft"])
-@pytest.mark.parametrize("strength", [1.0, -0.5])
+@pytest.mark.parametrize("strength", [1.0, -0.5, 0.0])
 def test_a_run_is_exported_without_its_model(cat, lora, model, tmp_path, to, strength):
     out = export(cat, to, tmp_path / "new" / "mycat.safetensors", strength)
     assert out == tmp_path / "new" / "mycat.safetensors"
     assert_scaled(model, out, lora, strength)
+    file = TensorFile(out)  # B6: an alpha of 0 would be the rank to sd-scripts
+    assert all(file[key] > 0 for key in file if key.endswith(".alpha"))
     assert [path.name for path in out.parent.iterdir()] == ["mycat.safetensors"]
 
 
