@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from flax_sd.lora.layers import LoRA
-from flax_sd.lora.masks import Masks, Rates
+from flax_sd.lora.masks import Rates, draw_masks
 from flax_sd.lora.targets import slots
 
 
@@ -18,8 +18,18 @@ def drop(model: nnx.Module, rates: Rates, keys: Key[Array, " b"]) -> None:
     What a row loses depends on its own key and the layer's path alone, so that parts of a batch
     and devices see what the whole batch does.
     """
-    for path, slot in slots(model).items():
-        if isinstance(slot.layer, LoRA):
-            number = np.uint32(zlib.crc32(path.encode()))  # the same in every process
-            own = jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(keys)
-            slot.layer.masks = Masks(rates, own)
+    table = {path: slot.layer for path, slot in slots(model).items()}
+    layers = {path: layer for path, layer in table.items() if isinstance(layer, LoRA)}
+    if not layers:
+        return
+    # crc32 is the same in every process.
+    numbers = np.array([zlib.crc32(path.encode()) for path in layers], np.uint32)
+    rows = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    own = jax.vmap(rows, in_axes=(None, 0))(keys, numbers)  # [l, b]
+    ranks = [
+        weights.down[...].shape[-1]
+        for layer in layers.values()
+        for weights in layer.adapters.values()
+    ]
+    for layer, masks in zip(layers.values(), draw_masks(rates, own, max(ranks)), strict=True):
+        layer.masks = masks

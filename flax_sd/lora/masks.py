@@ -1,5 +1,6 @@
 """What a LoRA leaves out at random in one pass of training, drawn for each row of the batch."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -22,34 +23,83 @@ class Rates(NamedTuple):
     module: float = 0.0
 
 
-class RowKeys(nnx.Variable):
-    """A random key for each row of the batch, of a layer's own."""
+class Drawn(nnx.Variable):
+    """What was drawn for each row of the batch: a key, or what is kept."""
 
 
 class Masks(nnx.Module):
-    """Stands in a LoRA while a network that was merged for one pass is called."""
+    """Stands in a LoRA while a network that was merged for one pass is called.
 
-    def __init__(self, rates: Rates, keys: Key[Array, " b"]):
-        self.neuron, self.rank, self.module = rates
-        self.keys = RowKeys(keys)
+    Attributes:
+      keys: [b], from which the numbers are drawn whose places are not known before the call.
+      columns: [b, r], whether a column is kept.
+      whole: [b], whether the update is.
+    """
+
+    def __init__(
+        self,
+        rates: Rates,
+        keys: Key[Array, " b"] | None,
+        columns: Bool[Array, "b r"] | None,
+        whole: Bool[Array, " b"] | None,
+    ):
+        """A None where the rate is 0."""
+        self.neuron, self.rank, _ = rates
+        self.keys, self.columns, self.whole = (
+            nnx.data(None if each is None else Drawn(each)) for each in (keys, columns, whole)
+        )
 
     def between(self, low: Float[Array, "b *n r"]) -> Float[Array, "b *n r"]:
         """What goes from down to up, without what is left out of it."""
-        if self.neuron:
-            low = jnp.where(self._kept(0, self.neuron, low.shape[1:]), low / (1 - self.neuron), 0)
-        if self.rank:
-            kept = self._kept(1, self.rank, (*(1,) * (low.ndim - 2), low.shape[-1]))
+        if self.keys is not None:
+            kept = _kept(self.keys[...], self.neuron, low.shape[1:])
+            low = jnp.where(kept, low / (1 - self.neuron), 0)
+        if self.columns is not None:
+            kept = _over_places(self.columns[...][:, : low.shape[-1]], low.ndim)
             low = jnp.where(kept, low / (1 - self.rank), 0)
         return low
 
     def update(self, change: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
         """What the LoRA adds, in the rows that are not left out."""
-        if not self.module:
+        if self.whole is None:
             return change
-        return jnp.where(self._kept(2, self.module, (1,) * (change.ndim - 1)), change, 0)
+        return jnp.where(_over_places(self.whole[...][:, None], change.ndim), change, 0)
 
-    def _kept(self, number: int, rate: float, shape: tuple[int, ...]) -> Bool[Array, "b *n"]:
-        def row(key: jax.Array) -> jax.Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, shape)
 
-        return jax.vmap(row)(self.keys[...])
+def draw_masks(rates: Rates, keys: Key[Array, "l b"], rank: int) -> list[Masks]:
+    """The masks of every layer, drawn together: each draw of its own is a second to compile.
+
+    Args:
+      keys: of each layer and row.
+      rank: the largest of the layers'; one of a lower rank reads the first columns.
+    """
+    neurons = _folded(keys, 0) if rates.neuron else None
+    columns = _kept(_folded(keys, 1), rates.rank, (rank,)) if rates.rank else None
+    whole = _kept(_folded(keys, 2), rates.module, ()) if rates.module else None
+    drawn = (neurons, columns, whole)
+    return [
+        Masks(rates, *(None if each is None else each[i] for each in drawn))
+        for i in range(len(keys))
+    ]
+
+
+def _folded(keys: Key[Array, "l b"], number: int) -> Key[Array, "l b"]:
+    """Keys of a purpose of their own."""
+    return _each(lambda key: jax.random.fold_in(key, number), keys)
+
+
+def _kept(keys: Key[Array, "*b"], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    """Whether each number of an array of that shape is kept, for each key."""
+    return _each(lambda key: jax.random.bernoulli(key, 1 - rate, shape), keys)
+
+
+def _each(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
+    """The function of every key, axis by axis so that a batch over devices stays divided."""
+    for _ in keys.shape:
+        function = jax.vmap(function)
+    return function(keys)
+
+
+def _over_places(kept: Bool[Array, "b r"], ndim: int) -> Bool[Array, "..."]:
+    """[b, r] to [b, 1, …, 1, r]."""
+    return kept.reshape(len(kept), *(1,) * (ndim - 2), -1)
