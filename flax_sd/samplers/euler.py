@@ -15,9 +15,9 @@ from flax_sd.samplers.sampler import Carry, Grid, Table, row
 from flax_sd.samplers.sigmas import (
     SigmaConfig,
     SigmaSampler,
-    denoised,
     init_noise_sigma,
     sigma_steps,
+    step_weights,
 )
 from flax_sd.scheduler_config import read_config
 
@@ -37,15 +37,15 @@ class EulerTables(NamedTuple):
     """Values of each step, float32 [m]."""
 
     sigma: Table
-    sigma_hat: Table  # raised by churn
-    dt: Table  # the next σ - σ̂
+    x_weight: Table
+    out_weight: Table
     std: Table  # of the noise that raises σ to σ̂
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Euler(SigmaSampler):
-    """x ← x + (x - x̂_0) / σ̂ · (σ_next - σ̂)."""
+    """x ← x + (x - x̂_0) / σ̂ · (σ_next - σ̂), where σ̂ is σ raised by churn."""
 
     tables: EulerTables
 
@@ -60,8 +60,7 @@ class Euler(SigmaSampler):
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
         if self.stochastic:
             x = x + at.std * self._drawn(noise)
-        x0 = denoised(self.prediction_type, x, out, sigma=at.sigma, sigma_hat=at.sigma_hat)
-        return Carry(x + (x - x0) / at.sigma_hat * at.dt)
+        return Carry(at.x_weight * x + at.out_weight * out)
 
 
 def make_euler(
@@ -89,12 +88,14 @@ def make_euler(
     sigma = sigmas[:-1]
     churn = min(s_churn / len(sigma), math.sqrt(2) - 1)
     gamma = np.where((s_tmin <= sigma) & (sigma <= s_tmax), churn, 0).astype(np.float32)
-    sigma_hat = sigma * (gamma + 1)
-    std = np.float32(s_noise) * np.sqrt(sigma_hat**2 - sigma**2)
+    sigma_hat = (sigma * (gamma + 1)).astype(np.float64)
+    std = s_noise * np.sqrt(sigma_hat**2 - sigma.astype(np.float64) ** 2)
+    kind, end = config.prediction_type, sigmas[1:].astype(np.float64)
     draws = gamma > 0
     return Euler(
         grid=Grid(t, draws, init_noise_sigma(config, sigmas)),
         stochastic=bool(draws.any()),
-        tables=EulerTables(sigma, sigma_hat, sigmas[1:] - sigma_hat, std),
-        prediction_type=config.prediction_type,
+        tables=EulerTables(
+            sigma, *step_weights(kind, sigma, sigma_hat, end), std.astype(np.float32)
+        ),
     )

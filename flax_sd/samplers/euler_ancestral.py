@@ -14,9 +14,9 @@ from flax_sd.samplers.sampler import Carry, Grid, Table, row
 from flax_sd.samplers.sigmas import (
     SigmaConfig,
     SigmaSampler,
-    denoised,
     init_noise_sigma,
     sigma_steps,
+    step_weights,
 )
 from flax_sd.scheduler_config import read_config
 
@@ -32,7 +32,8 @@ class EulerAncestralTables(NamedTuple):
     """Values of each step, float32 [m]."""
 
     sigma: Table
-    dt: Table  # σ_down - σ
+    x_weight: Table
+    out_weight: Table
     sigma_up: Table  # of the noise
 
 
@@ -52,9 +53,7 @@ class EulerAncestral(SigmaSampler):
     ) -> Carry:
         """One step; noise is drawn on the last one too, where its scale is 0."""
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
-        x0 = denoised(self.prediction_type, x, out, sigma=at.sigma, sigma_hat=at.sigma)
-        x = x + (x - x0) / at.sigma * at.dt
-        return Carry(x + at.sigma_up * self._drawn(noise))
+        return Carry(at.x_weight * x + at.out_weight * out + at.sigma_up * self._drawn(noise))
 
 
 def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> EulerAncestral:
@@ -65,12 +64,12 @@ def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> Eu
     """
     config = read_config(EulerAncestralConfig, raw)
     t, sigmas = sigma_steps(config, num_inference_steps)
-    start, end = sigmas[:-1], sigmas[1:]
+    start, end = sigmas[:-1].astype(np.float64), sigmas[1:].astype(np.float64)
     up = np.sqrt(end**2 * (start**2 - end**2) / start**2)
-    down = np.sqrt(end**2 - up**2)
+    down = end**2 / start  # √(end² - up²), which would cancel
+    weights = step_weights(config.prediction_type, sigmas[:-1], start, down)
     return EulerAncestral(
         grid=Grid(t, np.full(t.shape, True), init_noise_sigma(config, sigmas)),
         stochastic=True,
-        tables=EulerAncestralTables(start, down - start, up),
-        prediction_type=config.prediction_type,
+        tables=EulerAncestralTables(sigmas[:-1], *weights, up.astype(np.float32)),
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Float64, Int
 
 from flax_sd.samplers.sampler import Sampler, row
 from flax_sd.samplers.spacing import SpacedConfig, float_timesteps
@@ -30,7 +30,6 @@ class SigmaSampler(Sampler):
     """A sampler whose x is x_0 + σ ε; its tables name each step's σ `sigma`."""
 
     tables: Any
-    prediction_type: str = dataclasses.field(metadata={"static": True})
 
     def scale_input(
         self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
@@ -64,20 +63,26 @@ def init_noise_sigma(config: SigmaConfig, sigmas: Float32[np.ndarray, " n"]) -> 
     return sigmas.max()
 
 
-def denoised(
+def step_weights(
     prediction_type: str,
-    x: Float[Array, "b h w c"],
-    out: Float[Array, "b h w c"],
-    *,
-    sigma: Float[Array, ""],
-    sigma_hat: Float[Array, ""],
-) -> Float[Array, "b h w c"]:
-    """x̂_0 from x = x_0 + σ ε and the network's output.
+    sigma: Float32[np.ndarray, " m"],
+    sigma_hat: Float64[np.ndarray, " m"],
+    end: Float64[np.ndarray, " m"],
+) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m"]]:
+    """The weights of x and of the network's output in x + (x - x̂_0) / σ̂ · (end - σ̂).
 
-    With churn x has the larger σ̂, of which diffusers takes account for "epsilon" only.
+    x̂_0 is x - σ̂ out ("epsilon"), out ("sample") or x / (σ² + 1) - out σ / √(σ² + 1)
+    ("v_prediction"). Each weight is worked out in float64: with a terminal SNR of zero σ is 4096,
+    and in float32 the x of that size would cancel but for its last bits. With churn x has the
+    larger σ̂, of which diffusers takes account for "epsilon" only.
     """
+    sigma = sigma.astype(np.float64)
+    ratio = end / sigma_hat
     if prediction_type == "epsilon":
-        return x - sigma_hat * out
-    if prediction_type == "sample":
-        return out
-    return out * (-sigma / jnp.sqrt(sigma**2 + 1)) + x / (sigma**2 + 1)
+        x_weight, out_weight = np.ones_like(ratio), end - sigma_hat
+    elif prediction_type == "sample":
+        x_weight, out_weight = ratio, 1 - ratio
+    else:
+        x_weight = ratio + (1 - ratio) / (sigma**2 + 1)
+        out_weight = (ratio - 1) * sigma / np.sqrt(sigma**2 + 1)
+    return x_weight.astype(np.float32), out_weight.astype(np.float32)

@@ -1,5 +1,6 @@
 """The same loop through diffusers' class and through ours, from the same generators."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -48,6 +49,48 @@ def their_loop(class_name, config, n, options):
         out = network(torch, scheduler.scale_model_input(x, t), t)
         x = scheduler.step(out, t, x, **options).prev_sample
     return scheduler, x
+
+
+@contextlib.contextmanager
+def in_double():
+    """diffusers' steps of the time in float64, where they say float32."""
+    single = torch.float32
+    torch.float32 = torch.float64
+    try:
+        yield
+    finally:
+        torch.float32 = single
+
+
+def assert_one_exact_step(class_name, kind, tolerance=parity.LAYER):
+    """One step from a terminal SNR of zero, σ = 4096, against diffusers' own in float64.
+
+    In float32 its x of that size cancels but for the last bits, which are 1e-3.
+    """
+    config = {**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config["prediction_type"] = kind
+    sampler = samplers.from_config({"_class_name": class_name, **config}, 1)
+    x, noise = start(sampler)
+    out = network(np, x / 4096, 999.0)
+    ours = sampler.step(sampler.init(x), out, 0, None if noise is None else noise[0]).x
+
+    def step(dtype):
+        scheduler = reference(class_name, config, 1)
+        scheduler.sigmas = scheduler.sigmas.to(dtype)
+        own = parity.to_torch(x).to(dtype)
+        scheduler.scale_model_input(own, scheduler.timesteps[0])
+        generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+        given = parity.to_torch(out).to(dtype)
+        return scheduler.step(
+            given, scheduler.timesteps[0], own, generator=generators
+        ).prev_sample.numpy()
+
+    single = step(torch.float32)
+    with in_double():
+        double = step(torch.float64)
+    double, single = (np.moveaxis(each, 1, -1) for each in (double, single))
+    parity.assert_close(ours, double, tolerance)
+    assert np.abs(np.asarray(ours) - single).max() <= np.abs(double - single).max() + 1e-5
 
 
 @jax.jit

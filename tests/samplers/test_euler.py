@@ -48,6 +48,12 @@ def test_zero_terminal_snr_matches_diffusers(kind):
         assert np.abs(mine - parity.from_torch(x)).max() <= parity.LAYER * size
 
 
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_a_single_step_from_zero_snr_does_not_cancel(kind):
+    """C7."""
+    loops.assert_one_exact_step(EULER, kind)
+
+
 @pytest.mark.parametrize(
     ("config", "total"), [({}, 10.0807), ({"prediction_type": "v_prediction"}, 0.0002)]
 )

@@ -3,6 +3,7 @@ import pytest
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
+from tests.samplers import loops
 from tests.samplers.loops import SD, SPACINGS, assert_same_loop
 
 EULER_A = "EulerAncestralDiscreteScheduler"
@@ -23,9 +24,15 @@ def test_zero_terminal_snr_matches_diffusers():
         assert_same_loop(EULER_A, {**config, "prediction_type": kind}, 10)
 
 
+def test_a_single_step_from_zero_snr_does_not_cancel():
+    """C7."""
+    loops.assert_one_exact_step(EULER_A, "v_prediction")
+
+
 def test_variances_add_up():
+    """σ_down² + σ_up² = σ_next², where ε is weighted by σ_down - σ."""
     sampler = samplers.from_config({"_class_name": EULER_A, **SD}, 10)
-    sigma, dt, up = sampler.tables
+    sigma, _, dt, up = sampler.tables
     np.testing.assert_allclose((sigma + dt) ** 2 + up**2, np.append(sigma[1:] ** 2, 0), atol=1e-4)
 
 
