@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 import operator
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, SupportsFloat
 
 import jax
@@ -34,8 +34,8 @@ class Request(NamedTuple):
 
 
 def read_request(
-    prompt_or_list: str | Sequence[str],
-    negative_prompt: str | Sequence[str],
+    prompt_or_list: Any,
+    negative_prompt: Any,
     seed: Any,
     size: tuple[int | None, int | None],  # pixels
     latents: ArrayLike | None,
@@ -44,19 +44,21 @@ def read_request(
     channels: int,
     stride: int,  # pixels a latent
 ) -> Request:
-    """Spells out what `generate` was asked for.
+    """Spells out what `generate` was asked for; no negative prompt is an empty one.
 
     Raises:
-      UserError: lists of different lengths, a size that the VAE cannot make, latents of another
-        shape, a seed that is no integer; all problems are named.
+      UserError: a prompt that is no text, lists of different lengths, a size that the VAE cannot
+        make, latents of another shape, a seed that is no integer; all problems are named.
     """
-    prompts = [prompt_or_list] if isinstance(prompt_or_list, str) else list(prompt_or_list)
-    count, problems = len(prompts), []
-    if not prompts:
+    problems: list[str] = []
+    prompts = read_texts("prompt", prompt_or_list, problems)
+    count, negative = len(prompts), "" if negative_prompt is None else negative_prompt
+    negatives = read_texts("negative prompt", negative, problems)
+    if isinstance(negative, str):
+        negatives *= count
+    if not prompts and not problems:
         problems.append("there is no prompt")
-    one = isinstance(negative_prompt, str)
-    negatives = [negative_prompt] * count if one else list(negative_prompt)
-    if len(negatives) != count:
+    if len(negatives) != count and not problems:
         problems.append(f"{len(negatives)} negative prompts for {count} prompts; give one or each")
     seeds = read_seeds(seed, count, problems, "prompts")
     given = None if latents is None else np.shape(latents)
@@ -72,6 +74,15 @@ def read_request(
     if problems:
         raise UserError("; ".join(problems))
     return Request(prompts, negatives, seeds, *sides)
+
+
+def read_texts(noun: str, given: Any, problems: list[str]) -> list[Any]:
+    """One text or several as a list; what is wrong is added to `problems`."""
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        problems.append(f"{noun} is {wrong[0]!r}: should be text, or a list of texts")
+    return texts
 
 
 def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "pictures") -> list[int]:

@@ -182,7 +182,7 @@ class StableDiffusion:
     def generate(
         self,
         prompt_or_list: str | Sequence[str],
-        negative_prompt: str | Sequence[str] = "",
+        negative_prompt: str | Sequence[str] | None = "",
         num_inference_steps: int = 50,
         guidance_scale: SupportsFloat = 7.5,
         sampler: str | Mapping[str, Any] | None = None,
@@ -199,14 +199,15 @@ class StableDiffusion:
 
         Args:
           prompt_or_list: one prompt, or several that are drawn together.
-          negative_prompt: one, or one for each prompt; without guidance it is ignored.
+          negative_prompt: one, or one for each prompt; without guidance it is ignored. None is "".
           num_inference_steps: as diffusers' `set_timesteps`.
           guidance_scale: 1 and below leave the unconditional half out.
           sampler: None for the checkpoint's own, a name (`flax_sd.samplers.SAMPLERS`) for the
             checkpoint's config made one of that class, or a scheduler config taken as it is.
           seed: of the first picture, those after it count up; or one for each.
           latents: noise [b, h, w, c] to begin with, in place of the seeds'.
-          height: pixels; unset takes what the UNet was trained on.
+          height: pixels; unset takes what the UNet was trained on. One side may be given alone,
+            which diffusers ignores.
           width: as height.
           output: "uint8" pictures [b, H, W, 3], "float" ones in [0, 1], or "latents" [b, h, w, c].
           clip_skip: layers to leave out for the prompts; not for the negative ones, as diffusers.

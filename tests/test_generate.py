@@ -1,5 +1,8 @@
 """What `generate` was asked for, spelled out and checked."""
 
+import inspect
+
+import diffusers
 import numpy as np
 import pytest
 
@@ -21,6 +24,13 @@ def test_one_prompt_or_several():
     assert request(("a", "b"), ["x", "y"]).negatives == ["x", "y"]
 
 
+def test_no_negative_prompt_is_an_empty_one():
+    """A10: None is diffusers' default."""
+    default = inspect.signature(diffusers.StableDiffusionPipeline.__call__).parameters
+    assert default["negative_prompt"].default is None
+    assert request(["a", "b"], None).negatives == ["", ""]
+
+
 @pytest.mark.parametrize("seed", [[3, 9], (3, 9), np.array([3, 9]), [np.int64(3), 9]])
 def test_a_seed_each(seed):
     assert request(["a", "b"], seed=seed).seeds == [3, 9]
@@ -31,6 +41,7 @@ def test_an_integer_seed_counts_up():
 
 
 def test_sizes():
+    """C7: one side alone counts, where diffusers takes both from the model."""
     assert request(size=(64, None))[3:] == (8, 8)
     assert request(size=(None, 40))[3:] == (6, 5)
     assert request(latents=np.zeros((1, 5, 3, 4)))[3:] == (5, 3)
@@ -41,6 +52,11 @@ def test_sizes():
     "arguments, message",
     [
         ({"prompts": []}, "there is no prompt"),
+        ({"prompts": None}, "prompt is None: should be text, or a list of texts"),
+        ({"prompts": 3}, "prompt is 3: should be text"),
+        ({"negatives": [None]}, "negative prompt is None: should be text"),
+        ({"negatives": []}, "0 negative prompts for 1 prompts"),
+        ({"seed": None}, "seed is None: should be an integer or a list of integers"),
         ({"negatives": ["x", "y"]}, "2 negative prompts for 1 prompts"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
         ({"seed": 1.5}, "seed is 1.5: should be an integer or a list of integers"),

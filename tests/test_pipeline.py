@@ -1,7 +1,9 @@
 """The Python interface: whole pictures against diffusers, and what a call may ask for."""
 
+import inspect
 import textwrap
 
+import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,19 @@ def test_pictures_are_decoded_one_by_one(quick):
     for k, prompt in enumerate("abc"):
         assert_close(quick.generate(prompt, seed=k, **given)[0], three[k], LAYER)
     assert quick.programs.traces["decode"] == 1  # so however many there are, one is decoded
+
+
+def test_what_diffusers_leaves_at_none_may_be_none(quick):
+    """A10."""
+    theirs = inspect.signature(diffusers.StableDiffusionPipeline.__call__).parameters
+    ours = inspect.signature(quick.generate).parameters
+    names = [name for name in ours if name in theirs and theirs[name].default is None]
+    assert {"negative_prompt", "height", "width", "latents", "clip_skip"} <= {*names}
+    given = {"num_inference_steps": 1, "output": "latents"}
+    unset = quick.generate("a", **given, **dict.fromkeys(names))
+    np.testing.assert_array_equal(unset, quick.generate("a", **given))
+    states = quick.encode_prompt("a", clip_skip=None).text
+    np.testing.assert_array_equal(states, quick.encode_prompt("a").text)
 
 
 def test_the_size_is_what_the_unet_was_trained_on(quick):
