@@ -26,7 +26,7 @@ class TrainConfig(Section):
     """Parts that a batch is divided into, one after another, to save memory."""
     text_encoder: bool = False
     """Train the text encoder too (its LoRA, or all of it in mode full), which then stays in memory:
-    0.5 GB in float32."""
+    0.5 GB in float32. Layers that model.clip_skip leaves out stay as they are."""
     remat: Literal["none", "blocks", "full"] = "none"
     """Recompute activations in the backward pass, block by block or in full within each block
     too: less memory, more time."""

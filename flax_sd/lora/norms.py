@@ -21,8 +21,8 @@ def limit_norms(params: nnx.State, frozen: nnx.State, largest: float) -> nnx.Sta
     """
     flat = dict(nnx.to_flat_state(params))
     for path, scale in nnx.to_flat_state(frozen):
-        if isinstance(scale, LoRAScale):
-            halves = [(*path[:-1], half) for half in ("down", "up")]
+        halves = [(*path[:-1], half) for half in ("down", "up")]
+        if isinstance(scale, LoRAScale) and halves[0] in flat:  # or it is not trained
             down, up = (flat[half][...] for half in halves)
             norm = jnp.abs(scale[...]) * product_norm(down, up)
             root = jnp.sqrt(jnp.minimum(1, largest / jnp.maximum(norm, largest / 2)))

@@ -18,6 +18,7 @@ from flax_sd.lora.norms import limit_norms
 from flax_sd.lora.read import read
 from flax_sd.lora.targets import match
 from flax_sd.losses import Trees
+from flax_sd.runs.reach import reached
 
 
 def adapted(config: Config) -> tuple[str, ...]:
@@ -68,11 +69,12 @@ def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
     found: set[str] = set()
 
     def rank_of(component: str, path: str) -> int:
+        here = reached(config, component, networks[component], path)
         for pattern, rank in settings.ranks.items():
             if re.search(pattern, f"{component}.{path}"):
                 found.add(pattern)
-                return rank
-        return settings.rank
+                return rank if here else 0
+        return settings.rank if here else 0
 
     for i, name in enumerate(adapted(config)):
         inject(
@@ -120,6 +122,9 @@ def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterat
     if settings.targets != default.targets:
         for name, own in lora.items():
             picked = set(match(networks[name], settings.targets))
-            if odd := sorted(picked ^ own.keys()):
+            odd = [
+                p for p in sorted(picked ^ own.keys()) if reached(config, name, networks[name], p)
+            ]
+            if odd:
                 which = "does not have" if odd[0] in picked else "has, which they do not pick,"
                 yield f"lora.targets is {settings.targets!r}, it {which} {name}.{odd[0]}"

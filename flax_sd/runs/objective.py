@@ -26,6 +26,7 @@ from flax_sd.models.vae import Moments
 from flax_sd.runs.adapters import adapted, add_adapters, constraint, dropout_rates
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
 from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.reach import reached
 
 
 class Objective(NamedTuple):
@@ -61,7 +62,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         add_adapters(config, networks)
     if "unet" in networks:
         networks["unet"].remat = config.train.remat
-    picked = _trained_leaves(config)
+    picked = _trained_leaves(config, networks)
     graphs, params, frozen = {}, {}, {}
     for name, network in networks.items():
         if name in picked:
@@ -98,14 +99,20 @@ def _compute_dtype(config: Config) -> jnp.dtype | None:
     return jnp.dtype(resolve_dtype(config.compute_dtype)) if trained_whole(config) else None
 
 
-def _trained_leaves(config: Config) -> dict[str, Any]:
-    """The filter that picks each trained component's leaves."""
+def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
+    """The filter that picks each trained component's leaves, of those that have a gradient."""
     picked: dict[str, Any] = dict.fromkeys(trained_whole(config), nnx.Param)
     if config.train.mode == "lora":
         picked = dict.fromkeys(adapted(config), nnx.LoRAParam)
     if config.tokens.names:
         picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # either, where they are
-    return picked
+
+    def has_gradient(name: str, path: tuple[Any, ...], _: Any) -> bool:
+        return reached(config, name, networks[name], ".".join(map(str, path)))
+
+    return {
+        name: nnx.All(kind, functools.partial(has_gradient, name)) for name, kind in picked.items()
+    }
 
 
 def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:

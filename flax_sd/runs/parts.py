@@ -173,6 +173,10 @@ def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")
 
 
+def _trains_text_lora(config: Config) -> bool:
+    return config.train.mode == "lora" and config.train.text_encoder
+
+
 def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
     """Raises UserError if the parts do not fit each other or the pictures."""
     vae, problems = networks["vae"], []
@@ -203,6 +207,11 @@ def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
             problems.append(
                 f"model.clip_skip is {config.model.clip_skip}, the text encoder has "
                 f"{text.num_hidden_layers} layers"
+            )
+        elif config.model.clip_skip == text.num_hidden_layers and _trains_text_lora(config):
+            problems.append(
+                f"model.clip_skip {config.model.clip_skip} leaves out all layers of the text "
+                "encoder, so that train.text_encoder has nothing to train"
             )
     if problems:
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")

@@ -26,7 +26,7 @@ def random_lora(model: pathlib.Path, rank: int = 3, alpha: float = 2.0) -> LoRAF
     return lora
 
 
-def write_run(folder: pathlib.Path, lora: LoRAFile, base: pathlib.Path | str, **config: Any):
+def write_run(folder: pathlib.Path, lora: LoRAFile, base: pathlib.Path | str, /, **config: Any):
     """The files of a finished run that trained the LoRA on `base`."""
     folder.mkdir(parents=True)
     config = {"output": str(folder), **config}
