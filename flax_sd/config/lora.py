@@ -23,7 +23,8 @@ class LoRAConfig(Section):
 
     start: pathlib.Path | None = None
     """A LoRA to train on: a file of kohya, PEFT or diffusers, or a folder with one, as a run's.
-    Layers, ranks and alphas are the file's, and options that say otherwise are refused."""
+    Layers, ranks and alphas are the file's, and options that say otherwise are refused. Where the
+    file does not tell its alphas, they are those of the run that it lies in, or lora.alpha."""
     rank: Positive = 4  # the reference script's
     """Rank of the update matrices; with AdamW each of their numbers takes 16 bytes, 13 MB in all at
     rank 4 of attention."""

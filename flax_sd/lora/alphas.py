@@ -42,6 +42,11 @@ def is_rank_stabilised(path: pathlib.Path, metadata: Mapping[str, str], raw_peft
     return any(value for key, value in config.items() if key.endswith("use_rslora"))
 
 
+def has_config(path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool) -> bool:
+    """Whether the file comes with a config of PEFT's; args as of `alpha_rule`."""
+    return _config(path, metadata, raw_peft)[1] is not None
+
+
 def _config(
     path: pathlib.Path, metadata: Mapping[str, str], raw_peft: bool
 ) -> tuple[str, dict | None]:

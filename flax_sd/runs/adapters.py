@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,15 +10,13 @@ import jax
 from flax_sd.compiler import remembered
 from flax_sd.config import Config
 from flax_sd.errors import UserError
-from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.base import hold_in_int8
 from flax_sd.lora.inject import attach, inject
 from flax_sd.lora.masks import Rates
 from flax_sd.lora.norms import limit_norms
-from flax_sd.lora.read import read
-from flax_sd.lora.targets import match
 from flax_sd.losses import Trees
 from flax_sd.runs.reach import reached
+from flax_sd.runs.start import read_start
 
 
 def adapted(config: Config) -> tuple[str, ...]:
@@ -38,7 +36,8 @@ def add_adapters(config: Config, networks: dict[str, Any]) -> None:
     if config.lora.start is None:
         _add_fresh(config, networks)
     else:
-        _add_started(config, networks)
+        for name, adapters in read_start(config, networks).items():
+            attach(networks[name], adapters, 1.0)
     if config.model.base_dtype == "int8":
         for name in adapted(config):
             hold_in_int8(networks[name])
@@ -92,39 +91,3 @@ def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
             f"lora.ranks: no layer of targets {settings.targets!r} matches "
             f"{', '.join(map(repr, sorted(idle)))}"
         )
-
-
-def _add_started(config: Config, networks: dict[str, Any]) -> None:
-    start = config.lora.start
-    assert start is not None
-    known = {name: networks[name] for name in ("unet", "text_encoder")}
-    lora = read(start, known)
-    if problems := [*_clashes(config, lora, known)]:
-        raise UserError("\n  ".join([f"lora.start {start} is another LoRA:", *problems]))
-    for name, adapters in lora.items():
-        attach(networks[name], adapters, 1.0)
-
-
-def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterator[str]:
-    """What the options say and the file has otherwise; an option at its default says nothing."""
-    for name in sorted(lora.keys() ^ set(adapted(config))):
-        if name in lora:
-            yield f"it has layers of the {name}, which the run does not train (train.{name} does)"
-        else:
-            yield f"it has no layers of the {name}, which the run is to train"
-    settings, default = config.lora, type(config.lora)()
-    adapters = [adapter for own in lora.values() for adapter in own.values()]
-    for name in ("rank", "alpha"):
-        wanted = getattr(settings, name)
-        found = sorted({getattr(adapter, name) for adapter in adapters})
-        if wanted != getattr(default, name) and found != [wanted]:
-            yield f"lora.{name} is {wanted:g}, it has {', '.join(f'{value:g}' for value in found)}"
-    if settings.targets != default.targets:
-        for name, own in lora.items():
-            picked = set(match(networks[name], settings.targets))
-            odd = [
-                p for p in sorted(picked ^ own.keys()) if reached(config, name, networks[name], p)
-            ]
-            if odd:
-                which = "does not have" if odd[0] in picked else "has, which they do not pick,"
-                yield f"lora.targets is {settings.targets!r}, it {which} {name}.{odd[0]}"

@@ -3,13 +3,13 @@
 import pathlib
 from typing import Any, Literal, NamedTuple
 
-from flax_sd import config_file
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.runs import new_tokens
 from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 from flax_sd.runs.parts import scheduler_of
-from flax_sd.runs.resume import FILE as CONFIG_FILE
+from flax_sd.runs.run_config import FILE as CONFIG_FILE
+from flax_sd.runs.run_config import config_of
 from flax_sd.weights import hub
 
 MARK = "flax_sd_export"  # in what was exported, so that a later export may replace it
@@ -105,15 +105,6 @@ def find_source(
             f"{path} holds no {trained.name} folder, for {why} is not finished{_way_out(path)}"
         )
     return Source(None, str(trained), None, None, config=config)
-
-
-def config_of(path: pathlib.Path) -> Config | None:
-    """Of the run that `path` is, or that the LoRA file lies in."""
-    folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
-    for folder in folders:
-        if (folder / CONFIG_FILE).is_file():
-            return config_file.load(folder / CONFIG_FILE)
-    return None
 
 
 def _way_out(path: pathlib.Path) -> str:

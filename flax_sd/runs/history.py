@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from flax_sd import config_file
 from flax_sd.chart import Number
 from flax_sd.errors import UserError
-from flax_sd.runs import environment, resume
+from flax_sd.runs import environment
 from flax_sd.runs.check import PAGE
+from flax_sd.runs.run_config import FILE
 from flax_sd.runs.samples import FOLDER, SHEET
 from flax_sd.step_lines import StepLines
 
@@ -54,8 +55,8 @@ def read(folder: pathlib.Path) -> History:
     Raises:
       UserError: there is no run in it, or a file cannot be read.
     """
-    if not (folder / resume.FILE).is_file():
-        raise UserError(f"{folder} is no run's folder: it holds no {resume.FILE}")
+    if not (folder / FILE).is_file():
+        raise UserError(f"{folder} is no run's folder: it holds no {FILE}")
     grids = {
         int(found[1]): path
         for path in sorted((folder / FOLDER).glob("step-*.png"))
@@ -64,7 +65,7 @@ def read(folder: pathlib.Path) -> History:
     sheet, data_report = folder / FOLDER / SHEET, folder / PAGE
     return History(
         folder,
-        config_file.read_yaml(folder / resume.FILE),
+        config_file.read_yaml(folder / FILE),
         _rows(folder / METRICS),
         _rows(folder / VALIDATION),
         environment.read(folder),

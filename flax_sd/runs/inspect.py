@@ -11,11 +11,12 @@ from flax_sd.config import Config, Section
 from flax_sd.errors import UserError
 from flax_sd.lora import read as lora_files
 from flax_sd.lora.refuse import unread_format
-from flax_sd.runs.export_source import config_of, find_source
+from flax_sd.runs.export_source import find_source
 from flax_sd.runs.inspect_lora import inspect_lora
 from flax_sd.runs.inspect_page import Page, add_general
 from flax_sd.runs.inspect_tokens import inspect_embedding
-from flax_sd.runs.resume import FILE as CONFIG_FILE
+from flax_sd.runs.run_config import FILE as CONFIG_FILE
+from flax_sd.runs.run_config import config_of
 from flax_sd.tokens import files as token_files
 from flax_sd.weights import hub
 from flax_sd.weights.safetensors import TensorFile

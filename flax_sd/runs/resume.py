@@ -10,8 +10,8 @@ from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.runs.check import PAGE, QUARANTINE
 from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.run_config import FILE
 
-FILE = "config.yaml"
 BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
 # What may differ on resume, so that a run can be extended or watched, its folder moved, and a step
 # passed that stopped it.
