@@ -166,8 +166,8 @@ MUTATIONS = (
     Mutation(
         "a resumed run sees the pictures of the first steps again",
         "flax_sd/runs/feed.py",
-        "seed=seed, start_step=start_step, **share",
-        "seed=seed, **share",
+        "seed=seed, start_step=start_step, rows=rows",
+        "seed=seed, rows=rows",
         ("tests/runs/test_resume.py", "tests/data/test_batches.py"),
     ),
     Mutation(
@@ -201,8 +201,8 @@ MUTATIONS = (
     Mutation(
         "encoded captions are found in the cache whatever model.clip_skip is",
         "flax_sd/runs/encoded.py",
-        "caption, self._skip, self._encoder",
-        "caption, self._encoder",
+        "self._made_by = clip_skip, code_version(), text_encoder",
+        "self._made_by = code_version(), text_encoder",
         ("tests/runs/test_inputs.py", "tests/runs/test_store.py"),
     ),
     Mutation(
