@@ -21,6 +21,10 @@ KINDS = {
     "long caption": "has more than the 75 tokens that the text encoder reads: shorten it",
     "small": f"is enlarged {ENLARGED} times or more, and blurred by that: find a larger one",
     "cropped": f"loses {CROPPED:.0%} of its area or more to the shape that it is trained in",
+    "unknown orientation": "has a damaged note of how it is turned, and is used as it lies",
+    "unknown colours": "has a colour profile that cannot be used: its colours are taken for sRGB",
+    "guessed range": "does not say which of its numbers is white: see whether it looks right",
+    "converted": "is converted to sRGB from the colours that its profile names",
     "turned": "is used upright, as its EXIF orientation says",
     "animated": "has several frames, of which the first is used",
     "unused": "lies in the folder and is no part of the set",
@@ -117,6 +121,7 @@ def _picture(pictures: Pictures, i: int) -> Iterator[Finding]:
     if fit.cropped >= CROPPED:
         text = f"{width} x {height} pixels, of which {fit.cropped:.0%} is left out each time"
         yield Finding("cropped", name, text)
+    yield from (Finding(kind, name, text) for kind, text in seen.notes)
     if seen.turned:
         yield Finding("turned", name, f"{width} x {height} pixels once upright")
     if seen.frames > 1:

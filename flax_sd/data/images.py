@@ -3,13 +3,17 @@
 import contextlib
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from flax_sd.data import colours, metadata, samples, tags
+from flax_sd.data.samples import BadPicture
 
 # Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -17,9 +21,15 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 Size = tuple[int, int]  # width and height in pixels
 MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses a picture; also the limit after resizing
 
-
-class BadPicture(Exception):
-    """A picture that cannot be used; the text is the reason."""
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Fit(NamedTuple):
@@ -48,15 +58,47 @@ def draw(seed: int, sample: int) -> Draw:
     return Draw(*np.random.Philox(key=[seed, sample]).random_raw(4).tolist())
 
 
+class Note(NamedTuple):
+    """What the owner of a picture should know of how its file was read."""
+
+    kind: str  # of flax_sd.data.check.KINDS
+    text: str
+
+
+class Read(NamedTuple):
+    """A picture as it is used."""
+
+    picture: Image.Image  # upright, RGB
+    turned: bool  # its orientation turned or mirrored it
+    frames: int  # of which this is the first
+    notes: tuple[Note, ...]
+
+
 def decode(data: bytes, background: str) -> Image.Image:
-    """Returns the picture upright, as RGB, with `background` under what is transparent.
+    """Returns the picture upright, as sRGB, with `background` under what is transparent.
 
     Raises:
       BadPicture: the bytes are no picture, are cut off or damaged, or too many when unpacked.
     """
-    with _opened(data) as image:
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), background)
+    return read(data, background).picture
+
+
+def read(data: bytes, background: str) -> Read:
+    """Returns the same, and what was made of the file's metadata.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    parts = metadata.split(data)
+    with _opened(parts.pixels) as image:
+        frames = parts.frames or getattr(image, "n_frames", 1)
+        found = samples.load(image)
+        way, notes = _orientation(parts, image)
+    profile = image.info.get("icc_profile") if parts.profile is None else parts.profile
+    if found.guess is not None:
+        notes.append(Note("guessed range", found.guess))
+    picture = _over(_to_srgb(found.colours, profile, notes), found.alpha, background)
+    return Read(_upright(picture, way), way in TURNS, frames, tuple(notes))
 
 
 def alpha(data: bytes) -> Image.Image | None:
@@ -65,26 +107,29 @@ def alpha(data: bytes) -> Image.Image | None:
     Raises:
       BadPicture: as `decode`.
     """
-    with _opened(data) as image:
-        image.load()
-        if not image.has_transparency_data:
-            return None
-        return ImageOps.exif_transpose(image).convert("RGBA").getchannel("A")
+    found, way = _loaded(data)
+    return None if found.alpha is None else _upright(found.alpha, way)
 
 
-def header(data: bytes) -> tuple[bool, int]:
-    """Returns whether EXIF turns or mirrors the picture, and how many frames it has.
+def mask(data: bytes) -> Image.Image:
+    """Returns the picture upright, as L; its numbers are no colours, so no profile changes them.
 
     Raises:
       BadPicture: as `decode`.
     """
-    with _opened(data) as image:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        return orientation in range(2, 9), getattr(image, "n_frames", 1)
+    found, way = _loaded(data)
+    return _upright(_over(found.colours.convert("RGB"), found.alpha, "black").convert("L"), way)
+
+
+def _loaded(data: bytes) -> tuple[samples.Samples, int]:
+    """What lies in the file, and its orientation."""
+    parts = metadata.split(data)
+    with _opened(parts.pixels) as image:
+        return samples.load(image), _orientation(parts, image)[0]
 
 
 @contextlib.contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
@@ -99,23 +144,46 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise BadPicture(f"damaged: {error or type(error).__name__}") from error
 
 
-def _to_rgb(image: Image.Image, background: str) -> Image.Image:
-    if image.mode == "F":
-        raise BadPicture("32-bit float pixels have no agreed range: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        return _from_16_bit(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, background), rgba).convert("RGB")
-    return image.convert("RGB")
+def _orientation(parts: metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:
+    """EXIF's orientation, or else that of XMP; 1 where neither says it so that it can be read."""
+    exif, problem = parts.exif or image.info.get("exif", b""), None
+    try:
+        way = tags.orientation(re.sub(rb"^(Exif\0\0){1,2}", b"", exif)) if exif else None
+    except ValueError as error:
+        way, problem = None, error
+    if way is None and (found := re.search(rb'tiff:Orientation(?:="|>)([1-8])', parts.xmp)):
+        way = int(found[1])
+    if way is None and problem is not None:
+        return 1, [Note("unknown orientation", f"its EXIF cannot be read: {problem}")]
+    return way or 1, []
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Scales 0…65535 to 0…255; Pillow's own conversion clips at 255 instead."""
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise BadPicture("32-bit integer pixels: save it with 8 or 16 bits")
-    return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[Note]) -> Image.Image:
+    """The colours as RGB, as they are where their profile cannot be used; notes what was done."""
+    if profile is None:
+        return image.convert("RGB")
+    try:
+        converted, name = colours.to_srgb(image, profile)
+    except colours.BadProfile as error:
+        notes.append(Note("unknown colours", str(error)))
+        return image.convert("RGB")
+    if name is not None:
+        notes.append(Note("converted", f"from {name} to sRGB"))
+    return converted
+
+
+def _over(image: Image.Image, alpha: Image.Image | None, background: str) -> Image.Image:
+    """The picture over a colour."""
+    if alpha is None:
+        return image
+    over = image.convert("RGBA")
+    over.putalpha(alpha)
+    under = Image.new("RGBA", over.size, background)
+    return Image.alpha_composite(under, over).convert("RGB")
 
 
 def resized(size: Size, resolution: int) -> Size:

@@ -26,11 +26,12 @@ class Seen(NamedTuple):
     """What is known of a picture that was opened."""
 
     size: images.Size  # as it is used, upright
-    turned: bool  # its EXIF orientation turned or mirrored it
+    turned: bool  # its orientation turned or mirrored it
     frames: int  # of which the first is used
     digest: str  # SHA-256 of its file
     shows: str  # alike for files that show the same, whatever their format and metadata
     mask: Mask | None = None  # None where data.mask finds none
+    notes: tuple[images.Note, ...] = ()  # on how its metadata was read
 
 
 def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
@@ -62,7 +63,7 @@ def open_mask(
     name = record.mask.name
     try:
         content = read(record._replace(name=name, read=record.mask.read_bytes), pauses)
-        return images.decode(content, "black").convert("L")
+        return images.mask(content)
     except images.BadPicture as error:
         raise images.BadPicture(f"its mask {name}: {error}") from error
 
@@ -71,14 +72,13 @@ def look(record: Record, cfg: DataConfig) -> Seen | str:
     """Opens a picture as training will; or says why it cannot be used."""
     try:
         content = read(record, FEW_PAUSES)
-        picture = images.decode(content, cfg.background)
+        picture, turned, frames, notes = images.read(content, cfg.background)
         buckets.fit(cfg, picture.size)
-        turned, frames = images.header(content)
         mask = _look_at_mask(record, cfg, picture.size)
     except images.BadPicture as error:
         return str(error)
     digest = hashlib.sha256(content).hexdigest()
-    return Seen(picture.size, turned, frames, digest, _print(picture), mask)
+    return Seen(picture.size, turned, frames, digest, _print(picture), mask, notes)
 
 
 def _look_at_mask(record: Record, cfg: DataConfig, size: images.Size) -> Mask | None:

@@ -23,7 +23,7 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     shown = min(SHOWN, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
-    lines += _shapes(pictures) + _masks(pictures)
+    lines += _shapes(pictures) + _masks(pictures) + converted(pictures)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
@@ -40,6 +40,13 @@ def sources(pictures: Pictures) -> list[str]:
         return []
     named = sum(pictures.by_folder)
     return [f"captions: {captions(pictures) - named} from files, {named} from the folder's name"]
+
+
+def converted(pictures: Pictures) -> list[str]:
+    """Returns how many pictures came from which colours to sRGB."""
+    notes = [note for seen in pictures.seen for note in seen.notes if note.kind == "converted"]
+    counts = collections.Counter(note.text for note in notes).most_common()
+    return [f"{many(count, 'picture')} converted {text}" for text, count in counts]
 
 
 def many(number: int, noun: str) -> str:

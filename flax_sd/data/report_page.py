@@ -13,7 +13,7 @@ from flax_sd.data.buckets import alike
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.images import Draw, Size
 from flax_sd.data.pictures import Pictures
-from flax_sd.data.report import captions, many, short, sources
+from flax_sd.data.report import captions, converted, many, short, sources
 from flax_sd.errors import UserError
 
 PICTURES = 24  # shown of each kind; every file is named
@@ -34,6 +34,7 @@ def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Fi
 def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
     words = f" and {many(captions(pictures), 'caption')}" if pictures.captioned else ""
     head = [f"{many(len(pictures), 'picture')}{words} are used.", *sources(pictures)]
+    head += [f"{line}." for line in converted(pictures)]
     parts = [*(f"<p>{page.text(line)}</p>" for line in head), _buckets(pictures), _sizes(pictures)]
     if not findings:
         parts.append("<p>Nothing is wrong with them.</p>")

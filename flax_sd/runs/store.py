@@ -97,9 +97,9 @@ def code_version() -> str:
     What another version of either has made is not found, and is made anew.
     """
     package = pathlib.Path(flax_sd.__file__).parent
-    sources = sorted((package / "models").rglob("*.py"))
+    sources = [path for name in ("data", "models") for path in (package / name).rglob("*.py")]
     digest = hashlib.sha256(jax.__version__.encode())
-    for path in [*sources, package / "data" / "images.py"]:
+    for path in sorted(sources):
         digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 

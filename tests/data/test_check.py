@@ -1,10 +1,12 @@
 """Each kind of finding: where it is due, and not where it is not."""
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from flax_sd.data import check, open_pictures, shared
 from flax_sd.data.check import KINDS
+from tests.data import profiles
 from tests.data.messy import SHORT, cut_off, messy_folder
 
 
@@ -93,3 +95,31 @@ def test_pictures_for_regularisation_past_enough_are_named(tmp_path, config):
     found = check(open_pictures(config(tmp_path / "own", **options)), None)
     unused = [f.name for f in found if f.kind == "unused"]
     assert sorted(unused) == sorted(["1.txt", f"{tmp_path}/prior/1.png"])
+
+
+def test_what_was_made_of_metadata_is_said(tmp_path, config):
+    """F9, F23, F37."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 20, 20, 3), np.uint8)
+    red, green, blue, tan = map(Image.fromarray, noise)
+    red.save(tmp_path / "adobe.jpg", icc_profile=profiles.ADOBE_RGB)
+    green.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    blue.save(tmp_path / "turned.webp", exif=b"Exif\0\0no EXIF", lossless=True)
+    values = np.asarray(tan.convert("L")).astype(np.int32)
+    Image.fromarray(values).save(tmp_path / "integers.tif")
+    for path in list(tmp_path.iterdir()):
+        path.with_suffix(".txt").write_text(SHORT)
+    pictures = open_pictures(config(tmp_path, resolution=16))
+    assert len(pictures) == 4 and not pictures.bad
+    found = {f.kind: (f.name, f.text) for f in check(pictures, None)}
+    assert list(found) == ["unknown orientation", "unknown colours", "guessed range", "converted"]
+    assert found["converted"] == ("adobe.jpg", "from Adobe RGB (1998) to sRGB")
+    name, text = found["unknown colours"]
+    assert name == "broken.png" and text.startswith("its profile cannot be read: ")
+    name, text = found["unknown orientation"]
+    assert (
+        name == "turned.webp"
+        and text == "its EXIF cannot be read: it begins with neither II nor MM"
+    )
+    assert found["guessed range"][0] == "integers.tif"
+    trained = pictures.original(pictures.names.index("integers.tif"))
+    np.testing.assert_array_equal(np.asarray(trained)[..., 0], values)

@@ -1,8 +1,11 @@
 from html import escape
 
-from flax_sd.data import Finding, open_pictures, report_page, summary
+from PIL import Image
+
+from flax_sd.data import Finding, check, open_pictures, report_page, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.report import LETTERS, NAMED
+from tests.data import profiles
 
 
 def test_summary(folder, config):
@@ -69,3 +72,24 @@ def test_long_captions_are_shown_by_their_beginning(folder, config):
     assert len(quoted) == 4 and all(len(line) < LETTERS + 15 for line in quoted)
     assert quoted[0].startswith("  0.png: 'caption 0, flat, flat")
     assert f"  5.png: {reason}" in lines
+
+
+def test_what_is_converted_is_counted_by_its_colours(folder, config):
+    """F9."""
+    for i in range(4):
+        name = "Display P3" if i else "Adobe RGB (1998)"
+        profile = profiles.rgb(name, profiles.P3 if i else profiles.ADOBE, 2.2)
+        Image.new("RGB", (20, 12), (40 * i, 200, 90)).save(folder / f"{i}.png", icc_profile=profile)
+    pictures = open_pictures(config(folder))
+    findings = check(pictures, None)
+    text, page = (
+        summary(pictures, findings),
+        report_page({"data.path": pictures}, {"data.path": findings}),
+    )
+    for line in (
+        "3 pictures converted from Display P3 to sRGB",
+        "1 picture converted from Adobe RGB (1998) to sRGB",
+    ):
+        assert f"\n{line}\n" in text and f"<p>{line}.</p>" in page
+    assert f"converted (4): {KINDS['converted']}" in text and "<h3>converted (4)</h3>" in page
+    assert "  0.png: from Adobe RGB (1998) to sRGB" in text

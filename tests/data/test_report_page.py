@@ -8,6 +8,7 @@ from PIL import Image
 from flax_sd.data import check, open_pictures, report_page
 from flax_sd.data.check import Finding
 from flax_sd.data.report_page import GLIMPSE, PICTURES
+from tests.data import profiles
 from tests.data.messy import cut_off, messy_folder
 
 RED = [255, 0, 0]
@@ -83,6 +84,16 @@ def test_what_a_mask_hides_is_greyed_by_how_little_it_weighs(folder, config, lea
     hidden = [127.5 + glimpse, 127.5 - glimpse, 127.5 - glimpse]
     for part, colour in ((whole, RED), (masked[:, :12], RED), (masked[:, 20:], hidden)):
         np.testing.assert_allclose(part.mean((0, 1)), colour, atol=4)
+
+
+def test_a_converted_picture_is_shown_as_srgb(folder, config):
+    """F9."""
+    for i in range(5):
+        image = Image.new("RGB", (64, 64), (200, 60, 40))
+        image.save(folder / f"{i}.png", icc_profile=profiles.ADOBE_RGB)
+    pictures = open_pictures(config(folder, resolution=32))
+    page = report_page({"data.path": pictures}, {"data.path": []})
+    np.testing.assert_allclose(shown(page, "0.png")[0].mean((0, 1)), [231, 57, 34], atol=4)
 
 
 def test_a_clean_set_is_called_so(folder, config):
