@@ -36,30 +36,32 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None
     Raises:
       BadProfile: it cannot be read, is of another mode, or makes no sense.
     """
-    name, transform = _conversion(profile, image.mode)
-    if transform is None:
-        return image.convert("RGB"), None
-    return _applied(transform, image), name
+    try:
+        name, transform = _conversion(profile, image.mode)
+        if transform is None:
+            return image.convert("RGB"), None
+        return _applied(transform, image), name
+    except BadProfile:
+        raise
+    except Exception as error:  # a damaged profile may raise nearly anything
+        raise BadProfile(f"its profile cannot be read: {error or type(error).__name__}") from error
 
 
 @functools.lru_cache(maxsize=8)  # most pictures of a set share one
 def _conversion(profile: bytes, mode: str) -> Conversion:
     if len(profile) > MAX_UNPACKED:
         raise BadProfile(f"its profile has {len(profile)} bytes")
-    try:
-        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        core: Any = opened.profile
-        name, space = _name(core.profile_description), core.xcolor_space.strip()
-        if core.device_class not in CLASSES:
-            raise BadProfile(f"its profile is no picture's: {core.device_class!r}")
-        # Programs that make a picture grey often leave the profile of sRGB with it.
-        seen_as = "RGB" if (mode, space) == ("L", "RGB") else mode
-        if space != SPACES[seen_as]:
-            raise BadProfile(_misfit(space, mode))
-        srgb = ImageCms.createProfile("sRGB")
-        transform = ImageCms.buildTransform(opened, srgb, seen_as, "RGB")
-    except (OSError, ImportError, ImageCms.PyCMSError) as error:
-        raise BadProfile(f"its profile cannot be read: {error}") from error
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    core: Any = opened.profile
+    name, space = _name(core.profile_description), core.xcolor_space.strip()
+    if core.device_class not in CLASSES:
+        raise BadProfile(f"its profile is no picture's: {core.device_class!r}")
+    # Programs that make a picture grey often leave the profile of sRGB with it.
+    seen_as = "RGB" if (mode, space) == ("L", "RGB") else mode
+    if space != SPACES[seen_as]:
+        raise BadProfile(_misfit(space, mode))
+    srgb = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(opened, srgb, seen_as, "RGB")
     if _probe(transform, seen_as) <= (ALIKE_BY_NAME if "srgb" in name.lower() else ALIKE):
         return Conversion(name, None)
     if seen_as != mode:

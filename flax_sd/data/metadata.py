@@ -26,13 +26,13 @@ class Parts(NamedTuple):
 
 
 def split(data: bytes) -> Parts:
-    """Takes PNG, JPEG, WebP, TIFF and AVIF apart; others have nothing that is in the way."""
+    """Takes PNG, JPEG, WebP, TIFF, AVIF and JPEG 2000 apart; others have nothing in the way."""
     readers = {b"\x89PNG\r\n\x1a\n": _png, b"\xff\xd8\xff": _jpeg, b"II": _tiff, b"MM": _tiff}
     reader = next((r for head, r in readers.items() if data.startswith(head)), None)
     if data[:4] + data[8:12] == b"RIFFWEBP":
         reader = _webp
-    if data[4:8] == b"ftyp":
-        reader = _avif
+    if data[4:8] in (b"ftyp", b"jP  "):
+        reader = _avif if data[4:8] == b"ftyp" else _jp2
     try:
         return reader(data) if reader else Parts(data)
     except (ValueError, struct.error):
@@ -48,7 +48,7 @@ def _png(data: bytes) -> Parts:
         if kind[:1].isupper() or kind == b"tRNS":
             kept.append(data[place:end])
         else:
-            if end > len(data):  # its length is damaged
+            if end != len(data) and not data[end + 4 : end + 8].isalpha():  # a damaged length
                 found = _NEXT_CHUNK.search(data, place + 8)
                 end = found.start() if found else len(data)
             parts = _png_metadata(parts, kind, data[place + 8 : end - 4])
@@ -97,9 +97,11 @@ def _jpeg(data: bytes) -> Parts:
     exif, xmp, profile, kept, place = b"", b"", [], [data[:2]], 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
         marker, length = struct.unpack_from(">BH", data, place + 1)
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:  # stands alone, or is filling
+        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD7:  # stands alone, or is filling
             place += 1
             continue
+        if marker == 0xD8:  # a length is wrong: this is a thumbnail within EXIF
+            raise ValueError("another picture begins before the pixels of the first")
         if marker in (0xD9, 0xDA):  # the pixels begin
             break
         if length < 2:
@@ -165,6 +167,17 @@ def _avif(data: bytes) -> Parts:
 
     In the list of items (ISO/IEC 14496-12) an entry has a version, flags, a number and a type.
     """
-    return Parts(
-        re.sub(rb"(infe[\2\3]\0\0.(?:..|....)\0\0)Exif", rb"\1skip", data, flags=re.DOTALL)
-    )
+    return Parts(_EXIF_ITEM.sub(rb"\1skip", data))
+
+
+_EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:..|....)\0\0)Exif", re.DOTALL)
+
+
+def _jp2(data: bytes) -> Parts:
+    """Nothing is in the way of the pixels, and Pillow does not look for the profile."""
+    found = _PROFILE_BOX.search(data)
+    length = int.from_bytes(found[1]) if found else 0
+    return Parts(data, profile=data[found.start() + 11 :][: length - 11] if found else None)
+
+
+_PROFILE_BOX = re.compile(rb"(.{4})colr\x02.{2}", re.DOTALL)

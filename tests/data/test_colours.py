@@ -81,6 +81,7 @@ def changed(profile, place, new):
         ("RGB", b"\0" * 5000, "cannot be read"),
         ("RGB", profiles.ADOBE_RGB[:200], "cannot be read"),
         ("RGB", bytes(2**24 + 1), "16777217 bytes"),
+        ("RGB", changed(profiles.ADOBE_RGB, 16, b"\xffGB "), "cannot be read"),
         ("RGB", profiles.grey("grey", 1.8), "for GRAY and its pixels are RGB"),
         ("L", profiles.ADOBE_RGB, "for RGB and its pixels are GRAY"),
         ("CMYK", profiles.ADOBE_RGB, "for RGB and its pixels are CMYK"),

@@ -121,8 +121,11 @@ PNG |= {
         data, put.chunk(b"iCCP", b"icc\0\0" + zlib.compress(content))
     ),
     "bad sum": lambda data, content: put.into_png(data, put.chunk(b"tEXt", content)[:-4] + b"sum!"),
-    "bad length": lambda data, content: put.into_png(
+    "long length": lambda data, content: put.into_png(
         data, b"\x7f\xff\xff\xfftEXt" + content + b"sum!"
+    ),
+    "short length": lambda data, content: put.into_png(
+        data, b"\0\0\0\1tEXt" + content + b"\0" * 9 + b"sum!"
     ),
 }
 BLOCKS = {
@@ -199,6 +202,25 @@ def test_what_is_whole_is_heeded_beside_what_is_damaged(format):
     np.testing.assert_array_equal(turned.picture, np.rot90(found.picture, -1))
 
 
+def test_profiles_of_avif_and_jpeg_2000():
+    """F9."""
+    plain = saved("JPEG2000")
+    place = plain.index(b"colr") - 4
+    length = int.from_bytes(plain[place : place + 4])
+    box = b"colr\2\0\0" + profiles.ADOBE_RGB
+    box = (len(box) + 4).to_bytes(4) + box
+    head = plain.index(b"jp2h") - 4
+    more = int.from_bytes(plain[head : head + 4]) + len(box) - length
+    jp2 = plain[:head] + more.to_bytes(4) + plain[head + 4 : place] + box + plain[place + length :]
+    avif = saved("AVIF", quality=100, icc_profile=profiles.ADOBE_RGB)
+    for data, own in ((jp2, plain), (avif, saved("AVIF", quality=100))):
+        found = read(data, "white")
+        assert [note.kind for note in found.notes] == ["converted"]
+        colours = np.asarray(decode(own, "white"))
+        expected = profiles.from_rgb(colours, profiles.ADOBE, profiles.ADOBE_GAMMA)
+        assert np.abs(np.asarray(found.picture) - expected).max() < 2.5
+
+
 def test_xmp_says_how_a_picture_is_turned_where_exif_does_not():
     """F23."""
     xmp = b'<x tiff:Orientation="6"/>'
@@ -208,6 +230,15 @@ def test_xmp_says_how_a_picture_is_turned_where_exif_does_not():
         assert found.turned and not found.notes
         plain = decode(PLAIN[format], "white")
         np.testing.assert_array_equal(found.picture, np.rot90(plain, -1))
+
+
+def test_a_thumbnail_is_never_taken_for_the_picture():
+    """A damaged length before it leads into EXIF, where another JPEG is."""
+    small = saved("JPEG", NOISE.reduce(4))
+    data = put.into_jpeg(PLAIN["JPEG"], put.segment(0xE1, b"Exif\0\0" + TURNED + small))
+    for length in (b"\0\2", b"\0\0", b"\0\x18", b"\xff\xff"):
+        with pytest.raises(BadPicture):
+            decode(data[:4] + length + data[6:], "white")
 
 
 def test_exif_in_the_way_of_imagemagick():
