@@ -41,7 +41,6 @@ def restart_with_tunables() -> None:
     if "GLIBC_TUNABLES" in os.environ or platform.libc_ver()[0] != "glibc":
         return
     os.environ.update(environment())
-    sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

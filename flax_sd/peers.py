@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import jax
 
+from flax_sd import terminal
 from flax_sd.errors import UserError
 
 BAD_INPUT, FAILED = 2, 1  # exit statuses
@@ -44,9 +45,9 @@ def together() -> Iterator[None]:
         if not jax.distributed.is_initialized() or jax.process_count() == 1:
             raise
         if is_gone(error):
-            print(f"error: {LOST}", file=sys.stderr)
+            terminal.complain(f"error: {LOST}")
         elif isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            terminal.complain(f"error: {error}")
         else:
             traceback.print_exc()
         sys.stdout.flush()

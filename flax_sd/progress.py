@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from flax_sd import terminal
+
 WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
 
 
@@ -31,7 +33,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line as it is, above the bar if there is one."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        shown = terminal.escaped(line)
+        self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def count(self, total: int, name: str, *, interval: float = 30.0) -> "Count":
         """The display of work on `total` things, as "encoding pictures"; none if there are none."""

@@ -9,13 +9,16 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def start(code: str, *args: object, **environ: object) -> subprocess.Popen[str]:
+def start(
+    code: str, *args: object, stdin: int | None = None, **environ: object
+) -> subprocess.Popen[str]:
     """Starts `python -W error -c code args` at the repository's root, its output piped."""
     env = {**os.environ, "JAX_PLATFORMS": "cpu", **{k: str(v) for k, v in environ.items()}}
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code, *map(str, args)],
         cwd=ROOT,
         env=env,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
