@@ -1,5 +1,6 @@
-"""SIGTERM and Ctrl-C: the end at once, or a wish to stop that the loop reads between two steps."""
+"""SIGTERM, SIGHUP, Ctrl-C: the end at once, or a wish to stop that the loop reads between steps."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -7,11 +8,15 @@ from types import FrameType, TracebackType
 
 STOPPED = 130  # exit status, as after Ctrl-C
 NOTICE = b"\nCtrl-C: saving after this step; press it again to end at once.\n"
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+NAMES = {
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "SIGHUP (the terminal is gone)",
+    signal.SIGINT: "Ctrl-C",
+}
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and Ctrl-C (SIGINT) set `reason` and do nothing else.
+    """While it is entered, SIGTERM, SIGHUP and Ctrl-C (SIGINT) set `reason` and do nothing else.
 
     While `at_once` says why that loses nothing, they end the process instead, with that sentence.
     A thread does it: a handler in Python waits for the end of a long compilation, and those who
@@ -19,10 +24,11 @@ class StopRequest:
 
     A second Ctrl-C ends the process at once, even inside a long computation: what is being saved
     then is written aside and renamed, so nothing that counts is torn. Enter it after
-    `sharding.initialize_distributed`, which installs a SIGTERM handler of its own.
+    `sharding.initialize_distributed`, which installs a SIGTERM handler of its own. A SIGHUP that is
+    ignored, as nohup has it, stays ignored.
 
     Attributes:
-      reason: None, or what asked to stop: "SIGTERM" or "Ctrl-C".
+      reason: None, or what asked to stop, as "SIGTERM" or "Ctrl-C".
       at_once: None, or why the process may end without saving.
     """
 
@@ -33,7 +39,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in NAMES:
-            self._previous[number] = signal.signal(number, self._handle)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         self._previous_fd = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -57,15 +64,22 @@ class StopRequest:
             while number := numbers.read(1):
                 if self.at_once and number[0] in NAMES:
                     name = NAMES[signal.Signals(number[0])]
-                    os.write(2, f"\n{name}: {self.at_once}\n".encode())
+                    _tell(f"\n{name}: {self.at_once}\n".encode())
                     os._exit(STOPPED)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.at_once:
             return
-        if number == signal.SIGTERM:
-            self.reason = self.reason or "SIGTERM"
-            return
-        self.reason = self.reason or "Ctrl-C"
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, NOTICE)  # print may not be entered twice, and a signal can come within it
+        self.reason = self.reason or NAMES[signal.Signals(number)]
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _tell(NOTICE)
+
+
+def _tell(words: bytes) -> None:
+    """Writes to standard error, where that is possible.
+
+    print may not be entered twice, and a signal can come within it.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, words)
