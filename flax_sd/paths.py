@@ -1,0 +1,44 @@
+"""Paths as users write them: a path is a path, never a URL, a pattern or a format."""
+
+import os
+import pathlib
+from typing import Any
+
+
+def user_path(value: Any) -> Any:
+    """The path that a user wrote, whose `~` and `~name` are home folders; no text is left alone.
+
+    Nothing else in it has a meaning: `$NAME` was the shell's to replace.
+
+    Raises:
+      ValueError: it is empty, cannot be a path, or nobody has the home that it names.
+    """
+    if not isinstance(value, str | os.PathLike):
+        return value
+    text = os.fspath(value)
+    if not text.strip():
+        raise ValueError("is empty: name a file or a folder")
+    if "\0" in text:
+        raise ValueError("holds a NUL, which no path can")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("is not UTF-8, so no file could name it: give it another name")
+    path = pathlib.Path(text)
+    try:
+        return path.expanduser() if text.startswith("~") else path
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path.parts[0]} is nobody's home here: write the folder out, or ./{text} if it is "
+            "called so"
+        ) from error
+
+
+def user_source(value: Any) -> Any:
+    """A path, or the name of something elsewhere, as a hub id: `~` is a home, the rest stays.
+
+    Raises:
+      ValueError: as of `user_path`.
+    """
+    if not isinstance(value, str):
+        return value
+    path = user_path(value)
+    return str(path) if value.startswith("~") else value

@@ -1,0 +1,64 @@
+"""F11, F1: what a user writes as a path is that path, whatever is in its name."""
+
+import pathlib
+import pwd
+
+import pytest
+
+from flax_sd.paths import user_path, user_source
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("~", "/home/anna"),
+        ("~/runs/cat", "/home/anna/runs/cat"),
+        ("~root/x", f"{pwd.getpwuid(0).pw_dir}/x"),
+        ("runs/~", "runs/~"),
+        ("./~", "~"),
+        ("./runs/cat/", "runs/cat"),
+        ("$HOME/x", "$HOME/x"),
+        ("50% off {0} v#2 a?b [*].", "50% off {0} v#2 a?b [*]."),
+        ("file:///x", "file:/x"),
+    ],
+)
+def test_a_path_is_a_path(written, path):
+    assert user_path(written) == pathlib.Path(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("", "is empty: name a file or a folder"),
+        ("  ", "is empty"),
+        ("a\0b", "holds a NUL"),
+        ("a\udcff", "is not UTF-8"),
+        ("~nobody-of-that-name/x", r"~nobody-of-that-name is nobody's home here: .* or \./~nobody"),
+    ],
+)
+def test_what_is_no_path_is_refused(written, message):
+    for read in (user_path, user_source):
+        with pytest.raises(ValueError, match=message):
+            read(written)
+
+
+def test_a_source_keeps_its_spelling_but_for_the_home():
+    same = (
+        "owner/set",
+        "owner/set:config",
+        "https://a/b-{000..123}.tar",
+        "./a/",
+        "a//b",
+        "bundled:x",
+    )
+    assert [user_source(written) for written in same] == list(same)
+    assert user_source("~/lora.safetensors:0.8") == "/home/anna/lora.safetensors:0.8"
+
+
+def test_what_is_no_text_is_left_to_the_options_type():
+    assert user_path(5) == 5 and user_source(None) is None
