@@ -28,10 +28,25 @@ def read_text(path: pathlib.Path) -> str:
 def parse_object(line: str) -> dict[str, Any] | str:
     """The JSON object of a line, or what is wrong with the line."""
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         return f"{error.msg} at column {error.colno}"
+    except (_Twice, RecursionError) as error:
+        return str(error)
     return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
+
+
+class _Twice(ValueError):
+    """A key that an object has twice, of which one would be dropped."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        several = [json.dumps(name) for name in values if names.count(name) > 1]
+        raise _Twice(f"{', '.join(several)} is there twice")
+    return values
 
 
 def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -24,3 +24,4 @@ def test_a_line_of_json():
     assert parse_object('{"a": 1}') == {"a": 1}
     assert parse_object('{"a": 1') == "Expecting ',' delimiter at column 8"
     assert parse_object("[1]") == "a JSON list, not an object"
+    assert parse_object('{"a": {"b": 1, "b": 2}}') == '"b" is there twice'
