@@ -12,8 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
+from flax_sd import terminal
 from flax_sd.allocator import restart_with_tunables, take_gpu_memory
 from flax_sd.errors import UserError
+from flax_sd.paths import user_path
+from flax_sd.user_cache import make_hub_cache
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
@@ -80,40 +83,59 @@ def main() -> None:
     if name in COMMANDS:
         sys.exit(COMMANDS[name][0](args))
     lines = [f"  flax-sd {key:10} {text}" for key, (_, text) in COMMANDS.items()]
-    print("\n".join(["usage: flax-sd COMMAND [--help] …", "", *lines]))
-    if name not in ("-h", "--help"):
-        print(f"error: there is no command {name!r}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    with terminal.enduring():
+        terminal.show("\n".join(["usage: flax-sd COMMAND [--help] …", "", *lines]))
+        if name not in ("-h", "--help"):
+            terminal.complain(f"error: there is no command {name!r}")
+            sys.exit(BAD_INPUT)
 
 
 def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:
     """Runs a command; a user's mistake becomes one message and status 2 (--debug: the trace too).
 
     A full disk is a mistake of nobody's, but needs no trace either. Ctrl-C while nothing is there
-    to be saved ends with status 130.
+    to be saved ends with status 130. What becomes of the output never ends the command.
     """
-    debug = "--debug" in args
+    with terminal.enduring():
+        _log_to_terminal()
+        make_hub_cache()
+        return _explained(command, [arg for arg in args if arg != "--debug"], "--debug" in args)
+
+
+def _log_to_terminal() -> None:
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
+    handler.setFormatter(terminal.Formatter())
     logging.getLogger("flax_sd").handlers[:] = [handler]
     logging.getLogger("flax_sd").propagate = False
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs traces of what it raises too
+
+
+def _explained(command: Callable[[Sequence[str]], int], args: Sequence[str], debug: bool) -> int:
+    """The command's exit status, or that of what it raised."""
     try:
-        return command([arg for arg in args if arg != "--debug"])
+        return command(args)
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        terminal.complain("stopped by Ctrl-C")
         return INTERRUPTED
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        terminal.complain(f"error: {error}")
         return BAD_INPUT
 
 
 def config_path(name: str) -> pathlib.Path:
-    """A config file by its path, or by its name among those that come with the package."""
-    path = pathlib.Path(name)
+    """A config file by its path, or by its name among those that come with the package.
+
+    Raises:
+      UserError: the name is empty, or nobody's home.
+    """
+    try:
+        path = user_path(name)
+    except ValueError as error:
+        raise UserError(f"the config's name {error}") from error
     if path.exists():
         return path
     package = pathlib.Path(__file__).parent
@@ -142,7 +164,7 @@ def _train(args: Sequence[str]) -> int:
     from flax_sd.runs import train as runs_train
 
     again = repeat.parse(args) if "--repeat" in args else None
-    config = again.config if again else _read_config(args)
+    config = again.config if again else _read_config("train", args)
     compiler.set_up()
     take_gpu_memory()
     if config.train.deterministic:
@@ -152,13 +174,13 @@ def _train(args: Sequence[str]) -> int:
         return repeat.run(again) if again else runs_train.run(config)
 
 
-def _read_config(args: Sequence[str]) -> Any:
+def _read_config(name: str, args: Sequence[str]) -> Any:
     """The Config of the file that comes first (the quickstart if none does) and of the flags."""
     from flax_sd import config_file
 
     named = bool(args) and not args[0].startswith("-")
     path = config_path(args[0] if named else "quickstart.yaml")
-    return config_file.parse(path, args[1:] if named else args)
+    return config_file.parse(path, args[1:] if named else args, name)
 
 
 def _sample(args: Sequence[str]) -> int:
@@ -191,7 +213,7 @@ def _compare(args: Sequence[str]) -> int:
 def _check_data(args: Sequence[str]) -> int:
     from flax_sd.runs import check
 
-    return check.run(_read_config(args))
+    return check.run(_read_config("check-data", args))
 
 
 def _plan(args: Sequence[str]) -> int:
@@ -199,7 +221,7 @@ def _plan(args: Sequence[str]) -> int:
 
     take_gpu_memory()
     options, rest = runs_plan.parse(args)
-    config = _read_config(rest)
+    config = _read_config("plan", rest)
     if config.train.deterministic and options.topology is None:
         ask_for_determinism()
     return runs_plan.run(config, options)

@@ -9,20 +9,28 @@ from typing import Any
 
 import pydantic
 import tyro
-import yaml
 from pydantic.fields import FieldInfo
 
+from flax_sd import command, strict_yaml
 from flax_sd.config import Config
+from flax_sd.config.section import is_section
 from flax_sd.errors import UserError
+from flax_sd.text_file import read_text
+
+NOTHING = ("none", "null")  # which unset what may be unset
+SECTIONS = {name for name, field in Config.model_fields.items() if is_section(field)}
 
 LOGGER = logging.getLogger("flax_sd")
 
 
-def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
+def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Config:
     """The file sets, the flags override: `--data.resolution 512`, or with `=`.
 
     A tuple takes several values, a bool none (`--data.random_flip`, `--data.no_random_flip`) or
     true or false; `none` unsets what may be unset.
+
+    Args:
+      name: of the command, for its help.
 
     Raises:
       UserError: the file cannot be read, or options are wrong; all are named.
@@ -30,11 +38,12 @@ def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
     """
     raw = read_yaml(path)
     if {"-h", "--help"} & set(flags):
-        tyro.cli(Config, default=_validate(raw, f"config {path}"), args=["--help"], prog="train.py")
+        default = _validate(raw, f"config {path}")
+        tyro.cli(Config, default=default, args=["--help"], prog=command.typed(name))
     values = read_flags(flags)
     _leave_out_held_out(raw, values, path)
-    for name, value in values.items():
-        _set(raw, name.split("."), value)
+    for option, value in values.items():
+        _set(raw, option.split("."), value)
     return _validate(raw, f"config {path} with flags" if flags else f"config {path}")
 
 
@@ -67,22 +76,81 @@ def load(path: pathlib.Path) -> Config:
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, Any]:
-    """The options in a YAML file, unchecked.
+    """The options in a YAML file, unchecked: values are text, which the config's types then read.
 
     Raises:
-      UserError: it is missing or not YAML.
+      UserError: it is missing, not YAML, or has a key twice.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"config {path} is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"config {path} is not YAML: {error}") from error
-    if not isinstance(raw, dict | None):
-        raise UserError(f"config {path} must hold options by name, found {type(raw).__name__}")
-    return raw or {}
+        text = read_text(path)
+    except UserError as error:
+        raise UserError(f"config {error}") from error
+    try:
+        raw = strict_yaml.parse(text)
+        if not isinstance(raw, dict | None):
+            raise ValueError(f"it must hold options by name, found {_kind(raw)}")
+        return _by_section(raw or {})
+    except ValueError as error:
+        raise UserError(f"config {path}: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"{value!r}"
+
+
+def _by_section(raw: dict[strict_yaml.Key, Any]) -> dict[str, Any]:
+    """The options in their sections, also those that were written as `train.steps: 5`.
+
+    A section that is empty, or none, is left to its defaults. Raises ValueError for an option that
+    is there in both ways.
+    """
+    nested: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    problems = []
+    for key, value in raw.items():
+        section, dot, option = key.partition(".")
+        if section not in SECTIONS:
+            nested[key] = value
+            continue
+        if dot:
+            value = {strict_yaml.Key.of(option, key.line): value}
+        elif _is_nothing(value):
+            value = {}
+        elif not isinstance(value, dict):
+            problems.append(f"{key} is a section: write {key}: {{option: value}}, not {value!r}")
+            continue
+        own = nested.setdefault(section, {})
+        for each, content in value.items():
+            name = f"{section}.{each}"
+            if name in lines:
+                problems.append(strict_yaml.twice(name, [lines[name], each.line]))
+            lines[name] = each.line
+            own[each] = content
+    if problems:
+        raise ValueError("; ".join(problems))
+    return _unset(nested)
+
+
+def _unset(nested: dict[str, Any]) -> dict[str, Any]:
+    """The options with `none`, where the type allows it, for what it stands for."""
+    for name, field in option_fields(Config).items():
+        section, _, option = name.rpartition(".")
+        place = nested.get(section, {}) if section else nested
+        if option in place and _is_nothing(place[option]):
+            place[option] = _nothing(field, place[option])
+    return nested
+
+
+def _is_nothing(value: Any) -> bool:
+    return value is None or isinstance(value, str) and value.strip().lower() in NOTHING
+
+
+def _nothing(field: FieldInfo, value: Any) -> Any:
+    """What `none` is for an option: no items, no value, or a text like others."""
+    container = typing.get_origin(field.annotation)
+    if container in (tuple, dict):
+        return container()
+    return None if type(None) in typing.get_args(field.annotation) else value
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, Any]:
@@ -132,6 +200,8 @@ def _flag(name: str, words: list[str]) -> str:
 
 def _value(field: FieldInfo, words: list[str]) -> Any:
     """The value of an option from the words after its flag; ValueError if they are too many."""
+    if len(words) == 1 and _is_nothing(words[0]):
+        return _nothing(field, words[0])
     if typing.get_origin(field.annotation) is tuple:
         return words
     if typing.get_origin(field.annotation) is dict:
@@ -143,8 +213,7 @@ def _value(field: FieldInfo, words: list[str]) -> Any:
         return True
     if len(words) != 1:
         raise ValueError(f"takes one value, found {len(words) or 'none'}: {' '.join(words)}")
-    may_be_none = type(None) in typing.get_args(field.annotation)
-    return None if may_be_none and words[0].lower() in ("none", "null") else words[0]
+    return words[0]
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
@@ -195,9 +264,8 @@ def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str
     """Every option of a config model under its dotted name."""
     fields = {}
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-            fields |= option_fields(kind, f"{prefix}{name}.")
+        if is_section(field):
+            fields |= option_fields(typing.cast(Any, field.annotation), f"{prefix}{name}.")
         else:
             fields[prefix + name] = field
     return fields

@@ -145,3 +145,27 @@ def test_bad_input_is_one_sentence_with_status_2(folder, capsys, monkeypatch, fl
     err = capsys.readouterr().err
     assert message in err and err.startswith("error: ") and len(err.splitlines()) == 1
     assert "Traceback" not in err and not out.exists()
+
+
+def test_the_output_of_a_command_never_ends_it(monkeypatch, capsys):
+    """F16: messages and warnings too, whose file names a terminal would obey."""
+
+    def command(args):
+        logging.getLogger("flax_sd").warning("a\x1b[2J.png is damaged")
+        raise UserError("b\x1b[2J.png ‖ 猫")
+
+    assert cli.guarded(command, []) == 2
+    err = capsys.readouterr().err
+    assert "a\\x1b[2J.png" in err and "b\\x1b[2J.png" in err and "\x1b" not in err
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.guarded(command, []) == 2
+
+
+def test_a_config_may_lie_in_a_home(monkeypatch, tmp_path):
+    """F11."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("")
+    assert cli.config_path("~/c.yaml") == tmp_path / "c.yaml"
+    with pytest.raises(UserError, match="the config's name is empty"):
+        cli.config_path("")

@@ -130,7 +130,7 @@ def test_a_config_is_its_dict():
         ),
         ({"mesh": {"fsdp": 2}, "train": {"mode": "full"}}, "fsdp 2 divides frozen weights alone"),
         ({"mesh": {"fsdp": 2}, "train": {"mode": "vae"}}, "take mesh.fsdp 1"),  # C2
-        ({"seed": -1}, "greater than or equal to 0"),
+        ({"seed": -2}, "greater than or equal to -1"),
         ({"nonsense": 1}, "Extra inputs"),
     ],
 )

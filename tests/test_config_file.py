@@ -1,11 +1,13 @@
 """YAML and flags to a Config: what is taken, and that every mistake is named."""
 
+import functools
 import pathlib
 
 import pytest
+import yaml
 
 from flax_sd import config_file
-from flax_sd.config import Config
+from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -44,8 +46,74 @@ def test_held_out_pictures_go_with_those_that_they_were_held_out_of(write, caplo
     assert ("data.held_out kin of" in caplog.text) == (held_out is None)
 
 
-def test_an_empty_file_is_the_defaults(write):
-    assert config_file.parse(write(""), []) == Config()
+@pytest.mark.parametrize(
+    "text", ["", "# nothing", "train:\n", "train: {}", "lora: none", "sample: null\ndata: ~", "---"]
+)
+def test_what_is_empty_is_the_defaults(write, text):
+    """F35."""
+    assert config_file.parse(write(text), []) == Config()
+
+
+def test_an_option_may_be_written_with_its_section(write):
+    """F35."""
+    config = config_file.load(write("train.steps: 5\ntrain: {batch_size: 2}\nlora.alpha: none"))
+    assert (config.train.steps, config.train.batch_size, config.lora.alpha) == (5, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "value"),
+    [
+        ("optim: {learning_rate: 1e-4}", "optim.learning_rate", 1e-4),
+        ("train: {steps: 1e3}", "train.steps", 1000),
+        ("train: {steps: 010}", "train.steps", 10),
+        ("train: {steps: 1_000}", "train.steps", 1000),
+        ("seed: 0x10", "seed", 16),
+        ("data: {random_flip: yes}", "data.random_flip", True),
+        ("data: {encode_once: off}", "data.encode_once", False),
+        ("profile: 10:12", "profile", "10:12"),
+        ("model: {revision: 1e5}", "model.revision", "1e5"),
+        ("model: {variant: 16}", "model.variant", "16"),
+        ("data: {tag_separator: =, shuffle_tags: on}", "data.tag_separator", "="),
+        ("data: {path: none}", "data.path", "none"),
+        ("data: {held_out: None}", "data.held_out", None),
+        ("sample: {prompts: none}", "sample.prompts", ()),
+        ("sample: {prompts: [yes, 2024, none]}", "sample.prompts", ("yes", "2024", "none")),
+        ("optim: {rates: }", "optim.rates", {}),
+        ("optim: {rates: {unet.up: 5e-1}}", "optim.rates", {"unet.up": 0.5}),
+    ],
+)
+def test_a_value_is_what_it_would_be_as_a_flag(write, written, name, value):
+    """F10: YAML 1.1 reads several of these as something else."""
+    config = config_file.load(write(written))
+    found = functools.reduce(getattr, name.split("."), config)
+    assert found == value and type(found) is type(value)
+    again = write(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    assert config_file.load(again) == config
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_none_is_none_for_options_of_many_values(write, word):
+    """U1."""
+    path = write("sample: {prompts: [x]}\noptim: {rates: {x: 1}}")
+    config = config_file.parse(path, ["--sample.prompts", word, "--optim.rates", word])
+    assert config.sample.prompts == () and config.optim.rates == {}
+
+
+def test_every_path_may_begin_at_home(write, monkeypatch):
+    """F11."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    text = """
+output: ~/runs/cat
+model: {path: ~/m, vae: ~/v}
+lora: {start: ~/l}
+data: {path: ~/d, folders: {~/f: 2}, regularisation: ~/r, held_out: ~/h, held_out_base: ~/b}
+"""
+    written = yaml.safe_dump(to_dict(config_file.load(write(text))))
+    assert "~" not in written and written.count("/home/anna/") == 9
+    flags = ["--output", "~/a b#1", "--data.path=~/x", "--data.folders", "~/y=3"]
+    config = config_file.parse(write(""), flags)
+    assert config.output == pathlib.Path("/home/anna/a b#1") and config.data.path == "/home/anna/x"
+    assert config.data.folders == {"/home/anna/y": 3}
 
 
 @pytest.mark.parametrize(
@@ -121,10 +189,18 @@ def test_wrong_flags_are_named(write, flags, message):
     ("text", "message"),
     [
         ("lora: {rnak: 4}", r"lora.rnak: there is no such option; did you mean lora.rank\?"),
-        ("train: 5", "train: .*, found 5"),
-        ("- a", "must hold options by name, found list"),
-        ("a: [", "is not YAML"),
-        ("seed: -1\nlora: {rank: 0}", "(?s)lora.rank: .*\n  seed: "),
+        ("train: 5", "train is a section: write train: {option: value}, not '5'"),
+        ("- a", "must hold options by name, found a list"),
+        ("a: [", "it is not YAML: line 1, column 5: "),
+        ("train:\n  steps: 5\ntrain:\n  mode: full", "train is there twice, in lines 1 and 3"),
+        (
+            "train: {steps: 5}\ntrain.steps: 6",
+            "train.steps is there twice, in lines 1 and 2: leave one",
+        ),
+        ("trian.steps: 5", r"trian.steps: there is no such option; did you mean train.steps\?"),
+        ("seed:\n", "seed: .*, found None"),
+        ("output: ''", "output: is empty: name a file or a folder"),
+        ("seed: -2\nlora: {rank: 0}", "(?s)lora.rank: .*\n  seed: "),
     ],
 )
 def test_wrong_files_are_named(write, text, message):
@@ -136,7 +212,7 @@ def test_a_missing_or_binary_file(tmp_path):
     with pytest.raises(UserError, match="nothing.yaml cannot be read: No such file"):
         config_file.load(tmp_path / "nothing.yaml")
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="b.yaml is not UTF-8 text"):
+    with pytest.raises(UserError, match="config .*b.yaml is not UTF-8 .byte 0xff in line 1"):
         config_file.load(tmp_path / "b.yaml")
 
 

@@ -17,7 +17,7 @@ from flax_sd.config.modes import IDLE
 from flax_sd.config.optim import OptimConfig
 from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
-from flax_sd.config.section import Section, changed
+from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whole, changed
 from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.training import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
@@ -36,18 +36,22 @@ class Config(Section):
     timesteps: TimestepsConfig = TimestepsConfig()
     noise: NoiseConfig = NoiseConfig()
     vae_loss: VAELossConfig = VAELossConfig()
-    validation: ValidationConfig = ValidationConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    sample: SampleConfig = SampleConfig()
+    validation: Annotated[ValidationConfig, MAY_DIFFER] = ValidationConfig()
+    checkpoint: Annotated[CheckpointConfig, MAY_DIFFER] = CheckpointConfig()
+    sample: Annotated[SampleConfig, MAY_DIFFER] = SampleConfig()
     mesh: MeshConfig = MeshConfig()
-    log: LogConfig = LogConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # JAX's keys tell no more apart
-    """Seed of everything that the run draws."""
-    output: pathlib.Path = pathlib.Path("runs/lora")
+    log: Annotated[LogConfig, MAY_DIFFER] = LogConfig()
+    seed: Annotated[Whole, Field(ge=-1, lt=2**32)] = 0  # JAX's keys tell no more apart
+    """Seed of everything that the run draws; -1 draws one, which config.yaml then has."""
+    output: Annotated[UserPath, MAY_DIFFER] = pathlib.Path("runs/lora")
     """Folder of the run; the same command with the same folder resumes."""
-    profile: Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None = None
+    profile: Annotated[Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None, MAY_DIFFER] = (
+        None
+    )
     """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
-    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compute_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], OnResume("compute_dtype")
+    ] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, and not that of what is
     trained. float32 is multiplied as float32 on every device; the environment variable

@@ -1,6 +1,5 @@
 """The adapters of mode lora."""
 
-import pathlib
 from typing import Annotated, Literal
 
 import pydantic
@@ -8,8 +7,10 @@ from pydantic import Field
 
 from flax_sd.config.section import (
     Count,
+    OnResume,
     Positive,
     Section,
+    UserPath,
     checked_patterns,
     refuse_idle,
     written,
@@ -21,7 +22,7 @@ Chance = Annotated[float, Field(ge=0, lt=1)]
 class LoRAConfig(Section):
     """The adapters of mode lora."""
 
-    start: pathlib.Path | None = None
+    start: Annotated[UserPath | None, OnResume("start_hash")] = None
     """A LoRA to train on: a file of kohya, PEFT or diffusers, or a folder with one, as a run's.
     Layers, ranks and alphas are the file's, and options that say otherwise are refused. Where the
     file does not tell its alphas, they are those of the run that it lies in, or lora.alpha."""

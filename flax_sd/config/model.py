@@ -1,21 +1,21 @@
 """The model that a run starts from."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from flax_sd.config.section import Count, Section
+from flax_sd.config.section import SAME_MODEL, Count, Section, Source
 
 
 class ModelConfig(Section):
     """The model that the run starts from."""
 
-    path: str = "bundled:base"
+    path: Annotated[Source, SAME_MODEL] = "bundled:base"
     """A diffusers folder, a hub id, or bundled:base; bundled:ddpm32 has sizes alone, for
     from_scratch in mode ddpm."""
-    revision: str | None = None
+    revision: Annotated[str | None, SAME_MODEL] = None
     """Branch, tag or commit of a hub id."""
-    variant: str | None = None
+    variant: Annotated[str | None, SAME_MODEL] = None
     """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
-    vae: str | None = None
+    vae: Annotated[Source | None, SAME_MODEL] = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     base_dtype: Literal["compute", "int8"] = "compute"
     """How a LoRA's frozen base is held while it is trained: as compute_dtype says, or the kernels

@@ -6,16 +6,22 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.section import (
+    MAY_DIFFER,
+    SAME_PICTURES,
     TRAINING_ONLY,
     Count,
+    OnResume,
     Positive,
     Rate,
     Section,
+    Source,
     changed,
     marked,
     refuse_idle,
     written,
 )
+
+Repeats = Annotated[dict[Source, Positive], written("PATH=REPEATS")]
 
 # Options that need the whole set at hand.
 _WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
@@ -25,7 +31,7 @@ _WHOLE_SET += ("held_out_share",)
 class DataConfig(Section):
     """The captioned pictures."""
 
-    path: str = "bundled:style"
+    path: Annotated[Source, SAME_PICTURES] = "bundled:style"
     """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
     owner/set:config), a parquet or arrow file, or bundled:style."""
     stream: Annotated[bool, TRAINING_ONLY] = False
@@ -33,9 +39,11 @@ class DataConfig(Section):
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
     repeats: Annotated[Positive, TRAINING_ONLY] = 1
     """How often an epoch shows each picture of path."""
-    folders: Annotated[dict[str, Positive], written("PATH=REPEATS"), TRAINING_ONLY] = {}
+    folders: Annotated[
+        dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY
+    ] = {}
     """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
-    regularisation: Annotated[str | None, TRAINING_ONLY] = None
+    regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY] = None
     """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
     of the class: an epoch shows as many of them as of the others."""
     class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
@@ -100,21 +108,21 @@ class DataConfig(Section):
     """Divide a picture's loss by its mean weight, so that small masks count as much as large."""
     background: str = "white"
     """Colour that shows through transparent pictures."""
-    on_bad: Literal["skip", "stop"] = "skip"
+    on_bad: Annotated[Literal["skip", "stop"], MAY_DIFFER] = "skip"
     """What to do about pictures that cannot be read: skip (each is named) or stop."""
-    workers: Positive = 2
+    workers: Annotated[Positive, MAY_DIFFER] = 2
     """Threads that decode pictures ahead."""
     encode_once: bool = True
     """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
     the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
     is done at each step."""
-    held_out: Annotated[str | None, TRAINING_ONLY] = None
+    held_out: Annotated[Source | None, OnResume("data.val_loss.hash"), TRAINING_ONLY] = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
     held_out_share: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY] = None
     """In place of held_out: about this share of the pictures of path is not trained on but
     measured. What a picture shows decides, so it stays where it is when files come, go or are
     renamed, and copies of one are never on both sides."""
-    held_out_base: Annotated[str | None, TRAINING_ONLY] = None
+    held_out_base: Annotated[Source | None, OnResume("data.base_loss.hash"), TRAINING_ONLY] = None
     """The same of what the model drew before: a rising loss shows what the run makes it forget."""
 
     def for_measuring(self, path: str | None = None) -> "DataConfig":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flax_sd.config.section import Positive, Rate, Section
+from flax_sd.config.section import Positive, Rate, Section, Whole
 
 
 class CheckpointConfig(Section):
@@ -32,14 +32,14 @@ class SampleConfig(Section):
     """Classifier-free guidance; 1 and below turn it off."""
     sampler: str | None = None
     """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the first prompt's picture; the next prompts count up."""
+    seed: Annotated[Whole, Field(ge=-1, lt=2**63)] = 0
+    """Seed of the first prompt's picture, and the next prompts count up; -1 draws one."""
 
 
 class MeshConfig(Section):
     """The devices' mesh."""
 
-    data: Annotated[int, Field(ge=-1)] = -1
+    data: Annotated[Whole, Field(ge=-1)] = -1
     """Copies of the model that divide the batch; -1 takes all devices left by fsdp."""
     fsdp: Positive = 1
     """Devices that share one copy of the frozen weights."""

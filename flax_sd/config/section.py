@@ -1,16 +1,62 @@
 """What every section of the config is made of."""
 
+import pathlib
 import re
-from typing import Annotated, Any, TypeVar
+import typing
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
 import tyro
 from pydantic import Field
+from pydantic.fields import FieldInfo
+
+from flax_sd.paths import user_path, user_source
 
 Value = TypeVar("Value")
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+
+
+def _whole(value: Any) -> Any:
+    """Text such as 1e3 or 0x10 as the whole number that it is; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower()
+    try:
+        if text.startswith(("0x", "0o", "0b")):
+            return int(text, 0)
+        return int(float(text)) if "e" in text and float(text).is_integer() else value
+    except (ValueError, OverflowError):
+        return value
+
+
+Whole = Annotated[int, pydantic.BeforeValidator(_whole)]
+Positive = Annotated[Whole, Field(ge=1)]
+Count = Annotated[Whole, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# What users name. A path is nothing but a path; a source may also be a hub id or bundled:NAME.
+_AS_TYPED = tyro.constructors.PrimitiveConstructorSpec(  # a Path would have lost "./" and ""
+    nargs=1,
+    metavar="PATH",
+    instance_from_str=lambda words: words[0],
+    is_instance=lambda value: isinstance(value, str | pathlib.Path),
+    str_from_instance=lambda value: [str(value)],
+)
+UserPath = Annotated[pathlib.Path, pydantic.BeforeValidator(user_path), _AS_TYPED]
+Source = Annotated[str, pydantic.AfterValidator(user_source)]
+
+
+class OnResume(NamedTuple):
+    """Marks an option, or a section's all, that may be written otherwise when a run goes on.
+
+    Attributes:
+      same: what has to be the same then, by its dotted name in environment.json; None for nothing,
+        and "" for what is looked at elsewhere, as the pictures in pictures.jsonl.
+    """
+
+    same: str | None = None
+
+
+MAY_DIFFER = OnResume()
+SAME_MODEL, SAME_PICTURES = OnResume("model_hash"), OnResume("")
 
 
 # Marks an option of the training pictures that does not hold where their loss is measured.
@@ -70,3 +116,20 @@ def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
     ]
     if idle:
         raise ValueError(f"{', '.join(idle)} without effect beside the other options")
+
+
+def on_resume(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, OnResume]:
+    """The options, by dotted name, and whole sections that are marked so."""
+    marks = {}
+    for name, field in model.model_fields.items():
+        found = next((each for each in field.metadata if isinstance(each, OnResume)), None)
+        if found is not None:
+            marks[prefix + name] = found
+        elif is_section(field):
+            marks |= on_resume(typing.cast(Any, field.annotation), f"{prefix}{name}.")
+    return marks
+
+
+def is_section(field: FieldInfo) -> bool:
+    """Whether an option is a section of options."""
+    return isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel)

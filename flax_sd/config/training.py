@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Positive, Rate, Section, refuse_idle
+from flax_sd.config.section import MAY_DIFFER, Positive, Rate, Section, refuse_idle
 
 
 class TrainConfig(Section):
@@ -15,9 +15,9 @@ class TrainConfig(Section):
     """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
     full: the UNet itself; vae: the autoencoder; ddpm: a UNet that draws pixels from noise alone,
     without a VAE or captions (Ho et al. 2020)."""
-    steps: Positive = 1000
+    steps: Annotated[Positive, MAY_DIFFER] = 1000
     """Optimizer steps of the run."""
-    epochs: Positive | None = None
+    epochs: Annotated[Positive | None, MAY_DIFFER] = None
     """Passes over the pictures; the smaller of steps and epochs ends the run."""
     batch_size: Positive = 1
     """Pictures a step, over all devices and accumulated parts. Those of one part are in memory
@@ -41,10 +41,12 @@ class TrainConfig(Section):
     measure_scaling_factor: bool = False  # the UNet beside the VAE was trained with the old factor
     """In mode vae, write the scale of the latents, measured on the pictures, into the VAE's config;
     for a VAE that starts from scratch it is measured in any case."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"  # a NaN is seldom the last one
+    # A NaN is seldom the last one.
+    on_nonfinite: Annotated[Literal["stop", "skip"], MAY_DIFFER] = "stop"
     """At a step whose loss, gradient or update is not finite, which changes no weight: stop, or
     skip it, name its pictures and go on."""
-    max_skipped: Positive = 3  # a bad picture comes alone; a run that diverges does not recover
+    # A bad picture comes alone; a run that diverges does not recover.
+    max_skipped: Annotated[Positive, MAY_DIFFER] = 3
     """Steps in a row that may be skipped; the last of them stops the run."""
 
     @pydantic.model_validator(mode="after")

@@ -4,6 +4,7 @@ import pathlib
 
 import jax
 
+from flax_sd import command
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
@@ -34,7 +35,8 @@ def draw(config: Config, progress: Progress) -> None:
     elif others is not config:
         raise UserError(
             f"data.class_prompt draws in one process, and this run has {jax.process_count()}: draw "
-            f'before it, with python sample.py --model {options.model} --prompt "{options.prompt}" '
+            f"before it, with {command.typed('sample')} --model {options.model} "
+            f'--prompt "{options.prompt}" '
             f"--images-per-prompt {options.images_per_prompt} --out {options.out}"
         )
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import tyro
 
-from flax_sd import chart, page
+from flax_sd import chart, command, page
 from flax_sd.config import Section
+from flax_sd.config.section import UserPath
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import curves, history
@@ -34,9 +35,9 @@ Table = list[list[object]]
 class CompareOptions(Section):
     """Shows runs beside one another: a table here, and a page with their curves and pictures."""
 
-    runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+    runs: tyro.conf.Positional[tuple[UserPath, ...]]
     """Folders of runs."""
-    out: pathlib.Path = pathlib.Path("compare.html")
+    out: UserPath = pathlib.Path("compare.html")
     """The page to write; pictures stay in the runs' folders."""
 
 
@@ -46,7 +47,7 @@ def parse(args: Sequence[str]) -> CompareOptions:
     Raises:
       SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
     """
-    return tyro.cli(CompareOptions, args=list(args), prog="flax-sd compare")
+    return command.read_flags(CompareOptions, "compare", args)
 
 
 def run(options: CompareOptions) -> int:

@@ -1,19 +1,20 @@
 """The export command: a run's LoRA or model, for other tools."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Literal
 
 import tyro
 
+from flax_sd import command
 from flax_sd.config import Section
-from flax_sd.config.section import Positive, changed
+from flax_sd.config.section import Positive, Source, UserPath, changed
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs.export_lora import LoRAForm, write_lora
 from flax_sd.runs.export_model import write_model
-from flax_sd.runs.export_source import Source, find_source
+from flax_sd.runs.export_source import Source as Exported
+from flax_sd.runs.export_source import find_source
 from flax_sd.runs.export_tokens import write_tokens
 from flax_sd.runs.sample_options import Dtype
 
@@ -23,14 +24,15 @@ FOR_LORAS = ("model", "revision", "variant", "strength")  # flags that nothing e
 class ExportOptions(Section):
     """Writes what a run has learned for other tools."""
 
-    run: tyro.conf.Positional[pathlib.Path]
+    run: tyro.conf.Positional[UserPath]
     """A run's folder, or a LoRA file."""
-    to: Literal["diffusers", "kohya", "peft", "single-file", "merged"]
-    """kohya (web UIs) or peft (diffusers): a LoRA file; diffusers or merged: the whole model with
-    the LoRA inside, as a diffusers folder. Of mode textual_inversion, kohya: its tokens."""
-    out: pathlib.Path
+    to: Literal["diffusers", "kohya", "peft", "merged"]
+    """kohya (web UIs) or peft (diffusers): a LoRA file. merged: the whole model as a diffusers
+    folder, with the LoRA inside its weights; diffusers is the same, and what a run that trained the
+    whole model calls it. Of mode textual_inversion, kohya: its tokens."""
+    out: UserPath
     """The file or folder to write; an earlier export is replaced, nothing else is."""
-    model: str | None = None
+    model: Source | None = None
     """What a LoRA file belongs to: a folder or hub id; a run knows its own."""
     step: Literal["last", "best"] = "last"
     """Of a run: the state after its last step, or the one with the least val_loss."""
@@ -52,7 +54,7 @@ def parse(args: Sequence[str]) -> ExportOptions:
     Raises:
       SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
     """
-    return tyro.cli(ExportOptions, args=list(args), prog="flax-sd export")
+    return command.read_flags(ExportOptions, "export", args)
 
 
 def run(options: ExportOptions) -> int:
@@ -62,10 +64,6 @@ def run(options: ExportOptions) -> int:
       UserError: there is nothing to export, it does not fit, or something else is in the place.
     """
     progress = Progress()
-    if options.to == "single-file":
-        raise UserError(
-            "--to single-file is not there yet: --to merged writes the whole model as a folder"
-        )
     source = find_source(
         options.run, options.model, options.revision, options.variant, step=options.step
     )
@@ -85,7 +83,7 @@ def run(options: ExportOptions) -> int:
     return 0
 
 
-def _check(options: ExportOptions, source: Source) -> None:
+def _check(options: ExportOptions, source: Exported) -> None:
     problems = []
     if source.config is not None and source.config.train.mode == "ddpm":
         problems.append(f"{source.model} is a diffusers folder already, the only form there is")

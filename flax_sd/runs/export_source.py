@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any, Literal, NamedTuple
 
+from flax_sd import command
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.runs import new_tokens
@@ -113,6 +114,6 @@ def _way_out(path: pathlib.Path) -> str:
     if not steps:
         return ""
     return (
-        f": python train.py {path / CONFIG_FILE} --train.steps {max(steps)} writes that of its "
-        "newest checkpoint, and more steps go on from there"
+        f": {command.typed('train')} {path / CONFIG_FILE} --train.steps {max(steps)} writes that "
+        "of its newest checkpoint, and more steps go on from there"
     )

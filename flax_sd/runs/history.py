@@ -5,7 +5,8 @@ import re
 import sys
 from typing import Any, NamedTuple
 
-from flax_sd import config_file
+import yaml
+
 from flax_sd.chart import Number
 from flax_sd.errors import UserError
 from flax_sd.runs import environment
@@ -13,6 +14,7 @@ from flax_sd.runs.check import PAGE
 from flax_sd.runs.run_config import FILE
 from flax_sd.runs.samples import FOLDER, SHEET
 from flax_sd.step_lines import StepLines
+from flax_sd.text_file import read_text
 
 Row = dict[str, Any]  # a line of a file; each has its step
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
@@ -65,7 +67,7 @@ def read(folder: pathlib.Path) -> History:
     sheet, data_report = folder / FOLDER / SHEET, folder / PAGE
     return History(
         folder,
-        config_file.read_yaml(folder / FILE),
+        _config(folder / FILE),
         _rows(folder / METRICS),
         _rows(folder / VALIDATION),
         environment.read(folder),
@@ -73,6 +75,14 @@ def read(folder: pathlib.Path) -> History:
         sheet if sheet.is_file() else None,
         data_report if data_report.is_file() else None,
     )
+
+
+def _config(path: pathlib.Path) -> dict[str, Any]:
+    """The options as they were written, those of another version too."""
+    try:
+        return yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
 
 
 def _rows(path: pathlib.Path) -> list[Row]:

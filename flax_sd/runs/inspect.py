@@ -6,8 +6,10 @@ from typing import Any
 
 import tyro
 
+from flax_sd import command, terminal
 from flax_sd.components import abstract_network, read_component_config
 from flax_sd.config import Config, Section
+from flax_sd.config.section import Source, UserPath
 from flax_sd.errors import UserError
 from flax_sd.lora import read as lora_files
 from flax_sd.lora.refuse import unread_format
@@ -30,9 +32,9 @@ class InspectOptions(Section):
     The exit status is 0 if it is whole and diffusers, ComfyUI and A1111 load all of it (and it
     fits --model), 1 if not, 2 if it is no such file."""
 
-    path: tyro.conf.Positional[pathlib.Path]
+    path: tyro.conf.Positional[UserPath]
     """A .safetensors file, or a folder that holds one, as a run's."""
-    model: str | None = None
+    model: Source | None = None
     """A model that the file should fit: a folder or hub id."""
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     """Name every key that a program does not load, not the first few."""
@@ -44,7 +46,7 @@ def parse(args: Sequence[str]) -> InspectOptions:
     Raises:
       SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
     """
-    return tyro.cli(InspectOptions, args=list(args), prog="flax-sd inspect")
+    return command.read_flags(InspectOptions, "inspect", args)
 
 
 def run(options: InspectOptions) -> int:
@@ -56,7 +58,7 @@ def run(options: InspectOptions) -> int:
     paths, config = _find(options.path)
     networks = None if options.model is None else _networks(options.model)
     pages = [_inspect(path, networks, config, options) for path in paths]
-    print("\n\n".join(page.text() for page in pages))
+    terminal.show("\n\n".join(page.text() for page in pages))
     return WHOLE if all(page.whole for page in pages) else WANTING
 
 

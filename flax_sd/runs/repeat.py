@@ -8,9 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from flax_sd import config_file
+from flax_sd import command, config_file
 from flax_sd.config import Config
 from flax_sd.errors import UserError
+from flax_sd.paths import user_path
 from flax_sd.progress import Progress
 from flax_sd.runs import environment, train
 from flax_sd.runs.outputs import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
@@ -35,9 +36,9 @@ def parse(args: Sequence[str]) -> Repeat:
     Raises:
       UserError: the run is not finished, or is to be repeated into its own folder.
     """
-    parser = argparse.ArgumentParser(prog="train.py", description=parse.__doc__)
-    parser.add_argument("--repeat", type=pathlib.Path, required=True)
-    parser.add_argument("--output", type=pathlib.Path)
+    parser = argparse.ArgumentParser(prog=command.typed("train"), description=parse.__doc__)
+    parser.add_argument("--repeat", type=user_path, required=True)
+    parser.add_argument("--output", type=user_path)
     options = parser.parse_args(args)
     old = options.repeat.parent
     config = config_file.load(options.repeat)

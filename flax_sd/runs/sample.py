@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float, UInt8
 
-from flax_sd import sharding
+from flax_sd import command, sharding
 from flax_sd.ddpm import DDPM
 from flax_sd.errors import UserError
 from flax_sd.pipeline import StableDiffusion
@@ -29,7 +28,7 @@ def parse(args: Sequence[str]) -> SampleOptions:
     Raises:
       SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
     """
-    return tyro.cli(SampleOptions, args=list(args), prog="sample.py")
+    return command.read_flags(SampleOptions, "sample", args)
 
 
 def run(options: SampleOptions, progress: Progress | None = None) -> int:

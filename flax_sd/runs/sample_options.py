@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from flax_sd.config import Section
+from flax_sd.config.section import Source, UserPath
 from flax_sd.runs.prompts import Settings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -14,16 +15,17 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Inputs(Section):
     """What is drawn with what."""
 
-    model: str
+    model: Source
     """A diffusers folder, a hub id, or bundled:base."""
     prompt: str | None = None
     """What the pictures should show; an unconditional model (of mode ddpm) takes none."""
-    prompts: pathlib.Path | None = None
-    """A .txt with a prompt a line, or a .jsonl with objects: prompt, and what differs from the
+    prompts: UserPath | None = None
+    """A .txt with a prompt a line, as sd-scripts reads them (a cat --n bad --w 64 --h 96 --d 7
+    --l 5.5 --s 2; # begins a comment), or a .jsonl with objects: prompt, and what differs from the
     flags (negative_prompt, seed, width, height, steps, guidance_scale, sampler and so on)."""
-    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    lora: Annotated[tuple[Source, ...], tyro.conf.UseAppendAction] = ()
     """PATH or PATH:SCALE of a LoRA; may be given several times."""
-    embedding: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    embedding: Annotated[tuple[Source, ...], tyro.conf.UseAppendAction] = ()
     """PATH or PATH:TOKEN of a textual-inversion file, whose token prompts may then hold; may be
     given several times."""
 
@@ -36,7 +38,7 @@ class SampleOptions(Settings, Inputs):
     dtype: Dtype = "auto"
     """Weights and arithmetic; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere."""
-    vae: str | None = None
+    vae: Source | None = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
@@ -46,5 +48,5 @@ class SampleOptions(Settings, Inputs):
     """What the UNet puts out, where a LoRA or the weights differ from the model's scheduler."""
     zero_snr: bool = False
     """End the noise schedule in pure noise, for models that were trained so."""
-    out: pathlib.Path = pathlib.Path("out")
+    out: UserPath = pathlib.Path("out")
     """Folder of the pictures; the same command again draws those that are missing."""

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from flax_sd import command
 from flax_sd.config import Config
 from flax_sd.runs import new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
@@ -79,8 +80,8 @@ def _next(config: Config, *, early: bool) -> list[str]:
         source += ["--lora", f"{output / LORA_FILE}:0.8"] if config.train.mode == "lora" else []
         for path in new_tokens.results(config.tokens, output).values():
             source += ["--embedding", str(path)]
-    draw = ["python", "sample.py", *source, *drawn, "--seed", "1", "--out", "out"]
-    longer = ["python", "train.py", str(output / "config.yaml")]
+    draw = [*command.words("sample"), *source, *drawn, "--seed", "1", "--out", "out"]
+    longer = [*command.words("train"), str(output / "config.yaml")]
     if early:
         longer += ["--validation.patience", str(2 * (config.validation.patience or 1))]
     else:

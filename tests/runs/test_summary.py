@@ -39,7 +39,7 @@ def test_the_interval_of_a_change_is_in_percent_of_the_loss_before(finished):
 def test_without_measures_it_only_says_what_to_try(finished):
     for rows in ([], [{"loss": 1.0}], [{"val_loss": 0.1}], [{"val_loss": None}, {"val_loss": 0.1}]):
         text = finished(*rows)
-        assert "->" not in text and "sample.py" in text and "train.py" in text
+        assert "->" not in text and "flax-sd sample" in text and "flax-sd train" in text
 
 
 def test_the_best_state_is_named(finished, tmp_path):
@@ -61,8 +61,8 @@ def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
 
 def test_the_commands_are_those_of_the_run(finished, tmp_path):
     text = finished(sample={"prompts": ["a cat's hat"]}, train={"steps": 30}, model={"path": "m"})
-    assert f"sample.py --model m --lora {tmp_path}/lora.safetensors:0.8" in text
-    assert "a cat" in text and f"train.py {tmp_path}/config.yaml --train.steps 60" in text
+    assert f"flax-sd sample --model m --lora {tmp_path}/lora.safetensors:0.8" in text
+    assert "a cat" in text and f"flax-sd train {tmp_path}/config.yaml --train.steps 60" in text
     assert f"--model {tmp_path}/model " in finished(train={"mode": "full"})
     assert finished(train={"mode": "vae"}) == ""
 

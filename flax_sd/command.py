@@ -1,0 +1,54 @@
+"""How a command is typed, and its flags read."""
+
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import pydantic
+import tyro
+
+from flax_sd.errors import UserError
+
+SCRIPTS = ("train", "sample")  # which a checkout has beside the package
+Options = TypeVar("Options", bound=pydantic.BaseModel)
+
+
+def typed(name: str) -> str:
+    """What the user types for a command: `python train.py` where such a script was started."""
+    return shlex.join(words(name))
+
+
+def words(name: str) -> list[str]:
+    """The same, as what `shlex.join` takes."""
+    started = pathlib.Path(sys.argv[0])
+    if name in SCRIPTS and started.name in [f"{script}.py" for script in SCRIPTS]:
+        return ["python", str(started.with_name(f"{name}.py"))]
+    return ["flax-sd", name]
+
+
+def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
+    """Reads the flags of a command other than train.
+
+    Raises:
+      UserError: a flag has a value that it cannot have; all are named.
+      SystemExit: a flag is unknown (status 2) or --help was asked for (status 0).
+    """
+    found: dict[str, Any] = {}
+    # tyro would print pydantic's own words: it only collects the values, and the check is ours.
+    collected = {"__init__": lambda self, **values: found.update(values)}
+    named = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+    tyro.cli(type(kind.__name__, (kind,), collected | named), args=list(args), prog=typed(name))
+    try:
+        return kind.model_validate(found)
+    except pydantic.ValidationError as error:
+        raise UserError("\n  ".join(_described(error))) from error
+
+
+def _described(error: pydantic.ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        lines.append(f"--{name} {problem['msg'].removeprefix('Value error, ')}")
+    return lines
