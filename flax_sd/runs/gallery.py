@@ -12,7 +12,7 @@ from flax_sd.runs import png
 
 METADATA = "metadata.jsonl"
 SHOWN = 5  # pictures that an error names
-_OURS = re.compile(r"\d{5,}_seed\d+\.png")
+_OURS = re.compile(r"(\d{5,})_seed(\d+)\.png")
 Records = dict[str, dict[str, Any]]  # file name -> the picture's settings
 
 
@@ -112,6 +112,13 @@ class Gallery:
 def is_drawn(name: str) -> bool:
     """Whether a file's name is such as these pictures have."""
     return _OURS.fullmatch(name) is not None
+
+
+def seeds_of(folder: pathlib.Path) -> dict[int, int]:
+    """The least seed of each row's pictures in a folder, by the rows' numbers."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = [(int(ours[1]), int(ours[2])) for name in names if (ours := _OURS.fullmatch(name))]
+    return {row: min(seed for n, seed in found if n == row) for row in {n for n, _ in found}}
 
 
 def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

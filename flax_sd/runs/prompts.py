@@ -11,6 +11,7 @@ import pydantic
 
 from flax_sd.config import Section
 from flax_sd.errors import UserError
+from flax_sd.runs.prompt_lines import parse_line
 from flax_sd.samplers import SAMPLERS
 from flax_sd.text_file import parse_object, read_text
 
@@ -21,7 +22,7 @@ class Settings(Section):
     negative_prompt: str = ""
     """What the picture should not show."""
     seed: int = 0
-    """Seed of a prompt's first picture; its next ones count up."""
+    """Seed of a prompt's first picture, and its next ones count up; -1 draws one."""
     width: int | None = None
     """Pixels, a multiple of 8; unset takes what the model was trained on."""
     height: int | None = None
@@ -53,9 +54,10 @@ def faults(values: Mapping[str, Any]) -> list[str]:
         if side is not None and (side < 8 or side % 8):
             near = max(8, round(side / 8) * 8)
             problems.append(f"{name} is {side}: should be a multiple of 8, such as {near}")
-    for name, least in (("steps", 1), ("images_per_prompt", 1), ("clip_skip", 0), ("seed", 0)):
+    for name, least in (("steps", 1), ("images_per_prompt", 1), ("clip_skip", 0), ("seed", -1)):
         if (value := values.get(name)) is not None and value < least:
-            problems.append(f"{name} is {value}: should be {least} or more")
+            drawn = ", where -1 draws one" if name == "seed" else ""
+            problems.append(f"{name} is {value}: should be {least} or more{drawn}")
     if values.get("seed", 0) + values.get("images_per_prompt", 1) > 2**63:
         problems.append(f"seed is {values['seed']}: should be below 2^63")
     if not math.isfinite(values.get("guidance_scale", 1)):
@@ -76,6 +78,8 @@ def _has_lone_surrogate(text: str) -> bool:
 def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     """Reads prompts: a .txt with one a line, or a .jsonl with objects that have Row's keys.
 
+    A line of text may have options of sd-scripts, and begins a comment with #.
+
     Args:
       defaults: settings of the rows that do not say their own.
 
@@ -89,9 +93,9 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        values = {"prompt": line.strip()} if path.suffix == ".txt" else parse_object(line)
-        if isinstance(values, str):
-            problems.append(f"line {number}: {values}")
+        values, wrong = _values(line.strip(), path.suffix)
+        problems += [f"line {number}: {what}" for what in wrong]
+        if wrong or not values:
             continue
         try:
             row = Row.model_validate({**defaults, **values}, strict=True)
@@ -105,6 +109,16 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     if not rows:
         raise UserError(f"{path} holds no prompt")
     return rows
+
+
+def _values(line: str, suffix: str) -> tuple[dict[str, Any], list[str]]:
+    """What a line says, nothing if it is a comment; and what is wrong with it."""
+    if suffix == ".txt":
+        return parse_line(line)
+    values = parse_object(line)
+    if isinstance(values, str):
+        return {}, [values]
+    return (values, []) if values else ({}, ["has no prompt"])
 
 
 def _describe(error: pydantic.ValidationError) -> Iterator[str]:

@@ -16,6 +16,7 @@ from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row, Settings, faults, read_rows
 from flax_sd.runs.sample_options import SampleOptions
+from flax_sd.runs.seeds import settled_rows
 from flax_sd.scheduler_config import overridden
 from flax_sd.tokens import files as embedding_files
 from flax_sd.weights import hub
@@ -69,11 +70,12 @@ def prepare(options: SampleOptions) -> Job:
     """
     found = _find(options)
     scheduler = _scheduler(options, found.folder)
+    asked = settled_rows(found.rows, options.out)
     if found.unconditional:
-        rows = [unprompted.resolve(row, found.folder, scheduler) for row in found.rows]
+        rows = [unprompted.resolve(row, found.folder, scheduler) for row in asked]
         record, pixels = unprompted.record, 1
     else:
-        rows = _resolve(found.rows, found.folder, scheduler)
+        rows = _resolve(asked, found.folder, scheduler)
         record, pixels = _record, PIXELS
     pictures = pictures_of(rows)
     common = _common(options, found)

@@ -21,6 +21,44 @@ def test_text_has_a_prompt_a_line(tmp_path):
     assert {(row.seed, row.steps) for row in rows} == {(5, 3)}
 
 
+def test_options_of_sd_scripts(tmp_path):
+    """F12."""
+    path = write(
+        tmp_path,
+        "p.txt",
+        "# a comment --w 3",
+        "a cat --n bad, worse --w 64 --h 96 --d 7 --l 5.5 --s 2 --ss k_euler_a",
+        "a -- dash --no-hands --W 8",
+    )
+    first, second = read_rows(path, DEFAULTS)
+    assert first.model_dump(exclude={"clip_skip", "images_per_prompt"}) == {
+        "prompt": "a cat",
+        "negative_prompt": "bad, worse",
+        "width": 64,
+        "height": 96,
+        "seed": 7,
+        "guidance_scale": 5.5,
+        "steps": 2,
+        "sampler": "euler_a",
+    }
+    assert (second.prompt, second.width, second.seed) == ("a -- dash --no-hands", 8, 5)
+
+
+def test_options_that_cannot_be_read_are_named_with_their_lines(tmp_path):
+    """F12."""
+    lines = ["a", "b --cn x.png --w wide", "c --w 8 --w 16", "d --w 65", "e --n", "f --ss heun"]
+    with pytest.raises(UserError) as caught:
+        read_rows(write(tmp_path, "p.txt", *lines), {})
+    assert str(caught.value).split("\n  ")[1:] == [
+        "line 2: --cn is not read here: --n, --w, --h, --d, --s, --l, --ss are",
+        "line 2: --w is 'wide': should be a whole number",
+        "line 3: --w is there twice",
+        "line 4: width is 65: should be a multiple of 8, such as 64",
+        "line 5: --n has no text",
+        "line 6: sampler is 'heun': should be one of ddpm, ddim, pndm, euler, euler_a",
+    ]
+
+
 def test_byte_order_mark_is_no_character(tmp_path):
     path = tmp_path / "p.txt"
     path.write_bytes(b"\xef\xbb\xbfa cat\n")
@@ -59,6 +97,7 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         '{"prompt": "d"',
         '"a prompt"',
         '{"prompt": "\\ud83d"}',
+        '{"prompt": "e", "prompt": "f"}',
         '{"prompt": "e", "colour": 3}',
     )
     with pytest.raises(UserError) as caught:
@@ -75,9 +114,10 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         "line 7: Expecting ',' delimiter at column 15",
         "line 8: a JSON str, not an object",
         "line 9: prompt holds half a surrogate pair, which is no character",
+        'line 10: "prompt" is there twice',
     ]
     assert lines[1:-1] == expected
-    assert lines[-1].startswith("line 10: there is no key colour: keys are negative_prompt, seed")
+    assert lines[-1].startswith("line 11: there is no key colour: keys are negative_prompt, seed")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +146,7 @@ def test_faults():
         "steps": 0,
         "images_per_prompt": 0,
         "clip_skip": -1,
-        "seed": -1,
+        "seed": -2,
         "guidance_scale": float("nan"),
     }
     assert faults(bad) == [
@@ -115,7 +155,7 @@ def test_faults():
         "steps is 0: should be 1 or more",
         "images_per_prompt is 0: should be 1 or more",
         "clip_skip is -1: should be 0 or more",
-        "seed is -1: should be 0 or more",
+        "seed is -2: should be -1 or more, where -1 draws one",
         "guidance_scale is nan: should be a number",
     ]
     assert faults({"seed": 2**63}) == [f"seed is {2**63}: should be below 2^63"]
