@@ -199,7 +199,9 @@ class Checkpoints:
         tensorstore reads them without Orbax, which would leave a traceback of its event loop for
         every leaf beside a damaged one, and wait for processes that read no further.
         """
-        database = {"driver": "ocdbt", "base": f"file://{self.folder / str(step) / 'state'}/"}
+        # Not as a URL, in which # and % of a folder's name would mean something.
+        files = {"driver": "file", "path": f"{self.folder / str(step) / 'state'}/"}
+        database = {"driver": "ocdbt", "base": files}
         pending = {
             name: ts.open({"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}})
             for name in leaves

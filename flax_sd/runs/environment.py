@@ -18,6 +18,7 @@ import flax_sd
 from flax_sd.compiler import matmul_precision
 from flax_sd.config import Config
 from flax_sd.data import Pictures, Shard, fingerprint
+from flax_sd.lora.read import locate
 from flax_sd.runs import sources
 from flax_sd.runs.datasets import Sets
 from flax_sd.runs.outputs import write_aside
@@ -34,6 +35,7 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
     devices = jax.devices()
     named = {"train": sets.train, **sets.measured}
     found = {name: _of_set(pictures) for name, pictures in named.items()}
+    start = config.lora.start
     if sets.shards:
         found["train"] = _of_shards(config.data.path, sets.shards)
     return {
@@ -50,6 +52,7 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
         or matmul_precision({resolve_dtype(config.compute_dtype)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "model_hash": _model_hash(config, parts),
+        **({"start_hash": sources.lora_hash(locate(start))} if start is not None else {}),
         "data": found,
     }
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from flax_sd import sharding
 from flax_sd.config import Config
 from flax_sd.progress import Progress
+from flax_sd.runs import resume
 from flax_sd.runs.plan_devices import Target, local_target, topology_target
 from flax_sd.runs.plan_memory import bytes_per_device, parse_size, show_size
 from flax_sd.runs.plan_program import Compiled, Program
@@ -46,7 +47,7 @@ def run(config: Config, options: Options) -> int:
     Raises:
       UserError: the config, the model or the options are wrong.
     """
-    named = options.topology
+    config, named = resume.settled(config), options.topology
     target = local_target() if named is None else topology_target(named)
     if options.device_memory is not None:
         target = target._replace(memory=options.device_memory)

@@ -1,5 +1,7 @@
 """The run's config.yaml: written at the start, and held against the config of every later start."""
 
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,16 +9,37 @@ import yaml
 
 from flax_sd import config_file, sharding
 from flax_sd.config import Config, to_dict
+from flax_sd.config.section import MAY_DIFFER, OnResume, on_resume
 from flax_sd.errors import UserError
+from flax_sd.runs import environment, seeds
 from flax_sd.runs.check import PAGE, QUARANTINE
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.run_config import FILE
 
 BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
-# What may differ on resume, so that a run can be extended or watched, its folder moved, and a step
-# passed that stopped it.
-FREE = ("train.steps", "train.epochs", "checkpoint.", "sample.", "output", "profile")
-FREE += ("validation.", "train.on_nonfinite", "train.max_skipped")
+MARKS = on_resume(Config)
+FOLDERS = "data.folders."
+
+
+def settled(config: Config) -> Config:
+    """The config with a number for each seed of -1: the run's own if it has begun, or a new one.
+
+    Every process calls it together, and all have the same.
+
+    Raises:
+      UserError: the run's config.yaml cannot be read.
+    """
+    if seeds.RANDOM not in (config.seed, config.sample.seed):
+        return config
+    path, drawn = config.output / FILE, seeds.drawn()
+    began = config_file.load(path) if path.is_file() else None
+    seed, sample = config.seed, config.sample
+    if seed == seeds.RANDOM:
+        seed = began.seed if began else drawn
+    if sample.seed == seeds.RANDOM:
+        own = began.sample.seed if began else drawn
+        sample = sample.model_copy(update={"seed": own})
+    return config.model_copy(update={"seed": seed, "sample": sample})
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -30,43 +53,72 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """The options that differ and may not, one line each."""
-    a, b = flatten(to_dict(old)), flatten(to_dict(new))
-    return [
-        f"{name} is {a.get(name)!r} in the run and {b.get(name)!r} now"
+def differences(old: Config, new: Config) -> dict[str, str]:
+    """The options that differ and may not, unless their marks say so: a sentence for each."""
+    a, b = _spelled_out(old), _spelled_out(new)
+    return {
+        name: f"{name} is {a.get(name)!r} in the run and {b.get(name)!r} now"
         for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name) and not name.startswith(FREE)
-    ]
+        if a.get(name) != b.get(name) and _mark(name) != MAY_DIFFER
+    }
 
 
-def check(config: Config) -> None:
+def _mark(name: str) -> OnResume | None:
+    """The mark of an option, of its section, or of the mapping that it is an item of."""
+    parts = name.split(".")
+    starts = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
+    return next((MARKS[start] for start in starts if start in MARKS), None)
+
+
+def _spelled_out(config: Config) -> dict[str, Any]:
+    """The options by dotted name, those that name places with whole paths of what is there."""
+    spelled = {}
+    for name, value in flatten(to_dict(config)).items():
+        if name.startswith(FOLDERS):
+            name = FOLDERS + _place(name.removeprefix(FOLDERS))
+        spelled[name] = _place(value) if _mark(name) else value
+    return spelled
+
+
+def _place(value: Any) -> Any:
+    there = isinstance(value, str) and value and pathlib.Path(value).exists()
+    return str(pathlib.Path(value).resolve()) if there else value
+
+
+def check(config: Config) -> list[str]:
     """Sees that the output folder is new, or that the run in it is this one.
 
     Every process calls it together: all go on or all end.
 
+    Returns:
+      The options that name another place now, if what lies there has to be what it was.
+
     Raises:
       UserError: the folder holds something else, or options differ that may not; all are named.
     """
-    problem = None
+    problem, moved = None, []
     try:
-        _check(config)
+        moved = _check(config)
     except UserError as error:
         problem = error
     if sharding.any_process(problem is not None):
         raise problem or UserError("another process found a problem with the output folder")
+    return moved
 
 
-def _check(config: Config) -> None:
+def _check(config: Config) -> list[str]:
     folder, path = config.output, config.output / FILE
     if path.exists():
-        problems = differences(config_file.load(path), config)
-        if problems:
-            head = f"{path} is of a run with other options; take those or another --output:"
-            raise UserError(config_file.listed(head, problems))
-    elif folder.exists() and not folder.is_dir():
+        began = config_file.load(path)
+        others = differences(began, config)
+        # Where folders have other names, their repeats have to be the same, one by one.
+        same_repeats = [*began.data.folders.values()] == [*config.data.folders.values()]
+        bound = [n for n in others if not _mark(n) or (n.startswith(FOLDERS) and not same_repeats)]
+        _refuse(path, [others[name] for name in bound])
+        return [name for name in others if name not in bound]
+    if folder.exists() and not folder.is_dir():
         raise UserError(f"output {folder} is a file; name a new folder, or a run's")
-    elif folder.exists():
+    if folder.exists():
         # What begins with a dot may be our own config, half written when the process was killed.
         names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
         foreign = sorted(names - BEFORE_RUN)
@@ -75,6 +127,43 @@ def _check(config: Config) -> None:
                 f"output {folder} holds {foreign[0]} and no run (no {FILE}); "
                 "name a new folder, or a run's"
             )
+    return []
+
+
+def _refuse(path: pathlib.Path, problems: list[str]) -> None:
+    if problems:
+        head = f"{path} is of a run with other options; take those or another --output:"
+        raise UserError(config_file.listed(head, problems))
+
+
+def check_content(config: Config, moved: list[str], find: Callable[[], dict[str, Any]]) -> None:
+    """Sees that options that name another place lead to what the run was made with.
+
+    Before the first checkpoint they may lead anywhere.
+
+    Args:
+      moved: as `check` returns it.
+      find: -> what the run would be made with, as environment.json has it.
+
+    Raises:
+      UserError: they lead to something else, or nobody knows; all are named.
+    """
+    checked = {name: mark.same for name in moved if (mark := _mark(name)) and mark.same}
+    if not checked or not has_checkpoint(config.output):
+        return
+    recorded = environment.read(config.output)
+    then, now = flatten(recorded[-1] if recorded else {}), flatten(find())
+    path, old = config.output / FILE, config_file.load(config.output / FILE)
+    said = differences(old, config)
+    wrong = [
+        n for n, fact in checked.items() if then.get(fact) is None or then[fact] != now.get(fact)
+    ]
+    _refuse(path, [said[name] for name in wrong])
+
+
+def has_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a run has saved a step."""
+    return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
 
 
 def write(config: Config) -> None:

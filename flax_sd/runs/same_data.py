@@ -9,6 +9,7 @@ import jax
 
 from flax_sd.data import Pictures
 from flax_sd.errors import UserError, some
+from flax_sd.runs import resume
 from flax_sd.runs.outputs import write_aside
 from flax_sd.text_file import read_objects
 
@@ -35,11 +36,12 @@ def check(folder: pathlib.Path, pictures: Pictures) -> None:
     """
     lines = read_objects(folder / FILE)
     then = {line["file"]: line["hash"] for line in lines if {"file", "hash"} <= line.keys()}
-    if not then or not any(path.name.isdigit() for path in folder.glob("checkpoints/*")):
+    now = pictures.digests()
+    # Names alone change where a folder is moved; which step shows what follows from the order.
+    if not then or list(then.values()) == list(now.values()) or not resume.has_checkpoint(folder):
         return
-    others = differences(then, pictures.digests(), "of another content, caption or mask")
-    if not others:
-        return
+    others = differences(then, now, "of another content, caption or mask")
+    others = others or ["the same ones in another order"]
     others += [f"left out now: {name}, {reason}" for name, reason in pictures.bad if name in then]
     head = (
         f"{pictures.cfg.path} holds other pictures than those that {folder} was trained on so far; "

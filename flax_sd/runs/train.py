@@ -15,7 +15,16 @@ from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs import check, class_pictures, environment, lock, out_of_memory, resume, same_data
+from flax_sd.runs import (
+    check,
+    class_pictures,
+    environment,
+    lock,
+    out_of_memory,
+    resume,
+    same_data,
+    trial,
+)
 from flax_sd.runs.datasets import VAL_LOSS, Sets, few_measured, open_sets
 from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.feed import feed
@@ -52,13 +61,14 @@ def run(config: Config) -> int:
     Raises:
       UserError: anything about the config, the model, the pictures or the folder is wrong.
     """
-    progress = Progress()
+    progress, config = Progress(), resume.settled(config)
     progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest(BEFORE))
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
         check_batch(config, mesh)
-        resume.check(config)
+        trial.check_name(config.output)
+        moved = resume.check(config)
         lock.refuse_if_held(config.output)
         dtype = resolve_dtype(config.compute_dtype)
         class_pictures.draw(config, progress)
@@ -73,6 +83,7 @@ def run(config: Config) -> int:
         # Nothing else may hold the objective: the run lets go of what is in it.
         work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)
         progress.stage("loaded", f"{config.model.path} in {dtype}")
+        resume.check_content(config, moved, lambda: environment.facts(config, sets, parts))
         stack.enter_context(lock.held(config.output))
         resume.write(config)
         if not sets.shards:
@@ -207,6 +218,7 @@ class Run:
         length = describe(self.config, self.sets.train)
         count = f"{trained_size(self.objective):,} numbers to train, {length}"
         if restored is None:
+            trial.try_checkpoints(checkpoints.folder)
             self.progress.stage("begins", count)
             return 0, state
         self.progress.stage("resumes", f"step {restored[0]}; {count}")

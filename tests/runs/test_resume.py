@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import yaml
 from flax_sd import cli
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
-from flax_sd.runs import resume
+from flax_sd.errors import UserError
+from flax_sd.runs import environment, resume
 from tests.processes import ROOT
 from tests.runs.conftest import contents, metrics
 
@@ -71,7 +73,8 @@ def test_stale_lines_are_dropped(train, undisturbed):
 
 
 @pytest.mark.parametrize(
-    ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
+    ("number", "name"),
+    [(signal.SIGHUP, "SIGHUP (the terminal is gone)"), (signal.SIGINT, "Ctrl-C")],
 )
 def test_a_signal_saves_says_so_and_ends(train, undisturbed, monkeypatch, number, name):
     save, seen = Checkpoints.save, []
@@ -114,7 +117,6 @@ def test_a_damaged_checkpoint_is_passed_over(train, undisturbed):
             ["optim.learning_rate is 0.001 in the run and 0.01 now"],
         ),
         (["--lora.rank", "4", "--seed", "1"], ["lora.rank is 2 in", "seed is 0 in the run and 1"]),
-        (["--log.every", "2"], ["log.every is 1 in the run and 2 now"]),
         (["--data.random_flip"], ["data.random_flip is False"]),
     ],
 )
@@ -215,5 +217,101 @@ def test_the_state_that_is_saved_holds_the_step_and_the_key(train):
 
 def test_patterns_that_only_one_of_two_configs_has_are_named():
     old, new = (Config.model_validate({"lora": {"ranks": r}}) for r in ({}, {"unet.mid": 3}))
-    assert resume.differences(old, new) == ["lora.ranks.unet.mid is None in the run and 3 now"]
-    assert resume.differences(new, old) == ["lora.ranks.unet.mid is 3 in the run and None now"]
+    name = "lora.ranks.unet.mid"
+    assert resume.differences(old, new) == {name: f"{name} is None in the run and 3 now"}
+    assert resume.differences(new, old) == {name: f"{name} is 3 in the run and None now"}
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A run's folder with a checkpoint, and the way to look at it with other options."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("run/checkpoints/2", "model", "copy", "set"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("set")
+    own = {"model": {"path": "model"}, "data": {"path": "set", "folders": {"set": 2}}}
+
+    def config(**other):
+        merged = {**own, "output": "run", **other}
+        for section in own.keys() & other.keys():
+            merged[section] = own[section] | other[section]
+        return Config.model_validate(merged)
+
+    resume.write(config())
+    return config
+
+
+@pytest.mark.parametrize(
+    ("options", "moved"),
+    [
+        ({"data": {"workers": 7, "on_bad": "stop"}, "log": {"every": 3}}, []),
+        ({"train": {"steps": 7}, "sample": {"seed": 3}, "profile": "1:2", "output": "./run"}, []),
+        ({"model": {"path": "./model/"}, "data": {"path": "../{}/link"}}, []),
+        ({"data": {"folders": {"./link": 2}}}, []),
+        ({"model": {"path": "copy"}}, ["model.path"]),
+        (
+            {"model": {"revision": "v1"}, "compute_dtype": "float32"},
+            ["compute_dtype", "model.revision"],
+        ),
+        ({"data": {"folders": {"copy": 2}}}, ["data.folders.{0}/copy", "data.folders.{0}/set"]),
+    ],
+)
+def test_another_spelling_is_no_other_run(begun, tmp_path, options, moved):
+    """F30."""
+    options = json.loads(json.dumps(options).replace("../{}", f"../{tmp_path.name}"))
+    found = resume.check(begun(**options))
+    assert found == [name.format(tmp_path) for name in moved]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 1},
+        {"data": {"random_flip": True}},
+        {"data": {"folders": {"copy": 3}}},
+        {"data": {"folders": {"set": 3}}},
+        {"data": {"folders": {"set": 2, "copy": 1}}},
+        {"train": {"batch_size": 2}},
+    ],
+)
+def test_what_would_make_another_run_of_it_is_refused(begun, options):
+    with pytest.raises(UserError, match="is of a run with other options"):
+        resume.check(begun(**options))
+
+
+def test_what_another_place_leads_to_is_compared(begun, tmp_path):
+    """F30: by the hash that the run has written down."""
+    config = begun(model={"path": "copy"})
+    moved = resume.check(config)
+    with pytest.raises(UserError, match="model.path is '.*/model' in the run and '.*/copy' now"):
+        resume.check_content(config, moved, lambda: {"model_hash": "a"})
+    environment.record(tmp_path / "run", 0, {"model_hash": "a"})
+    resume.check_content(config, moved, lambda: {"model_hash": "a"})
+    with pytest.raises(UserError, match="model.path is"):
+        resume.check_content(config, moved, lambda: {"model_hash": "b"})
+    (tmp_path / "run/checkpoints/2").rmdir()
+    resume.check_content(config, moved, lambda: {"model_hash": "b"})
+
+
+def test_a_drawn_seed_is_the_runs_from_then_on(tmp_path):
+    """U5."""
+    asked = Config.model_validate({"output": str(tmp_path), "seed": -1, "sample": {"seed": -1}})
+    drawn = resume.settled(asked)
+    assert 0 <= drawn.seed < 2**32 and 0 <= drawn.sample.seed
+    assert resume.settled(asked).seed != drawn.seed
+    resume.write(drawn)
+    assert resume.settled(asked) == drawn and resume.differences(drawn, drawn) == {}
+    assert resume.settled(Config(output=tmp_path)) == Config(output=tmp_path)
+
+
+def test_a_moved_run_goes_on(train, tmp_path, pictures, model, undisturbed, monkeypatch):
+    """F30, F1: the folders of run, model and pictures have other names, odd ones too."""
+    train("a", "--train.steps", 3)
+    (tmp_path / "a").rename(tmp_path / "50% o'ff #2? *[é] .")
+    for name, folder in {"sét": pictures, "mo del": model}.items():
+        shutil.copytree(folder, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data.path", "sét", "--model.path", "mo del", "--data.workers", 3, "--log.every", 1]
+    run = train("50% o'ff #2? *[é] .", *flags, "--train.steps", 6)
+    assert run.status == 0 and "resumes: step 3" in run.out, run.err
+    assert results(run.folder) == undisturbed[0] and losses(run.folder) == undisturbed[1]

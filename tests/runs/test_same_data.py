@@ -69,6 +69,27 @@ def test_a_picture_that_is_listed_once_more_is_another(begun):
         same_data.check(run, opened(folder))
 
 
+def test_other_names_are_no_other_pictures_but_another_order_is(begun, tmp_path):
+    """F30: which step shows what follows from the order, and from nothing in a name."""
+    run, folder = begun
+    for number in range(5):
+        (folder / f"{number}.png").rename(folder / f"new-{number}.png")
+    metadata = (folder / "metadata.jsonl").read_text().replace('e": "', 'e": "new-')
+    (folder / "metadata.jsonl").write_text(metadata)
+    same_data.check(run, opened(folder.rename(tmp_path / "moved")))
+    (tmp_path / "moved/metadata.jsonl").write_text("\n".join(metadata.split("\n")[::-1]))
+    with pytest.raises(UserError, match="gone: 0.png"):
+        same_data.check(run, opened(tmp_path / "moved"))
+
+
+def test_the_same_pictures_in_another_order(begun):
+    run, folder = begun
+    path = folder / "metadata.jsonl"
+    path.write_text("\n".join(path.read_text().split("\n")[::-1]))
+    with pytest.raises(UserError, match="the same ones in another order"):
+        same_data.check(run, opened(folder))
+
+
 def test_before_the_first_checkpoint_they_may_be_others(begun):
     run, folder = begun
     shutil.rmtree(run / "checkpoints")
