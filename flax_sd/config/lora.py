@@ -39,7 +39,9 @@ class LoRAConfig(Section):
     the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
     by its own rank."""
     targets: str = "attention"
-    """attention, attention+ff, all-linear, conv, or a regular expression over module paths."""
+    """attention; attention+ff; sd-scripts (attention+ff and the projections around them, what that
+    trainer takes without conv_dim); all-linear; conv (every linear and convolution); or a regular
+    expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
 

@@ -11,10 +11,13 @@ from flax_sd.lora.layers import Layer, LoRA
 
 _ATTENTION = r"(?:to_q|to_k|to_v|to_out\.0|[qkv]_proj|out_proj)"
 _FEED_FORWARD = r"(?:ff\.net\.0\.proj|ff\.net\.2|mlp\.fc[12])"
+# All of Transformer2DModel, whose convolutions are 1x1 (proj_in, proj_out), CLIPAttention, CLIPMLP.
+_TRANSFORMERS = r"(?:attentions\.\d+\..+|self_attn\.\w+|mlp\.fc[12])"
 PRESETS: dict[str, tuple[str, tuple[type, ...]]] = {
     # what the name stands for: a pattern on the dotted path, and the kinds of layer
     "attention": (rf"(?:.*\.)?{_ATTENTION}", (nnx.Linear, nnx.Conv)),
     "attention+ff": (rf"(?:.*\.)?(?:{_ATTENTION}|{_FEED_FORWARD})", (nnx.Linear, nnx.Conv)),
+    "sd-scripts": (rf"(?:.*\.)?{_TRANSFORMERS}", (nnx.Linear, nnx.Conv)),
     "all-linear": (r".*", (nnx.Linear,)),
     "conv": (r".*", (nnx.Linear, nnx.Conv)),
 }

@@ -4,13 +4,13 @@ import jax
 import pytest
 from flax import nnx
 
+from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.lora.inject import detach, inject
 from flax_sd.lora.names import kohya_name
-from flax_sd.lora.targets import match, slots
+from flax_sd.lora.targets import PRESETS, match, slots
+from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from tests.lora.networks import names_hash, small
-
-KOHYA_DEFAULT = r".*\.attentions\..*"  # attention, feed-forward and projections
 
 
 @pytest.mark.slow  # the abstract UNet takes seconds to build
@@ -23,18 +23,36 @@ def test_paths_are_those_of_diffusers(sd15):
 @pytest.mark.slow  # the abstract UNet takes seconds to build
 def test_kohya_names(sd15):
     everything = [kohya_name("unet", path) for path in match(sd15, "conv")]
-    default = [kohya_name("unet", path) for path in match(sd15, KOHYA_DEFAULT)]
+    default = [kohya_name("unet", path) for path in match(sd15, "sd-scripts")]
     assert (len(everything), len(set(everything))) == (282, 282)
     assert names_hash(everything) == "e42284eed01d957d"
+    # Of sd-scripts' networks/lora.py: 128 of attention, 32 of feed-forward, 32 projections.
     assert len(default) == 192
     assert names_hash(default) == "bdfc29d0bf3d9ac6"
 
 
+@pytest.mark.parametrize(("layers", "count"), [(12, 72), (23, 138)], ids=["SD 1", "SD 2"])
+def test_kohya_names_of_the_text_encoder(layers, count):
+    """D: sd-scripts trains every linear of CLIPAttention and CLIPMLP."""
+    config = CLIPTextConfig(num_hidden_layers=layers)
+    encoder = nnx.eval_shape(lambda: CLIPTextModel(config, rngs=OneKey()))
+    names = {kohya_name("text_encoder", path) for path in match(encoder, "sd-scripts")}
+    modules = [f"self_attn_{name}_proj" for name in ("q", "k", "v", "out")]
+    modules += ["mlp_fc1", "mlp_fc2"]
+    expected = {
+        f"lora_te_text_model_encoder_layers_{layer}_{module}"
+        for layer in range(layers)
+        for module in modules
+    }
+    assert names == expected and len(names) == count
+
+
 @pytest.mark.slow  # the abstract UNet takes seconds to build
 def test_presets_of_sd15(sd15):
-    counts = {p: len(match(sd15, p)) for p in ("attention", "attention+ff", "all-linear", "conv")}
+    counts = {preset: len(match(sd15, preset)) for preset in PRESETS}
     # all-linear: the time embedding's two and every ResBlock's, but not the 1x1 projections.
-    assert counts == {"attention": 128, "attention+ff": 160, "all-linear": 184, "conv": 282}
+    attention = {"attention": 128, "attention+ff": 160, "sd-scripts": 192}
+    assert counts == attention | {"all-linear": 184, "conv": 282}
 
 
 @pytest.mark.slow
@@ -42,10 +60,10 @@ def test_presets_of_sd15(sd15):
     ("config", "targets", "expected"),
     [
         ("sd15", "attention", {4: 797_184, 16: 3_188_736, 32: 6_377_472}),
-        ("sd15", KOHYA_DEFAULT, {4: 1_695_744, 16: 6_782_976, 32: 13_565_952}),
+        ("sd15", "sd-scripts", {4: 1_695_744, 16: 6_782_976, 32: 13_565_952}),
         ("sd15", "conv", {4: 4_232_864, 16: 16_931_456, 32: 33_862_912}),
         ("sd21", "attention", {4: 829_952}),
-        ("sd21", KOHYA_DEFAULT, {4: 1_728_512, 16: 6_914_048, 32: 13_828_096}),
+        ("sd21", "sd-scripts", {4: 1_728_512, 16: 6_914_048, 32: 13_828_096}),
         ("sd21", "conv", {4: 4_265_632, 16: 17_062_528, 32: 34_125_056}),
     ],
 )

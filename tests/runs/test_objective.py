@@ -75,6 +75,7 @@ def paths(objective):
     [
         ("attention", ["to_q", "to_out.0"], ["ff", "proj_in", "conv1"]),
         ("attention+ff", ["to_q", "ff.net.0.proj", "ff.net.2"], ["proj_in", "conv1"]),
+        ("sd-scripts", ["to_q", "ff.net.2", "proj_in", "proj_out"], ["conv1", "time_emb_proj"]),
         ("all-linear", ["to_q", "ff.net.0.proj", "time_emb_proj"], []),
         ("conv", ["conv1", "conv_in", "to_q"], []),
         (r".*\.proj_in", ["proj_in"], ["to_q", "ff", "conv1", "proj_out"]),
