@@ -48,6 +48,17 @@ def test_min_snr_is_that_of_the_reference_scripts():
         np.testing.assert_allclose(min_snr(schedule("epsilon"), gamma)(TIMES), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sample", "v_prediction"])
+def test_min_snr_of_a_large_gamma_weighs_the_error_of_the_noise(kind):
+    """D: as diffusers' train_unconditional.py for `sample`: SNR times the error of x_0.
+
+    And as sd-scripts' scale_v_pred_loss_like_noise_pred: SNR / (SNR + 1) times that of velocity.
+    """
+    snr = schedule(kind).snr(TIMES)
+    wanted = snr if kind == "sample" else snr / (snr + 1)
+    np.testing.assert_allclose(min_snr(schedule(kind), 1e5)(TIMES), wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind, last", [("epsilon", 1.0), ("v_prediction", 0.0), ("sample", 0.0)])
 def test_pure_noise_has_a_finite_weight(kind, last):
     weight = min_snr(schedule(kind, rescale_betas_zero_snr=True), 5.0)(jnp.arange(1000))
