@@ -44,7 +44,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None
     except BadProfile:
         raise
     except Exception as error:  # a damaged profile may raise nearly anything
-        raise BadProfile(f"its profile cannot be read: {error or type(error).__name__}") from error
+        raise BadProfile("its profile cannot be read") from error
 
 
 @functools.lru_cache(maxsize=8)  # most pictures of a set share one
@@ -70,7 +70,7 @@ def _conversion(profile: bytes, mode: str) -> Conversion:
 
 
 def _misfit(space: str, mode: str) -> str:
-    return f"its profile is for {space} and its pixels are {SPACES[mode]}"
+    return f"its profile is for {space} and its pixels are {SPACES[mode]}".replace("GRAY", "grey")
 
 
 def _name(description: str | None) -> str:

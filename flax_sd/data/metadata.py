@@ -174,10 +174,19 @@ _EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:..|....)\0\0)Exif", re.DOTALL)
 
 
 def _jp2(data: bytes) -> Parts:
-    """Nothing is in the way of the pixels, and Pillow does not look for the profile."""
-    found = _PROFILE_BOX.search(data)
-    length = int.from_bytes(found[1]) if found else 0
-    return Parts(data, profile=data[found.start() + 11 :][: length - 11] if found else None)
+    """Of boxes, the header and the stream go on; Pillow does not look for the profile."""
+    kept, profile, place = [], None, 0
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, place + 8)
+        box = data[place : place + length] if length else data[place:]
+        if kind in (b"jP  ", b"ftyp", b"jp2h", b"jp2c"):
+            kept.append(box)
+        if kind == b"jp2h" and (found := _PROFILE_BOX.search(box)):
+            profile = box[found.start() + 11 : found.start() + int.from_bytes(found[1])]
+        place += max(8, len(box))
+    return Parts(b"".join(kept), profile=profile)
 
 
 _PROFILE_BOX = re.compile(rb"(.{4})colr\x02.{2}", re.DOTALL)

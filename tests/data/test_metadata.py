@@ -153,15 +153,27 @@ def test_metadata_never_decides_over_pixels(format, block):
         assert len(kinds) == len(set(kinds)) and not found.turned, name
 
 
-@pytest.mark.parametrize("comment", [b"", b"\0" * 70_000, HUGE], ids=["none", "zeros", "huge"])
-def test_comments_of_other_formats(comment):
-    for format, options in (
-        ("GIF", {"comment": comment}),
-        ("JPEG 2000", {"comment": comment[:65_000]}),
-    ):
-        image = NOISE.quantize(16) if format == "GIF" else NOISE
-        data = saved(format.replace(" ", ""), image, **options)
-        np.testing.assert_array_equal(decode(data, "white"), decode(PLAIN[format], "white"))
+@pytest.mark.parametrize("name", CONTENTS)
+def test_metadata_of_other_formats(name):
+    """F22, F23 and their kind (6)."""
+    content = CONTENTS[name]
+    jp2, ppm = PLAIN["JPEG 2000"], saved("PPM")
+    place = jp2.index(b"jp2h") - 4
+    box = (len(content) + 8).to_bytes(4) + b"uuid" + content
+    quiet = {"xmp": content, "icc_profile": content, "quality": 100}
+    files = {
+        "GIF": saved("GIF", NOISE.quantize(16), comment=content[:200_000]),
+        "JPEG 2000": saved("JPEG2000", comment=content[:65_000].replace(b"\0", b" ")),
+        "boxed JPEG 2000": jp2[:place] + box + jp2[place:],
+        "PPM": ppm[:3] + b"#" + b"".join(content.splitlines()) + b"\n" + ppm[3:],
+        "AVIF": saved("AVIF", **{key: value for key, value in quiet.items() if value}),
+    }
+    plain = {"PPM": ppm, "AVIF": saved("AVIF", quality=100), "boxed JPEG 2000": jp2}
+    for format, data in files.items():
+        found = read(data, "white")
+        expected = np.asarray(decode(plain.get(format) or PLAIN[format], "white"))
+        np.testing.assert_array_equal(found.picture, expected, err_msg=format)
+        assert {note.kind for note in found.notes} <= {"unknown colours"}
 
 
 @pytest.mark.parametrize("damage", ["none", "flipped", "empty"])

@@ -323,7 +323,7 @@ def test_16_bit_formats_beside_png_and_tiff():
     np.testing.assert_allclose(pixels(few)[0, :, 0], [0, 255, 127.6], atol=0.6)
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "BMP", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF"])
 def test_a_file_that_lacks_a_few_bytes_is_whole_or_refused(format):
     image = Image.fromarray(np.tile(COLOURS[..., :3], (8, 8, 1)))
     image = image.quantize(32) if format == "GIF" else image
@@ -333,7 +333,7 @@ def test_a_file_that_lacks_a_few_bytes_is_whole_or_refused(format):
             shown = pixels(data[:-missing])
         except BadPicture:
             continue
-        np.testing.assert_array_equal(shown, np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(shown, pixels(data))
 
 
 def test_a_profile_does_not_change_a_mask():
