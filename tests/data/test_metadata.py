@@ -141,7 +141,7 @@ BLOCKS = {
 EVERY = [(format, block) for format, blocks in BLOCKS.items() for block in blocks]
 
 
-@pytest.mark.parametrize("format, block", EVERY, ids=" ".join)
+@pytest.mark.parametrize("format, block", EVERY)
 def test_metadata_never_decides_over_pixels(format, block):
     """F22, F23 and their kind (6): the same pixels as without, and at most a finding."""
     expected = np.asarray(decode(PLAIN[format], "white"))
@@ -165,7 +165,7 @@ def test_metadata_of_other_formats(name):
         "GIF": saved("GIF", NOISE.quantize(16), comment=content[:200_000]),
         "JPEG 2000": saved("JPEG2000", comment=content[:65_000].replace(b"\0", b" ")),
         "boxed JPEG 2000": jp2[:place] + box + jp2[place:],
-        "PPM": ppm[:3] + b"#" + b"".join(content.splitlines()) + b"\n" + ppm[3:],
+        "PPM": ppm[:3] + b"#" + b"".join(content[:200_000].splitlines()) + b"\n" + ppm[3:],
         "AVIF": saved("AVIF", **{key: value for key, value in quiet.items() if value}),
     }
     plain = {"PPM": ppm, "AVIF": saved("AVIF", quality=100), "boxed JPEG 2000": jp2}

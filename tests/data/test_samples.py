@@ -244,6 +244,15 @@ def test_cmyk_without_a_profile():
     np.testing.assert_allclose(pixels(tiff(COLOURS, photometric=5)), expected, atol=2)
 
 
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_with_a_profile(format):
+    """F9."""
+    ink = (255, 0, 0, 0)
+    data = saved(Image.new("CMYK", (16, 16), ink), format, icc_profile=profiles.cmyk("Some press"))
+    expected = profiles.from_lab(profiles.INKS[ink])
+    np.testing.assert_allclose(pixels(data)[8, 8], expected, atol=5)
+
+
 @pytest.mark.parametrize("marker", ["Adobe's", "none", "cut off", "of YCCK"])
 def test_cmyk_in_a_jpeg_has_the_polarity_of_adobe(marker):
     """F37: with the marker or without, as in browsers."""
