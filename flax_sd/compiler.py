@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 import platform
+import pwd
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -175,7 +176,7 @@ def _keep_programs() -> None:
 
     What lies there is run without being checked, so nobody else may write to it.
     """
-    if VARIABLE in os.environ:
+    if VARIABLE in os.environ or not _has_name():
         return
     folder = user_cache() / "compiled"
     try:
@@ -185,6 +186,14 @@ def _keep_programs() -> None:
         return  # a home that cannot be written to: compile as without a cache
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+
+
+def _has_name() -> bool:
+    """Whether this user has one: JAX asks for the owner of each file of a bounded cache."""
+    try:
+        return bool(pwd.getpwuid(os.getuid()))
+    except KeyError:
+        return False
 
 
 @functools.cache  # JAX keeps every listener: one is enough, however many commands a process runs

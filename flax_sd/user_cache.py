@@ -57,14 +57,25 @@ def _unwritable(folder: pathlib.Path) -> str | None:
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
         return f"{folder} cannot be made: {there} is a file"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there} cannot be written"
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return f"{there} cannot be written: {error.strerror}"
     return None
 
 
-@functools.cache  # which says it once
 def _temporary(why: str) -> pathlib.Path:
-    """A folder of this user's among the temporary ones, the same for all processes of a run."""
+    """The folder in place of one that cannot be written; the first time, that is said."""
+    said = _among_temporary_ones.cache_info().currsize > 0
+    folder = _among_temporary_ones()
+    if not said:
+        LOGGER.warning("%s: caches go to %s; XDG_CACHE_HOME names a lasting place", why, folder)
+    return folder
+
+
+@functools.cache
+def _among_temporary_ones() -> pathlib.Path:
+    """A temporary folder of this user's, the same for all processes of a run."""
     folder = pathlib.Path(tempfile.gettempdir(), f"flax_sd-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -74,5 +85,4 @@ def _temporary(why: str) -> pathlib.Path:
             raise PermissionError
     except OSError:
         folder = pathlib.Path(tempfile.mkdtemp(prefix="flax_sd-"))
-    LOGGER.warning("%s: caches go to %s; XDG_CACHE_HOME names a lasting place", why, folder)
     return folder

@@ -57,6 +57,19 @@ def test_an_empty_name_turns_it_off(home):
     assert not any(home.iterdir())
 
 
+def test_a_user_without_a_name_compiles_without_a_cache(home, monkeypatch):
+    """F20: JAX would warn of each program that it cannot keep."""
+
+    def nobody(number):
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    compiler._keep_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == before and not any(home.iterdir())
+
+
 @compiler.remembered
 def built(*args, **kwargs):
     return object()

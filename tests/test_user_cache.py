@@ -1,5 +1,6 @@
 """F20, F25: no home, or one that cannot be written, costs a cache and no run."""
 
+import errno
 import os
 import pathlib
 
@@ -16,9 +17,9 @@ def nowhere(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    user_cache._temporary.cache_clear()
+    user_cache._among_temporary_ones.cache_clear()
     yield
-    user_cache._temporary.cache_clear()
+    user_cache._among_temporary_ones.cache_clear()
 
 
 @pytest.fixture
@@ -42,12 +43,19 @@ def no_home(monkeypatch):
     monkeypatch.setattr(pathlib.Path, "expanduser", raising)
 
 
+def unwritable(monkeypatch):
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (no_home, "no home folder"),
         (lambda patch: patch.setenv("HOME", "/dev/null"), "/dev/null is a file"),
-        (lambda patch: patch.setattr(os, "access", lambda *a: False), "cannot be written"),
+        (unwritable, "cannot be written: Permission denied"),
     ],
 )
 def test_without_one_it_is_temporary_and_said_once(monkeypatch, temporary, caplog, make, said):
@@ -69,6 +77,7 @@ def test_the_hubs_libraries_get_a_cache_too(monkeypatch, temporary, caplog, tmp_
     monkeypatch.setenv("HOME", "/dev/null")
     user_cache.make_hub_cache()
     assert os.environ["HF_HOME"] == str(temporary / "huggingface")
+    user_cache._among_temporary_ones.cache_clear()
     monkeypatch.setenv("HF_HOME", "/dev/null/hub")
     monkeypatch.delenv("HF_DATASETS_CACHE")
     user_cache.make_hub_cache()
@@ -76,7 +85,7 @@ def test_the_hubs_libraries_get_a_cache_too(monkeypatch, temporary, caplog, tmp_
     assert "HF_HOME: /dev/null/hub/datasets cannot be made" in caplog.text
     # Downloads that are there are still read from where they are.
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda *a: False)
+    unwritable(monkeypatch)
     monkeypatch.delenv("HF_DATASETS_CACHE")
     user_cache.make_hub_cache()
     assert os.environ["HF_HOME"] == str(tmp_path)

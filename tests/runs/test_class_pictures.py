@@ -76,7 +76,7 @@ def test_a_prompt_without_a_folder_is_refused(train):
 def test_several_processes_want_them_drawn_before(parse, tmp_path, monkeypatch, capsys, flags):
     config = parse(*flags)
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match="draw before it, with python sample.py --model .*class$"):
+    with pytest.raises(UserError, match="draw before it, with flax-sd sample --model .*class$"):
         class_pictures.draw(config, Progress())
     (tmp_path / "class").mkdir()
     make_pictures(tmp_path / "class", 2)
