@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from flax_sd.config.section import Positive, Rate, Section, Whole
+from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole
 
 
 class CheckpointConfig(Section):
@@ -39,7 +39,7 @@ class SampleConfig(Section):
 class MeshConfig(Section):
     """The devices' mesh."""
 
-    data: Annotated[Whole, Field(ge=-1)] = -1
+    data: Annotated[Whole, Field(ge=-1), OnResume("devices")] = -1
     """Copies of the model that divide the batch; -1 takes all devices left by fsdp."""
     fsdp: Positive = 1
     """Devices that share one copy of the frozen weights."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageCms
 
-from flax_sd.data.metadata import MAX_UNPACKED
+from flax_sd.data.image_metadata import MAX_UNPACKED
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # what a profile calls the modes of Pillow
 CLASSES = ("mntr", "scnr", "prtr", "spac")  # of devices and spaces; others join two profiles

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from flax_sd.data import colours, metadata, samples, tags
+from flax_sd.data import colours, image_metadata, samples, tags
 from flax_sd.data.samples import BadPicture
 
 # Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
@@ -89,7 +89,7 @@ def read(data: bytes, background: str) -> Read:
     Raises:
       BadPicture: as `decode`.
     """
-    parts = metadata.split(data)
+    parts = image_metadata.split(data)
     with _opened(parts.pixels) as image:
         frames = parts.frames or getattr(image, "n_frames", 1)
         found = samples.load(image)
@@ -123,7 +123,7 @@ def mask(data: bytes) -> Image.Image:
 
 def _loaded(data: bytes) -> tuple[samples.Samples, int]:
     """What lies in the file, and its orientation."""
-    parts = metadata.split(data)
+    parts = image_metadata.split(data)
     with _opened(parts.pixels) as image:
         return samples.load(image), _orientation(parts, image)[0]
 
@@ -144,7 +144,7 @@ def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
         raise BadPicture(f"damaged: {error or type(error).__name__}") from error
 
 
-def _orientation(parts: metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:
+def _orientation(parts: image_metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:
     """EXIF's orientation, or else that of XMP; 1 where neither says it so that it can be read."""
     exif, problem = parts.exif or image.info.get("exif", b""), None
     try:

@@ -1,6 +1,7 @@
 """Pictures of a class for regularisation, drawn by the model before it is trained."""
 
 import pathlib
+import shlex
 
 import jax
 
@@ -35,10 +36,14 @@ def draw(config: Config, progress: Progress) -> None:
     elif others is not config:
         raise UserError(
             f"data.class_prompt draws in one process, and this run has {jax.process_count()}: draw "
-            f"before it, with {command.typed('sample')} --model {options.model} "
-            f'--prompt "{options.prompt}" '
-            f"--images-per-prompt {options.images_per_prompt} --out {options.out}"
+            f"before it, with {shlex.join(_command(options))}"
         )
+
+
+def _command(options: SampleOptions) -> list[str]:
+    count = ["--images-per-prompt", str(options.images_per_prompt)]
+    what = ["--model", options.model, "--prompt", str(options.prompt), *count]
+    return [*command.words("sample"), *what, "--out", str(options.out)]
 
 
 def _options(config: Config, prompt: str, folder: pathlib.Path) -> SampleOptions:

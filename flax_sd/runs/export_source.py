@@ -1,6 +1,7 @@
 """What there is to export: a run's folder or a LoRA file, and the model that it belongs to."""
 
 import pathlib
+import shlex
 from typing import Any, Literal, NamedTuple
 
 from flax_sd import command
@@ -113,7 +114,8 @@ def _way_out(path: pathlib.Path) -> str:
     steps = [int(p.name) for p in path.glob("checkpoints/*") if p.name.isdigit()]
     if not steps:
         return ""
+    config = shlex.quote(str(path / CONFIG_FILE))
     return (
-        f": {command.typed('train')} {path / CONFIG_FILE} --train.steps {max(steps)} writes that "
+        f": {command.typed('train')} {config} --train.steps {max(steps)} writes that "
         "of its newest checkpoint, and more steps go on from there"
     )

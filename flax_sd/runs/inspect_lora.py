@@ -3,6 +3,7 @@
 import collections
 import json
 import pathlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ def _remedy(path: pathlib.Path, contents: Contents) -> list[str]:
     if not dora and contents.format == KOHYA:
         return []
     bake = f" --bake {max(layer.rank for layer in contents.layers.values())}" if dora else ""
-    return [f"flax-sd export {path} --to kohya{bake} --out FILE [--model MODEL]"]
+    return [f"flax-sd export {shlex.quote(str(path))} --to kohya{bake} --out FILE [--model MODEL]"]
 
 
 def _kind(contents: Contents) -> str:

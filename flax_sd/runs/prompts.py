@@ -87,13 +87,14 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
       UserError: the file cannot be read or holds no prompt, a row has an unknown key or a bad
         value; all are named with their lines.
     """
-    if path.suffix not in (".txt", ".jsonl"):
+    form = path.suffix.lower()
+    if form not in (".txt", ".jsonl"):
         raise UserError(f"{path} should end in .txt (a prompt a line) or .jsonl (an object a line)")
     rows, problems = [], []
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
-        values, wrong = _values(line.strip(), path.suffix)
+        values, wrong = _values(line.strip(), form)
         problems += [f"line {number}: {what}" for what in wrong]
         if wrong or not values:
             continue
@@ -111,9 +112,9 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _values(line: str, suffix: str) -> tuple[dict[str, Any], list[str]]:
+def _values(line: str, form: str) -> tuple[dict[str, Any], list[str]]:
     """What a line says, nothing if it is a comment; and what is wrong with it."""
-    if suffix == ".txt":
+    if form == ".txt":
         return parse_line(line)
     values = parse_object(line)
     if isinstance(values, str):

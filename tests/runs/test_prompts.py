@@ -25,7 +25,7 @@ def test_options_of_sd_scripts(tmp_path):
     """F12."""
     path = write(
         tmp_path,
-        "p.txt",
+        "p.TXT",
         "# a comment --w 3",
         "a cat --n bad, worse --w 64 --h 96 --d 7 --l 5.5 --s 2 --ss k_euler_a",
         "a -- dash --no-hands --W 8",
