@@ -1,8 +1,13 @@
 """The one exception that stands for a user's mistake, and how its message names many things."""
 
+import unicodedata
 from collections.abc import Sequence
 
 NAMED = 8  # things that a message names before it counts the rest
+LISTED = 20  # problems, a line each, that it lists before it counts the rest
+# Control characters, halves of surrogate pairs (bytes that are no UTF-8), and ends of lines.
+UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
 
 
 class UserError(ValueError):
@@ -16,3 +21,18 @@ def some(names: Sequence[str]) -> str:
     """Returns "a, b, c", or the first few of many and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def listed(head: str, problems: Sequence[str]) -> str:
+    """Returns a head and a line for each problem, or for the first of many and how many more."""
+    more = len(problems) - LISTED
+    return "\n  ".join([head, *problems[:LISTED], *([f"and {more} more"] if more > 0 else [])])
+
+
+def shown(name: object) -> str:
+    r"""Returns a name as a terminal can show it: ESC, and what else is unseen, as \x1b."""
+    return "".join(repr(sign)[1:-1] if _is_unseen(sign) else sign for sign in str(name))
+
+
+def _is_unseen(sign: str) -> bool:
+    return unicodedata.category(sign) in UNSEEN or sign in TURNING

@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from flax_sd.config import Section
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.runs.prompt_lines import parse_line
 from flax_sd.samplers import SAMPLERS
 from flax_sd.text_file import parse_object, read_text
@@ -106,7 +106,7 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
         problems += [f"line {number}: {what}" for what in faults(values)]
         rows.append(row)
     if problems:
-        raise UserError("\n  ".join([f"{path} cannot be used:", *problems]))
+        raise UserError(listed(f"{path} cannot be used:", problems))
     if not rows:
         raise UserError(f"{path} holds no prompt")
     return rows
