@@ -23,16 +23,22 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
       UserError: one side would be empty.
     """
     places = [place(seen.shows) for seen in pictures.seen]
-    held = [i for i, at in enumerate(places) if at < share and not pictures.prior[i]]
-    if len(held) in (0, len(places)):
-        least, all_but = min(places), max(places)
+    own = [i for i, prior in enumerate(pictures.prior) if not prior]
+    if len({places[i] for i in own}) == 1:
+        raise UserError(
+            f"data.held_out_share {share:g}: {pictures.cfg.path} has one picture, or copies of "
+            "one, and one picture cannot be divided: add others, or name some with data.held_out"
+        )
+    held = [i for i in own if places[i] < share]
+    if len(held) in (0, len(own)):
+        least, all_but = min(places[i] for i in own), max(places[i] for i in own)
         how = (
             f"from {math.ceil(least * 1000 + 1e-9) / 1000:g} on one is"
             if not held
             else f"below {all_but:.3g} one is not"
         )
         raise UserError(
-            f"data.held_out_share {share:g}: {'none' if not held else 'all'} of the {len(places)} "
+            f"data.held_out_share {share:g}: {'none' if not held else 'all'} of the {len(own)} "
             f"pictures of {pictures.cfg.path} would be held out; {how}"
         )
     out = set(held)

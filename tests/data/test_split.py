@@ -83,3 +83,17 @@ def test_what_is_left_out_is_still_told(tmp_path):
 def test_two_ways_of_holding_out_are_refused():
     with pytest.raises(ValueError, match="take one"):
         DataConfig(held_out="a", held_out_share=0.1)
+
+
+def test_one_picture_cannot_be_divided(tmp_path, tmp_path_factory):
+    """F34: nor can copies of one, nor one with pictures of its class."""
+    add(tmp_path, 1, seed=1)
+    with pytest.raises(UserError, match="one picture cannot be divided: add others"):
+        divided(tmp_path)
+    shutil.copy(tmp_path / "1-0.png", tmp_path / "copy.png")
+    shutil.copy(tmp_path / "1-0.txt", tmp_path / "copy.txt")
+    prior = tmp_path_factory.mktemp("prior")
+    add(prior, 9, seed=2)
+    cfg = DataConfig(path=str(tmp_path), resolution=32, regularisation=str(prior))
+    with pytest.raises(UserError, match="or copies of one, and one picture cannot be divided"):
+        data.split(data.open_pictures(cfg), 0.5, cfg)
