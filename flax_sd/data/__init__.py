@@ -10,7 +10,7 @@ from flax_sd.data.pictures import Pictures, open_pictures
 from flax_sd.data.records import Bad
 from flax_sd.data.report import summary
 from flax_sd.data.report_page import report_page
-from flax_sd.data.shards import Shard, find_shards, fingerprint, open_shard
+from flax_sd.data.shards import Shard, find_all, find_shards, fingerprint, open_shard
 from flax_sd.data.split import split
 from flax_sd.data.stream import Counted, Stream
 
@@ -27,6 +27,7 @@ __all__ = [
     "alike",
     "batches",
     "check",
+    "find_all",
     "find_shards",
     "fingerprint",
     "in_order",

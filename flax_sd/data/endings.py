@@ -1,4 +1,4 @@
-"""What files are by the endings of their names."""
+"""What files are by their names."""
 
 import pathlib
 
@@ -14,9 +14,24 @@ UNREAD_PICTURES = frozenset(
 )
 # What people and programs call a file of captions; which of them are read is for the folder to say.
 CAPTIONS = frozenset(".txt .text .caption .captions .cap .tags".split())
+METADATA = ("metadata.jsonl", "metadata.csv")
+# What systems, file servers and editors leave behind: nothing is said of it.
+LEFT_BEHIND = frozenset(
+    "thumbs.db ehthumbs.db desktop.ini icon\r @eadir #recycle #snapshot __macosx lost+found "
+    "$recycle.bin .ds_store .appledouble .lsoverride .spotlight-v100 .trashes .fseventsd "
+    ".temporaryitems .directory .ipynb_checkpoints __pycache__ .localized".split(" ")
+) | {"system volume information"}
+LEFT_BEHIND_STARTS = ("._", ".nfs", ".fuse_hidden", ".trash", ".~lock", "~$")
+ABOUT = ("readme", "license", "licence", "copying")  # files that speak of the set itself
+OTHERS = {
+    **dict.fromkeys((".jsonl", ".csv", ".json"), f"captions are read from {' or '.join(METADATA)}"),
+    **dict.fromkeys((".parquet", ".arrow"), "a table is read where it is alone, or named itself"),
+    ".tar": "archives are read with data.stream true",
+    **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar"), "archives are not read: unpack it"),
+}
 
 
-def is_picture(path: pathlib.Path) -> bool:
+def is_picture(path: pathlib.PurePath) -> bool:
     """Whether a file is a picture of a set; masks are none."""
     return path.suffix.lower() in PICTURES and not masks.is_mask(path)
 
@@ -27,3 +42,18 @@ def why_unread(path: pathlib.PurePath) -> str | None:
     if end not in UNREAD_PICTURES:
         return None
     return f"{end} pictures are not read: convert it to PNG or JPEG"
+
+
+def why_no_part(path: pathlib.PurePath) -> str:
+    """Returns why any other file is no part of a set."""
+    return OTHERS.get(path.suffix.lower(), "no picture, and no caption of one")
+
+
+def is_left_behind(name: str) -> bool:
+    """Whether a system made a file or a folder for itself, as .DS_Store and @eaDir."""
+    return name.lower() in LEFT_BEHIND or name.lower().startswith(LEFT_BEHIND_STARTS)
+
+
+def is_about_the_set(path: pathlib.PurePath) -> bool:
+    """Whether a file is what the owner of a set says of it: README.md, LICENSE."""
+    return path.stem.lower() in ABOUT and not is_picture(path)

@@ -15,9 +15,9 @@ def beside(picture: pathlib.Path) -> pathlib.Path:
     return picture.with_name(f"{picture.stem}{SUFFIX}.png")
 
 
-def is_mask(path: pathlib.Path) -> bool:
+def is_mask(path: pathlib.PurePath) -> bool:
     """Whether a file's name is that of a mask, which is no picture of a set."""
-    return path.stem.endswith(SUFFIX)
+    return path.stem.lower().endswith(SUFFIX)
 
 
 def place_weights(

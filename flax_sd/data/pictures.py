@@ -13,10 +13,10 @@ from jaxtyping import Float, Float32
 from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
-from flax_sd.data import buckets, captions, images, records, tables
+from flax_sd.data import buckets, captions, folders, images, tables
 from flax_sd.data.look import Seen, look, open_mask, read
 from flax_sd.data.records import Bad, Listing, Record
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed, shown
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 
@@ -211,8 +211,6 @@ def open_pictures(cfg: DataConfig, *, captioned: bool = True) -> Pictures:
         right = "a name like white, or #rrggbb"
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
     listing = _all(cfg, cfg.caption_column if captioned else None)
-    if cfg.max_pictures is not None:
-        listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     return open_listing(cfg, listing, captioned=captioned)
 
 
@@ -245,7 +243,7 @@ def open_listing(
         header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
         way_out = " (data.on_bad=skip leaves them out)" if good else ""
         lines = [f"{name}: {reason}" for name, reason in bad]
-        raise UserError("\n  ".join([f"{header}{way_out}:", *lines]))
+        raise UserError(listed(f"{header}{way_out}:", lines))
     found, seen = [record for record, _ in good], [seen for _, seen in good]
     _check_masks(cfg, seen)
     return Pictures(cfg, found, seen, bad, listing.unused, captioned=captioned)
@@ -278,6 +276,8 @@ def _all(cfg: DataConfig, caption_column: str | None) -> Listing:
     for path, repeats in cfg.folders.items():
         further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
         _join(listing, path, further)
+    if cfg.max_pictures is not None:  # of its own pictures: those of the class follow their number
+        listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     if (path := cfg.regularisation) is not None:
         further = _list(cfg, caption_column, path, "data.regularisation")
         prior = [record._replace(prior=True) for record in further.records]
@@ -287,9 +287,10 @@ def _all(cfg: DataConfig, caption_column: str | None) -> Listing:
 
 def _join(listing: Listing, path: str, further: Listing) -> None:
     """Adds what lies in a further folder to the listing."""
-    listing.records.extend(r._replace(name=f"{path}/{r.name}") for r in further.records)
-    listing.bad.extend(bad._replace(name=f"{path}/{bad.name}") for bad in further.bad)
-    listing.unused.extend(file._replace(name=f"{path}/{file.name}") for file in further.unused)
+    place = shown(path)
+    listing.records.extend(r._replace(name=f"{place}/{r.name}") for r in further.records)
+    listing.bad.extend(bad._replace(name=f"{place}/{bad.name}") for bad in further.bad)
+    listing.unused.extend(file._replace(name=f"{place}/{file.name}") for file in further.unused)
 
 
 def _times(listing: Listing, repeats: int) -> Listing:
@@ -302,19 +303,23 @@ def _list(
     cfg: DataConfig, caption_column: str | None, path: str, option: str = "data.path"
 ) -> Listing:
     folder = _resolve(path)
-    kept = any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    captioned = any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv"))
-    is_table = kept or (not captioned and folder.exists() and bool(tables.table_files(folder)))
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{option} {shown(path)} cannot be read: {why}") from error
     # In a folder that exists, a missing one is a slip of the pen and no hub id.
     is_id = tables.HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
-    if is_table or is_id:
+    if is_id or tables.is_table(folder):
         return tables.list_table(str(folder), cfg.image_column, caption_column)
     if not folder.is_dir():
         found = "is a file, not" if folder.exists() else f"is not there: {option} names"
         what = "pictures" if caption_column is None else "captioned pictures"
         right = f"a folder of {what}, a .parquet or .arrow file, or a datasets id"
-        raise UserError(f"{path} {found} {right}")
-    return records.list_folder(folder, caption_column)
+        raise UserError(f"{shown(path)} {found} {right}")
+    return folders.list_folder(folder, caption_column)
 
 
 def _resolve(path: str) -> pathlib.Path:

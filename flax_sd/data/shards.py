@@ -17,11 +17,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flax_sd.config import DataConfig
+from flax_sd.data import splits
+from flax_sd.data.account import Account
+from flax_sd.data.endings import is_about_the_set, is_left_behind
+from flax_sd.data.names import is_there
 from flax_sd.data.pictures import Pictures, open_listing
-from flax_sd.data.records import Bad, Listing
+from flax_sd.data.records import Bad, Listing, gathered
 from flax_sd.data.tables import FILES, list_shard
 from flax_sd.data.tar import list_tar
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, shown
 from flax_sd.retry import PAUSES, patiently
 
 SUFFIXES = (".tar", *FILES)
@@ -38,20 +42,73 @@ class Shard(NamedTuple):
     size: int | None  # bytes; None where only reading it would tell
 
 
+class Found(NamedTuple):
+    """The shards that a path names, and what else is there."""
+
+    shards: tuple[Shard, ...]
+    unused: list[Bad]
+
+
 def find_shards(path: str) -> tuple[Shard, ...]:
     """Returns the shards that a folder or a pattern names, by name.
 
     Raises:
       UserError: there are none, or they cannot be listed.
     """
-    found = {shard for each in _expanded(path) for shard in _find(each)}
-    named = tuple(sorted(shard for shard in found if _suffix(shard.name) in SUFFIXES))
+    return find_all(path).shards
+
+
+def find_all(path: str) -> Found:
+    """Returns the same, and a word for all else that is there.
+
+    Of what one pattern finds, the train split is taken where there is one beside others.
+
+    Raises:
+      UserError: there are none, or they cannot be listed.
+    """
+    shards, unused = set[Shard](), list[Bad]()
+    for pattern in _expanded(path):
+        found, lost = _find(pattern)
+        taken, others = _train_split(pattern, found)
+        shards.update(taken)
+        unused += lost + others
+    named = tuple(sorted(shard for shard in shards if _suffix(shard.name) in SUFFIXES))
     if not named:
         raise UserError(
             f"{path} names no shards: with data.stream, data.path is a folder of "
             f"{', '.join(SUFFIXES)} files, or names them, as shard-{{000..123}}.tar or *.parquet"
         )
-    return named
+    return Found(named, gathered(unused))
+
+
+def _train_split(pattern: str, found: list[Shard]) -> tuple[list[Shard], list[Bad]]:
+    """Those of the train split, where there are others, and what is no shard."""
+    taken, unused, top = [], [], _top(pattern)
+    shards = sorted(shard for shard in found if _suffix(shard.name) in SUFFIXES)
+    of = {shard: splits.split_of_file(_below(shard.name, top)) for shard in shards}
+    divided = splits.are_divided(of.values())
+    for shard in sorted(found):
+        name = pathlib.PurePosixPath(shard.name)
+        if shard not in of:
+            if not is_left_behind(name.name) and not is_about_the_set(name):
+                unused.append(Bad(shown(shard.name), f"no shard: {', '.join(SUFFIXES)} are read"))
+        elif divided and of[shard] != "train":
+            unused.append(Bad(shown(shard.name), splits.not_trained_on(of[shard], None)))
+        else:
+            taken.append(shard)
+    return taken, unused
+
+
+def _top(pattern: str) -> str:
+    """The folder that a pattern begins in."""
+    parts = pathlib.PurePosixPath(pattern).parts
+    plain = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+    return str(pathlib.PurePosixPath(*plain))
+
+
+def _below(name: str, top: str) -> pathlib.PurePosixPath:
+    path, holder = pathlib.PurePosixPath(name), pathlib.PurePosixPath(top)
+    return path.relative_to(holder) if holder in path.parents else pathlib.PurePosixPath(path.name)
 
 
 def fingerprint(shards: Sequence[Shard]) -> str:
@@ -151,20 +208,22 @@ def _alternatives(first: str | None, last: str | None, listed: str | None) -> li
     return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
 
 
-def _find(pattern: str) -> list[Shard]:
-    """The files that a pattern without braces, a folder or a file stands for."""
+def _find(pattern: str) -> tuple[list[Shard], list[Bad]]:
+    """The files that a pattern without braces, a folder or a file stands for; what is none."""
     if "://" in pattern:
-        return _find_away(pattern)
-    path = pathlib.Path(pattern).expanduser()
-    if glob.has_magic(pattern):
+        return _find_away(pattern), []
+    path, lost = pathlib.Path(pattern).expanduser(), list[Bad]()
+    if path.is_dir():
+        account = Account(path)
+        files = list(account.files)
+        lost = account.listing.bad + account.listing.unused
+    elif glob.has_magic(pattern) and not is_there(path):
         files = map(pathlib.Path, glob.glob(str(path), recursive=True))
-    elif path.is_dir():
-        files = path.rglob("*")
-    elif not path.exists():
+    elif not is_there(path):
         raise UserError(f"{pattern} is not there: with data.stream, data.path names shards")
     else:
         files = [path]
-    return [Shard(str(file), file.stat().st_size) for file in files if file.is_file()]
+    return [Shard(str(file), file.stat().st_size) for file in files if file.is_file()], lost
 
 
 def _find_away(url: str) -> list[Shard]:

@@ -1,26 +1,38 @@
 """Captioned pictures in a `datasets` table: a hub id, parquet or arrow files, or save_to_disk."""
 
-import functools
+import glob
+import itertools
 import pathlib
 import re
 from typing import Any
 
 import huggingface_hub
 
-from flax_sd.data.records import Bad, Listing, Record, caption_tuple
-from flax_sd.errors import UserError
+from flax_sd.data import splits
+from flax_sd.data.account import Account
+from flax_sd.data.cells import list_rows
+from flax_sd.data.endings import METADATA, is_picture
+from flax_sd.data.records import Bad, Listing
+from flax_sd.errors import UserError, shown
 
 # owner/set, and the name of one of its configurations where it has several.
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>.+))?")
-FILES = {".parquet": "parquet", ".arrow": "arrow"}  # suffix → the builder that reads it
+PARQUET, ARROW = FILES = (".parquet", ".arrow")
 ARROW_FILE = b"ARROW1"  # how arrow's file format begins; its stream format has no such mark
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk writes
 
 
-def table_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the parquet or arrow files at or under `path`, in order."""
-    found = [path] if path.is_file() else sorted(path.rglob("*"))
-    files = [p for p in found if p.suffix in FILES and p.is_file()]
-    return [p for p in files if p.suffix == files[0].suffix]  # never two formats of one set
+def is_table(path: pathlib.Path) -> bool:
+    """Whether a path is a table: a file of one, or a folder with one and no metadata file."""
+    if path.is_file():
+        return path.suffix.lower() in FILES
+    if not path.is_dir():
+        return False
+    if any((path / name).is_file() for name in (SAVED, SAVED_SPLITS)):
+        return True
+    files = Account(path).files
+    named = any(file.name.lower() in METADATA for file in files)
+    return not named and any(file.suffix.lower() in FILES for file in files)
 
 
 def list_table(source: str, image_column: str, caption_column: str | None) -> Listing:
@@ -32,7 +44,72 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     Raises:
       UserError: the table cannot be loaded, or lacks a column.
     """
-    return _list_rows(source, _load(source), image_column, caption_column)
+    files, unused = _files(pathlib.Path(source))
+    table = _load(source, files)
+    listing = list_rows(source, table, image_column, caption_column)
+    listing.unused.extend(unused)
+    return listing
+
+
+def _files(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Bad]]:
+    """The files of a local table that are read, and a word for all others."""
+    if not path.is_dir():
+        if path.suffix.lower() == PARQUET and path.is_file() and _is_empty(path):
+            raise UserError(f"{shown(path)} has no rows")
+        return [path] if path.is_file() else [], []
+    account = Account(path)
+    if (path / SAVED).is_file() or (path / SAVED_SPLITS).is_file():
+        return _saved(account)
+    tables = [file for file in account.files if file.suffix.lower() in FILES]
+    kinds = {file.suffix.lower() for file in tables}
+    if len(kinds) > 1:
+        right = "keep one, or name the file or folder that is meant"
+        raise UserError(f"{shown(path)} holds both {' and '.join(sorted(kinds))} files: {right}")
+    of = {file: splits.split_of_file(file.relative_to(path)) for file in tables}
+    divided = splits.are_divided(of.values())
+    for (split, held_out), files in itertools.groupby(
+        sorted(of, key=lambda file: (of[file] or "", file)),
+        key=lambda file: (of[file], splits.alone(of, file) if of[file] else None),
+    ):
+        if divided and split != "train":
+            account.set_aside_together(list(files), splits.not_trained_on(split, held_out))
+    for file in tables:
+        if file in account.files and file.suffix.lower() == PARQUET and _is_empty(file):
+            account.set_aside(file, "has no rows")
+    used = [file for file in tables if file in account.files]
+    if not used:
+        raise UserError(f"{shown(path)} has no rows")
+    return used, _closed(account, used)
+
+
+def _is_empty(file: pathlib.Path) -> bool:
+    """Whether a parquet file has no rows, which `datasets` takes for an error."""
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_metadata(file).num_rows == 0
+    except (pyarrow.ArrowException, OSError):  # which reading it will say
+        return False
+
+
+def _saved(account: Account) -> tuple[list[pathlib.Path], list[Bad]]:
+    """The same of what save_to_disk wrote; which of its files are read is for `datasets`."""
+    parts = [path.parent for path in account.files if path.name == SAVED]
+    for part in parts:
+        own = [file for file in account.files if file.parent == part]
+        if part not in (account.folder, account.folder / "train"):
+            account.set_aside(part, splits.not_trained_on(part.name, part))
+        account.use(*(file for file in own if not is_picture(file)))
+    return [], _closed(account, [account.folder / SAVED_SPLITS])
+
+
+def _closed(account: Account, used: list[pathlib.Path]) -> list[Bad]:
+    account.use(*used)
+    beside = "a picture beside a table, whose rows alone are read"
+    pictures = account.pictures()
+    account.set_aside_together(pictures, beside)
+    account.close(lambda path: None)
+    return [*account.listing.bad, *account.listing.unused]
 
 
 def list_shard(name: str, content: bytes, image_column: str, caption_column: str | None) -> Listing:
@@ -46,66 +123,27 @@ def list_shard(name: str, content: bytes, image_column: str, caption_column: str
 
     buffer = pyarrow.BufferReader(content)
     try:
-        if FILES[pathlib.PurePosixPath(name).suffix] == "parquet":
-            table = pyarrow.parquet.read_table(buffer)
-        elif content.startswith(ARROW_FILE):
-            table = pyarrow.ipc.open_file(buffer).read_all()
+        if pathlib.PurePosixPath(name).suffix.lower() == ARROW:
+            made = datasets.Dataset(_read_arrow(buffer))
         else:
-            table = pyarrow.ipc.open_stream(buffer).read_all()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{name} cannot be read: {str(error).splitlines()[0]}") from error
-    return _list_rows(name, datasets.Dataset(table), image_column, caption_column)
+            made = datasets.Dataset(pyarrow.parquet.read_table(buffer))
+    except Exception as error:  # damaged bytes lead to whatever they lead to
+        raise UserError(f"{name} cannot be read: {_first_line(error)}") from error
+    return list_rows(name, made, image_column, caption_column)
 
 
-def _list_rows(source: str, table: Any, image_column: str, caption_column: str | None) -> Listing:
-    # Imported here because it takes a second, and a folder of pictures does without it.
-    import datasets
-
-    options = {"data.image_column": image_column, "data.caption_column": caption_column}
-    wanted = {name: column for name, column in options.items() if column is not None}
-    missing = [c for c in wanted.values() if c not in table.column_names]
-    if missing:
-        raise UserError(
-            f"{source} has no column {' and no column '.join(map(repr, missing))}, only "
-            f"{', '.join(map(repr, table.column_names))}: set {' and '.join(wanted)}"
-        )
-    images = table.select_columns([image_column])
-    try:
-        images = images.cast_column(image_column, datasets.Image(decode=False))
-    except (TypeError, ValueError, NotImplementedError) as error:  # the last is pyarrow's
-        kind = table.features[image_column]
-        raise UserError(
-            f"column {image_column!r} of {source} holds {kind}, not pictures"
-        ) from error
-    if not len(images):
-        raise UserError(f"{source} has no rows")
-    listing = Listing([], [], [])
-    values = [""] * len(images) if caption_column is None else table[caption_column]
-    for row, value in enumerate(values):
-        captions, name = caption_tuple(value), f"row {row}"
-        if captions is None:
-            reason = (
-                f"column {caption_column!r} holds {value!r:.40}, not a caption or a list of them"
-            )
-            listing.bad.append(Bad(name, reason))
-        else:
-            read = functools.partial(_read, images, row, image_column)
-            listing.records.append(Record(name, captions, read))
-    return listing
-
-
-def _load(source: str) -> Any:
+def _load(source: str, files: list[pathlib.Path]) -> Any:
     import datasets
 
     path = pathlib.Path(source)
     try:
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-            return _train_split(source, datasets.load_from_disk(source))
+        if files and files[0].suffix.lower() == ARROW:
+            return datasets.Dataset(_map_arrow(files))
+        if files:
+            names = [glob.escape(str(file)) for file in files]
+            return datasets.load_dataset("parquet", data_files=names, split="train")
         if path.exists():
-            files = table_files(path)
-            names = [str(file) for file in files]
-            builder = FILES[files[0].suffix]
-            return datasets.load_dataset(builder, data_files=names, split="train")
+            return _train_split(source, datasets.load_from_disk(source))
         return _from_hub(source)
     except UserError:
         raise
@@ -113,8 +151,29 @@ def _load(source: str) -> Any:
         Exception
     ) as error:  # the builders raise pyarrow's, huggingface_hub's and fsspec's errors
         where = "" if path.exists() else ": there is no such folder here, and as a datasets id"
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise UserError(f"{source}{where} cannot be loaded: {reason}") from error
+        raise UserError(f"{shown(source)}{where} cannot be loaded: {_first_line(error)}") from error
+
+
+def _map_arrow(files: list[pathlib.Path]) -> Any:
+    """The rows of arrow files, which stay on the disk."""
+    import pyarrow
+
+    return pyarrow.concat_tables(_read_arrow(pyarrow.memory_map(str(file))) for file in files)
+
+
+def _read_arrow(source: Any) -> Any:
+    import pyarrow
+
+    mark = source.read(len(ARROW_FILE))
+    source.seek(0)
+    is_file = mark == ARROW_FILE
+    return (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).read_all()
+
+
+def _first_line(error: BaseException) -> str:
+    while error.__cause__ is not None:  # "An error occurred while generating the dataset" says less
+        error = error.__cause__
+    return shown(str(error).split("\n")[0]) or type(error).__name__
 
 
 def _from_hub(source: str) -> Any:
@@ -141,10 +200,3 @@ def _train_split(source: str, loaded: Any) -> Any:
     if "train" not in loaded:
         raise UserError(f"{source} has no split 'train', only {', '.join(map(repr, loaded))}")
     return loaded["train"]
-
-
-def _read(images: Any, row: int, column: str) -> bytes:
-    cell = images[row][column]
-    if cell is None:
-        raise FileNotFoundError(2, "no picture in this row")
-    return cell["bytes"] if cell["bytes"] is not None else pathlib.Path(cell["path"]).read_bytes()

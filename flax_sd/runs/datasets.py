@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from flax_sd import data
 from flax_sd.config import Config, DataConfig
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 
 # The names in metrics.jsonl of what is measured.
 VAL_LOSS, BASE_LOSS, TRAIN_SUBSET = "val_loss", "base_loss", "train_subset"
@@ -41,10 +41,13 @@ def open_sets(config: Config) -> Sets:
       UserError: they cannot be read, or cannot be divided.
     """
     captioned, share = reads_captions(config), config.data.held_out_share
-    shards = data.find_shards(config.data.path) if config.data.stream else ()
-    train = (
-        _first(config, shards) if shards else data.open_pictures(config.data, captioned=captioned)
-    )
+    shards = ()
+    if config.data.stream:
+        shards, unused = data.find_all(config.data.path)
+        train = _first(config, shards)
+        train.unused.extend(unused)
+    else:
+        train = data.open_pictures(config.data, captioned=captioned)
     measured = {
         name: data.open_pictures(cfg, captioned=captioned)
         for name, cfg in _measured(config.data).items()
@@ -85,12 +88,14 @@ def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
     if not len(pictures):
         lines = [f"{name}: {reason}" for name, reason in pictures.bad] or ["it holds none"]
         head = f"no picture of {shards[0].name}, the first of {len(shards)} shards, can be used:"
-        raise UserError("\n  ".join([head, *lines]))
+        raise UserError(listed(head, lines))
     return pictures
 
 
 def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
-    """So many of them, or all, chosen by their names alone."""
+    """So many of the run's own pictures that it shows, or all, chosen by their names alone."""
+    pairs = zip(pictures.repeats, pictures.prior, strict=True)
+    own = [i for i, (repeats, prior) in enumerate(pairs) if repeats and not prior]
     digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
-    chosen = sorted(range(len(pictures)), key=lambda i: (digests[i], i))[:count]
+    chosen = sorted(own, key=lambda i: (digests[i], i))[:count]
     return pictures.subset(sorted(chosen), pictures.cfg.for_measuring())

@@ -1,49 +1,14 @@
-import json
+"""The pictures of a folder, and a word for all else in it."""
+
+import os
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from flax_sd.data.records import Bad, caption_tuple, list_folder
+from flax_sd.data.folders import list_folder
+from flax_sd.data.records import Bad
 from flax_sd.errors import UserError
-
-
-def write_rows(folder, *rows):
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
-
-
-def picture(path, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 3), "red").save(path, **options)
-
-
-def test_jsonl_ignores_other_files_and_further_keys(tmp_path):
-    picture(tmp_path / "sub/a.png")
-    picture(tmp_path / "not named.png")
-    (tmp_path / "readme.md").write_text("x")
-    write_rows(tmp_path, {"file_name": "sub/a.png", "text": "é", "score": 3, "tags": ["x"]})
-    records, bad, unused = list_folder(tmp_path, "text")
-    assert [(r.name, r.captions) for r in records] == [("sub/a.png", ("é",))]
-    assert records[0].read() == (tmp_path / "sub/a.png").read_bytes()
-    assert bad == [] and unused == [Bad("not named.png", "metadata.jsonl does not name it")]
-
-
-def test_jsonl_may_hold_blank_lines_a_byte_order_mark_and_several_captions(tmp_path):
-    rows = '\ufeff{"file_name": "a.png", "say": ["one", "two"]}\n\n{"file_name":"b.png","say":""}\n'
-    (tmp_path / "metadata.jsonl").write_text(rows, "utf-8")
-    records, *_ = list_folder(tmp_path, "say")
-    assert [r.captions for r in records] == [("one", "two"), ("",)]
-
-
-def test_csv(tmp_path):
-    text = 'file_name,n,text\r\na.png,1,"a cat, sitting"\r\nb.png,2,a dog\r\n'
-    (tmp_path / "metadata.csv").write_text(text, newline="")
-    records, *_ = list_folder(tmp_path, "text")
-    assert [(r.name, r.captions[0]) for r in records] == [
-        ("a.png", "a cat, sitting"),
-        ("b.png", "a dog"),
-    ]
+from tests.data.made_folders import CONVERT, picture
 
 
 def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
@@ -57,7 +22,10 @@ def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
     records, bad, unused = list_folder(tmp_path, "text")
     found = [(r.name, r.captions) for r in records]
     assert found == [("b.JPG", ("a cat", "a tabby cat")), ("deep/er/a.png", ("",))]
-    assert bad == [] and unused == [Bad("notes.txt", "no picture of this name is beside it")]
+    assert bad == [] and unused == [
+        Bad(".hidden", "hidden, as its name begins with a dot"),
+        Bad("notes.txt", "no picture of this name is beside it"),
+    ]
 
 
 def test_a_picture_without_txt_is_named(tmp_path):
@@ -65,58 +33,6 @@ def test_a_picture_without_txt_is_named(tmp_path):
     picture(tmp_path / "b.png")
     (tmp_path / "a.txt").write_text("x")
     assert list_folder(tmp_path, "text").bad == [Bad("b.png", "no caption: b.txt is not beside it")]
-
-
-@pytest.mark.parametrize("value", [None, 3, [], ["a", 4], {"en": "a"}])
-def test_a_row_without_a_caption_is_named(tmp_path, value):
-    good, wrong = {"file_name": "a.png", "text": "x"}, {"file_name": "b.png", "text": value}
-    write_rows(tmp_path, good, wrong)
-    (bad,) = list_folder(tmp_path, "text").bad
-    assert bad.name == "b.png" and "line 2" in bad.reason and "'text'" in bad.reason
-
-
-@pytest.mark.parametrize(
-    "name", ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", ".."]
-)
-def test_a_path_that_leaves_the_folder_is_refused(tmp_path, name):
-    write_rows(tmp_path, {"file_name": "ok.png", "text": "x"}, {"file_name": name, "text": "y"})
-    with pytest.raises(UserError, match="line 2: .* leads out of the folder") as error:
-        list_folder(tmp_path, "text")
-    assert name in str(error.value)
-
-
-@given(st.lists(st.sampled_from(["..", ".", "a", "b"]), min_size=1, max_size=6))
-def test_a_path_is_refused_only_if_it_ends_outside(tmp_path_factory, parts):
-    folder = tmp_path_factory.getbasetemp() / "leaves"
-    folder.mkdir(exist_ok=True)
-    name = "/".join([*parts, "x.png"])
-    write_rows(folder, {"file_name": name, "text": "t"})
-    inside = (folder / name).resolve().is_relative_to(folder.resolve())
-    if inside:
-        assert list_folder(folder, "text").records[0].name == name
-    else:
-        with pytest.raises(UserError):
-            list_folder(folder, "text")
-
-
-def test_every_wrong_row_is_named_at_once(tmp_path):
-    lines = ['{"file_name": "a.png"', "[1]", '{"file_name": "b.png", "text": "x"}']
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"(?s)line 1: .*line 2: a JSON list") as error:
-        list_folder(tmp_path, "text")
-    assert "line 3" not in str(error.value)
-
-
-def test_a_row_without_file_name_is_named(tmp_path):
-    write_rows(tmp_path, {"file_name": "a.png", "text": "x"}, {"text": "y"})
-    with pytest.raises(UserError, match="line 2: no file_name"):
-        list_folder(tmp_path, "text")
-
-
-def test_a_wrong_caption_column_lists_the_keys(tmp_path):
-    write_rows(tmp_path, {"file_name": "a.png", "prompt": "x"})
-    with pytest.raises(UserError, match="no 'text', only 'file_name', 'prompt'.*caption_column"):
-        list_folder(tmp_path, "text")
 
 
 def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
@@ -129,28 +45,6 @@ def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
     assert bad[0].name == "a.png" and "a.txt is not UTF-8 (byte 0xe9 in line 2)" in bad[0].reason
 
 
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-def test_a_text_that_is_not_utf8_is_named(tmp_path, name):
-    picture(tmp_path / "a.png")
-    (tmp_path / name).write_bytes("fine\nun café".encode("latin-1"))
-    with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it"):
-        list_folder(tmp_path, "text")
-
-
-def test_two_metadata_files_are_refused(tmp_path):
-    write_rows(tmp_path, {"file_name": "a.png", "text": "x"})
-    (tmp_path / "metadata.csv").write_text("file_name,text\n")
-    with pytest.raises(UserError, match="keep one"):
-        list_folder(tmp_path, "text")
-
-
-@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
-def test_empty_metadata_is_refused(tmp_path, name):
-    (tmp_path / name).write_text("file_name,text\n" if name.endswith("csv") else "\n")
-    with pytest.raises(UserError, match="names no picture"):
-        list_folder(tmp_path, "text")
-
-
 def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_path):
     with pytest.raises(UserError, match="holds no pictures and no captions.*metadata.jsonl"):
         list_folder(tmp_path, "text")
@@ -159,7 +53,7 @@ def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_pa
         list_folder(tmp_path, "text")
 
 
-STRAYS = ["0.TXT", "1.txt.txt", "2.cap", "3.caption", "4.png.txt"]
+STRAYS = ["0.text", "1.txt.txt", "2.cap", "3.caption", "4.png.txt"]
 
 
 @pytest.fixture
@@ -179,7 +73,11 @@ def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(str
     _, bad, unused = list_folder(strays, "text")
     looks = "looks like a caption of {0}.png and is not read"
     why = [f"{looks}: name it {{0}}.txt".format(i) for i in range(5)]
-    assert unused == [*map(Bad, STRAYS, why), Bad("5.caption", f"{looks}, as 5.txt is".format(5))]
+    assert unused == [
+        *map(Bad, STRAYS, why),
+        Bad("5.caption", f"{looks}, as 5.txt is".format(5)),
+        Bad("no picture.cap", "no picture, and no caption of one"),
+    ]
     missing = "no caption: {0}.txt is not beside it, but {1} is: name it {0}.txt"
     assert [each.reason for each in bad] == [
         missing.format(i, name) for i, name in enumerate(STRAYS)
@@ -187,7 +85,7 @@ def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(str
 
 
 def test_where_no_caption_is_read_the_error_says_what_looks_like_one(strays):
-    hint = "; 0.TXT: looks like a caption of 0.png and is not read: name it 0.txt, and 4 more"
+    hint = "; 0.text: looks like a caption of 0.png and is not read: name it 0.txt, and 4 more"
     with pytest.raises(UserError, match=f"no captions for them.*{hint}"):
         list_folder(strays, "text")
 
@@ -198,9 +96,6 @@ def test_dots_in_the_names_of_pictures_are_theirs(tmp_path):
         (tmp_path / name).with_suffix(".txt").write_text("x")
     records, bad, unused = list_folder(tmp_path, "text")
     assert len(records) == 2 and bad == unused == []
-
-
-CONVERT = ".heic pictures are not read: convert it to PNG or JPEG"
 
 
 def test_jpegs_by_other_names_are_read(tmp_path):
@@ -222,16 +117,8 @@ def test_pictures_that_are_not_read_are_named_with_what_helps(tmp_path, column):
     assert list_folder(tmp_path, column).unused == [
         *(Bad(name, CONVERT) for name in ("a.heic", "b.HEIC")),
         Bad("more/c.jxl", jxl),
+        Bad("movie.mp4", "no picture, and no caption of one"),
     ]
-
-
-def test_one_that_a_metadata_file_names_is_tried(tmp_path):
-    for name in ("a.heic", "b.heic"):
-        (tmp_path / name).write_text("x")
-    write_rows(tmp_path, {"file_name": "./a.heic", "text": "x"})
-    records, _, unused = list_folder(tmp_path, "text")
-    assert [record.name for record in records] == ["./a.heic"]
-    assert unused == [Bad("b.heic", CONVERT)]
 
 
 @pytest.mark.parametrize("column", ["text", None])
@@ -241,12 +128,6 @@ def test_where_there_are_no_others_the_error_says_so(tmp_path, column):
     hint = f"; a.heic: {CONVERT}, and 1 more likewise"
     with pytest.raises(UserError, match=f"holds no pictures.*{hint}"):
         list_folder(tmp_path, column)
-
-
-def test_caption_tuple():
-    assert caption_tuple("a") == ("a",)
-    assert caption_tuple(["a", "b"]) == ("a", "b")
-    assert caption_tuple(float("nan")) is None
 
 
 @pytest.fixture
@@ -270,17 +151,24 @@ def test_folders_of_sd_scripts_have_repeats_and_a_class(kohya):
         ("2_sks cat/a.png", ("sks cat, sitting",), 2),
         ("2_sks cat/b.jpg", ("sks cat",), 2),
     ]
-    assert listing.bad == [] and [bad.name for bad in listing.unused] == ["10_dog_run/lone.caption"]
+    assert listing.bad == [] and [bad.name for bad in listing.unused] == [
+        "log",
+        "10_dog_run/lone.caption",
+    ]
     assert [r.by_folder for r in listing.records] == [False, False, True]
 
 
 def test_captions_that_are_not_read_are_named_in_folders_of_sd_scripts_too(kohya):
-    (kohya / "2_sks cat" / "b.TXT").write_text("x")
+    (kohya / "2_sks cat" / "b.text").write_text("x")
     (kohya / "10_dog_run" / "c.txt").write_text("y")
     looks = "looks like a caption of {} and is not read"
-    assert [bad for bad in list_folder(kohya, "text").unused if "lone" not in bad.name] == [
+    assert [
+        bad
+        for bad in list_folder(kohya, "text").unused
+        if bad.name[-3:] in ("ion", "ext") and "lone" not in bad.name
+    ] == [
         Bad("10_dog_run/c.caption", f"{looks.format('c.png')}, as c.txt is"),
-        Bad("2_sks cat/b.TXT", f"{looks.format('b.jpg')}: name it b.txt"),
+        Bad("2_sks cat/b.text", f"{looks.format('b.jpg')}: name it b.txt"),
     ]
 
 
@@ -290,8 +178,171 @@ def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohy
     listing = list_folder(kohya, "text")
     assert [(r.name, r.repeats) for r in listing.records] == [("2_sks cat/a.png", 1)]
     assert len(listing.bad) == 3
-    assert [bad.name for bad in listing.unused] == ["10_dog_run/c.caption", "more"]
-    assert "one set without repeats" in listing.unused[1].reason
+    assert [bad.name for bad in listing.unused] == [
+        "log",
+        "10_dog_run/c.caption",
+        "more",
+        "10_dog_run/lone.caption",
+    ]
+    assert "one set without repeats" in listing.unused[2].reason
     (kohya / "2_sks cat" / "a.txt").unlink()
     with pytest.raises(UserError, match="no captions for them.*; more: its name has no number"):
         list_folder(kohya, "text")
+
+
+def captioned(folder, *names):
+    """Saves pictures with captions."""
+    for name in names:
+        picture(folder / name)
+        (folder / name).with_suffix(".txt").write_text(name)
+
+
+def used(folder, column="text"):
+    return [record.name for record in list_folder(folder, column).records]
+
+
+def test_links_to_folders_and_files_are_followed(tmp_path):
+    """F5."""
+    captioned(tmp_path / "elsewhere", "a.png")
+    folder = tmp_path / "set"
+    captioned(folder, "2_dog/b.png")
+    (folder / "10_cat").symlink_to(tmp_path / "elsewhere")
+    (folder / "2_dog" / "c.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    found = list_folder(folder, "text")
+    assert [(each.name, each.repeats) for each in found.records] == [
+        ("10_cat/a.png", 10),
+        ("2_dog/b.png", 2),
+        ("2_dog/c.png", 2),
+    ]
+    assert found.bad == found.unused == []
+
+
+def test_links_to_nothing_and_in_circles_are_named(tmp_path):
+    """F5."""
+    folder = tmp_path / "set"
+    captioned(folder, "a.png")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "gone folder").symlink_to("nowhere")
+    (folder / "gone.txt").symlink_to("nowhere.txt")
+    (folder / "around.png").symlink_to("around.png")
+    (folder / "again").symlink_to(folder)
+    (folder / "up").symlink_to(tmp_path)
+    found = list_folder(folder, "text")
+    assert [each.name for each in found.records] == ["a.png"]
+    left_out = dict(found.bad)
+    assert set(left_out) == {"gone.png", "gone folder", "around.png"}
+    assert left_out["gone.png"] == "a link to nowhere.png, which is not there"
+    assert dict(found.unused) == {
+        "gone.txt": "a link to nowhere.txt, which is not there",
+        "again": "a link to ., which is read already",
+        "up": f"a link to {tmp_path}, which holds this folder",
+    }
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """F5."""
+    captioned(tmp_path, "a.png", "locked/b.png")
+    (tmp_path / "empty").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list_folder(tmp_path, "text")
+    assert found.bad == [("locked", "this folder cannot be read: Permission denied")]
+    assert found.unused == [("empty", "an empty folder")]
+    with pytest.raises(UserError, match="locked: this folder cannot be read: Permission denied"):
+        list_folder(tmp_path / "locked", "text")
+
+
+def test_what_systems_leave_behind_is_passed_over_and_the_hidden_is_named(tmp_path):
+    captioned(tmp_path, "a.png")
+    junk = [".DS_Store", "._a.png", "Thumbs.db", "desktop.ini", "@eaDir/a.png", "#recycle/b.png"]
+    junk += ["__MACOSX/c.png", ".ipynb_checkpoints/a.png", "lost+found/d.png", "~$notes.docx"]
+    for name in (*junk, "README.md", ".hidden.png", ".cache/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert list_folder(tmp_path, "text").unused == [
+        (".cache and 1 more", "hidden, as its name begins with a dot")
+    ]
+
+
+def test_other_files_are_named_together(tmp_path):
+    captioned(tmp_path, "a.png")
+    for name in ("1.npz", "2.npz", "movie.mp4", "s.tar", "more.zip", "captions.json"):
+        (tmp_path / name).write_text("x")
+    why = dict(list_folder(tmp_path, "text").unused)
+    assert why["1.npz and 1 more"] == why["movie.mp4"] == "no picture, and no caption of one"
+    assert "data.stream" in why["s.tar"] and "unpack it" in why["more.zip"]
+    assert "metadata.jsonl" in why["captions.json"] and len(why) == 5
+    assert dict(list_folder(tmp_path, None).unused) == why
+
+
+@pytest.mark.parametrize("column", ["text", None])
+def test_other_splits_are_not_trained_on_and_offered(tmp_path, column):
+    """F2."""
+    captioned(tmp_path, "train/a.png", "test/b.png", "Validation/c.png", "d.png")
+    found = list_folder(tmp_path, column)
+    assert [record.name for record in found.records] == ["train/a.png"] and not found.bad
+    why = dict(found.unused)
+    held_out = f"--data.held_out {tmp_path / 'test'} measures the loss on it"
+    assert why["test"] == f"the test split: not trained on; {held_out}"
+    assert "validation split" in why["Validation"] and "move it into train" in why["d.png"]
+    assert len(why) == 3 and used(tmp_path / "test", column) == ["b.png"]
+
+
+def test_folders_that_are_called_as_splits_without_a_train_split_are_folders(tmp_path):
+    """F2."""
+    captioned(tmp_path, "test/a.png", "val/b.png")
+    assert used(tmp_path) == ["test/a.png", "val/b.png"]
+
+
+def test_captions_are_read_whatever_the_case_of_their_ending(tmp_path):
+    """F37."""
+    for name in ("a", "b"):
+        picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.TXT").write_text("capitals")
+    (tmp_path / "b.txt").write_text("small")
+    found = list_folder(tmp_path, "text")
+    assert [each.captions for each in found.records] == [("capitals",), ("small",)]
+    assert found.unused == [("b.TXT", "looks like a caption of b.png and is not read, as b.txt is")]
+
+
+def test_control_characters_and_broken_bytes_of_names_are_shown_escaped(tmp_path):
+    """F37, F14."""
+    captioned(tmp_path, "a\x1b[31m.png", "b\n.png")
+    picture(tmp_path / "c.png")
+    (tmp_path / "c.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/c\xff.png"))
+    (tmp_path / "d\x1b.npz").write_text("x")
+    found = list_folder(tmp_path, "text")
+    assert [each.name for each in found.records] == ["a\\x1b[31m.png", "b\\n.png"]
+    assert found.bad[0].name == "c\\udcff.png" and found.unused[0].name == "d\\x1b.npz"
+    assert used(tmp_path, None)[-1] == "c\\udcff.png"
+    assert all(record.read() for record in found.records)
+
+
+def test_a_name_too_long_for_its_mask_is_used(tmp_path):
+    """F17."""
+    captioned(tmp_path, "a.png", f"{'n' * 246}.png")
+    assert used(tmp_path) == ["a.png", f"{'n' * 246}.png"]
+
+
+@pytest.mark.parametrize("sign", ["\u2028", "\x0b", "\x85", "\x0c"])
+def test_only_line_feeds_end_a_caption(tmp_path, sign):
+    """F4."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(f"one{sign}two\r\nthree\n", "utf-8", newline="")
+    assert list_folder(tmp_path, "text").records[0].captions == (f"one{sign}two", "three")
+
+
+def test_captions_that_are_no_text_cost_their_picture_and_utf16_is_read(tmp_path):
+    captioned(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.txt").write_text("é", "utf-16")
+    (tmp_path / "b.txt").write_bytes(b"a\0b")
+    (tmp_path / "c.txt").write_bytes(b"\xed\xa0\xbd")
+    found = list_folder(tmp_path, "text")
+    assert [each.captions for each in found.records] == [("é",)]
+    assert "NUL" in found.bad[0].reason and "is not UTF-8" in found.bad[1].reason

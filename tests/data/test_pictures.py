@@ -183,3 +183,30 @@ def test_repeats_of_regularisation_are_those_of_sd_scripts():
     assert evened([2, 4, 4, 4], [False, True, True, True]) == (2, 4, 0, 0)
     assert evened([1, 1, 2, 2], [False, False, True, True]) == (1, 1, 2, 0)
     assert evened([3, 2], [False, False]) == (3, 2)
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_limit_is_that_of_a_run_s_own_pictures(folder, tmp_path_factory, config, limit):
+    """A5."""
+    prior = tmp_path_factory.mktemp("prior") / "1_cat"
+    prior.mkdir()
+    for i in range(9):
+        Image.new("RGB", (20, 12), (i, 0, 0)).save(prior / f"{i}.png")
+    options = {"regularisation": str(prior.parent), "max_pictures": limit}
+    pictures = open_pictures(config(folder, **options))
+    assert pictures.prior == (*[False] * limit, *[True] * 9)
+    assert sum(pictures.repeats) == 2 * limit
+
+
+def test_all_that_is_wrong_with_many_pictures_is_cut(tmp_path, config):
+    for i in range(30):
+        (tmp_path / f"{i}.png").write_bytes(b"x")
+        (tmp_path / f"{i}.txt").write_text("x")
+    with pytest.raises(UserError, match=r"30 of 30 pictures cannot be used(?s:.*)and 10 more$"):
+        open_pictures(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+def test_a_path_that_no_file_can_have_is_refused(tmp_path, config, name):
+    with pytest.raises(UserError, match="data.path .* cannot be read: "):
+        open_pictures(config(tmp_path / name))

@@ -9,7 +9,7 @@ import pytest
 
 from flax_sd import retry
 from flax_sd.data.pictures import Stopped
-from flax_sd.data.shards import Shard, find_shards, open_shard, read
+from flax_sd.data.shards import Shard, find_all, find_shards, open_shard, read
 from flax_sd.errors import UserError
 from tests.data.made_shards import png, samples, write_tar
 
@@ -175,3 +175,23 @@ def test_opening_gives_up_when_nobody_waits(shards, config):
     stop.set()
     with pytest.raises(Stopped):
         open_shard(find_shards(str(shards))[0], config(shards, stream=True), stop=stop)
+
+
+def test_of_splits_the_train_split_is_taken_and_all_else_is_named(tmp_path):
+    """F2."""
+    for name in ("train-0", "train-1", "test-0"):
+        write_tar(tmp_path / f"my [set]/{name}.tar", samples([1]))
+    folder = tmp_path / "my [set]"
+    (folder / "notes.txt").write_text("x")
+    (folder / "gone.tar").symlink_to("nowhere")
+    (folder / ".DS_Store").write_text("x")
+    found = find_all(str(folder))
+    assert [shard.name for shard in found.shards] == [f"{folder}/train-{i}.tar" for i in range(2)]
+    why = {bad.name.rsplit("/", 1)[-1]: bad.reason for bad in found.unused}
+    assert "test split" in why["test-0.tar"] and "no shard" in why["notes.txt"]
+    assert "not there" in why["gone.tar"] and len(why) == 3
+    assert names(folder / "test-0.tar") == ["test-0.tar"]
+    plain = tmp_path / "plain"
+    folder.rename(plain)
+    assert names(plain / "*.tar") == ["train-0.tar", "train-1.tar"]
+    assert names(plain / "{train,test}-0.tar") == ["test-0.tar", "train-0.tar"]

@@ -1,7 +1,10 @@
 import io
+import os
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -131,3 +134,94 @@ def test_threads_read_rows_as_one_thread_does(tmp_path, config):
     data.save_to_disk(tmp_path)
     pictures = open_pictures(config(tmp_path, workers=4))
     np.testing.assert_array_equal(reds(pictures), [0, 50, 100] * 20)
+
+
+def parquet(path, cells, captions):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {"image": pa.array(cells, struct), "text": captions}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def cell(content=None, path=None):
+    return {"bytes": content, "path": path}
+
+
+def test_cells_without_a_picture_are_left_out_by_row(tmp_path, config):
+    """F19, F36."""
+    os.mkfifo(tmp_path / "pipe")
+    paths = ["/nowhere/a.png", "https://x.org/a.png", "", str(tmp_path / "pipe"), "a\0b"]
+    cells = [cell(png("red")), cell(), None, cell(b""), *(cell(path=path) for path in paths)]
+    pictures = open_pictures(config(parquet(tmp_path / "a.parquet", cells, ["x"] * 9)))
+    assert pictures.names == ("row 0",)
+    why = dict(pictures.bad)
+    assert [*sorted(why)] == [f"row {i}" for i in range(1, 9)]
+    assert why["row 1"] == why["row 2"] == "no picture in this row"
+    assert why["row 3"] == "the file is empty" and "no such file" in why["row 4"]
+    assert "a URL" in why["row 5"] and "no file's" in why["row 7"] and "NUL" in why["row 8"]
+
+
+def test_text_that_is_no_utf8_costs_its_row(tmp_path, config):
+    """F14."""
+    broken = pa.array([b"fine", b"\xed\xa0\xbd"]).view(pa.string())
+    path = parquet(tmp_path / "a.parquet", [cell(png("red"))] * 2, broken)
+    pictures = open_pictures(config(path))
+    assert pictures.names == ("row 0",)
+    assert "holds b'\\xed\\xa0\\xbd', not a caption" in pictures.bad[0].reason
+
+
+def test_a_column_of_urls_is_named_as_such(tmp_path, config):
+    """F36."""
+    data = datasets.Dataset.from_dict({"image": ["http://x/1.png"] * 3, "text": ["x"] * 3})
+    data.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="column 'image' of .* holds URLs, not pic.*img2dataset"):
+        open_pictures(config(tmp_path))
+
+
+def test_the_train_split_of_files_is_trained_on_and_others_are_offered(tmp_path, config):
+    """F2."""
+    for name in ("train-0-of-2", "train-1-of-2", "test-0-of-1", "validation-0-of-2", "extra"):
+        parquet(tmp_path / f"data/{name}.parquet", [cell(png("red"))], [name])
+    parquet(tmp_path / "data/validation-1-of-2.parquet", [cell(png("red"))], ["x"])
+    (tmp_path / "README.md").write_text("x")
+    picture = Image.new("RGB", (4, 4))
+    picture.save(tmp_path / "preview.png")
+    pictures = open_pictures(config(tmp_path))
+    assert [pictures.captions(i)[0] for i in range(2)] == ["train-0-of-2", "train-1-of-2"]
+    why = dict(pictures.unused)
+    test = tmp_path / "data/test-0-of-1.parquet"
+    assert f"--data.held_out {test} measures" in why["data/test-0-of-1.parquet"]
+    assert "a folder of its own" in why["data/validation-0-of-2.parquet and 1 more"]
+    assert "move it into train" in why["data/extra.parquet"]
+    assert "beside a table" in why["preview.png"] and len(pictures) == 2 and len(why) == 4
+    assert open_pictures(config(test)).captions(0) == ("test-0-of-1",)
+
+
+def test_folders_of_splits_and_tables_of_one_other_split(tmp_path, config):
+    """F2."""
+    for name in ("train/0", "train/1", "test/0", "test/1"):
+        parquet(tmp_path / f"{name}.parquet", [cell(png("red"))], [name])
+    pictures = open_pictures(config(tmp_path))
+    assert len(pictures) == 2 and f"--data.held_out {tmp_path}/test " in pictures.unused[0].reason
+    assert len(open_pictures(config(tmp_path / "test"))) == 2
+
+
+def test_other_splits_of_a_saved_dict_are_offered(tmp_path, config):
+    """F2."""
+    datasets.DatasetDict(train=table(), test=table(captions="xyz")).save_to_disk(tmp_path / "set")
+    pictures = open_pictures(config(tmp_path / "set"))
+    (test,) = pictures.unused
+    assert test.name == "test" and f"--data.held_out {tmp_path}/set/test " in test.reason
+    assert open_pictures(config(tmp_path / "set/test")).captions(0) == ("x",)
+
+
+def test_two_kinds_of_tables_are_refused_and_brackets_are_a_path(tmp_path, config):
+    folder = tmp_path / "my [set]*"
+    parquet(folder / "A.PARQUET", [cell(png("red"))], ["x"])
+    assert len(open_pictures(config(folder))) == 1
+    table().save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    arrow.rename(folder / "b.arrow")
+    with pytest.raises(UserError, match=r"holds both \.arrow and \.parquet files: keep one"):
+        open_pictures(config(folder))

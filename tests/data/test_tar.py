@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import pytest
 
 from flax_sd.data.tar import list_tar
@@ -38,7 +41,9 @@ def test_captions_of_json_come_before_those_of_txt(listed):
     "caption, why",
     [
         ({}, "no caption: neither"),
-        ({"1.txt": b"\xff\xfe"}, "1.txt is not UTF-8"),
+        ({"1.txt": b"\xff"}, "1.txt is not UTF-8"),
+        ({"1.txt": b"a\0"}, "1.txt holds NUL bytes"),
+        ({"1.json": b'{"text": "\\ud83d"}'}, "half a surrogate pair"),
         ({"1.json": b"{"}, "1.json: Expecting"),
         ({"1.json": {"text": 3}}, "1.json has as 'text' 3, not a caption"),
     ],
@@ -52,6 +57,11 @@ def test_captions_that_cannot_be_used_are_named(listed, caption, why):
 def test_masks_hidden_files_and_files_without_endings_are_no_pictures(listed):
     found = listed({**samples([1]), "1-masklabel.png": png(1), ".2.png": png(2), "README": "x"})
     assert [each.name for each in found.records] == ["001.png"] and not found.bad
+    assert dict(found.unused) == {
+        "1-masklabel.png": "a mask, which is read from folders alone",
+        ".2.png": "hidden, as its name begins with a dot",
+        "README": "its name has no ending, which says what it is",
+    }
 
 
 def test_pictures_that_are_not_read_are_named_with_what_helps(listed):
@@ -85,3 +95,60 @@ def test_damage_in_the_middle_is_not_taken_for_the_end(tmp_path):
 
 def test_what_is_no_archive_is_named():
     assert "damaged" in list_tar("s.tar", b"nothing", "text").bad[0].reason
+
+
+def test_second_files_of_a_key_are_named(listed):
+    files = {"1.png": png(1), "1.jpg": png(2), "1.PNG": png(3), "1.txt": "a", "1.cls": "3"}
+    files |= {"2.png": png(1), "2.txt": "a", "2.json": {"text": "b"}}
+    files |= {"3.png": png(1), "3.txt": "a", "3.json": {"text": "b"}, "._3.png": "x"}
+    found = listed(files)
+    assert [each.name for each in found.records] == ["1.png", "2.png", "3.png"] and not found.bad
+    assert dict(found.unused) == {
+        "1.jpg": "a second picture beside 1.png, which is used",
+        "1.PNG": "its key and ending are those of 1.png, which is used",
+        "1.cls": "no picture, and no caption",
+        "2.txt and 1 more": "not read, as the .json of its key has the caption",
+    }
+    assert [each.name for each in listed(files, column=None).unused] == ["1.PNG", "1.jpg", "1.cls"]
+
+
+def special(tmp_path, *members):
+    """An archive of a file a.png and of members by name, type and target."""
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name, kind, target in (("d/a.png", tarfile.REGTYPE, b"x"), *members):
+            member = tarfile.TarInfo(name)
+            member.type = kind
+            content = target if kind == tarfile.REGTYPE else b""
+            member.size, member.linkname = len(content), "" if content else target
+            archive.addfile(member, io.BytesIO(content))
+    return list_tar("s.tar", (tmp_path / "s.tar").read_bytes(), None)
+
+
+def test_links_in_an_archive_are_followed_or_named(tmp_path):
+    """F5."""
+    found = special(
+        tmp_path,
+        ("hard.png", tarfile.LNKTYPE, "d/a.png"),
+        ("d/soft.png", tarfile.SYMTYPE, "a.png"),
+        ("far.png", tarfile.SYMTYPE, "d/soft.png"),
+        ("gone.png", tarfile.SYMTYPE, "nowhere.png"),
+        ("round.png", tarfile.SYMTYPE, "round.png"),
+        ("pipe.png", tarfile.FIFOTYPE, ""),
+        ("d", tarfile.DIRTYPE, ""),
+    )
+    names = ["d/a.png", "hard.png", "d/soft.png", "far.png"]
+    assert [each.name for each in found.records] == names and not found.bad
+    assert all(each.read() == b"x" for each in found.records)
+    assert sorted(each.name for each in found.unused) == ["gone.png", "pipe.png", "round.png"]
+
+
+def test_of_a_file_that_is_there_twice_the_last_counts_and_the_first_is_named(tmp_path):
+    found = special(tmp_path, ("d/a.png", tarfile.REGTYPE, b"y"))
+    assert [each.read() for each in found.records] == [b"y"]
+    assert found.unused == [("d/a.png", "there twice: the last counts, as when unpacked")]
+
+
+def test_names_in_an_archive_are_shown_escaped(listed):
+    """F37."""
+    found = listed({"a\x1b.png": png(1), "a\x1b.txt": "x"})
+    assert [each.name for each in found.records] == ["a\\x1b.png"]

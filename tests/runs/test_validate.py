@@ -104,6 +104,18 @@ def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
     assert not shared & {*marked(DataConfig, "training_only")}
 
 
+def test_pictures_of_the_class_are_not_measured(sets, tmp_path, held):
+    """A4."""
+    own, prior = tmp_path / "own", tmp_path / "prior"
+    own.mkdir()
+    prior.mkdir()
+    make_pictures(prior, 9, seed=7)
+    flags = ["--data.path", make_pictures(own, 3), "--data.regularisation", prior]
+    flags += ["--data.held_out", held, "--validation.every", 2]
+    chosen = sets(*flags).measured[TRAIN_SUBSET]
+    assert chosen.names == ("0.png", "1.png", "2.png") and not any(chosen.prior)
+
+
 def test_measuring_nothing_again_and_again_is_refused(config_file_path):
     with pytest.raises(Exception, match=r"validation\.every without data\.held_out"):
         config_file.parse(config_file_path, ["--validation.every", "2"])
