@@ -4,7 +4,14 @@ import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 from flax_sd.data import masks
-from flax_sd.data.endings import CAPTIONS, is_about_the_set, is_picture, why_no_part, why_unread
+from flax_sd.data.endings import (
+    CAPTIONS,
+    SETS,
+    is_about_the_set,
+    is_picture,
+    why_no_part,
+    why_unread,
+)
 from flax_sd.data.names import is_there
 from flax_sd.data.records import Bad, Listing, Record, gathered, several
 from flax_sd.data.walk import walk
@@ -31,8 +38,9 @@ class Account:
         # 1.TXT is read as 1.txt is; of both, 1.txt, which comes later.
         self._by_ending = {_small_ending(path): path for path in found.files}
         for path, why in found.lost:
-            pictures = is_picture(path) or not path.suffix  # as a folder may be
-            (self.leave_out if pictures else self.set_aside)(path, why)
+            # What has no ending may be a folder of pictures.
+            meant = is_picture(path) or path.suffix.lower() in ("", *SETS)
+            (self.leave_out if meant else self.set_aside)(path, why)
         for path, why in found.others:
             self.set_aside(path, why)
         if found.hidden:

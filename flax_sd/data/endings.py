@@ -14,6 +14,7 @@ UNREAD_PICTURES = frozenset(
 )
 # What people and programs call a file of captions; which of them are read is for the folder to say.
 CAPTIONS = frozenset(".txt .text .caption .captions .cap .tags".split())
+SETS = (".parquet", ".arrow", ".tar")  # files of many pictures
 METADATA = ("metadata.jsonl", "metadata.csv")
 # What systems, file servers and editors leave behind: nothing is said of it.
 LEFT_BEHIND = frozenset(

@@ -1,7 +1,7 @@
 """Captioned pictures in a `datasets` table: a hub id, parquet or arrow files, or save_to_disk."""
 
+import collections
 import glob
-import itertools
 import pathlib
 import re
 from typing import Any
@@ -12,7 +12,7 @@ from flax_sd.data import splits
 from flax_sd.data.account import Account
 from flax_sd.data.cells import list_rows
 from flax_sd.data.endings import METADATA, is_picture
-from flax_sd.data.records import Bad, Listing
+from flax_sd.data.records import Listing
 from flax_sd.errors import UserError, shown
 
 # owner/set, and the name of one of its configurations where it has several.
@@ -23,16 +23,19 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk wri
 
 
 def is_table(path: pathlib.Path) -> bool:
-    """Whether a path is a table: a file of one, or a folder with one and no metadata file."""
+    """Whether a path is a table: a file of one, or a folder with one and no list of pictures."""
     if path.is_file():
         return path.suffix.lower() in FILES
     if not path.is_dir():
         return False
-    if any((path / name).is_file() for name in (SAVED, SAVED_SPLITS)):
+    if _is_saved(path):
         return True
     files = Account(path).files
-    named = any(file.name.lower() in METADATA for file in files)
-    return not named and any(file.suffix.lower() in FILES for file in files)
+    if not any(file.suffix.lower() in FILES for file in files):
+        return False
+    named = [file for file in files if file.name.lower() in METADATA]
+    holders = {parent for file in files if is_picture(file) for parent in file.parents}
+    return not any(file.parent == path or file.parent in holders for file in named)
 
 
 def list_table(source: str, image_column: str, caption_column: str | None) -> Listing:
@@ -44,72 +47,68 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     Raises:
       UserError: the table cannot be loaded, or lacks a column.
     """
-    files, unused = _files(pathlib.Path(source))
-    table = _load(source, files)
-    listing = list_rows(source, table, image_column, caption_column)
-    listing.unused.extend(unused)
-    return listing
+    path, rest = pathlib.Path(source), Listing([], [], [])
+    files = [path] if path.is_file() else []
+    if path.is_dir():
+        account = Account(path)
+        files = _saved(account) if _is_saved(path) else _of_train(account)
+        beside = "a picture beside a table, whose rows alone are read"
+        account.set_aside_together(account.pictures(), beside)
+        account.close(lambda path: None)
+        rest = account.listing
+    listing = list_rows(source, _load(source, files), image_column, caption_column)
+    return Listing(listing.records, listing.bad + rest.bad, rest.unused)
 
 
-def _files(path: pathlib.Path) -> tuple[list[pathlib.Path], list[Bad]]:
-    """The files of a local table that are read, and a word for all others."""
-    if not path.is_dir():
-        if path.suffix.lower() == PARQUET and path.is_file() and _is_empty(path):
-            raise UserError(f"{shown(path)} has no rows")
-        return [path] if path.is_file() else [], []
-    account = Account(path)
-    if (path / SAVED).is_file() or (path / SAVED_SPLITS).is_file():
-        return _saved(account)
+def _is_saved(folder: pathlib.Path) -> bool:
+    """Whether save_to_disk wrote a folder."""
+    return any((folder / name).is_file() for name in (SAVED, SAVED_SPLITS))
+
+
+def _saved(account: Account) -> list[pathlib.Path]:
+    """Sets aside other splits that save_to_disk wrote; `datasets` knows which files it reads."""
+    account.use(account.folder / SAVED_SPLITS)
+    for part in [path.parent for path in account.files if path.name == SAVED]:
+        own = [file for file in account.files if file.parent == part]
+        account.use(*(file for file in own if file.suffix in (ARROW, ".json")))
+        if part not in (account.folder, account.folder / "train"):
+            account.set_aside(part, splits.not_trained_on(part.name, part))
+            account.use(*own)
+    return []
+
+
+def _of_train(account: Account) -> list[pathlib.Path]:
+    """The files of tables that are read; those of other splits and empty ones are set aside."""
     tables = [file for file in account.files if file.suffix.lower() in FILES]
-    kinds = {file.suffix.lower() for file in tables}
+    kinds = sorted({file.suffix.lower() for file in tables})
     if len(kinds) > 1:
-        right = "keep one, or name the file or folder that is meant"
-        raise UserError(f"{shown(path)} holds both {' and '.join(sorted(kinds))} files: {right}")
-    of = {file: splits.split_of_file(file.relative_to(path)) for file in tables}
-    divided = splits.are_divided(of.values())
-    for (split, held_out), files in itertools.groupby(
-        sorted(of, key=lambda file: (of[file] or "", file)),
-        key=lambda file: (of[file], splits.alone(of, file) if of[file] else None),
-    ):
-        if divided and split != "train":
-            account.set_aside_together(list(files), splits.not_trained_on(split, held_out))
-    for file in tables:
-        if file in account.files and file.suffix.lower() == PARQUET and _is_empty(file):
-            account.set_aside(file, "has no rows")
-    used = [file for file in tables if file in account.files]
-    if not used:
-        raise UserError(f"{shown(path)} has no rows")
-    return used, _closed(account, used)
+        found = f"{shown(account.folder)} holds both {' and '.join(kinds)} files"
+        raise UserError(f"{found}: keep one, or name the file or folder that is meant")
+    of = {file: splits.split_of_file(file.relative_to(account.folder)) for file in tables}
+    if splits.are_divided(of.values()):
+        others = collections.defaultdict[str, list[pathlib.Path]](list)
+        for file in (file for file, split in of.items() if split != "train"):
+            path = splits.alone(of, file) if of[file] else None
+            others[splits.not_trained_on(of[file], path)].append(file)
+        for why, files in others.items():
+            account.set_aside_together(files, why)
+    for file in filter(_is_empty, [file for file in tables if file in account.files]):
+        account.set_aside(file, "has no rows")
+    used = [file for file in tables if file in account.files] or tables
+    account.use(*used)
+    return used
 
 
 def _is_empty(file: pathlib.Path) -> bool:
     """Whether a parquet file has no rows, which `datasets` takes for an error."""
     import pyarrow.parquet
 
+    if file.suffix.lower() != PARQUET:
+        return False
     try:
         return pyarrow.parquet.read_metadata(file).num_rows == 0
     except (pyarrow.ArrowException, OSError):  # which reading it will say
         return False
-
-
-def _saved(account: Account) -> tuple[list[pathlib.Path], list[Bad]]:
-    """The same of what save_to_disk wrote; which of its files are read is for `datasets`."""
-    parts = [path.parent for path in account.files if path.name == SAVED]
-    for part in parts:
-        own = [file for file in account.files if file.parent == part]
-        if part not in (account.folder, account.folder / "train"):
-            account.set_aside(part, splits.not_trained_on(part.name, part))
-        account.use(*(file for file in own if not is_picture(file)))
-    return [], _closed(account, [account.folder / SAVED_SPLITS])
-
-
-def _closed(account: Account, used: list[pathlib.Path]) -> list[Bad]:
-    account.use(*used)
-    beside = "a picture beside a table, whose rows alone are read"
-    pictures = account.pictures()
-    account.set_aside_together(pictures, beside)
-    account.close(lambda path: None)
-    return [*account.listing.bad, *account.listing.unused]
 
 
 def list_shard(name: str, content: bytes, image_column: str, caption_column: str | None) -> Listing:
@@ -118,15 +117,14 @@ def list_shard(name: str, content: bytes, image_column: str, caption_column: str
     Raises:
       UserError: as `list_table`.
     """
-    import datasets
     import pyarrow.parquet
 
     buffer = pyarrow.BufferReader(content)
     try:
         if pathlib.PurePosixPath(name).suffix.lower() == ARROW:
-            made = datasets.Dataset(_read_arrow(buffer))
+            made = _dataset(_read_arrow(buffer))
         else:
-            made = datasets.Dataset(pyarrow.parquet.read_table(buffer))
+            made = _dataset(pyarrow.parquet.read_table(buffer))
     except Exception as error:  # damaged bytes lead to whatever they lead to
         raise UserError(f"{name} cannot be read: {_first_line(error)}") from error
     return list_rows(name, made, image_column, caption_column)
@@ -136,9 +134,11 @@ def _load(source: str, files: list[pathlib.Path]) -> Any:
     import datasets
 
     path = pathlib.Path(source)
+    if files and all(map(_is_empty, files)):
+        raise UserError(f"{shown(source)} has no rows")
     try:
         if files and files[0].suffix.lower() == ARROW:
-            return datasets.Dataset(_map_arrow(files))
+            return _dataset(_map_arrow(files))
         if files:
             names = [glob.escape(str(file)) for file in files]
             return datasets.load_dataset("parquet", data_files=names, split="train")
@@ -154,6 +154,13 @@ def _load(source: str, files: list[pathlib.Path]) -> Any:
         raise UserError(f"{shown(source)}{where} cannot be loaded: {_first_line(error)}") from error
 
 
+def _dataset(table: Any) -> Any:
+    """A table of Arrow's as one of `datasets`, which without a name would hash every byte of it."""
+    import datasets
+
+    return datasets.Dataset(table, fingerprint="rows")
+
+
 def _map_arrow(files: list[pathlib.Path]) -> Any:
     """The rows of arrow files, which stay on the disk."""
     import pyarrow
@@ -167,7 +174,13 @@ def _read_arrow(source: Any) -> Any:
     mark = source.read(len(ARROW_FILE))
     source.seek(0)
     is_file = mark == ARROW_FILE
-    return (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).read_all()
+    table = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).read_all()
+    binary = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
+    for column in table.columns:  # damaged ones would lead Arrow out of the memory that it has
+        for chunk in column.chunks:
+            kind = binary.get(chunk.type, chunk.type)  # text that is no UTF-8 costs its row alone
+            (chunk if kind == chunk.type else chunk.view(kind)).validate(full=True)
+    return table
 
 
 def _first_line(error: BaseException) -> str:

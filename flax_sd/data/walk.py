@@ -1,6 +1,7 @@
 """Everything in a folder: its files, through links too, and what cannot be read of it."""
 
 import collections
+import contextlib
 import os
 import pathlib
 from typing import NamedTuple
@@ -70,14 +71,17 @@ def walk(folder: pathlib.Path) -> Walk:
 
 def _holding(folder: pathlib.Path) -> dict[tuple[int, int], pathlib.Path]:
     """The folders above a folder, by what they are: a link to one leads in a circle."""
-    above = ((path, path.stat()) for path in folder.resolve().parents)
-    return {(about.st_dev, about.st_ino): path for path, about in above}
+    found = dict[tuple[int, int], pathlib.Path]()
+    for path in folder.resolve().parents:
+        with contextlib.suppress(OSError):
+            found[path.stat().st_dev, path.stat().st_ino] = path
+    return found
 
 
 def _second_way(known: pathlib.Path, folder: pathlib.Path) -> str:
     if known.is_relative_to(folder):
-        return f"a link to {_below(known, folder)}, which is read already"
-    return f"a link to {known}, which holds this folder"
+        return f"a link to {shown(_below(known, folder))}, which is read already"
+    return f"a link to {shown(known)}, which holds this folder"
 
 
 def _sort(
@@ -96,7 +100,9 @@ def _sort(
         elif entry.is_file():
             found.files.append(path)
         elif entry.is_symlink() and not path.exists():
-            found.lost.append(Entry(path, f"a link to {os.readlink(path)}, which is not there"))
+            found.lost.append(
+                Entry(path, f"a link to {shown(os.readlink(path))}, which is not there")
+            )
         else:
             found.others.append(Entry(path, "neither a file nor a folder"))
     except OSError as error:  # links in a circle, a drive that is away

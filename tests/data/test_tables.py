@@ -225,3 +225,30 @@ def test_two_kinds_of_tables_are_refused_and_brackets_are_a_path(tmp_path, confi
     arrow.rename(folder / "b.arrow")
     with pytest.raises(UserError, match=r"holds both \.arrow and \.parquet files: keep one"):
         open_pictures(config(folder))
+
+
+def test_damaged_arrow_files_are_refused_before_they_lead_out_of_the_memory(tmp_path, config):
+    captions = pa.array(["one", "two"])
+    offsets = captions.buffers()[1].to_pybytes()
+    wrong = pa.py_buffer(offsets[:4] + (2**30).to_bytes(4, "little") + offsets[8:12])
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, wrong, captions.buffers()[2]])
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    made = pa.table({"image": pa.array([cell(png("red"))] * 2, struct), "text": broken})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), made.schema) as writer:
+        writer.write_table(made)
+    with pytest.raises(UserError, match="cannot be loaded: .*offset"):
+        open_pictures(config(tmp_path))
+
+
+def test_files_without_rows_and_links_to_nothing_cost_no_others(tmp_path, config):
+    """F5."""
+    parquet(tmp_path / "a.parquet", [cell(png("red"))], ["x"])
+    empty = parquet(tmp_path / "b.parquet", [], pa.array([], pa.string()))
+    (tmp_path / "c.parquet").symlink_to("blobs/gone")
+    pictures = open_pictures(config(tmp_path))
+    assert len(pictures) == 1 and pictures.unused == [("b.parquet", "has no rows")]
+    assert pictures.bad == [("c.parquet", "a link to blobs/gone, which is not there")]
+    (tmp_path / "a.parquet").unlink()
+    for path in (tmp_path, empty):
+        with pytest.raises(UserError, match="has no rows"):
+            open_pictures(config(path))
