@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.pictures import Pictures
+from flax_sd.errors import shown
 
 SHOWN = 3  # captions, enough to see that the right column was taken
 NAMED = 8  # files of each harmless kind, the rest of which the page names
@@ -19,9 +20,9 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     """
     count = len(pictures)
     words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
-    lines = [f"{pictures.cfg.path}: {many(count, 'picture')}{words}", *sources(pictures)]
-    shown = min(SHOWN, count) if pictures.captioned else 0
-    for i in (k * (count - 1) // max(1, shown - 1) for k in range(shown)):  # first, middle, last
+    lines = [f"{shown(pictures.cfg.path)}: {many(count, 'picture')}{words}", *sources(pictures)]
+    quoted = min(SHOWN, count) if pictures.captioned else 0
+    for i in (k * (count - 1) // max(1, quoted - 1) for k in range(quoted)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
     lines += _shapes(pictures) + _masks(pictures) + converted(pictures)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):

@@ -29,6 +29,7 @@ class Report(NamedTuple):
     findings: dict[str, list[Finding]]
     shards: int = 0  # of a stream, the first of which stands for data.path
     beyond: dict[str, list[Bad]] = {}  # what is left out of the others, if they were opened
+    unused: dict[str, list[Bad]] = {}  # what else is in these
 
     def text(self) -> str:
         """What the terminal shows."""
@@ -40,11 +41,12 @@ class Report(NamedTuple):
         if self.shards:
             when = "all were opened" if self.beyond else "each is checked when it comes"
             parts.insert(0, f"{self.shards} shards; {when}, and this is of the first:")
-        parts += [
-            f"left out of {shard} ({len(bad)}):" + "".join(f"\n  {n}: {why}" for n, why in bad)
-            for shard, bad in self.beyond.items()
-            if bad
-        ]
+        for what, found in (("left out of", self.beyond), ("unused in", self.unused)):
+            parts += [
+                f"{what} {shard} ({len(bad)}):" + "".join(f"\n  {n}: {why}" for n, why in bad)
+                for shard, bad in found.items()
+                if bad
+            ]
         return "\n".join(parts)
 
     def write(self, folder: pathlib.Path) -> None:
@@ -101,19 +103,23 @@ def run(config: Config) -> int:
     if config is not whole:
         progress.say(f"{whole.data.regularisation} (data.regularisation) is not drawn yet")
     sets = open_sets(config)
-    report = check(config, sets)._replace(beyond=_beyond(config, sets, progress))
+    left_out, unused = _beyond(config, sets, progress)
+    report = check(config, sets)._replace(beyond=left_out, unused=unused)
     report.write(config.output)
     progress.say(report.text())
     progress.say(f"written: {config.output / PAGE} and {config.output / QUARANTINE}")
-    left_out = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
-    return LEFT_OUT if any(left_out) else CLEAN
+    bad = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
+    return LEFT_OUT if any(bad) else CLEAN
 
 
-def _beyond(config: Config, sets: Sets, progress: Progress) -> dict[str, list[Bad]]:
-    """What is left out of all shards but the first, which are opened one after another."""
-    found, captioned = {}, reads_captions(config)
+def _beyond(
+    config: Config, sets: Sets, progress: Progress
+) -> tuple[dict[str, list[Bad]], dict[str, list[Bad]]]:
+    """What is left out of and unused in all shards but the first, opened one after another."""
+    left_out, unused, captioned = {}, {}, reads_captions(config)
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
         for shard in sets.shards[1:]:
-            found[shard.name] = data.open_shard(shard, config.data, captioned=captioned).bad
+            pictures = data.open_shard(shard, config.data, captioned=captioned)
+            left_out[shard.name], unused[shard.name] = pictures.bad, pictures.unused
             shown.advance(1)
-    return found
+    return left_out, unused
