@@ -9,6 +9,7 @@ from flax_sd.data import metadata, splits, texts
 from flax_sd.data.account import Account
 from flax_sd.data.endings import (
     CAPTIONS,
+    METADATA,
     OTHERS,
     PICTURES,
     is_about_the_set,
@@ -72,8 +73,7 @@ def _leave_splits(account: Account) -> None:
         return
     for path in account.pictures():
         if found[path][1] is None:
-            caption = texts.beside(account, path, texts.REPEATED)
-            account.use(*([caption] if caption else []))
+            account.use(*texts.all_beside(account, path))
             account.set_aside(path, splits.not_trained_on(None, None))
     others = {holder: split for holder, split in found.values() if split not in (None, "train")}
     for holder, split in others.items():
@@ -93,14 +93,14 @@ def _split(account: Account, path: pathlib.Path) -> tuple[pathlib.Path, str | No
 
 def _take_all(account: Account) -> None:
     """Lists every picture; its captions and its mask are for other modes."""
+    account.use(*(path for path in list(account.files) if path.name.lower() in METADATA))
     pictures = account.pictures()
     if not pictures:
         read = " ".join(sorted(PICTURES))
         hint = _hint([*account.listing.bad, *_meant(account)])
         raise UserError(f"{shown(account.folder)} holds no pictures: {read} are read{hint}")
     for path in pictures:
-        caption = texts.beside(account, path, texts.REPEATED)
-        account.use(*([caption] if caption else []))
+        account.use(*texts.all_beside(account, path))
         account.add(path, ("",))
     records = account.listing.records
     records[:] = [record._replace(mask=None) for record in records]

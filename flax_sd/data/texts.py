@@ -30,6 +30,12 @@ def beside(account: Account, picture: pathlib.Path, read: Sequence[str]) -> path
     return next((path for path in found if path is not None), None)
 
 
+def all_beside(account: Account, picture: pathlib.Path) -> list[pathlib.Path]:
+    """Returns every file that may hold a picture's captions, where none is read."""
+    found = (beside(account, picture, (end,)) for end in sorted(CAPTIONS))
+    return [path for path in found if path is not None]
+
+
 def unread(
     account: Account, files: Sequence[pathlib.Path], read: Sequence[str]
 ) -> Iterator[Unread]:
