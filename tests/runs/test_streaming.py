@@ -102,12 +102,16 @@ def test_a_first_shard_without_a_good_picture_is_refused(stream, shards):
 
 
 def test_check_data_opens_every_shard(config_file, shards, tmp_path, capsys):
+    (shards / "notes.md").write_text("x")
+    write_tar(shards / "2.tar", {**samples([8]), "9.cls": "3"})
     out = tmp_path / "checked"
     flags = ["--data.path", str(shards), "--data.stream", "true", "--output", str(out)]
     assert cli.check_data([str(config_file), *flags]) == 1
     said = capsys.readouterr().out
     assert "3 shards; all were opened" in said and "0.tar: 3 pictures, 3 captions" in said
     assert "1.tar (1):\n  004.png: not a picture" in said
+    assert "2.tar (1):\n  9.cls: no picture has this key" in said
+    assert f"{shards}/notes.md: no shard: .tar" in said
     assert [line["file"] for line in lines(out / QUARANTINE)] == ["004.png"]
 
 
