@@ -115,6 +115,8 @@ def test_a_wrong_path_says_what_would_be_right(tmp_path, config, monkeypatch):
         open_pictures(config(tmp_path / "x.zip"))
     with pytest.raises(UserError, match="no bundled:stile; bundled are .*bundled:style"):
         open_pictures(config("bundled:stile"))
+    with pytest.raises(UserError, match="~nobody-here/x: this user has no home folder here"):
+        open_pictures(config("~nobody-here/x"))
 
 
 def test_a_parquet_beside_metadata_is_ignored(folder, config):
