@@ -20,6 +20,7 @@ import traceback
 import warnings
 
 import datasets
+from datasets import config as datasets_config
 from made_sources import KINDS, Made, make
 
 from flax_sd.config import DataConfig
@@ -36,7 +37,7 @@ UNSEEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 def main() -> int:
     """Reads the sources; 1 if any was read wrongly."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
@@ -66,7 +67,7 @@ def main() -> int:
 def read(kind: str, seed: str) -> tuple[str, list[str]]:
     """Makes a source and reads it: "read" or "refused", and what is wrong with how."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-"))
-    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    datasets_config.HF_DATASETS_CACHE = folder / "cache"
     try:
         made = make(kind, seed, folder)
         started = time.monotonic()
