@@ -45,7 +45,7 @@ def test_the_text_encoders_lora_has_its_own_learning_rate(train):
 
 @pytest.mark.parametrize("with_text", [False, True])
 def test_full_training_writes_a_model_that_diffusers_loads(train, model, with_text):
-    flags = [*FULL, "--train.text_encoder"] if with_text else FULL
+    flags = [*FULL, "--train.text_encoder", "--model.clip_skip", 1] if with_text else FULL
     run = train("a", *flags)
     assert run.status == 0, run.err
     assert not (run.folder / "lora.safetensors").exists() and not (run.folder / "loras").exists()
@@ -58,6 +58,15 @@ def test_full_training_writes_a_model_that_diffusers_loads(train, model, with_te
         after = (run.folder / "model" / name / f"{file}.safetensors").read_bytes()
         trained = name == "unet" or (name == "text_encoder" and with_text)
         assert (before != after) == trained
+    text, was = (
+        {key.removeprefix("text_model."): tensor for key, tensor in tensors(file).items()}
+        for file in (
+            folder / "text_encoder/model.safetensors" for folder in (run.folder / "model", model)
+        )
+    )
+    moved = {key for key in text if not np.array_equal(text[key], was[key])}
+    assert any(".layers.0." in key for key in moved) == with_text
+    assert not [key for key in moved if ".layers.1." in key]  # B3: which clip_skip leaves out
     pipeline = tiny.load(run.folder / "model")
     ours = tensors(run.folder / "model/unet/diffusion_pytorch_model.safetensors")
     theirs = pipeline.unet.state_dict()
