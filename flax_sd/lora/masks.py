@@ -67,7 +67,7 @@ class Masks(nnx.Module):
 
 
 def draw_masks(rates: Rates, keys: Key[Array, "l b"], rank: int) -> list[Masks]:
-    """The masks of every layer, drawn together: each draw of its own is a second to compile.
+    """The masks of every layer, drawn together: one draw a layer takes twice as long to compile.
 
     Args:
       keys: of each layer and row.
