@@ -18,6 +18,8 @@ import numpy as np
 
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
+from flax_sd.raw_json import parse_object
+from flax_sd.weights import foreign
 from flax_sd.weights.safetensors import TensorFile, write
 
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
@@ -34,14 +36,15 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       UserError: the file is missing or holds something else.
     """
     try:
-        value = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} could not be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds {type(value).__name__}, a JSON object is wanted")
-    return value
+    try:
+        return parse_object(data, str(path))
+    except UserError as error:
+        if found := foreign.kind_of(data[: foreign.BEGINNING]):
+            raise UserError(f"{path} is {found}") from error
+        raise
 
 
 def weight_file(names: Collection[str], variant: str | None, where: str) -> str:

@@ -13,13 +13,15 @@ import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
 
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
+from flax_sd.raw_json import parse_object, shown
+from flax_sd.weights import foreign
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -35,6 +37,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes; the library's own limit
+_MAX_AXES = 32  # of a tensor; NumPy has 64 at most
 _COMPARED = 2**30  # bytes; of a larger file, as a UNet's, reading all again takes too long
 
 
@@ -53,14 +56,15 @@ class TensorFile(Mapping[str, np.ndarray]):
       metadata: the strings of `__metadata__`.
 
     Raises:
-      UserError: the file is missing, cut short or not safetensors.
+      UserError: the file is missing, cut short or not safetensors; says what it is instead.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         header, start, size = _read_header(self.path)
         metadata = header.pop("__metadata__", {})
-        self.metadata: dict[str, str] = metadata if isinstance(metadata, dict) else {}
+        metadata = metadata if isinstance(metadata, dict) else {}
+        self.metadata: dict[str, str] = {k: v for k, v in metadata.items() if isinstance(v, str)}
         self._entries = {key: _entry(self.path, key, raw, start) for key, raw in header.items()}
         _check_coverage(self.path, self._entries, start, size)
         with self.path.open("rb") as file:
@@ -101,21 +105,33 @@ def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
     """The header, where the data begins and where the file ends."""
     if not path.is_file():
         raise UserError(f"{path} is not there (a safetensors file is wanted)")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= _MAX_HEADER:
-            raise _broken(path, "it does not begin with a header's length")
-        if 8 + length > size:
-            raise _broken(path, f"its header needs {8 + length} bytes, the file has {size}")
-        text = file.read(length)
     try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise _broken(path, "its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _broken(path, "its header is not a JSON object")
-    return header, 8 + length, size
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            beginning = file.read(foreign.BEGINNING)
+            length = int.from_bytes(beginning[:8], "little")
+            if size < 8 or not 2 <= length <= _MAX_HEADER or beginning[8:9] != b"{":
+                _refuse_foreign(path, beginning)
+            if 8 + length > size:
+                missing = 8 + length - size
+                raise _broken(
+                    path, f"{missing} bytes of its header and all its tensors are missing"
+                )
+            file.seek(8)
+            text = file.read(length)
+    except OSError as error:
+        raise UserError(f"{path} could not be read: {reason(error, path)}") from error
+    try:
+        return parse_object(text, "its header"), 8 + length, size
+    except UserError as error:
+        raise _broken(path, str(error)) from error
+
+
+def _refuse_foreign(path: pathlib.Path, beginning: bytes) -> NoReturn:
+    """Says what a file is that does not begin as safetensors do."""
+    if found := foreign.kind_of(beginning) or foreign.text_of(beginning):
+        raise UserError(f"{path} is {found}")
+    raise _broken(path, "it does not begin with a header's length and a header")
 
 
 def _entry(path: pathlib.Path, key: str, raw: object, start: int) -> _Entry:
@@ -123,9 +139,10 @@ def _entry(path: pathlib.Path, key: str, raw: object, start: int) -> _Entry:
     try:
         assert isinstance(raw, dict)
         name, shape, (begin, end) = raw["dtype"], tuple(raw["shape"]), raw["data_offsets"]
-        assert all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        assert isinstance(name, str) and len(shape) <= _MAX_AXES
+        assert all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise _broken(path, f"its header says nonsense about {key}: {raw}") from error
+        raise _broken(path, f"its header says nonsense about {key}: {shown(raw)}") from error
     if name not in _DTYPES:
         raise UserError(f"{path}: {key} has dtype {name}, not one of {', '.join(_DTYPES)}")
     if end - begin != math.prod(shape) * _DTYPES[name].itemsize:
@@ -141,7 +158,8 @@ def _check_coverage(path: pathlib.Path, entries: dict[str, _Entry], start: int, 
             raise _broken(path, f"{key} begins at byte {entry.begin}, where {at} is expected")
         at = entry.end
     if at != size:
-        raise _broken(path, f"its tensors end at byte {at}, the file has {size}")
+        ends = f"its tensors end at byte {at}, the file has {size}"
+        raise _broken(path, f"{ends}: {at - size} bytes are missing" if at > size else ends)
 
 
 def write(
