@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import NoReturn
 
 import huggingface_hub
 from huggingface_hub import errors
@@ -12,6 +13,11 @@ from flax_sd.errors import UserError
 from flax_sd.weights.folder import weight_file
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+_PAGE = re.compile(  # of a model on the hub, and of a file of it
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?(?P<rest>/[^?#]*)?(?:[?#].*)?"
+)
+_COMPONENTS = ("unet", "text_encoder", "tokenizer", "scheduler")  # vae: may be named by itself
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SMALL = re.compile(  # configs and tokenizers; not the safety checker's
     r"model_index\.json|config\.json|scheduler/[^/]*\.json|tokenizer(_\d)?/[^/]*|"
@@ -26,7 +32,8 @@ def resolve(
     """The folder that `source` stands for, downloaded to the hub's cache if need be.
 
     Args:
-      source: a folder, "bundled:NAME", or a hub id "organisation/name".
+      source: a folder, which may be a repository's in the hub's cache, "bundled:NAME", or a hub id
+        "organisation/name".
       revision: branch, tag or commit of a hub id.
       variant: which of a hub id's weight files to fetch, such as "fp16".
 
@@ -38,15 +45,69 @@ def resolve(
         return _bundled(source)
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
-        return path
+        return _model_in(path, revision)
     if path.exists():
-        raise UserError(
-            f"{source} is a file, and single-file checkpoints are not read: "
-            "name a diffusers folder or a hub id"
-        )
-    if not _HUB_ID.fullmatch(source):
+        _refuse_file(source, path)
+    if "://" in source or _PAGE.fullmatch(source):
+        _refuse_page(source)
+    if not _HUB_ID.fullmatch(source.rstrip("/")):
         raise UserError(f"folder {source} does not exist")
-    return _fetch(source, revision, variant)
+    return _fetch(source.rstrip("/"), revision, variant)
+
+
+def _model_in(path: pathlib.Path, revision: str | None) -> pathlib.Path:
+    """The model that a folder is or, of a repository in the hub's cache, that its snapshot is."""
+    if (path / "model_index.json").is_file():
+        return path
+    if (path / "snapshots").is_dir():
+        return _snapshot(path, revision)
+    if path.name in _COMPONENTS and (path.parent / "model_index.json").is_file():
+        raise UserError(f"{path} is a part of the model {path.parent}: name that folder")
+    if (path / "config.json").is_file() or (path / "unet").is_dir():
+        return path
+    inside = sorted(found.parent for found in path.glob("*/model_index.json"))
+    if inside:
+        which = "it holds one" if len(inside) == 1 else "it holds some"
+        names = ", ".join(map(str, inside))
+        raise UserError(f"{path} is no model, but {which}: name {names}")
+    return path
+
+
+def _snapshot(path: pathlib.Path, revision: str | None) -> pathlib.Path:
+    """A revision's files in the folder of a repository in the hub's cache."""
+    there = sorted(found for found in (path / "snapshots").iterdir() if found.is_dir())
+    named = path / "refs" / (revision or "main")
+    commit = named.read_text("utf-8", "replace").strip() if named.is_file() else revision
+    for snapshot in there:
+        if snapshot.name == commit or (revision is None and len(there) == 1):
+            return snapshot
+    names = ", ".join(map(str, there)) or "no snapshot at all"
+    raise UserError(
+        f"{path} is of the hub's cache, without its revision {revision or 'main'}: it has {names}"
+    )
+
+
+def _refuse_file(source: str, path: pathlib.Path) -> NoReturn:
+    """Names the model's folder, if the file is in one."""
+    for folder in path.absolute().parents:
+        if (folder / "model_index.json").is_file():
+            raise UserError(f"{source} is a file of the model {folder}: name that folder")
+    raise UserError(
+        f"{source} is a file, and single-file checkpoints are not read: "
+        "name a diffusers folder or a hub id"
+    )
+
+
+def _refuse_page(source: str) -> NoReturn:
+    """Names the hub id that a page's address holds."""
+    page = _PAGE.fullmatch(source)
+    if page is None:
+        raise UserError(f"{source} is an address: download the model and name its folder")
+    of = page["revision"]
+    revision = f", and its revision {of}" if of not in (None, "main") else ""
+    raise UserError(
+        f"{source} is a page of the hub: name the model by its id, {page['id']}{revision}"
+    )
 
 
 def _bundled(source: str) -> pathlib.Path:

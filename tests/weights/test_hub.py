@@ -179,3 +179,49 @@ def test_an_incomplete_snapshot_is_used(cache, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", incomplete)
     assert hub.resolve("org/model") == snapshot
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("https://huggingface.co/org/sd", "by its id, org/sd$"),
+        ("https://huggingface.co/org/sd/tree/main", "by its id, org/sd$"),
+        ("https://huggingface.co/org/sd/blob/main/unet/config.json?x=1", "by its id, org/sd$"),
+        ("http://www.huggingface.co/org/s.d-1/resolve/fp16/x", "org/s.d-1, and its revision fp16$"),
+        ("hf.co/org/sd/", "by its id, org/sd$"),
+        ("https://civitai.com/models/4201", "is an address: download the model"),
+    ],
+)
+def test_a_page_of_the_hub_says_the_id(source, said):
+    """F33."""
+    with pytest.raises(UserError, match=said):
+        hub.resolve(source)
+
+
+def test_the_root_of_a_cached_repository_is_its_snapshot(cache):
+    """F33."""
+    main = fake_repository(cache, "org/model")
+    root = cache / "models--org--model"
+    assert hub.resolve(root) == main
+    old = fake_repository(cache, "org/model", branch="v1", sha="1" * 40)
+    assert hub.resolve(root) == main and hub.resolve(root, revision="v1") == old
+    (root / "refs" / "main").unlink()
+    with pytest.raises(UserError, match=f"without its revision main: it has {main}, {old}"):
+        hub.resolve(root)
+    assert hub.resolve("org/model/", revision="v1") == old  # a slash at an id's end
+
+
+def test_a_folder_around_a_model_or_a_part_of_one(tmp_path):
+    """F33."""
+    model = tmp_path / "sd"
+    (model / "unet").mkdir(parents=True)
+    (model / "model_index.json").write_text("{}")
+    (model / "unet" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{tmp_path} is no model, but it holds one: name {model}$"):
+        hub.resolve(tmp_path)
+    with pytest.raises(UserError, match=f"is a part of the model {model}: name that folder"):
+        hub.resolve(model / "unet")
+    for file in ("model_index.json", "unet/config.json"):
+        with pytest.raises(UserError, match=f"is a file of the model {model}: name that folder"):
+            hub.resolve(model / file)
+    assert hub.resolve(f"{model}/") == model
