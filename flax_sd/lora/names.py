@@ -18,12 +18,12 @@ _PARTS = {"down": "down", "up": "up", "A": "down", "B": "up"}
 _TENSOR = re.compile(
     r"(?P<module>.+?)"
     r"(?:\.lora_(?:down|up)"  # kohya
-    r"|\.lora_[AB](?:\.\w+)?"  # peft; its own state dicts name the adapter too
+    r"|\.lora_[AB](?:\.[^.]+)?"  # peft; its own state dicts name the adapter too
     r"|[._]lora\.(?:down|up)"  # diffusers now: to_q.lora.down; until 0.21: processor.to_q_lora.down
     r"|\.lora_linear_layer\.(?:down|up))"  # diffusers, text encoders
     r"(?:\.weight)?"
 )
-_MAGNITUDE = re.compile(r"(?P<module>.+?)\.(?:dora_scale|lora_magnitude_vector(?:\.\w+)*)")
+_MAGNITUDE = re.compile(r"(?P<module>.+?)\.(?:dora_scale|lora_magnitude_vector(?:\.[^.]+)*)")
 _PART = re.compile(r"lora_([AB])|\b(?:lora_)?(down|up)\b")
 
 

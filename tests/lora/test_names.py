@@ -28,6 +28,9 @@ OUT_PROJ = Place("text_encoder", f"{TEXT}.out_proj")
         (f"unet.{UNET}.to_q.lora_A.weight", TO_Q, "down"),
         (f"unet.{UNET}.to_out.0.lora_B.weight", TO_OUT, "up"),
         (f"{UNET}.to_q.lora_A.default.weight", TO_Q, "down"),
+        (f"{UNET}.to_q.lora_A.pixel-art.weight", TO_Q, "down"),  # F27: any adapter's name
+        (f"base_model.model.{UNET}.to_q.lora_B.my cat 2.weight", TO_Q, "up"),
+        (f"{UNET}.to_q.lora_magnitude_vector.pixel-art.weight", TO_Q, "magnitude"),
         (f"base_model.model.{UNET}.to_q.lora_B.weight", TO_Q, "up"),
         (f"base_model.model.unet.{UNET}.to_q.lora_B.weight", TO_Q, "up"),
         (f"text_encoder.{TEXT}.q_proj.lora_A.weight", Q_PROJ, "down"),
