@@ -42,7 +42,7 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
     layers = {component: slots(module) for component, module in modules.items()}
     shapes = {key: file.shape(key) for key in file}
     refuse_family(where, shapes, *_widths(layers))
-    refuse_format(where, file)
+    refuse_format(where, shapes)
 
     groups, unknown, problems = by_layer(file, table(layers))
     problems += [f"no such layer: {key}" for key in unknown]

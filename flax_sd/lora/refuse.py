@@ -4,7 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 
 from flax_sd.errors import UserError
+from flax_sd.lora.models import foreign_model
 from flax_sd.lora.names import parse
+from flax_sd.weights.whole import describe
 
 # what gives a format away in a key -> its name
 _FORMATS = {
@@ -15,7 +17,7 @@ _FORMATS = {
     r"^(unet|text_encoder):\d+:(up|down)$": "cloneofsimo's lora (layers by number)",
     r"\.(diff|diff_b|w_norm|b_norm|set_weight)$": "whole weight differences (.diff)",
     r"\.(on_input|a1\.weight|b1\.weight)$": "IA3 or GLoRA (LyCORIS)",
-    r"\.lora_[AB](\.\w+)?\.bias$": "LoRA with biases",
+    r"\.lora_[AB](\.[^.]+)?\.bias$": "LoRA with biases",
     r"\.lora_embedding_[AB]": "LoRA of an embedding",
     r"^lora_unet_(input|middle|output)_block": "LoRA with the original (LDM) block names",
 }
@@ -35,16 +37,23 @@ def unread_format(keys: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def refuse_format(where: str, keys: Iterable[str]) -> None:
+def refuse_format(where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuses what is not a LoRA file, or one of a kind that is not read here.
+
+    Args:
+      shapes: of the file's tensors.
 
     Raises:
       UserError: with the name of the format.
     """
-    keys = sorted(keys)
+    keys = sorted(shapes)
     if found := unread_format(keys):
-        raise UserError(f"{where}: {found[0]} is not supported ({found[1]}); {_READ}")
+        model = foreign_model(shapes)
+        whose = f" for {model}" if model else ""
+        raise UserError(f"{where}: {found[0]}{whose} is not supported ({found[1]}); {_READ}")
     if not any(parse(key) for key in keys):
+        if what := describe(shapes):
+            raise UserError(f"{where} is {what}, where a LoRA file is wanted; {_READ}")
         some = ", ".join(keys[:3]) or "no tensors at all"
         raise UserError(f"{where} is not a LoRA file: it holds {some}; {_READ}")
 
@@ -63,6 +72,11 @@ def refuse_family(
       UserError: with what the LoRA is for and what the model is.
     """
     theirs, text = widths(shapes)
+    if (cross_attention or text_width) and (model := foreign_model(shapes)):
+        this = (
+            f"this model is {family(cross_attention)}" if cross_attention else "this model is not"
+        )
+        raise UserError(f"{where} is a LoRA for {model}; {this}")
     if cross_attention and theirs and theirs != cross_attention:
         raise UserError(
             f"{where} is a LoRA for {family(theirs)}; this model is {family(cross_attention)}"

@@ -12,6 +12,7 @@ from flax_sd.config import Config, Section
 from flax_sd.config.section import Source, UserPath
 from flax_sd.errors import UserError
 from flax_sd.lora import read as lora_files
+from flax_sd.lora.models import foreign_model
 from flax_sd.lora.refuse import unread_format
 from flax_sd.runs.export_source import find_source
 from flax_sd.runs.inspect_lora import inspect_lora
@@ -97,6 +98,8 @@ def _inspect(
     if token_files.is_embedding(file):
         inspect_embedding(page, file, networks)
     elif found := unread_format(file):
+        model = foreign_model(file)
+        page.add("for", *([model] if model else ()))
         page.add_problem("format", f"{found[0]}: not read here ({found[1]})")
     else:
         inspect_lora(page, file, networks, config)

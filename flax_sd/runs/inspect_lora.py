@@ -11,6 +11,7 @@ from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora import known
 from flax_sd.lora.contents import KOHYA, Contents, Layer, read_contents
+from flax_sd.lora.models import foreign_model
 from flax_sd.lora.names import Place
 from flax_sd.lora.opens import opens_in
 from flax_sd.lora.read import read
@@ -52,12 +53,14 @@ def inspect_lora(
     Raises:
       UserError: it is no LoRA, or PEFT's config is not there or not readable.
     """
-    refuse_format(f"{file.path}", file)
+    shapes = {key: file.shape(key) for key in file}
+    refuse_format(f"{file.path}", shapes)
     contents = read_contents(file)
-    width, text_width = widths({key: file.shape(key) for key in file})
+    width, text_width = widths(shapes)
     page.add("format", f"{_kind(contents)}, {contents.format}")
     odd = "" if width in FAMILIES else ", so no Stable Diffusion: web UIs hold no such model"
-    page.add("for", *([family(width) + odd] if width else ()))
+    model = foreign_model(shapes) or (family(width) + odd if width else "")
+    page.add("for", *([model] if model else ()))
     _add_layers(page, contents.layers)
     page.add_problem("broken", *page.names(contents.problems))
     _add_header(page, file.metadata)

@@ -121,6 +121,9 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
     safetensors.write(tmp_path / "vae.safetensors", {"a": np.ones(2), "b": np.ones(2)})
+    cross = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    key = "model.diffusion_model.out.2.weight"
+    safetensors.write(tmp_path / "sd.safetensors", {cross: np.ones((2, 768)), key: np.ones(2)})
     full = tmp_path / "full"
     (full / "model").mkdir(parents=True)
     (full / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
@@ -129,11 +132,21 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
         tmp_path / "nowhere": "is not there",
         cut: "is not a whole safetensors file",
         tmp_path / "vae.safetensors": "is not a LoRA file: it holds a, b",
+        tmp_path / "sd.safetensors": "is a Stable Diffusion 1.x checkpoint in one file",  # U7
         tmp_path: "is a folder without lora.safetensors",
         full: "trained the whole model: there is no LoRA",
     }.items():
         status, said = inspect(path)
         assert status == 2 and what in said and len(said.splitlines()) == 1
+
+
+def test_a_lora_of_sdxl_is_said_to_be_one(inspect, tmp_path):
+    """U7."""
+    module = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
+    tensors = {f"{module}.lora_{part}.weight": np.ones((2, 2)) for part in ("down", "up")}
+    safetensors.write(tmp_path / "x.safetensors", tensors)
+    status, said = inspect(tmp_path / "x.safetensors")
+    assert status == 1 and "for           SDXL" in said and "not read here" in said
 
 
 @pytest.mark.parametrize(
