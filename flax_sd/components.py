@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +21,11 @@ from flax_sd.weights.folder import component_tensors, read_json
 
 VAE = AutoencoderKL | AutoencoderTiny
 PIPELINE, DDPM = "StableDiffusionPipeline", "DDPMPipeline"
+# Pipelines whose folders hold the same parts as the wanted one's, so that diffusers loads them so.
+_SAME_PARTS = {
+    PIPELINE: ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    DDPM: (),
+}
 
 
 class Kind(NamedTuple):
@@ -66,19 +71,46 @@ def check_kind(folder: pathlib.Path, wanted: str = PIPELINE) -> None:
     path = folder / "model_index.json"
     if not path.is_file():
         raise UserError(f"{folder} is not a diffusers model: it has no model_index.json")
-    kind = read_json(path).get("_class_name")
-    if kind != wanted:
+    kind = read_json(path).get("_class_name") or wanted
+    if kind not in (wanted, *_SAME_PARTS[wanted]):
         versions = " (1.x or 2.x)" if wanted == PIPELINE else ""
         raise UserError(f"{folder} is a {kind}; a {wanted}{versions} is what can be loaded")
 
 
 def read_component_config(folder: pathlib.Path, component: str) -> dict[str, Any]:
-    """The raw config.json of a component.
+    """The raw config.json of a component, with the class that its model's index names.
+
+    diffusers goes by the index alone; a config need not name a class, and may name an older one.
 
     Raises:
       UserError: there is none.
     """
-    return read_json(folder / component / "config.json")
+    raw = read_json(folder / component / "config.json")
+    library, name = _indexed(folder, component)
+    if name is None:
+        return raw
+    return raw | ({"_class_name": name} if library == "diffusers" else {"architectures": [name]})
+
+
+def read_scheduler_config(folder: pathlib.Path) -> dict[str, Any]:
+    """The raw scheduler_config.json of a model, with the class that its index names.
+
+    Raises:
+      UserError: there is none.
+    """
+    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    _, name = _indexed(folder, "scheduler")
+    return raw if name is None else raw | {"_class_name": name}
+
+
+def _indexed(folder: pathlib.Path, component: str) -> tuple[str | None, str | None]:
+    """Library and class of a component by its model's index; None where it names none."""
+    path = folder / "model_index.json"
+    entry = read_json(path).get(component) if path.is_file() else None
+    match entry:
+        case [str(library), str(name)]:
+            return library, name
+    return None, None
 
 
 def abstract_network(raw: dict[str, Any], where: str) -> Any:
@@ -87,7 +119,7 @@ def abstract_network(raw: dict[str, Any], where: str) -> Any:
     Raises:
       UserError: the class or a value of the config is not supported.
     """
-    return nnx.merge(*_shapes(*_kind_and_config(raw, where)), copy=True)
+    return nnx.merge(*_shapes(*network_config(raw, where)), copy=True)
 
 
 @functools.lru_cache(maxsize=16)
@@ -116,16 +148,31 @@ def random_network(folder: pathlib.Path, component: str, key: jax.Array, dtype: 
       UserError: the config is missing or not supported.
     """
     where = str(folder / component)
-    kind, config = _kind_and_config(read_component_config(folder, component), where)
+    kind, config = network_config(read_component_config(folder, component), where)
     model = kind.build(config, rngs=nnx.Rngs(key))
     graph, state = nnx.split(model)
     target = as_dtype(dtype)
     return nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(target), state))
 
 
-def _kind_and_config(raw: dict[str, Any], where: str) -> tuple[Kind, Any]:
-    named = raw.get("_class_name") or next(iter(raw.get("architectures") or ["?"]))
+def network_config(raw: dict[str, Any], where: str) -> tuple[Kind, Any]:
+    """How the network of a raw config is built, and its config, read and checked.
+
+    Raises:
+      UserError: the class or a value of the config is not supported.
+    """
+    named = _class_named(raw)
     if named not in KINDS:
         raise UserError(f"{where}: class {named} is not one of {', '.join(sorted(KINDS))}")
     kind = KINDS[named]
     return kind, kind.read(raw, f"{where}/config.json")
+
+
+def _class_named(raw: Mapping[str, Any]) -> str:
+    """The class that a config names, or that transformers builds of its type."""
+    match raw:
+        case {"_class_name": str(name)} | {"architectures": [str(name), *_]}:
+            return name
+        case {"model_type": "clip_text_model"}:
+            return "CLIPTextModel"
+    return "?"

@@ -40,7 +40,7 @@ class DDPM:
         """
         self.folder, self.unet = folder, unet
         self.config = components.read_component_config(folder, "unet")
-        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        self.scheduler_config = components.read_scheduler_config(folder)
         self._sample = jit(_sample, static_argnums=(0, 2))
         self._batch: Sharding | None = None
 
@@ -159,7 +159,7 @@ class DDPM:
 def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Height and width in pixels that a raw config.json names; 32, the paper's, if it does not."""
     size = config.get("sample_size") or 32
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
 def train_steps(scheduler_config: Mapping[str, Any]) -> int:

@@ -73,7 +73,7 @@ class StableDiffusion:
         """
         self.folder, self.source = folder, source
         self.configs = {name: components.read_component_config(folder, name) for name in NETWORKS}
-        self.scheduler_config = read_json(folder / "scheduler" / "scheduler_config.json")
+        self.scheduler_config = components.read_scheduler_config(folder)
         self.family: Family = family_of(
             self.configs["text_encoder"],
             self.configs["unet"],

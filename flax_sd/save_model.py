@@ -45,14 +45,17 @@ def save_model(
             save_component(aside, name, state_tensors(network), {**configs[name], **named})
         tokenizer.save(aside / "tokenizer")
         write_json(aside / "scheduler" / "scheduler_config.json", scheduler_config)
-        write_json(aside / "model_index.json", _present(index, configs))
+        write_json(aside / "model_index.json", _present(index, configs, scheduler_config))
 
 
-def _present(index: Mapping[str, Any], configs: Mapping[str, Any]) -> dict[str, Any]:
+def _present(
+    index: Mapping[str, Any], configs: Mapping[str, Any], scheduler: Mapping[str, Any]
+) -> dict[str, Any]:
     """The index, which names the parts that are there and says that the others are not."""
     absent = [None, None]
     return dict(index) | {
         "vae": ["diffusers", configs["vae"]["_class_name"]],
+        **({"scheduler": ["diffusers", name]} if (name := scheduler.get("_class_name")) else {}),
         "safety_checker": absent,
         "feature_extractor": absent,
         "image_encoder": absent,

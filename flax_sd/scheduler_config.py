@@ -5,14 +5,15 @@ carry fields of other classes too (SD 1.x gives PNDM a `clip_sample`), which nob
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import pydantic
 
 from flax_sd.errors import UserError
+from flax_sd.raw_json import as_json, is_finite, never_set, shown
+
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # a share of noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,11 +23,11 @@ class BetaConfig:
     These defaults are the DDPM paper's; Stable Diffusion's values come from its files.
     """
 
-    num_train_timesteps: Annotated[int, pydantic.Field(ge=1)] = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
+    num_train_timesteps: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 1000
+    beta_start: Beta = 0.0001
+    beta_end: Beta = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: Annotated[tuple[Beta, ...], pydantic.Field(min_length=1)] | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
 
 
@@ -46,7 +47,7 @@ def explicit_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     A config taken from a live scheduler lists in `_use_default_values` the fields that have only
     their class's default; diffusers lets another class use its own defaults for these.
     """
-    defaults = raw.get("_use_default_values") or ()
+    defaults = never_set(raw)
     return {k: v for k, v in raw.items() if not k.startswith("_") and k not in defaults}
 
 
@@ -63,20 +64,31 @@ def read_config(
     Raises:
       UserError: a field is of a wrong type or value, or not supported; all are named.
     """
-    fields = explicit_fields(raw)
+    fields = _in_use(cls, explicit_fields(raw))
+    if isinstance(offset := fields.get("steps_offset"), list) and len(offset) == 1:
+        fields["steps_offset"] = offset[0]  # which NumPy adds as it adds the number
     problems = [
-        f"{name} is {_as_json(fields[name])}: only {_as_json(default)} is supported"
+        f"{name} is {shown(fields[name])}: only {as_json(default)} is supported"
         for name, default in (unsupported or {}).items()
         if name in fields and fields[name] != default
     ]
-    names = [field.name for field in dataclasses.fields(cls)]
-    known = {name: fields[name] for name in names if name in fields}
+    known = {
+        field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields
+    }
+    for field in dataclasses.fields(cls):
+        if field.type is bool and not isinstance(fields.get(field.name, ""), str):
+            known[field.name] = bool(fields[field.name])  # what Python takes it for
+    problems += [
+        f"{k} is {shown(v)}: NaN or infinite" for k, v in known.items() if not is_finite(v)
+    ]
     try:  # as JSON: lists become tuples and whole numbers floats, yet nothing else is converted
-        config = pydantic.TypeAdapter(cls).validate_json(_as_json(known), strict=True)
+        config = pydantic.TypeAdapter(cls).validate_json(as_json(known), strict=True)
     except pydantic.ValidationError as error:
         for item in error.errors():
-            name, allowed = str(item["loc"][0]), item["msg"].removeprefix("Input should be ")
-            problems.append(f"{name} is {_as_json(fields[name])}: should be {allowed}")
+            name, allowed = str(next(iter(item["loc"]), "it")), item["msg"]
+            allowed = allowed.removeprefix("Input ").removeprefix("Tuple ")
+            problems.append(f"{name} is {shown(fields.get(name))}: {allowed}")
+        problems = list(dict.fromkeys(problems))
     else:
         if not problems:
             return config
@@ -114,13 +126,33 @@ def overridden(
         changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
         if raw.get("_class_name") not in ZERO_SNR_SAMPLERS:
             changes["_class_name"] = "DDIMScheduler"
-    defaults = [name for name in raw.get("_use_default_values", ()) if name not in changes]
+    defaults = [name for name in never_set(raw) if name not in changes]
     kept = {"_use_default_values": defaults} if "_use_default_values" in raw else {}
     return {**raw, **changes, **kept}
 
 
-def _as_json(value: Any) -> str:
-    """As JSON; a live scheduler's config may hold arrays (`trained_betas`)."""
-    return json.dumps(
-        value, default=lambda x: x.tolist() if isinstance(x, np.ndarray | np.generic) else repr(x)
-    )
+def _in_use(cls: type[BetaConfig], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those that the values of others keep any class from reading."""
+    spacing = getattr(cls, "timestep_spacing", None)
+
+    def of(name: str, default: Any = None) -> Any:
+        return fields.get(name, default)
+
+    idle: set[str] = set()
+    if of("trained_betas") is not None:
+        idle |= {"beta_start", "beta_end", "beta_schedule"}
+    if of("beta_schedule") == "squaredcos_cap_v2":
+        idle |= {"beta_start", "beta_end"}
+    if not of("thresholding"):
+        idle |= {"dynamic_thresholding_ratio", "sample_max_value"}
+    if of("thresholding") or not of("clip_sample", True):
+        idle.add("clip_sample_range")
+    if of("timestep_spacing", spacing) in ("linspace", "trailing"):
+        idle.add("steps_offset")
+    if not any(of(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta")):
+        idle |= {"sigma_min", "sigma_max"}
+    if (of("timestep_type"), of("prediction_type")) != ("continuous", "v_prediction"):
+        idle.add("timestep_type")
+    if not isinstance(of("variance_type"), str):  # of DDPM, which then takes the default's branch
+        idle.add("variance_type")
+    return {name: value for name, value in fields.items() if name not in idle}

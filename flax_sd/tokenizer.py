@@ -7,7 +7,6 @@ saves), with the special tokens in any of four places.
 
 import copy
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -20,8 +19,10 @@ from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers
 
 from flax_sd.errors import UserError
+from flax_sd.raw_json import parse_object
 
 LENGTH = 77  # tokens, with the first and the last
+_UNLIMITED = 1e12  # and above: transformers writes 1e30 where nothing was set
 _FILES = (
     "vocab.json",
     "merges.txt",
@@ -31,11 +32,14 @@ _FILES = (
     "added_tokens.json",
     "LICENSE",
 )
+_FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 _NAMED = ("bos_token", "eos_token", "unk_token", "pad_token")
 _DEFAULTS = dict.fromkeys(_NAMED, "<|endoftext|>") | {"bos_token": "<|startoftext|>"}
 _WORDS = (  # transformers 5.23, models/clip/tokenization_clip.py
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+# What reading an object of another form raises, and the library.
+_MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 logger = logging.getLogger("flax_sd")
 
 
@@ -54,29 +58,22 @@ class Tokenizer:
         """
         self._files = files
         read = {name: _parse(files, name, where) for name in files if name.endswith(".json")}
+        _refuse_other_padding(read.get("tokenizer_config.json", {}), where)
         vocab, merges = _vocabulary(read, files.get("merges.txt"), where)
-        special, added = _special_tokens(read)
-        self._core = tokenizers.Tokenizer(
-            models.BPE(
-                vocab=vocab,
-                merges=merges,
-                continuing_subword_prefix="",
-                end_of_word_suffix="</w>",
-                unk_token=special["unk_token"],
+        try:
+            special, added = _special_tokens(read)
+            self._core = _core(vocab, merges, special.get("unk_token"))
+            self._core.add_tokens(added)
+            self.bos, self.eos, self.pad = (
+                self._core.token_to_id(special[f"{name}_token"]) for name in ("bos", "eos", "pad")
             )
-        )
-        spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-        self._core.normalizer = normalizers.Sequence(
-            [normalizers.NFC(), spaces, normalizers.Lowercase()]
-        )
-        words = pre_tokenizers.Split(tokenizers.Regex(_WORDS), "removed", invert=True)
-        self._core.pre_tokenizer = pre_tokenizers.Sequence(
-            [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
-        self._core.add_tokens(added)
-        self.bos, self.eos, self.pad = (
-            self._core.token_to_id(special[f"{name}_token"]) for name in ("bos", "eos", "pad")
-        )
+            if None in (self.bos, self.eos, self.pad):
+                raise ValueError("an empty text")
+        except _MISFITS as error:
+            raise UserError(
+                f"{where}: its files do not say what the special tokens are, as text or as an "
+                f"object with its content ({type(error).__name__}: {error})"
+            ) from error
         self._ids = _ids_of_added(self._core)
 
     @classmethod
@@ -157,6 +154,27 @@ class Tokenizer:
             (folder / name).write_bytes(data)
 
 
+def _core(
+    vocab: dict[str, int], merges: list[tuple[str, str]], unknown: str | None
+) -> tokenizers.Tokenizer:
+    """The byte-pair encoding, before any token is found in text by itself."""
+    model = models.BPE(
+        vocab=vocab,
+        merges=merges,
+        continuing_subword_prefix="",
+        end_of_word_suffix="</w>",
+        unk_token=unknown if unknown in vocab else None,  # every byte has a token of its own
+    )
+    core = tokenizers.Tokenizer(model)
+    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    core.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(tokenizers.Regex(_WORDS), "removed", invert=True)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [words, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    return core
+
+
 @functools.lru_cache(maxsize=4)
 def _build(files: tuple[tuple[str, bytes], ...], where: str) -> Tokenizer:
     """Builds a tokenizer, once a process for each content: it never changes."""
@@ -180,13 +198,20 @@ def _ids_of_added(core: tokenizers.Tokenizer) -> dict[int, list[int]]:
 
 
 def _parse(files: dict[str, bytes], name: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(files[name])
-    except ValueError as error:
-        raise UserError(f"{where}/{name} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}/{name} is not a JSON object")
-    return value
+    return parse_object(files[name], f"{where}/{name}")
+
+
+def _refuse_other_padding(config: dict[str, Any], where: str) -> None:
+    """Raises UserError where diffusers would fill up prompts in another way than to 77 tokens."""
+    problems = []
+    length = config.get("model_max_length")
+    if isinstance(length, int | float) and length != LENGTH and length < _UNLIMITED:
+        problems.append(f"model_max_length is {length}: only {LENGTH} is supported")
+    for name in ("padding_side", "truncation_side"):
+        if config.get(name) == "left":
+            problems.append(f'{name} is "left": only "right" is supported')
+    if problems:
+        raise UserError(f"{where}/tokenizer_config.json: {'; '.join(problems)}")
 
 
 def _vocabulary(
@@ -194,9 +219,11 @@ def _vocabulary(
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token to id, and the pairs in the order in which they are merged."""
     if "tokenizer.json" in read:  # goes before the other two, as in transformers
-        model = read["tokenizer.json"].get("model", {})
+        model = read["tokenizer.json"].get("model")
+        model = model if isinstance(model, dict) else {}
         vocab, pairs = model.get("vocab"), model.get("merges")
-        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs or []]
+        pairs = pairs if isinstance(pairs, list) else []
+        pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in pairs]
     elif "vocab.json" in read and merges is not None:
         lines = merges.decode("utf-8", "replace").split("\n")
         vocab = read["vocab.json"]
@@ -205,11 +232,15 @@ def _vocabulary(
         raise UserError(
             f"{where} holds no tokenizer: vocab.json and merges.txt are wanted, or tokenizer.json"
         )
-    whole = isinstance(vocab, dict) and all(len(pair) == 2 for pair in pairs)
-    known = whole and all(part in vocab for a, b in pairs for part in (a, b, a + b))
-    if not known:
+    vocab = vocab if isinstance(vocab, dict) else {}
+    whole = bool(vocab) and all(_is_pair(pair) for pair in pairs)
+    if not (whole and all(part in vocab for a, b in pairs for part in (a, b, a + b))):
         raise UserError(f"{where}: the vocabulary and the merges of the tokenizer do not fit")
     return vocab, [(a, b) for a, b in pairs]
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
 
 
 def _special_tokens(read: dict[str, Any]) -> tuple[dict[str, str], list[tokenizers.AddedToken]]:
@@ -223,6 +254,8 @@ def _special_tokens(read: dict[str, Any]) -> tuple[dict[str, str], list[tokenize
     named = _DEFAULTS | {key: config[key] for key in _NAMED if config.get(key)}
     if not by_id:
         named |= {k: v for k, v in read.get("special_tokens_map.json", {}).items() if k in _NAMED}
+        if named["unk_token"] is None:  # nothing needs it: every byte has a token
+            del named["unk_token"]
         texts = [_text(value) for value in named.values()]
         for text, i in read.get("added_tokens.json", {}).items():
             special = text in texts
@@ -247,5 +280,5 @@ def _token(value: str | dict[str, Any]) -> tokenizers.AddedToken:
     """A token with its flags; a bare string is matched in the text as it was typed."""
     if isinstance(value, str):
         return tokenizers.AddedToken(value, special=True)
-    flags = {k: v for k, v in value.items() if k not in ("id", "__type", "content")}
+    flags = {name: value[name] for name in _FLAGS if name in value}
     return tokenizers.AddedToken(value["content"], **flags)

@@ -84,3 +84,66 @@ def test_abstract_networks_of_one_config_share_nothing_that_changes():
     for network in (second, third):
         assert hasattr(network, "quant_conv") and not hasattr(network, "conv_in_twin")
         assert network.decoder.conv_in.kernel.shape == (3, 3, 4, 8)
+
+
+def indexed(folder, **entries):
+    (folder / "model_index.json").write_text(json.dumps(entries))
+    return folder
+
+
+def config(folder, part, **fields):
+    (folder / part).mkdir(exist_ok=True)
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    (folder / part / name).write_text(json.dumps(fields))
+
+
+def test_the_index_names_the_class_as_in_diffusers(tmp_path):
+    """F26: a config need not name its own class."""
+    indexed(
+        tmp_path,
+        text_encoder=["transformers", "CLIPTextModel"],
+        unet=["diffusers", "UNet2DConditionModel"],
+        vae=[None, None],
+        scheduler=["diffusers", "DDIMScheduler"],
+    )
+    for part in ("text_encoder", "unet", "scheduler"):
+        config(tmp_path, part)
+    config(tmp_path, "vae", _class_name="AutoencoderKL")
+    raw = {name: components.read_component_config(tmp_path, name) for name in ("unet", "vae")}
+    text = components.read_component_config(tmp_path, "text_encoder")
+    assert text == {"architectures": ["CLIPTextModel"]}
+    assert components.network_config(text, "x")[0] is components.KINDS["CLIPTextModel"]
+    assert raw["unet"]["_class_name"] == "UNet2DConditionModel"
+    assert raw["vae"] == {"_class_name": "AutoencoderKL"}
+    assert components.read_scheduler_config(tmp_path)["_class_name"] == "DDIMScheduler"
+
+
+def test_a_text_encoder_outside_of_a_model(tmp_path):
+    """F26: transformers finds the class by the type, and the fields of a whole CLIP inside."""
+    config(tmp_path, "te", model_type="clip_text_model", num_hidden_layers=3)
+    raw = components.read_component_config(tmp_path, "te")
+    assert components.network_config(raw, "te")[1].num_hidden_layers == 3
+    whole = {"architectures": ["CLIPTextModel"], "text_config": {"num_hidden_layers": 4}}
+    assert components.network_config(whole, "te")[1].num_hidden_layers == 4
+
+
+@pytest.mark.parametrize("named", [{"_class_name": ["x", "Y"]}, {"architectures": 3}, {}])
+def test_no_class_at_all(named):
+    with pytest.raises(UserError, match=r"class \? is not one of"):
+        components.network_config(named, "vae")
+
+
+@pytest.mark.parametrize(
+    "name", [None, "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"]
+)
+def test_pipelines_of_the_same_parts(tmp_path, name):
+    """F26: whose folders diffusers' StableDiffusionPipeline loads."""
+    components.check_kind(indexed(tmp_path, **({"_class_name": name} if name else {})))
+
+
+def test_another_pipeline_is_named(tmp_path):
+    indexed(tmp_path, _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(
+        UserError, match="is a StableDiffusionXLPipeline; a StableDiffusionPipeline"
+    ):
+        components.check_kind(tmp_path)

@@ -141,7 +141,7 @@ def test_parts_in_memory_make_a_pipeline(pairs, folders):
         ),
         ("unet/config.json", {"in_channels": 9}, "shape of conv_in.weight"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type"),
-        ("scheduler/scheduler_config.json", {"_class_name": "Heun"}, "'Heun'"),
+        ("model_index.json", {"scheduler": ["diffusers", "Heun"]}, "'Heun'"),
     ],
 )
 def test_folders_that_cannot_be_used(folders, tmp_path, name, changes, message):

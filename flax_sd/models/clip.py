@@ -5,16 +5,17 @@ the files on the hub, which begin with `text_model.`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flax_sd.errors import UserError
 from flax_sd.models import layers
-from flax_sd.models.config_json import read_config
+from flax_sd.models.config_json import Width, read_config
 
 LEGACY_EOS = 2  # what the hub's configs say; the tokenizer's end token is 49407, its largest id
 
@@ -26,23 +27,28 @@ class CLIPTextConfig:
     Raises UserError if the heads do not divide the width.
     """
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    projection_dim: int | None = 512  # of the projection beside the text model
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Width = 49408
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    num_hidden_layers: Annotated[int, pydantic.Field(ge=0, le=100)] = 12
+    num_attention_heads: Width = 8
+    max_position_embeddings: Width = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
-    eos_token_id: int = 49407
+    attention_dropout: Annotated[float, pydantic.Field(ge=0, le=1)] | None = 0.0  # in training
+    eos_token_id: Annotated[int, pydantic.Field(ge=0, lt=2**31)] = 49407
 
     @classmethod
     def from_json(
         cls, raw: dict[str, Any], where: str = "text_encoder/config.json"
     ) -> "CLIPTextConfig":
-        """Reads transformers' config. Raises UserError that names every field not supported."""
-        return read_config(cls, raw, UNSUPPORTED, where, choices={"hidden_act": tuple(ACTIVATIONS)})
+        """Reads transformers' config, or that of a whole CLIP, which holds it in `text_config`.
+
+        Raises UserError that names every field not supported.
+        """
+        inner = raw.get("text_config")
+        raw = inner if isinstance(inner, dict) else raw
+        return read_config(cls, raw, {}, where, choices={"hidden_act": tuple(ACTIVATIONS)})
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
@@ -52,17 +58,12 @@ class CLIPTextConfig:
             )
 
 
-# What transformers' class reads besides, with its default; token ids are the tokenizer's matter,
-# and the initialiser's fields have no effect on loaded weights.
-UNSUPPORTED: dict[str, Any] = {"attention_dropout": 0.0}
-
-
 def quick_gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """x · σ(1.702 x), with which OpenAI's models were trained."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": layers.gelu}
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": layers.gelu, "gelu_python": layers.gelu}
 
 
 class TextStates(NamedTuple):

@@ -2,18 +2,24 @@
 
 A diffusers folder holds, beside each network's weights, the arguments of the class that made them.
 Of these a field that our dataclass has is taken; one that the original class reads and we do not
-support is refused unless it has that class's default; any other key is read by nobody and ignored.
+support is refused where its value makes another network; any other key changes nothing here and is
+ignored. A key that is absent has its default; null is Python's None, as in diffusers.
 """
 
 import json
-from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 
 from flax_sd.errors import UserError
+from flax_sd.raw_json import is_finite, never_set, shown
 
 Config = TypeVar("Config")
+# Bounds that no real network comes near: what is beyond would be built for hours, then fail.
+Width = Annotated[int, pydantic.Field(ge=1, le=2**20)]  # channels
+Depth = Annotated[int, pydantic.Field(ge=1, le=100)]  # layers, one after another
+BLOCKS = pydantic.Field(min_length=1, max_length=10)
 
 
 def read_config(
@@ -23,6 +29,7 @@ def read_config(
     where: str,
     *,
     choices: Mapping[str, Collection[str]] | None = None,
+    alike: Mapping[str, Callable[[Any], bool]] | None = None,
 ) -> Config:
     """Builds the frozen dataclass `cls` out of a parsed config.json.
 
@@ -33,12 +40,21 @@ def read_config(
       unsupported: the other fields that the original class reads, with that class's defaults.
       where: name of the file for messages.
       choices: the supported values of a field that is a string or a list of strings.
+      alike: of an unsupported field, whether a value makes the network that the default makes.
 
     Raises:
       UserError: fields are missing, of a wrong type or value, or not supported; all are named.
     """
-    problems = _refused(raw, unsupported, choices or {})
-    known = {name: raw[name] for name in vars(cls)["__dataclass_fields__"] if name in raw}
+    fields = {k: v for k, v in raw.items() if k not in never_set(raw)}
+    problems = _refused(fields, unsupported, choices or {}, alike or {})
+    known = {
+        name: _truth(fields[name]) if field.type is bool else fields[name]
+        for name, field in vars(cls)["__dataclass_fields__"].items()
+        if name in fields
+    }
+    problems += [
+        f"{k} is {shown(v)}: NaN or infinite" for k, v in known.items() if not is_finite(v)
+    ]
     try:  # as JSON: lists become tuples and whole numbers floats, yet nothing else is converted
         config = pydantic.TypeAdapter(cls).validate_json(json.dumps(known), strict=True)
     except pydantic.ValidationError as error:
@@ -50,23 +66,62 @@ def read_config(
     raise UserError(f"{where} does not describe a network that flax_sd can build:\n  {lines}")
 
 
+def diffusers_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with one spelling for each value, where diffusers takes several.
+
+    A `sample_size` that is none is dropped: no network reads it, and who draws by it says so.
+    """
+    new = dict(raw)
+    if isinstance(act := raw.get("act_fn"), str):
+        new["act_fn"] = {"swish": "silu"}.get(act.lower(), act.lower())
+    if isinstance(padding := raw.get("downsample_padding"), list) and len(padding) in (1, 2):
+        new["downsample_padding"] = padding[0] if padding[0] == padding[-1] else padding
+    size = raw.get("sample_size")
+    if any(type(side) is not int for side in (size if isinstance(size, list) else [size])):
+        new["sample_size"] = None
+    for name in ("down_block_types", "up_block_types"):
+        if isinstance(kinds := raw.get(name), list):
+            new[name] = [k.removeprefix("UNetRes") if isinstance(k, str) else k for k in kinds]
+    return new
+
+
+def is_only(value: Any, number: int) -> bool:
+    """Whether a value is nothing but that number, once or in a list, or null."""
+    values = value if isinstance(value, list) else [value]
+    return all(one is None or one == number for one in values)
+
+
+def _truth(value: Any) -> Any:
+    """What Python takes a flag's value for; a text is left, for "false" would be true."""
+    return value if isinstance(value, str) else bool(value)
+
+
 def _refused(
-    raw: Mapping[str, Any], unsupported: Mapping[str, Any], choices: Mapping[str, Collection[str]]
+    raw: Mapping[str, Any],
+    unsupported: Mapping[str, Any],
+    choices: Mapping[str, Collection[str]],
+    alike: Mapping[str, Callable[[Any], bool]],
 ) -> list[str]:
     """One line for each field whose value is that of another network."""
     problems = [
-        f"{name} is {json.dumps(raw[name])}: only {json.dumps(default)} is supported"
+        f"{name} is {shown(raw[name])}: only {json.dumps(default)} is supported"
         for name, default in unsupported.items()
-        if name in raw and raw[name] != default
+        if name in raw and not _as_default(raw[name], default, alike.get(name))
     ]
     for name, allowed in choices.items():
         values = raw.get(name, [])
         values = values if isinstance(values, list | tuple) else [values]
         foreign = {value for value in values if isinstance(value, str)} - set(allowed)
         if foreign:
-            words = ", ".join(sorted(map(json.dumps, foreign)))
+            words = ", ".join(sorted(map(shown, foreign)))
             problems.append(f"{name} has {words}: supported is {' or '.join(sorted(allowed))}")
     return problems
+
+
+def _as_default(value: Any, default: Any, alike: Callable[[Any], bool] | None) -> bool:
+    if value == default or (alike is not None and alike(value)):
+        return True
+    return default is False and _truth(value) is False
 
 
 def _sentences(error: pydantic.ValidationError, known: Mapping[str, Any]) -> list[str]:
@@ -74,7 +129,7 @@ def _sentences(error: pydantic.ValidationError, known: Mapping[str, Any]) -> lis
     found: dict[str, list[str]] = {}
     for item in error.errors():
         field = str(item["loc"][0]) if item["loc"] else ""
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        message = item["msg"].removeprefix("Value error, ")
         found.setdefault(field, []).append(message)
     lines = []
     for field, messages in found.items():
@@ -83,6 +138,9 @@ def _sentences(error: pydantic.ValidationError, known: Mapping[str, Any]) -> lis
         elif field not in known:
             lines.append(f"{field} is missing")
         else:
-            allowed = " or ".join(dict.fromkeys(messages))
-            lines.append(f"{field} is {json.dumps(known[field])}: should be {allowed}")
+            wanted = (
+                m.removeprefix("Input should ").removeprefix("Tuple should ") for m in messages
+            )
+            allowed = " or ".join(dict.fromkeys(wanted))
+            lines.append(f"{field} is {shown(known[field])}: should {allowed}")
     return lines

@@ -142,7 +142,7 @@ def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 
 
 def timestep_embedding(
-    t: Num[Array, " b"], width: int, *, flip_sin_to_cos: bool, freq_shift: int
+    t: Num[Array, " b"], width: int, *, flip_sin_to_cos: bool, freq_shift: int | float
 ) -> Float[Array, "b width"]:
     """Sinusoids of t at `width` / 2 frequencies from 1 down to 1e-4, in float32.
 

@@ -5,17 +5,22 @@ diffusers' `AutoencoderTiny`. Its latents have unit variance already: `scaling_f
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jaxtyping import Array, Float
 
 from flax_sd.errors import UserError
 from flax_sd.models import layers
-from flax_sd.models.config_json import read_config
+from flax_sd.models.config_json import BLOCKS, Width, diffusers_spelling, is_only, read_config
 from flax_sd.models.vae import Moments
+
+Widths = Annotated[tuple[Width, ...], BLOCKS]
+Counts = Annotated[tuple[Annotated[int, pydantic.Field(ge=0, le=100)], ...], BLOCKS]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,19 +30,16 @@ class AutoencoderTinyConfig:
     Raises UserError if fields do not fit each other.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
-    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    in_channels: Width = 3
+    out_channels: Width = 3
+    encoder_block_out_channels: Widths = (64, 64, 64, 64)
+    decoder_block_out_channels: Widths = (64, 64, 64, 64)
     act_fn: str = "relu"
     upsample_fn: str = "nearest"
-    latent_channels: int = 4
-    upsampling_scaling_factor: int = 2
-    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
-    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
-    latent_magnitude: int = 3  # these two belong to diffusers' 8-bit latents, not to the network
-    latent_shift: float = 0.5
-    force_upcast: bool = False
+    latent_channels: Width = 4
+    upsampling_scaling_factor: Annotated[int, pydantic.Field(ge=1, le=16)] = 2
+    num_encoder_blocks: Counts = (1, 3, 3, 3)
+    num_decoder_blocks: Counts = (3, 3, 3, 1)
     scaling_factor: float = 1.0
 
     @classmethod
@@ -46,7 +48,13 @@ class AutoencoderTinyConfig:
     ) -> "AutoencoderTinyConfig":
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {"act_fn": ("relu",), "upsample_fn": ("nearest",)}
-        return read_config(cls, raw, UNSUPPORTED, where, choices=choices)
+        raw = diffusers_spelling(raw)
+        if raw.get("upsample_fn") == "nearest-exact":
+            raw["upsample_fn"] = "nearest"  # which it is where every pixel is repeated
+        factor = raw.get("upsampling_scaling_factor")
+        if isinstance(factor, float) and factor.is_integer():
+            raw["upsampling_scaling_factor"] = int(factor)
+        return read_config(cls, raw, UNSUPPORTED, where, choices=choices, alike=ALIKE)
 
     def __post_init__(self) -> None:
         problems = []
@@ -64,6 +72,7 @@ class AutoencoderTinyConfig:
 
 # What diffusers' class reads besides, with its default (`AutoencoderTiny.__init__`, 0.42.1).
 UNSUPPORTED: dict[str, Any] = {"shift_factor": 0.0}
+ALIKE: dict[str, Callable[[Any], bool]] = {"shift_factor": lambda v: is_only(v, 0)}
 
 
 class ReLU(nnx.Module):

@@ -47,7 +47,9 @@ class UNet2DConditionModel(nnx.Module):
             for make, kind in zip(transformers[::-1], config.up_block_types, strict=True)
         ]
         self.down_blocks, c_skips = make_down_blocks(config, down, rngs)
-        self.mid_block = UNetMidBlock2D(config, attention=transformers[-1], rngs=rngs)
+        has_middle = config.mid_block_type is not None
+        middle = functools.partial(UNetMidBlock2D, config, attention=transformers[-1], rngs=rngs)
+        self.mid_block = middle() if has_middle else None
         self.up_blocks = make_up_blocks(config, up, c_skips, rngs)
         self.conv_norm_out = layers.group_norm(
             widths[0], config.norm_num_groups, config.norm_eps, rngs=rngs
@@ -73,7 +75,9 @@ class UNet2DConditionModel(nnx.Module):
         skips = [self.conv_in(latents.astype(dtype))]
         for block in self.down_blocks:
             skips += block(skips[-1], temb, text, remat=remat)
-        x = self.mid_block(skips[-1], temb, text, remat=remat)
+        x = skips[-1]
+        if self.mid_block is not None:
+            x = self.mid_block(x, temb, text, remat=remat)
         for block in self.up_blocks:
             x = block(x, skips, temb, text, remat=remat)
         return self.conv_out(layers.silu_of(self.conv_norm_out, x))

@@ -48,14 +48,16 @@ class UNet2DModel(nnx.Module):
             for make, kind in zip(makers[::-1], config.up_block_types, strict=True)
         ]
         self.down_blocks, c_skips = make_down_blocks(config, down, rngs)
-        middle = _attention(config, -1, rngs, scale=config.mid_block_scale_factor)
-        self.mid_block = UNetMidBlock2D(config, attention=middle, rngs=rngs)
+        attention = _attention(config, -1, rngs, scale=config.mid_block_scale_factor)
+        middle = functools.partial(UNetMidBlock2D, config, attention=attention, rngs=rngs)
+        self.mid_block = None if config.mid_block_type is None else middle()
         self.up_blocks = make_up_blocks(config, up, c_skips, rngs)
         self.conv_norm_out = layers.group_norm(
             widths[0], config.norm_num_groups, config.norm_eps, rngs=rngs
         )
         self.conv_out = layers.conv(widths[0], config.out_channels, zero=True, rngs=rngs)
-        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        made = [] if self.mid_block is None else [self.mid_block]
+        blocks = [*self.down_blocks, *made, *self.up_blocks]
         resnets: list[ResnetBlock2D] = [resnet for block in blocks for resnet in block.resnets]
         for number, resnet in enumerate(resnets):
             resnet.dropout, resnet.number = config.dropout, number
@@ -79,7 +81,9 @@ class UNet2DModel(nnx.Module):
         skips = [self.conv_in(pixels.astype(dtype))]
         for block in self.down_blocks:
             skips += block(skips[-1], temb, remat=remat, keys=keys)
-        x = self.mid_block(skips[-1], temb, remat=remat, keys=keys)
+        x = skips[-1]
+        if self.mid_block is not None:
+            x = self.mid_block(x, temb, remat=remat, keys=keys)
         for block in self.up_blocks:
             x = block(x, skips, temb, remat=remat, keys=keys)
         return self.conv_out(layers.silu_of(self.conv_norm_out, x))

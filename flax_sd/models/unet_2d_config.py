@@ -1,10 +1,13 @@
 """The config.json of an unconditional UNet: the fields of DDPM's models, and those refused."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import pydantic
 
 from flax_sd.errors import UserError
-from flax_sd.models.config_json import read_config
+from flax_sd.models.config_json import BLOCKS, Depth, Width, diffusers_spelling, read_config
 
 DOWN, ATTN_DOWN = "DownBlock2D", "AttnDownBlock2D"
 UP, ATTN_UP = "UpBlock2D", "AttnUpBlock2D"
@@ -18,34 +21,43 @@ class UNet2DConfig:
     Raises UserError if fields do not fit each other.
     """
 
-    sample_size: int | tuple[int, int] | None = None  # pixels; a default size, any will do
-    in_channels: int = 3
-    out_channels: int = 3
-    freq_shift: int = 0
+    sample_size: int | tuple[int, ...] | None = None  # pixels; a default size, any will do
+    in_channels: Width = 3
+    out_channels: Width = 3
+    freq_shift: float = 0
     flip_sin_to_cos: bool = True
     down_block_types: tuple[str, ...] = (DOWN, ATTN_DOWN, ATTN_DOWN, ATTN_DOWN)
-    mid_block_type: str = MID
+    mid_block_type: str | None = MID  # null: none
     up_block_types: tuple[str, ...] = (ATTN_UP, ATTN_UP, ATTN_UP, UP)
-    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
-    layers_per_block: int = 2
+    block_out_channels: Annotated[tuple[Width, ...], BLOCKS] = (224, 448, 672, 896)
+    layers_per_block: Depth = 2
     mid_block_scale_factor: float = 1.0
-    downsample_padding: int = 1
+    downsample_padding: Annotated[int, pydantic.Field(ge=0, le=8)] = 1
     dropout: float = 0.0  # in training alone
     act_fn: str = "silu"
     attention_head_dim: int | None = 8  # of one head, unlike the other UNet's; null: one head
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
+    time_embedding_dim: Annotated[int, pydantic.Field(ge=0, le=2**20)] | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], where: str = "unet/config.json") -> "UNet2DConfig":
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {
             "down_block_types": (DOWN, ATTN_DOWN),
-            "mid_block_type": (MID,),
             "up_block_types": (UP, ATTN_UP),
             "act_fn": ("silu",),
         }
-        return read_config(cls, raw, UNSUPPORTED, where, choices=choices)
+        raw = diffusers_spelling(raw)
+        if raw.get("mid_block_type") is not None or "mid_block_type" not in raw:
+            raw["mid_block_type"] = MID  # diffusers builds this one whatever the name
+        if raw.get("attn_norm_num_groups") == raw.get("norm_num_groups", cls.norm_num_groups):
+            raw["attn_norm_num_groups"] = None  # which means the same
+        for name, kind in (("down", ATTN_DOWN), ("up", ATTN_UP)):
+            kinds = raw.get(f"{name}_block_types")
+            if isinstance(kinds, list) and kind not in kinds[:-1]:  # no other block reads it
+                raw.pop(f"{name}sample_type", None)
+        return read_config(cls, raw, UNSUPPORTED, where, choices=choices, alike=ALIKE)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -60,7 +72,7 @@ class UNet2DConfig:
     @property
     def time_width(self) -> int:
         """The width of the timestep's embedding inside the blocks."""
-        return 4 * self.block_out_channels[0]
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     def __post_init__(self) -> None:
         widths, problems = self.block_out_channels, []
@@ -100,7 +112,6 @@ class UNet2DConfig:
 UNSUPPORTED: dict[str, Any] = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
-    "time_embedding_dim": None,
     "downsample_type": "conv",
     "upsample_type": "conv",
     "attn_norm_num_groups": None,
@@ -108,4 +119,10 @@ UNSUPPORTED: dict[str, Any] = {
     "add_attention": True,
     "class_embed_type": None,
     "num_class_embeds": None,
+}
+ALIKE: dict[str, Callable[[Any], bool]] = {
+    "downsample_type": lambda v: not v,
+    "upsample_type": lambda v: not v,
+    "add_attention": bool,
+    "class_embed_type": lambda v: v not in ("timestep", "identity"),
 }

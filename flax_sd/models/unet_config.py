@@ -1,10 +1,13 @@
 """The UNet's config.json: the fields of Stable Diffusion 1.x and 2.x, and those refused."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import pydantic
 
 from flax_sd.errors import UserError
-from flax_sd.models.config_json import read_config
+from flax_sd.models.config_json import BLOCKS, Depth, Width, diffusers_spelling, read_config
 
 DOWN, CROSS_ATTN_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_ATTN_UP = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -18,25 +21,26 @@ class UNetConfig:
     Raises UserError if fields do not fit each other.
     """
 
-    sample_size: int | tuple[int, int] | None = None  # latents; a default size, any will do
-    in_channels: int = 4
-    out_channels: int = 4
+    sample_size: int | tuple[int, ...] | None = None  # latents; a default size, any will do
+    in_channels: Width = 4
+    out_channels: Width = 4
     flip_sin_to_cos: bool = True
-    freq_shift: int = 0
+    freq_shift: float = 0
     down_block_types: tuple[str, ...] = (CROSS_ATTN_DOWN, CROSS_ATTN_DOWN, CROSS_ATTN_DOWN, DOWN)
-    mid_block_type: str = MID
+    mid_block_type: str | None = MID  # null: none
     up_block_types: tuple[str, ...] = (UP, CROSS_ATTN_UP, CROSS_ATTN_UP, CROSS_ATTN_UP)
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int | tuple[int, ...] = 2
-    downsample_padding: int = 1
+    block_out_channels: Annotated[tuple[Width, ...], BLOCKS] = (320, 640, 1280, 1280)
+    layers_per_block: Depth | tuple[Depth, ...] = 2
+    downsample_padding: Annotated[int, pydantic.Field(ge=0, le=8)] = 1
     mid_block_scale_factor: float = 1.0
+    dropout: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0  # in training; not done here
     act_fn: str = "silu"
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
-    cross_attention_dim: int = 1280
+    cross_attention_dim: Width = 1280
     attention_head_dim: int | tuple[int, ...] = 8  # a misnomer: the number of heads
     use_linear_projection: bool = False
-    upcast_attention: bool | None = False  # always met: the softmax is float32 in any case
+    time_embedding_dim: Annotated[int, pydantic.Field(ge=0, le=2**20)] | None = None
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], where: str = "unet/config.json") -> "UNetConfig":
@@ -47,7 +51,8 @@ class UNetConfig:
             "up_block_types": (UP, CROSS_ATTN_UP),
             "act_fn": ("silu",),
         }
-        return read_config(cls, raw, UNSUPPORTED, where, choices=choices)
+        raw = _one_for_all(diffusers_spelling(raw))
+        return read_config(cls, raw, UNSUPPORTED, where, choices=choices, alike=ALIKE)
 
     @property
     def heads(self) -> tuple[int, ...]:
@@ -62,7 +67,12 @@ class UNetConfig:
     @property
     def time_width(self) -> int:
         """The width of the timestep's embedding inside the blocks."""
-        return 4 * self.block_out_channels[0]
+        return self.time_embedding_dim or 4 * self.block_out_channels[0]
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Whether a transformer has the channels of each down block: there, in its twin, or mid."""
+        return attends(self.down_block_types, self.up_block_types)
 
     def _per_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
@@ -80,22 +90,62 @@ class UNetConfig:
                 problems.append(
                     f"{name} has {len(value)} entries: block_out_channels has {blocks}, one a block"
                 )
-        for name, parts in (
-            ("norm_num_groups", (self.norm_num_groups,) * blocks),
-            ("attention_head_dim (number of heads)", self.heads),
+        for channels in self.block_out_channels:
+            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
+                problems.append(
+                    f"norm_num_groups {self.norm_num_groups} does not divide a block's {channels} "
+                    "channels"
+                )
+        for channels, n, used in zip(
+            self.block_out_channels, self.heads, self.attends, strict=False
         ):
-            for channels, n in zip(self.block_out_channels, parts, strict=False):
-                if n < 1 or channels % n:
-                    problems.append(f"{name} {n} does not divide a block's {channels} channels")
+            if used and (n < 1 or channels % n):
+                problems.append(
+                    f"attention_head_dim (number of heads) {n} does not divide a block's "
+                    f"{channels} channels"
+                )
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
 
 
-# What diffusers' class reads besides, with its defaults (`UNet2DConditionModel.__init__`, 0.42.1).
+def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
+    """Whether a transformer has the channels of each down block; the middle has the last one's."""
+    last = len(down) - 1
+    pairs = zip(down, up[::-1], strict=False)
+    return tuple(
+        CROSS_ATTN_DOWN in p or CROSS_ATTN_UP in p or i == last for i, p in enumerate(pairs)
+    )
+
+
+def _one_for_all(raw: dict[str, Any]) -> dict[str, Any]:
+    """The config with one number for a list of equal ones; of blocks without attention any will do.
+
+    For the number of layers and heads a list may have different ones.
+    """
+    down, up = (raw.get(f"{way}_block_types") for way in ("down", "up"))
+    down = UNetConfig.down_block_types if down is None else down
+    up = UNetConfig.up_block_types if up is None else up
+    if not (isinstance(down, list | tuple) and isinstance(up, list | tuple)):
+        return raw
+    which, new = attends(down, up), dict(raw)
+    for name in ("cross_attention_dim", "transformer_layers_per_block", "only_cross_attention"):
+        values = raw.get(name)
+        if isinstance(values, list) and len(values) == len(which):
+            used = [value for value, attending in zip(values, which, strict=True) if attending]
+            if all(value == used[0] for value in used):
+                new[name] = used[0]
+    own = raw.get("reverse_transformer_layers_per_block")  # of the up blocks alone
+    if isinstance(own, list) and len(own) == len(up):
+        if all(depth == 1 for depth, kind in zip(own, up, strict=True) if kind == CROSS_ATTN_UP):
+            new["reverse_transformer_layers_per_block"] = None
+    return new
+
+
+# What diffusers' class reads besides, with its defaults (`UNet2DConditionModel.__init__`, 0.42.1),
+# but for what it reads in networks that are refused by another field.
 UNSUPPORTED: dict[str, Any] = {
     "center_input_sample": False,
     "only_cross_attention": False,
-    "dropout": 0.0,
     "transformer_layers_per_block": 1,
     "reverse_transformer_layers_per_block": None,
     "encoder_hid_dim": None,
@@ -104,22 +154,19 @@ UNSUPPORTED: dict[str, Any] = {
     "dual_cross_attention": False,
     "class_embed_type": None,
     "addition_embed_type": None,
-    "addition_time_embed_dim": None,
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
-    "resnet_skip_time_act": False,
-    "resnet_out_scale_factor": 1.0,
     "time_embedding_type": "positional",
-    "time_embedding_dim": None,
     "time_embedding_act_fn": None,
     "timestep_post_act": None,
     "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
-    "projection_class_embeddings_input_dim": None,
     "attention_type": "default",
     "class_embeddings_concat": False,
-    "mid_block_only_cross_attention": None,
-    "cross_attention_norm": None,
-    "addition_embed_type_num_heads": 64,
+}
+_CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
+ALIKE: dict[str, Callable[[Any], bool]] = {
+    "class_embed_type": lambda v: v not in _CLASS_EMBEDDINGS,
+    "attention_type": lambda v: v not in ("gated", "gated-text-image"),
 }

@@ -6,15 +6,24 @@ Latents here are raw: the caller multiplies them by `config.scaling_factor`.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from flax_sd.errors import UserError
 from flax_sd.models import layers
-from flax_sd.models.config_json import read_config
+from flax_sd.models.config_json import (
+    BLOCKS,
+    Depth,
+    Width,
+    diffusers_spelling,
+    is_only,
+    read_config,
+)
 from flax_sd.models.self_attention import Attention
 
 NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
@@ -22,20 +31,21 @@ NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderKLConfig:
-    """What of a `vae/config.json` shapes the network."""
+    """What of a `vae/config.json` shapes the network; the defaults are diffusers' own.
 
-    in_channels: int = 3
-    out_channels: int = 3
+    Raises UserError if fields do not fit each other.
+    """
+
+    in_channels: Width = 3
+    out_channels: Width = 3
     down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
     up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
+    block_out_channels: Annotated[tuple[Width, ...], BLOCKS] = (64,)
+    layers_per_block: Depth = 1
     act_fn: str = "silu"
-    latent_channels: int = 4
+    latent_channels: Width = 4
     norm_num_groups: int = 32
-    sample_size: int = 32  # pixels; only a default size, the network takes any
     scaling_factor: float = 0.18215  # makes the latents' variance one
-    force_upcast: bool = True  # decode in float32 when the rest is float16
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
@@ -50,11 +60,34 @@ class AutoencoderKLConfig:
             "up_block_types": {"UpDecoderBlock2D"},
             "act_fn": {"silu"},
         }
-        return read_config(cls, raw, UNSUPPORTED, where, choices=supported)
+        raw = diffusers_spelling(raw)
+        return read_config(cls, raw, UNSUPPORTED, where, choices=supported, alike=ALIKE)
+
+    def __post_init__(self) -> None:
+        widths, problems = self.block_out_channels, []
+        for name in ("down_block_types", "up_block_types"):
+            if len(value := getattr(self, name)) != len(widths):
+                problems.append(
+                    f"{name} has {len(value)} entries: block_out_channels has {len(widths)}, "
+                    "one a block"
+                )
+        for channels in widths:
+            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
+                problems.append(
+                    f"norm_num_groups {self.norm_num_groups} does not divide a block's {channels} "
+                    "channels"
+                )
+        if problems:
+            raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 # What diffusers' class reads and this one does not: refused when it differs from the default there.
 UNSUPPORTED: dict[str, Any] = {"shift_factor": None, "latents_mean": None, "latents_std": None}
+ALIKE: dict[str, Callable[[Any], bool]] = {
+    "shift_factor": lambda v: is_only(v, 0),
+    "latents_mean": lambda v: is_only(v, 0),
+    "latents_std": lambda v: is_only(v, 1),
+}
 
 
 class Moments(NamedTuple):

@@ -175,7 +175,8 @@ class Outputs:
             if parts.scheduler_config != model_folder.read_json(scheduler):
                 model_folder.write_json(scheduler, parts.scheduler_config)
             index = model_folder.read_json(parts.folder / "model_index.json")
-            model_folder.write_json(aside / "model_index.json", _present(index, raw))
+            index = _present(index, raw, parts.scheduler_config)
+            model_folder.write_json(aside / "model_index.json", index)
 
     def _copy(self, name: str, raw: Mapping[str, Any], aside: pathlib.Path) -> None:
         """A component as it was: byte for byte, or, if it is of a variant, under plain names."""
@@ -222,8 +223,12 @@ def _float32(raw: Mapping[str, Any]) -> dict[str, str]:
     return {key: "float32" for key in ("dtype", "torch_dtype") if key in raw}
 
 
-def _present(index: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+def _present(
+    index: Mapping[str, Any], raw: Mapping[str, Any], scheduler: Mapping[str, Any]
+) -> dict[str, Any]:
     """The index, which names the parts that are there and says that the others are not."""
+    if name := scheduler.get("_class_name"):
+        index = {**index, "scheduler": ["diffusers", name]}
     if "vae" not in raw:
         return dict(index)
     absent = [None, None]

@@ -1,5 +1,6 @@
 """The parts of a model that a training run needs, loaded or new."""
 
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,8 +19,8 @@ from flax_sd.scheduler_config import overridden
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
-from flax_sd.weights.folder import read_json
 
+logger = logging.getLogger("flax_sd")
 OWN_ALONE = {"vae": ("vae",), "ddpm": ("unet",)}  # modes that train all that they load
 
 
@@ -97,6 +98,7 @@ def _make_parts(
         _check_ddpm(config, networks["unet"], scheduler)
     else:
         _check_fit(config, networks)
+        _say_dropout(networks)
     tokenizer = None if train.mode in OWN_ALONE else Tokenizer.load(folder / "tokenizer")
     if tokenizer is not None and config.tokens.names:
         tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
@@ -109,7 +111,7 @@ def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
     Raises:
       UserError: the changes do not go together.
     """
-    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    raw = components.read_scheduler_config(folder)
     try:
         return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
     except UserError as error:
@@ -155,6 +157,14 @@ def stride(vae: components.VAE) -> int:
     is_kl = isinstance(vae, AutoencoderKL)
     widths = vae.config.block_out_channels if is_kl else vae.config.encoder_block_out_channels
     return 2 ** (len(widths) - 1)
+
+
+def _say_dropout(networks: Mapping[str, Any]) -> None:
+    """Warns where a config drops in training, which diffusers' scripts do and this one does not."""
+    for part, field in (("unet", "dropout"), ("text_encoder", "attention_dropout")):
+        rate = getattr(networks[part].config, field, None) if part in networks else None
+        if rate:
+            logger.warning("%s/config.json has %s %g: it is trained without", part, field, rate)
 
 
 def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from flax_sd import corrections, samplers
-from flax_sd.components import read_component_config
+from flax_sd.components import read_component_config, read_scheduler_config
 from flax_sd.errors import UserError
 from flax_sd.runs import sources, unprompted
 from flax_sd.runs.gallery import Gallery
@@ -20,7 +20,7 @@ from flax_sd.runs.seeds import settled_rows
 from flax_sd.scheduler_config import overridden
 from flax_sd.tokens import files as embedding_files
 from flax_sd.weights import hub
-from flax_sd.weights.folder import component_files, read_json
+from flax_sd.weights.folder import component_files
 
 T = TypeVar("T")
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -165,7 +165,7 @@ def _rows(options: SampleOptions) -> list[Row]:
 
 
 def _scheduler(options: SampleOptions, folder: pathlib.Path) -> dict[str, Any]:
-    raw = read_json(folder / "scheduler" / "scheduler_config.json")
+    raw = read_scheduler_config(folder)
     try:
         return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
     except UserError as error:

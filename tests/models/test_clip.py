@@ -8,7 +8,7 @@ from flax import nnx
 
 from flax_sd.components import OneKey
 from flax_sd.errors import UserError
-from flax_sd.models.clip import UNSUPPORTED, CLIPTextConfig, CLIPTextModel
+from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from flax_sd.weights.fill import fill
 from flax_sd.weights.names import checkpoint_key, to_torch_layout
 from tests import parity
@@ -127,8 +127,8 @@ def test_a_new_model_is_drawn_as_transformers_draws():
 def test_refuses_what_does_not_fit():
     with pytest.raises(UserError, match=r"(?s)num_attention_heads 5 does not divide hidden_size"):
         CLIPTextConfig.from_json({**SD1_LIKE, "num_attention_heads": 5})
-    with pytest.raises(UserError, match=r'(?s)attention_dropout is 0\.1.*hidden_act has "relu"'):
-        CLIPTextConfig.from_json({**SD1_LIKE, "hidden_act": "relu", "attention_dropout": 0.1})
+    with pytest.raises(UserError, match=r'(?s)attention_dropout is 1\.5.*hidden_act has "relu"'):
+        CLIPTextConfig.from_json({**SD1_LIKE, "hidden_act": "relu", "attention_dropout": 1.5})
     _, ours = pair(SD1_LIKE)
     with pytest.raises(UserError, match="clip_skip is 4: this text encoder has 3 layers"):
         ours(jnp.asarray(ids()), 4)
@@ -139,9 +139,9 @@ def test_refuses_what_does_not_fit():
 def test_every_field_of_transformers_is_known():
     own = transformers.CLIPTextConfig.__annotations__.keys() & vars(transformers.CLIPTextConfig())
     without_effect = {"pad_token_id", "bos_token_id", "initializer_range", "initializer_factor"}
+    without_effect.add("projection_dim")  # of the projection beside the text model
     fields = CLIPTextConfig.__dataclass_fields__
-    assert own == fields.keys() | UNSUPPORTED.keys() | without_effect
+    assert own == fields.keys() | without_effect
     reference = transformers.CLIPTextConfig()
-    for name in [*fields, *UNSUPPORTED]:
-        expected = getattr(reference, name)
-        assert UNSUPPORTED.get(name, getattr(CLIPTextConfig(), name, None)) == expected, name
+    for name in fields:
+        assert getattr(CLIPTextConfig(), name) == getattr(reference, name), name
