@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from flax_sd.components import read_scheduler_config
 from flax_sd.errors import UserError
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
@@ -69,8 +70,10 @@ def test_an_own_sampler_of_an_unknown_class(tmp_path):
     tiny.save("sd2", tmp_path)
     path = tmp_path / "scheduler" / "scheduler_config.json"
     assert own_sampler(read_json(path)) == "ddim"
-    path.write_text(json.dumps(read_json(path) | {"_class_name": "OddScheduler"}))
-    assert own_sampler(read_json(path)) == "OddScheduler"
+    index = tmp_path / "model_index.json"  # which diffusers goes by
+    odd = {"scheduler": ["diffusers", "OddScheduler"]}
+    index.write_text(json.dumps(read_json(index) | odd))
+    assert own_sampler(read_scheduler_config(tmp_path)) == "OddScheduler"
     with pytest.raises(UserError, match="OddScheduler"):
         job_of(tmp_path, tmp_path, "--prompt", "a")
     record = job_of(tmp_path, tmp_path, "--prompt", "a", "--sampler", "euler").records
