@@ -24,7 +24,7 @@ class UNet2DConfig:
     sample_size: int | tuple[int, ...] | None = None  # pixels; a default size, any will do
     in_channels: Width = 3
     out_channels: Width = 3
-    freq_shift: float = 0
+    freq_shift: float = 0.0
     flip_sin_to_cos: bool = True
     down_block_types: tuple[str, ...] = (DOWN, ATTN_DOWN, ATTN_DOWN, ATTN_DOWN)
     mid_block_type: str | None = MID  # null: none
