@@ -130,7 +130,7 @@ def config_path(name: str) -> pathlib.Path:
     """A config file by its path, or by its name among those that come with the package.
 
     Raises:
-      UserError: the name is empty, or nobody's home.
+      UserError: the name is empty, or names a user without a home folder.
     """
     try:
         path = user_path(name)

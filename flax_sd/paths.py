@@ -11,7 +11,7 @@ def user_path(value: Any) -> Any:
     Nothing else in it has a meaning: `$NAME` was the shell's to replace.
 
     Raises:
-      ValueError: it is empty, cannot be a path, or nobody has the home that it names.
+      ValueError: it is empty, cannot be a path, or names a user without a home folder.
     """
     if not isinstance(value, str | os.PathLike):
         return value
@@ -27,8 +27,8 @@ def user_path(value: Any) -> Any:
         return path.expanduser() if text.startswith("~") else path
     except RuntimeError as error:
         raise ValueError(
-            f"{path.parts[0]} is nobody's home here: write the folder out, or ./{text} if it is "
-            "called so"
+            f"{path.parts[0]} has no home folder here: write the whole path, or ./{text} if the "
+            "name begins with ~"
         ) from error
 
 

@@ -38,7 +38,10 @@ def test_a_path_is_a_path(written, path):
         ("  ", "is empty"),
         ("a\0b", "holds a NUL"),
         ("a\udcff", "is not UTF-8"),
-        ("~nobody-of-that-name/x", r"~nobody-of-that-name is nobody's home here: .* or \./~nobody"),
+        (
+            "~nobody-of-that-name/x",
+            r"~nobody-of-that-name has no home folder here: .* or \./~nobody",
+        ),
     ],
 )
 def test_what_is_no_path_is_refused(written, message):

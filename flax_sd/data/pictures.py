@@ -325,10 +325,7 @@ def _list(
 def _resolve(path: str) -> pathlib.Path:
     """Returns the folder that `path` names; "bundled:style" lies in the package."""
     if not path.startswith("bundled:"):
-        try:
-            return pathlib.Path(path).expanduser()
-        except RuntimeError as error:
-            raise UserError(f"{shown(path)}: this user has no home folder here") from error
+        return pathlib.Path(path)
     folder = BUNDLED / path.removeprefix("bundled:")
     if not folder.is_dir():
         known = sorted(f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/metadata.jsonl"))
