@@ -71,7 +71,7 @@ def pipeline():
 
 def ours_of(pipeline):
     """Our networks with the pipeline's weights; to be made before it loads a LoRA."""
-    text = CLIPTextConfig(**{key: v for key, v in TEXT.items() if key != "bos_token_id"})
+    text = CLIPTextConfig.from_json(TEXT)
     config = UNetConfig.from_json(UNET)
     abstract = {
         "unet": nnx.eval_shape(lambda: UNet2DConditionModel(config, rngs=OneKey())),
