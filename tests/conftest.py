@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import tempfile
 from importlib.metadata import version
 
@@ -28,6 +29,8 @@ import jax
 import pytest
 
 jax.config.update("jax_default_matmul_precision", "highest")
+# Processes that nohup starts inherit an ignored SIGHUP, and tests send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -121,12 +121,18 @@ def folder(tmp_path):
     return tmp_path
 
 
+NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own pictures
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data.path", "{}/nowhere"], "nowhere is not there: data.path names"),
-        (["--data.path", "{}/empty"], "empty holds no pictures and no captions"),
-        (["--data.path", "{}/latin"], "metadata.jsonl is not UTF-8 (byte 0xe4 in line 1)"),
+        (["--data.path", "{}/nowhere", *NONE_HELD], "nowhere is not there: data.path names"),
+        (["--data.path", "{}/empty", *NONE_HELD], "empty holds no pictures and no captions"),
+        (
+            ["--data.path", "{}/latin", *NONE_HELD],
+            "metadata.jsonl is not UTF-8 (byte 0xe4 in line 1)",
+        ),
         (["--model.path", "{}/nowhere"], "nowhere does not exist"),
         (["--model.path", "{}/model"], "model is not a diffusers model: it has no model_index"),
         (["--model.path", "{}/sdxl"], "sdxl is a StableDiffusionXLPipeline"),
