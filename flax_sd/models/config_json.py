@@ -144,3 +144,20 @@ def _sentences(error: pydantic.ValidationError, known: Mapping[str, Any]) -> lis
             allowed = " or ".join(dict.fromkeys(wanted))
             lines.append(f"{field} is {shown(known[field])}: should {allowed}")
     return lines
+
+
+def block_problems(config: Any) -> list[str]:
+    """Returns what does not fit among a network's blocks: their kinds, widths and norms' groups."""
+    widths, groups, problems = config.block_out_channels, config.norm_num_groups, []
+    for name in ("down_block_types", "up_block_types"):
+        if len(value := getattr(config, name)) != len(widths):
+            problems.append(
+                f"{name} has {len(value)} entries: block_out_channels has {len(widths)}, "
+                "one a block"
+            )
+    for channels in widths:
+        if groups < 1 or channels % groups:
+            problems.append(
+                f"norm_num_groups {groups} does not divide a block's {channels} channels"
+            )
+    return problems

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import pydantic
 
 from flax_sd.errors import UserError
-from flax_sd.models.config_json import BLOCKS, Depth, Width, diffusers_spelling, read_config
+from flax_sd.models.config_json import (
+    BLOCKS,
+    Depth,
+    Width,
+    block_problems,
+    diffusers_spelling,
+    read_config,
+)
 
 DOWN, ATTN_DOWN = "DownBlock2D", "AttnDownBlock2D"
 UP, ATTN_UP = "UpBlock2D", "AttnUpBlock2D"
@@ -75,19 +82,7 @@ class UNet2DConfig:
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
 
     def __post_init__(self) -> None:
-        widths, problems = self.block_out_channels, []
-        for name in ("down_block_types", "up_block_types"):
-            if len(value := getattr(self, name)) != len(widths):
-                problems.append(
-                    f"{name} has {len(value)} entries: block_out_channels has {len(widths)}, "
-                    "one a block"
-                )
-        for channels in widths:
-            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
-                problems.append(
-                    f"norm_num_groups {self.norm_num_groups} does not divide a block's {channels} "
-                    "channels"
-                )
+        problems = block_problems(self)
         for channels in self._attending():
             if channels % (self.attention_head_dim or channels):
                 problems.append(

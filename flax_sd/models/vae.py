@@ -20,6 +20,7 @@ from flax_sd.models.config_json import (
     BLOCKS,
     Depth,
     Width,
+    block_problems,
     diffusers_spelling,
     is_only,
     read_config,
@@ -64,19 +65,7 @@ class AutoencoderKLConfig:
         return read_config(cls, raw, UNSUPPORTED, where, choices=supported, alike=ALIKE)
 
     def __post_init__(self) -> None:
-        widths, problems = self.block_out_channels, []
-        for name in ("down_block_types", "up_block_types"):
-            if len(value := getattr(self, name)) != len(widths):
-                problems.append(
-                    f"{name} has {len(value)} entries: block_out_channels has {len(widths)}, "
-                    "one a block"
-                )
-        for channels in widths:
-            if self.norm_num_groups < 1 or channels % self.norm_num_groups:
-                problems.append(
-                    f"norm_num_groups {self.norm_num_groups} does not divide a block's {channels} "
-                    "channels"
-                )
+        problems = block_problems(self)
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
 

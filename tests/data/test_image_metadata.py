@@ -208,7 +208,10 @@ def test_what_is_whole_is_heeded_beside_what_is_damaged(format):
         return
     turn = blocks["eXIf" if format == "PNG" else "EXIF"]
     if format == "TIFF":
-        turn = lambda data, _: put.into_tiff(data, (274, 3, 1, b"\6"))  # noqa: E731
+
+        def turn(data, _):
+            return put.into_tiff(data, (274, 3, 1, b"\6"))
+
     turned = read(turn(data, TURNED), "white")
     assert turned.turned and turned.notes == found.notes
     np.testing.assert_array_equal(turned.picture, np.rot90(found.picture, -1))
