@@ -278,10 +278,10 @@ class StableDiffusion:
         Args:
           path: a file of kohya, PEFT or diffusers, or a folder that holds one.
           scale: strength; another one, or another LoRA of the same ranks, does not recompile.
-          name: unset takes the file's.
+          name: unset takes the file's, with a number behind it if that is taken.
 
         Raises:
-          UserError: it is no LoRA, is one of another model, or the name is taken.
+          UserError: it is no LoRA, is one of another model, or the name that was given is taken.
         """
         return self._loras.add(self._networks, path, float(scale), name)
 

@@ -124,8 +124,8 @@ MUTATIONS = (
     Mutation(
         "alpha / rank is not multiplied into the up matrices of a PEFT file",
         "flax_sd/lora/write.py",
-        "_with_alpha(adapter, adapter.rank, np.float32)",
-        "_with_alpha(adapter, adapter.alpha, np.float32)",
+        "_with_alpha(adapter, adapter.rank, dtype)",
+        "_with_alpha(adapter, adapter.alpha, dtype)",
         ("tests/lora/test_write.py", "tests/lora/test_diffusers.py"),
     ),
     Mutation(

@@ -46,8 +46,10 @@ def test_a_lora_comes_and_goes(pairs, style):
     before = sd.generate(PROMPTS, **given)
     assert sd.add_lora(style) == "style"
     strong = sd.generate(PROMPTS, **given)
+    assert sd.add_lora(style) == "style_2"  # U8: as another run's lora.safetensors
+    sd.remove_lora("style_2")
     with pytest.raises(UserError, match="a LoRA called 'style' is there already"):
-        sd.add_lora(style)
+        sd.add_lora(style, name="style")
     assert sd.add_lora(style, -1.0, name="its opposite") == "its opposite"
     assert_close(sd.generate(PROMPTS, **given), before, NETWORK)
     sd.remove_lora("style")

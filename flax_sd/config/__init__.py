@@ -56,6 +56,9 @@ class Config(Section):
     V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, and not that of what is
     trained. float32 is multiplied as float32 on every device; the environment variable
     JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 gives up digits for speed on a GPU."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # loses nothing
+    """Numbers of the files that other programs read: LoRAs, new tokens and what is trained of a
+    model; 16 bits halve the files. Checkpoints stay as they are."""
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":

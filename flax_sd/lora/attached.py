@@ -1,5 +1,6 @@
 """The LoRAs that a pipeline has beside its weights, by name."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -25,12 +26,16 @@ class AttachedLoRAs:
         scale: float,
         name: str | None,
     ) -> str:
-        """Attaches a file to the networks of COMPONENTS; returns its name, by default the file's.
+        """Attaches a file to the networks of COMPONENTS; returns its name.
+
+        Args:
+          name: unset takes the file's; where that is taken, as by another run's lora.safetensors,
+            with a number behind it.
 
         Raises:
-          UserError: it is no LoRA, is one of another model, or the name is taken.
+          UserError: it is no LoRA, is one of another model, or the name that was given is taken.
         """
-        name = name or pathlib.Path(path).stem
+        name = name or self._free(pathlib.Path(path).stem)
         if name in self._parts:
             raise UserError(f"a LoRA called {name!r} is there already; remove it or name this one")
         file = read(path, {component: networks[component] for component in COMPONENTS})
@@ -41,6 +46,10 @@ class AttachedLoRAs:
             attach(networks[component], adapters, scale, slot)
         self._parts[name] = (slot, list(file))
         return name
+
+    def _free(self, stem: str) -> str:
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self._parts)
 
     def remove(self, networks: Mapping[str, Any], name: str) -> None:
         """Detaches a LoRA.

@@ -9,6 +9,7 @@ from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter, LoRAFile
 from flax_sd.lora.names import kohya_name
 from flax_sd.weights import safetensors
+from flax_sd.weights.fill import check_finite
 
 _BASE_VERSIONS = {
     # (family, v-prediction) -> (ss_base_model_version, modelspec.architecture)
@@ -84,22 +85,32 @@ def write_kohya(
         "ss_network_alpha": str(float(alpha)),
         "ss_network_args": '{"algo": "lora", "dora_wd": "True"}' if dora else "{}",
     }
-    _check_finite(path, tensors)
+    check_finite(path, tensors)
     safetensors.write(path, tensors, network | (metadata or {}))
 
 
-def write_peft(path: str | os.PathLike[str], lora: LoRAFile) -> None:
+def write_peft(
+    path: str | os.PathLike[str],
+    lora: LoRAFile,
+    metadata: dict[str, str] | None = None,
+    *,
+    dtype: DTypeLike = np.float32,
+) -> None:
     """Writes a LoRA as diffusers and PEFT name it: `unet.….lora_A.weight`, `….lora_B.weight`.
 
     The format has no alpha, so alpha / rank is multiplied into `lora_B`. A DoRA's magnitudes are
     `lora_magnitude_vector`.
+
+    Args:
+      metadata: further header entries.
+      dtype: of all tensors.
 
     Raises:
       UserError: there is nothing to write, something is not finite or the file cannot be written.
     """
     tensors = {}
     for (component, module), adapter in _flatten(lora).items():
-        down, up = _with_alpha(adapter, adapter.rank, np.float32)
+        down, up = _with_alpha(adapter, adapter.rank, dtype)
         tensors[f"{component}.{module}.lora_A.weight"] = down
         tensors[f"{component}.{module}.lora_B.weight"] = up
         if adapter.magnitude is not None:
@@ -107,9 +118,9 @@ def write_peft(path: str | os.PathLike[str], lora: LoRAFile) -> None:
             # transformers 5 loads text encoders' under this name alone, peft under both.
             end = ".weight" if component.startswith("text_encoder") else ""
             key = f"{component}.{module}.lora_magnitude_vector{end}"
-            tensors[key] = adapter.magnitude.reshape(shape).astype(np.float32)
-    _check_finite(path, tensors)
-    safetensors.write(path, tensors, {"format": "pt"})
+            tensors[key] = adapter.magnitude.reshape(shape).astype(dtype)
+    check_finite(path, tensors)
+    safetensors.write(path, tensors, {"format": "pt"} | (metadata or {}))
 
 
 def _flatten(lora: LoRAFile) -> dict[tuple[str, str], Adapter]:
@@ -124,12 +135,5 @@ def _with_alpha(
 ) -> tuple[np.ndarray, np.ndarray]:
     """down and up for that alpha, with the same product as before."""
     up = np.asarray(adapter.with_alpha(alpha).up, np.float32)
-    with np.errstate(over="ignore"):  # _check_finite names what a narrow dtype cannot hold
+    with np.errstate(over="ignore"):  # check_finite names what a narrow dtype cannot hold
         return np.asarray(adapter.down).astype(dtype), up.astype(dtype)
-
-
-def _check_finite(path: str | os.PathLike[str], tensors: dict[str, np.ndarray]) -> None:
-    wrong = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
-    if wrong:
-        lines = "\n  ".join(sorted(wrong))
-        raise UserError(f"{path} is not written, for NaN or infinite values in:\n  {lines}")

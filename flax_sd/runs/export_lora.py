@@ -1,13 +1,11 @@
 """A LoRA written for other tools, in another format, strength or dtype."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from flax_sd.components import abstract_network, load_network, read_component_config
-from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.family import family_of
 from flax_sd.lora.adapter import Adapter, LoRAFile
@@ -16,10 +14,9 @@ from flax_sd.lora.files import kohya_metadata, read, write_kohya, write_peft
 from flax_sd.lora.inject import attach
 from flax_sd.lora.names import kohya_name
 from flax_sd.progress import Progress
+from flax_sd.runs import lora_header
 from flax_sd.runs.export_source import MARK, Source
-from flax_sd.runs.outputs import LORA_FILE, PEFT_FILE
-from flax_sd.runs.sources import display_name
-from flax_sd.weights import safetensors
+from flax_sd.runs.lora_results import LORA_FILE, PEFT_FILE
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
@@ -70,11 +67,12 @@ def write_lora(
     except OSError as error:
         raise UserError(f"{path.parent} cannot be made: {error.strerror}") from error
     if to == "kohya":
-        metadata = _model_metadata(source, file) | _run_metadata(source.config)
-        named = {"ss_output_name": out.stem, "modelspec.title": out.stem, MARK: to}
-        write_kohya(path, lora, metadata | named, dtype=target)
+        metadata = _model_metadata(source, file) | lora_header.title(path.stem) | {MARK: to}
+        if source.config is not None:
+            metadata |= lora_header.said_of_run(source.config)
+        write_kohya(path, lora, metadata, dtype=target)
     else:
-        _write_peft(path, lora, target)
+        write_peft(path, lora, {MARK: to}, dtype=target)
     return path
 
 
@@ -158,42 +156,3 @@ def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
     folder = source.model_folder()
     family = family_of(read_component_config(folder, "text_encoder"))
     return kohya_metadata(family, source.scheduler(folder).get("prediction_type", "epsilon"))
-
-
-def _run_metadata(config: Config | None) -> dict[str, str]:
-    """What user interfaces show of a training run, under kohya's names."""
-    if config is None:
-        return {}
-    side, skip = config.data.resolution, config.model.clip_skip
-    values: Mapping[str, Any] = {
-        "ss_sd_model_name": display_name(config.model.path),
-        "ss_resolution": (side, side),
-        "ss_clip_skip": skip + 1 if skip else None,  # theirs counts from the last layer, as 1
-        "ss_learning_rate": config.optim.learning_rate,
-        "ss_optimizer": config.optim.method,
-        "ss_lr_scheduler": config.optim.schedule,
-        "ss_max_train_steps": config.train.steps,
-        "ss_total_batch_size": config.train.batch_size,
-        "ss_seed": config.seed,
-    }
-    return {name: str(value) for name, value in values.items()}
-
-
-def _write_peft(path: pathlib.Path, lora: LoRAFile, dtype: np.dtype) -> None:
-    """Writes the file aside in float32, then in `dtype` with the mark of an export.
-
-    Raises:
-      UserError: a value is too large for the dtype.
-    """
-    aside = path.with_name(f".{path.name}.float32")
-    try:
-        write_peft(aside, lora)
-        file = TensorFile(aside)
-        with np.errstate(over="ignore"):  # named below
-            tensors = {key: file[key].astype(dtype) for key in file}
-        wrong = [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]
-        if wrong:
-            raise UserError(f"{path} is not written: too large for {dtype}: {', '.join(wrong)}")
-        safetensors.write(path, tensors, file.metadata | {MARK: "peft"})
-    finally:
-        aside.unlink(missing_ok=True)

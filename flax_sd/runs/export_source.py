@@ -8,7 +8,8 @@ from flax_sd import command
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.runs import new_tokens
-from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.lora_results import BEST_LORA, LORA_FILE
+from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
 from flax_sd.runs.parts import scheduler_of
 from flax_sd.runs.run_config import FILE as CONFIG_FILE
 from flax_sd.runs.run_config import config_of

@@ -13,6 +13,7 @@ from flax_sd.models.clip import CLIPTextModel
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.tokens import attached
 from flax_sd.tokens.files import EMBEDS_FILE, Embedding, write
+from flax_sd.weights.fill import rounded
 
 FOLDER = "embeddings"  # of those of every save
 
@@ -100,15 +101,17 @@ def write_all(
     text_encoder: CLIPTextModel,
     tokenizer: Tokenizer,
     files: dict[str, pathlib.Path],
+    dtype: str = "float32",
 ) -> None:
     """Writes what the text encoder has learned of each token.
 
     Raises:
-      UserError: a file cannot be written.
+      UserError: a file cannot be written, or the dtype cannot hold a number.
     """
     new_tokens = text_encoder.text_model.embeddings.new_tokens
     assert new_tokens is not None, "begin() was not called"
     rows, start = np.asarray(new_tokens[...]), 0
     for name, ids in initial_ids(cfg, tokenizer).items():
-        write(files[name], Embedding(name, rows[start : start + len(ids)]))
+        own = {name: rows[start : start + len(ids)]}
+        write(files[name], Embedding(name, rounded(own, dtype, files[name])[name]))
         start += len(ids)

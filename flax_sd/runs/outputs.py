@@ -14,22 +14,16 @@ from flax import nnx
 
 from flax_sd.components import read_component_config
 from flax_sd.config import Config
+from flax_sd.data import Pictures
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
-from flax_sd.family import family_of
-from flax_sd.lora.inject import extract
-from flax_sd.lora.write import kohya_metadata, write_kohya, write_peft
 from flax_sd.losses import Trees
-from flax_sd.runs import new_tokens
-from flax_sd.runs.adapters import adapted
+from flax_sd.runs import lora_results, new_tokens
 from flax_sd.runs.parts import Parts, trained_whole
 from flax_sd.weights import folder as model_folder
-from flax_sd.weights.fill import state_tensors
+from flax_sd.weights.fill import rounded, state_tensors
 
-LORA_FILE = "lora.safetensors"  # kohya names, the format that every user interface loads
-PEFT_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own
 MODEL_FOLDER = "model"
-BEST_LORA, BEST_PEFT = "lora_best.safetensors", "lora_best_peft.safetensors"
 BEST_MODEL = "model_best"
 FINISHED = "finished.json"  # which step the results are of: an extended run has older ones
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -38,9 +32,11 @@ NETWORKS = ("unet", "vae", "text_encoder")
 class Outputs:
     """Writes what the run has learned; only the first of several processes does."""
 
-    def __init__(self, config: Config, parts: Parts):
+    def __init__(self, config: Config, parts: Parts, pictures: Pictures):
+        """Takes the pictures that the run is of: LoRA files name their tags."""
         self._config, self._parts = config, parts
-        self._lora = config.train.mode == "lora"
+        lora = lora_results.LoRAResults(config, parts, pictures)
+        self._lora = lora if config.train.mode == "lora" else None
         unconditional = config.train.mode == "ddpm"
         self._networks = ("unet",) if unconditional else NETWORKS
         self._copied = ("scheduler",) if unconditional else ("tokenizer", "scheduler")
@@ -55,9 +51,7 @@ class Outputs:
         self._take(params)
         name = f"step-{step:06d}"
         if self._lora:
-            folder = self._config.output / "loras"
-            folder.mkdir(exist_ok=True)
-            self._write_lora(folder / f"{name}.safetensors", folder / f"{name}_peft.safetensors")
+            self._lora.save(name)
         if self._config.tokens.names:
             folder = self._config.output / new_tokens.FOLDER
             folder.mkdir(exist_ok=True)
@@ -82,7 +76,7 @@ class Outputs:
         if not trained_whole(self._config):
             self._take(params)
             if self._lora:
-                self._write_lora(*self._lora_results(best))
+                self._lora.finish(best=best)
             if self._config.tokens.names:
                 self._write_tokens(self._token_results(best))
             return self._results(best)
@@ -118,15 +112,12 @@ class Outputs:
         """The files by which missing results are noticed."""
         if not trained_whole(self._config):
             tokens = self._token_results(best).values()
-            return [*(self._lora_results(best) if self._lora else ()), *tokens]
+            lora = lora_results.results(self._config, best=best) if self._lora else ()
+            return [*lora, *tokens]
         configs = [f"{name}/config.json" for name in self._networks]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
         names = ["model_index.json", *configs, *weights]
         return [self._model(best) / name for name in names]
-
-    def _lora_results(self, best: bool) -> list[pathlib.Path]:
-        names = (BEST_LORA, BEST_PEFT) if best else (LORA_FILE, PEFT_FILE)
-        return [self._config.output / name for name in names]
 
     def _token_results(self, best: bool) -> dict[str, pathlib.Path]:
         return new_tokens.results(self._config.tokens, self._config.output, best=best)
@@ -141,15 +132,9 @@ class Outputs:
         parts = self._parts
         assert parts.tokenizer is not None, "new tokens are found by a tokenizer"
         text_encoder = parts.networks["text_encoder"]
-        new_tokens.write_all(self._config.tokens, text_encoder, parts.tokenizer, paths)
-
-    def _write_lora(self, kohya: pathlib.Path, peft: pathlib.Path) -> None:
-        networks = self._parts.networks
-        adapters = {name: extract(networks[name]) for name in adapted(self._config)}
-        text_config = read_component_config(self._parts.folder, "text_encoder")
-        prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
-        write_kohya(kohya, adapters, kohya_metadata(family_of(text_config), prediction))
-        write_peft(peft, adapters)
+        new_tokens.write_all(
+            self._config.tokens, text_encoder, parts.tokenizer, paths, self._config.save_dtype
+        )
 
     def _write_model(
         self, target: pathlib.Path, params: Trees, frozen: Trees, changed: dict[str, Any]
@@ -165,8 +150,10 @@ class Outputs:
             for name in self._networks:
                 if name in trained:
                     state = nnx.merge_state(params[name], frozen[name])
-                    kept = {**raw[name], **changed, **_float32(raw[name])}
-                    model_folder.save_component(aside, name, state_tensors(state), kept)
+                    dtype = self._config.save_dtype
+                    kept = {**raw[name], **changed, **_in_dtype(raw[name], dtype)}
+                    tensors = rounded(state_tensors(state), dtype, target / name)
+                    model_folder.save_component(aside, name, tensors, kept)
                 else:
                     self._copy(name, raw[name], aside)
             for name in self._copied:
@@ -218,9 +205,9 @@ def write_aside(path: pathlib.Path, text: str) -> None:
         raise UserError(f"{path} could not be written: {reason(error, path)}") from error
 
 
-def _float32(raw: Mapping[str, Any]) -> dict[str, str]:
-    """transformers' configs say the dtype, and its loader believes them; trained parts have one."""
-    return {key: "float32" for key in ("dtype", "torch_dtype") if key in raw}
+def _in_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, str]:
+    """transformers' configs say the dtype, and its loader believes them."""
+    return {key: dtype for key in ("dtype", "torch_dtype") if key in raw}
 
 
 def _present(

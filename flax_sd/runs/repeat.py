@@ -14,7 +14,8 @@ from flax_sd.errors import UserError
 from flax_sd.paths import user_path
 from flax_sd.progress import Progress
 from flax_sd.runs import environment, train
-from flax_sd.runs.outputs import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
+from flax_sd.runs.lora_results import LORA_FILE, PEFT_FILE
+from flax_sd.runs.outputs import FINISHED, MODEL_FOLDER
 from flax_sd.runs.resume import flatten
 from flax_sd.weights.safetensors import TensorFile
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from flax_sd.errors import UserError
+from flax_sd.lora.read import locate
 from flax_sd.weights.safetensors import TensorFile
 
 _BLOCK, _BLOCKS = 2**16, 16  # bytes, places
@@ -24,7 +25,7 @@ def parse_lora(text: str) -> LoRASource:
     """PATH or PATH:SCALE; a path may hold colons.
 
     Raises:
-      UserError: there is no such file, it is damaged, or the scale is no number.
+      UserError: there is no such file, it is a pickle or damaged, or the scale is no number.
     """
     path, scale = text, 1.0
     if not os.path.exists(text) and ":" in text:
@@ -38,8 +39,7 @@ def parse_lora(text: str) -> LoRASource:
         raise UserError(f"LoRA {path} is not there{hint}")
     if not math.isfinite(scale):
         raise UserError(f"LoRA {path} has scale {scale}: should be a number")
-    for file in _files(pathlib.Path(path)):
-        TensorFile(file)  # which looks at the header alone
+    TensorFile(locate(pathlib.Path(path)))  # which looks at the header alone
     return LoRASource(pathlib.Path(path), scale)
 
 
@@ -69,20 +69,17 @@ def embedding_hash(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The file, or those of a folder."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    return [file for file in files if file.suffix == ".safetensors"]
-
-
 def lora_hash(path: pathlib.Path) -> str:
-    """What web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits."""
+    """What web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits.
+
+    Args:
+      path: the file, or a folder that holds it under one of its usual names.
+    """
     digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as stream:
-            stream.seek(8 + int.from_bytes(stream.read(8), "little"))
-            while block := stream.read(2**20):
-                digest.update(block)
+    with locate(path).open("rb") as stream:
+        stream.seek(8 + int.from_bytes(stream.read(8), "little"))
+        while block := stream.read(2**20):
+            digest.update(block)
     return digest.hexdigest()[:12]
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from flax_sd import command
 from flax_sd.config import Config
-from flax_sd.runs import new_tokens
+from flax_sd.runs import lora_results, new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.interval import said_change
-from flax_sd.runs.outputs import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
 from flax_sd.runs.parts import trained_whole
 
 MEANING = {
@@ -37,7 +37,7 @@ def _best(config: Config, step: int | None) -> list[str]:
         return []
     tokens = new_tokens.results(config.tokens, config.output, best=True)
     if config.train.mode == "lora":
-        path = config.output / BEST_LORA
+        path = lora_results.for_users(config, best=True)
     else:
         path = next(iter(tokens.values()), config.output / BEST_MODEL)
     return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
@@ -77,7 +77,8 @@ def _next(config: Config, *, early: bool) -> list[str]:
         source = ["--model", str(output / MODEL_FOLDER)]
     else:
         source = ["--model", model]
-        source += ["--lora", f"{output / LORA_FILE}:0.8"] if config.train.mode == "lora" else []
+        lora = f"{lora_results.for_users(config)}:0.8"
+        source += ["--lora", lora] if config.train.mode == "lora" else []
         for path in new_tokens.results(config.tokens, output).values():
             source += ["--embedding", str(path)]
     draw = [*command.words("sample"), *source, *drawn, "--seed", "1", "--out", "out"]

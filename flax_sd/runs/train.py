@@ -125,7 +125,7 @@ class Run:
         self.scaled = scales_loss(config.compute_dtype)
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.stream = make_stream(config, sets, progress)
-        self.outputs = Outputs(config, parts)
+        self.outputs = Outputs(config, parts, sets.train)
         self.results = Results(self.outputs, sets.train, config, progress)
         new = sets.measured.get(VAL_LOSS, sets.train)  # what it was not trained on shows most
         drawer = make_drawer(config, parts, new, lambda: stop.reason is not None)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from flax_sd.errors import UserError
 from flax_sd.weights import safetensors
+from flax_sd.weights.fill import check_finite
 from flax_sd.weights.safetensors import TensorFile
 
 EMBEDS_FILE = "learned_embeds.safetensors"  # diffusers' name
@@ -116,7 +117,6 @@ def write(
     Raises:
       UserError: a value is not finite, or the file cannot be written.
     """
-    if not np.isfinite(embedding.vectors).all():
-        raise UserError(f"{path} is not written, for NaN or infinite values")
     tensors = {key or embedding.token: np.asarray(embedding.vectors)}
+    check_finite(path, tensors)
     safetensors.write(path, tensors, {"format": "pt", **(metadata or {})})

@@ -110,6 +110,39 @@ def _copy_part(target: np.ndarray, source: np.ndarray) -> None:
         target[...] = source
 
 
+def rounded(
+    tensors: Mapping[str, np.ndarray], dtype: str, where: str | os.PathLike[str]
+) -> dict[str, np.ndarray]:
+    """Returns the tensors in another dtype.
+
+    Args:
+      where: the file or folder that they go to, for the message.
+
+    Raises:
+      UserError: as `check_finite`.
+    """
+    target = as_dtype(dtype)
+    with np.errstate(over="ignore"):  # named below
+        made = {key: np.asarray(tensor).astype(target) for key, tensor in tensors.items()}
+    check_finite(where, made)
+    return made
+
+
+def check_finite(where: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Sees that tensors hold nothing but numbers before they are written.
+
+    Args:
+      where: the file or folder that they go to, for the message.
+
+    Raises:
+      UserError: some are NaN or infinite, as what is too large for its dtype; all are named.
+    """
+    wrong = [f"{key} ({t.dtype})" for key, t in tensors.items() if not np.isfinite(t).all()]
+    if wrong:
+        what = "numbers that are NaN, infinite or too large for the dtype"
+        raise UserError("\n  ".join([f"{where} is not written, for {what} in:", *sorted(wrong)]))
+
+
 def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     """A module's parameters under torch's names and in torch's layout (views where possible).
 

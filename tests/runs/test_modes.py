@@ -108,9 +108,12 @@ def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
 
 
 def test_full_training_from_scratch_forgets_the_weights(train, model):
-    run = train("a", *FULL, "--model.from_scratch", "unet")
+    run = train("a", *FULL, "--model.from_scratch", "unet", "--save_dtype", "float16")
     assert run.status == 0, run.err
     ours = tensors(run.folder / "model/unet/diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in ours.values()} == {np.dtype(np.float16)}  # U8
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert (run.folder / "model" / vae).read_bytes() == (model / vae).read_bytes()
     theirs = tensors(model / "unet/diffusion_pytorch_model.safetensors")
     assert ours.keys() == theirs.keys()
     assert not np.allclose(ours["conv_in.weight"], theirs["conv_in.weight"], atol=0.01)

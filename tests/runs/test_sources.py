@@ -40,6 +40,11 @@ def test_a_path_may_hold_colons(file):
 
 
 def test_a_folder(file):
+    with pytest.raises(UserError, match="is a folder without lora.safetensors"):
+        parse_lora(str(file.parent))
+    main = file.rename(file.with_name("lora.safetensors"))
+    safetensors.write(file, {"y": np.zeros(2, np.float32)})  # as a run's best, which is not read
+    assert lora_hash(file.parent) == lora_hash(main)
     assert parse_lora(f"{file.parent}:2") == LoRASource(file.parent, 2.0)
 
 

@@ -46,7 +46,7 @@ def test_the_best_state_is_named(finished, tmp_path):
     finished({"val_loss": 0.08}, {"val_loss": 0.05}, {"val_loss": 0.06})
     config = Config.model_validate({"output": str(tmp_path)})
     text = "\n".join(summary(config, 1))
-    assert f"least val_loss 0.0500 at step 1: {tmp_path}/lora_best.safetensors" in text
+    assert f"least val_loss 0.0500 at step 1: {tmp_path}/{tmp_path.name}_best.safetensors" in text
     assert "least" not in "\n".join(summary(config))
 
 
@@ -61,7 +61,7 @@ def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
 
 def test_the_commands_are_those_of_the_run(finished, tmp_path):
     text = finished(sample={"prompts": ["a cat's hat"]}, train={"steps": 30}, model={"path": "m"})
-    assert f"flax-sd sample --model m --lora {tmp_path}/lora.safetensors:0.8" in text
+    assert f"flax-sd sample --model m --lora {tmp_path}/{tmp_path.name}.safetensors:0.8" in text
     assert "a cat" in text and f"flax-sd train {tmp_path}/config.yaml --train.steps 60" in text
     assert f"--model {tmp_path}/model " in finished(train={"mode": "full"})
     assert finished(train={"mode": "vae"}) == ""

@@ -23,7 +23,7 @@ def test_the_files_of_a_run_and_the_same_command_again(train):
     run = train("a", "--train.steps", 5)
     assert run.status == 0, run.err
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
-    assert names == FILES | REPORTS | {"checkpoints", "loras", "finished.json"}
+    assert names == FILES | REPORTS | {"a.safetensors", "checkpoints", "loras", "finished.json"}
     assert [line["step"] for line in run.metrics()] == [1, 2, 3, 4, 5]
     for line in run.metrics():
         head, pace = list(line)[:5], list(line)[5:]

@@ -49,7 +49,7 @@ def test_what_is_written_is_read_and_has_the_same_bytes(tmp_path):
     write(paths[2], Embedding("<cat>", ROWS), KOHYA_KEY)
     token, vectors = read(paths[2], 12)
     assert token == "named" and np.array_equal(vectors, ROWS)
-    with pytest.raises(UserError, match=r"a\.safetensors is not written, for NaN"):
+    with pytest.raises(UserError, match=r"a\.safetensors is not written, for numbers that are NaN"):
         write(paths[0], Embedding("<cat>", ROWS * np.nan))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_sd.errors import UserError
-from flax_sd.weights.fill import fill, state_tensors
+from flax_sd.weights.fill import fill, rounded, state_tensors
 from flax_sd.weights.names import checkpoint_key, from_torch_layout, to_torch_layout
 
 
@@ -134,6 +134,15 @@ def test_values_past_float16_are_refused_by_name():
     given["net.2.weight"] = np.full((2, 7), 7e4, np.float32)
     with pytest.raises(UserError, match="too large for float16: net.2.weight"):
         fill(abstract(), given, "float16", "x")
+
+
+def test_what_is_written_in_another_dtype_is_rounded_or_refused_by_name():
+    given = {"a": np.array([1 / 3, 65504.0], np.float32), "b": np.zeros(1, np.float32)}
+    made = rounded(given, "float16", "x")
+    assert made["a"].dtype == np.float16 and made["a"][0] == np.float16(1 / 3)
+    with pytest.raises(UserError, match=r"(?s)^x is not written.*too large.*a .float16.$"):
+        rounded(given | {"a": np.array([7e4])}, "float16", "x")
+    assert rounded(given | {"a": np.array([7e4])}, "bfloat16", "x")["a"].dtype == ml_dtypes.bfloat16
 
 
 def test_an_unknown_dtype_is_refused():
