@@ -122,6 +122,7 @@ def _train(arguments: list[str], log: str) -> None:
 def result(output: pathlib.Path) -> dict[str, Any]:
     """All that must be the same: files byte for byte, and what metrics.jsonl says but for time."""
     files = {path for pattern in RESULTS for path in output.glob(pattern) if path.is_file()}
+    files -= {output / f"{output.name}.safetensors"}  # lora.safetensors with that name inside
     found: dict[str, Any] = {str(p.relative_to(output)): p.read_bytes() for p in files}
     lines = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
     found["metrics.jsonl"] = [{k: row[k] for k in NUMBERS} for row in lines]

@@ -17,6 +17,7 @@ def test_what_is_compared_is_what_no_clock_decides(modules, tmp_path):
         (tmp_path / name / "loras").mkdir(parents=True)
         (tmp_path / name / "loras" / "step-1.safetensors").write_bytes(b"same")
         (tmp_path / name / "lora.safetensors").write_bytes(name.encode())
+        (tmp_path / name / f"{name}.safetensors").write_bytes(name.encode())
         line = {"step": 1, "loss": 0.5, "grad_norm": 1, "lr": 1e-3, "images_per_second": seconds}
         (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     a, b = (runs.result(tmp_path / name) for name in ("a", "b"))

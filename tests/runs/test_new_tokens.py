@@ -185,7 +185,12 @@ def pivotal(config_file, pictures, tmp_path_factory):
 
 
 def files_of(folder):
-    return {k: v for k, v in contents(folder).items() if k.endswith(".safetensors")}
+    own = (
+        f"{folder.name}.safetensors",
+        f"{folder.name}_best.safetensors",
+    )  # with their name inside
+    files = contents(folder).items()
+    return {k: v for k, v in files if k.endswith(".safetensors") and k not in own}
 
 
 @pytest.mark.slow
