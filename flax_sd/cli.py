@@ -97,17 +97,23 @@ def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int
     to be saved ends with status 130. What becomes of the output never ends the command.
     """
     with terminal.enduring():
-        _log_to_terminal()
+        debug = "--debug" in args
+        _log_to_terminal(debug)
         make_hub_cache()
-        return _explained(command, [arg for arg in args if arg != "--debug"], "--debug" in args)
+        return _explained(command, [arg for arg in args if arg != "--debug"], debug)
 
 
-def _log_to_terminal() -> None:
+def _log_to_terminal(debug: bool) -> None:
+    """What flax_sd logs goes to standard error; what libraries log beside their errors does not."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     handler.setFormatter(terminal.Formatter())
     logging.getLogger("flax_sd").handlers[:] = [handler]
     logging.getLogger("flax_sd").propagate = False
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs traces of what it raises too
+    if (
+        not debug
+    ):  # XLA calls a compilation of two minutes an error; what ends a process is still said
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _explained(command: Callable[[Sequence[str]], int], args: Sequence[str], debug: bool) -> int:

@@ -112,14 +112,17 @@ class Steps(Display):
         self._total = total
         # Time left is reckoned from the first update on: the first step compiles.
         self._first: tuple[int, float] | None = None
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]}  {task.fields[left]}"),
-        )
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
         bar = Bar(*columns, console=progress.console)
-        self._task = bar.add_task("", total=total, completed=done, loss="", rate="", left="")
+        self._task = bar.add_task("", total=total, completed=done, said="")
         super().__init__(progress, bar, interval, -math.inf, shown=True)
+
+    def compiling(self, what: str) -> None:
+        """Says what is compiled before the next step, which can take minutes."""
+        if self._live:
+            self._bar.update(self._task, said=f"compiling {what}", refresh=True)
+        else:
+            self._progress.say(f"compiling {what}")
 
     def update(self, step: int, loss: SupportsFloat, pace: Mapping[str, float]) -> None:
         """Shows that `step` steps are done.
@@ -133,12 +136,12 @@ class Steps(Display):
             rate += f"  MFU {pace['mfu']:.0%}"
         if pace.get("wait_share", 0.0) >= WORTH_SAYING:
             rate += f"  waits for pictures {pace['wait_share']:.0%}"
-        left = f"{self._left(step, now)} left"
+        said = f"loss {shown}  {rate}  {self._left(step, now)} left"
         if self._live:
-            self._bar.update(self._task, completed=step, loss=shown, rate=rate, left=left)
+            self._bar.update(self._task, completed=step, said=said)
         elif now - self._last_line >= self._interval or step == self._total:
             self._last_line = now
-            self._progress.say(f"step {step}/{self._total}  loss {shown}  {rate}  {left}")
+            self._progress.say(f"step {step}/{self._total}  {said}")
 
     def _left(self, step: int, now: float) -> str:
         """Time left, as hours:minutes:seconds, by the mean over the steps since the first."""

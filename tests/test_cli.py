@@ -4,7 +4,9 @@ import errno
 import json
 import logging
 import os
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -30,6 +32,32 @@ def test_debug_shows_where_and_is_no_argument_of_the_command(capsys):
     err = capsys.readouterr().err
     assert "Traceback" in err and err.endswith("error: the thing\n")
     assert cli.guarded(lambda args: len(args), ["a", "--debug"]) == 1
+
+
+@pytest.mark.parametrize(
+    "flags, said", [([], False), (["--debug"], True)], ids=["quiet", "with --debug"]
+)
+def test_alarms_of_the_compiler_stay_off_the_terminal(flags, said):
+    """U10: XLA's "Very slow compile?", of the same alarm, would take two minutes to show."""
+    code = f"""
+        from flax_sd import cli
+
+        def command(args):
+            import jax
+            import jax.numpy as jnp
+
+            window = 0.0, jax.lax.add, (15, 15, 5), (1, 1, 1), "SAME"
+            jax.jit(lambda: jax.lax.reduce_window(jnp.ones((16, 16, 20)), *window))()
+
+        cli.guarded(command, {flags})
+    """
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
+    }
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    script = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+    assert ("taking > 1s" in ended.stderr) == said
 
 
 def test_a_full_disk_needs_no_trace(capsys):

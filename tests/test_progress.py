@@ -44,6 +44,20 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
     ]
 
 
+def test_what_is_compiled_is_said_before_the_step():
+    """U10."""
+    out, progress = capture(False)
+    with progress.steps(total=2) as steps:
+        steps.compiling("the training step at 8 x 8")
+    assert out.getvalue() == "compiling the training step at 8 x 8\n"
+    out, progress = capture(True)
+    with progress.steps(total=2) as steps:
+        steps.compiling("the training step at 8 x 8")
+        steps.update(1, 1.0, {"images_per_second": 2.0})
+    shown = out.getvalue()
+    assert "0/2 compiling the training step at 8 x 8" in shown and "1/2 loss 1.0000" in shown
+
+
 def test_utilisation_and_waiting_are_shown_where_known():
     out, progress = capture(False)
     with progress.steps(total=2, interval=0.0) as steps:

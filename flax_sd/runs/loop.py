@@ -97,14 +97,15 @@ class Loop:
                 fed = next(batches)
                 self._pace.got_batch(asked, pending is None or _is_ready(pending[1].loss))
                 new = fed.shape not in self._flops
+                program = "the training step at {} x {}".format(*fed.shape)
+                if new:
+                    self._shown.compiling(program)
                 self._pace.begins(self._work(state, frozen, fed))
                 profile.before(done + 1)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done + 1):
                     state, metrics = self._step(state, frozen, fed.batch)
                 if new:  # the call returns when the step is compiled
-                    self._progress.stage(
-                        "compiled", "the training step at {} x {}".format(*fed.shape)
-                    )
+                    self._progress.stage("compiled", program)
                 self._stop.at_once = None  # from here on there is something to save
                 done += 1
                 if profile.after(done, metrics.loss):
