@@ -81,6 +81,8 @@ class NoiseConfig(Section):
     offset: Rate = 0.0
     """Strength of one number a picture and channel on top of the noise (0.05 to 0.1 is usual), from
     which a model learns brightness far from the middle."""
+    offset_random: bool = False  # the published offset is of one strength
+    """Draw each picture's strength anew, between 0 and offset."""
     multires_steps: Count = 0
     """Layers of ever coarser noise on top (6 to 10 is usual), for the same end; with an offset they
     come after it, as in sd-scripts, and the sum is divided by its spread."""
@@ -88,8 +90,15 @@ class NoiseConfig(Section):
     """Strength of each layer, of the one before it."""
     input_perturbation: Rate = 0.0
     """Noise in the input that the target does not have (0.1 is usual; Ning et al. 2023)."""
+    input_perturbation_random: bool = False  # the paper's is of one strength
+    """Draw each picture's strength anew, between 0 and input_perturbation."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "NoiseConfig":
-        refuse_idle(self, {"multires_discount": self.multires_steps > 0})
+        meaning = {
+            "offset_random": self.offset > 0,
+            "multires_discount": self.multires_steps > 0,
+            "input_perturbation_random": self.input_perturbation > 0,
+        }
+        refuse_idle(self, meaning)
         return self

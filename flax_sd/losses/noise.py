@@ -16,8 +16,10 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Arra
     b, _, _, c = shape
     noise = jax.random.normal(key, shape)
     if cfg.offset:
-        own = jax.random.fold_in(key, 2)
-        noise = noise + cfg.offset * jax.random.normal(own, (b, 1, 1, c))
+        own, strength = jax.random.fold_in(key, 2), cfg.offset
+        if cfg.offset_random:
+            strength = _strengths(jax.random.fold_in(key, 4), strength, b)
+        noise = noise + strength * jax.random.normal(own, (b, 1, 1, c))
     if cfg.multires_steps:
         own = jax.random.fold_in(key, 1)
         noise = _multires(own, noise, cfg.multires_steps, cfg.multires_discount)
@@ -30,8 +32,15 @@ def perturb(
     """What is added to the latents in place of the target's noise; None where that is the same."""
     if not cfg.input_perturbation:
         return None
-    own = jax.random.fold_in(key, 3)
-    return noise + cfg.input_perturbation * jax.random.normal(own, noise.shape)
+    own, strength = jax.random.fold_in(key, 3), cfg.input_perturbation
+    if cfg.input_perturbation_random:
+        strength = _strengths(jax.random.fold_in(key, 5), strength, len(noise))
+    return noise + strength * jax.random.normal(own, noise.shape)
+
+
+def _strengths(key: jax.Array, most: float, pictures: int) -> Float[Array, "b 1 1 1"]:
+    """Each picture's own, between 0 and the largest."""
+    return most * jax.random.uniform(key, (pictures, 1, 1, 1))
 
 
 def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Array:

@@ -12,6 +12,7 @@ from tests.parity import LAYER, assert_close, to_torch
 
 SHAPE = (3, 12, 20, 4)
 KEY = jax.random.key(3)
+PLAIN = NoiseConfig()
 WHITE = jax.random.normal(KEY, SHAPE)
 
 
@@ -31,6 +32,24 @@ def test_a_perturbed_input_differs_by_so_much_noise():
     added = np.asarray(noise.perturb(KEY, WHITE, NoiseConfig(input_perturbation=0.1)) - WHITE)
     assert added.std() == pytest.approx(0.1, rel=0.1)
     assert abs(np.corrcoef(added.ravel(), np.ravel(WHITE))[0, 1]) < 0.1
+
+
+def test_random_strengths_are_each_pictures_own_and_uniform():
+    """D: as `--noise_offset_random_strength` and `--ip_noise_gamma_random_strength`."""
+    shape, white = (900, 2, 3, 4), jnp.zeros((900, 2, 3, 4))
+    for name, make, of_one in [
+        ("offset", lambda cfg: noise.draw(KEY, shape, cfg) - noise.draw(KEY, shape, PLAIN), 1e-5),
+        ("input_perturbation", lambda cfg: noise.perturb(KEY, white, cfg), 1e-6),
+    ]:
+        fixed = np.asarray(make(NoiseConfig(**{name: 0.5})))
+        varied = np.asarray(make(NoiseConfig(**{name: 0.5, f"{name}_random": True})))
+        strength = np.sum(fixed * varied, axis=(1, 2, 3)) / np.sum(fixed**2, axis=(1, 2, 3))
+        # The same direction as without, of a strength of its own between none and all of it.
+        np.testing.assert_allclose(varied, strength[:, None, None, None] * fixed, atol=of_one)
+        shares, _ = np.histogram(strength, bins=3, range=(0, 1))
+        assert shares.sum() == 900 and shares.min() > 250
+        with pytest.raises(ValueError, match=f"{name}_random without effect"):
+            NoiseConfig(**{f"{name}_random": True})
 
 
 @pytest.mark.parametrize(("n", "length"), [(1, 7), (3, 8), (5, 5), (4, 13)])
