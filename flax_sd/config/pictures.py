@@ -1,5 +1,6 @@
 """The captioned pictures of a run."""
 
+import itertools
 from typing import Annotated, Literal
 
 import pydantic
@@ -21,6 +22,7 @@ from flax_sd.config.section import (
     written,
 )
 
+Separator = Annotated[str, Field(min_length=1)]
 Repeats = Annotated[dict[Source, Positive], written("PATH=REPEATS")]
 
 # Options that need the whole set at hand.
@@ -94,8 +96,15 @@ class DataConfig(Section):
     """How many of the first tags stay where they are and are never dropped."""
     tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
     """Share of the other tags that is left out, drawn anew each time."""
-    tag_separator: Annotated[str, Field(min_length=1), TRAINING_ONLY] = ","
+    tag_separator: Separator = ","
     """What stands between tags."""
+    keep_separator: Separator | None = None  # in most captions it would be text
+    """What stands in a caption, as "|||", after the tags that stay where they are and are never
+    dropped; a second one stands before tags that stay at the end. Captions without it follow
+    keep_tags. A comma (tag_separator) takes its place."""
+    group_separator: Separator | None = None  # likewise
+    """What stands, as ";;;", between tags that are moved and dropped as one. A comma
+    (tag_separator) takes its place."""
     mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY] = "none"
     """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
     (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
@@ -157,7 +166,10 @@ class DataConfig(Section):
         meaning["prior_weight"] = meaning["class_prompt"] = self.regularisation is not None
         meaning["class_pictures"] = self.class_prompt is not None
         meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
-        refuse_idle(self, {"keep_tags": tags, "tag_separator": tags, **meaning})
+        meaning["keep_tags"] = tags
+        meaning["tag_separator"] = bool(tags or self.keep_separator or self.group_separator)
+        refuse_idle(self, meaning)
+        _refuse_mixed_separators(self)
         if self.stream:
             _refuse_beside_stream(self)
         if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
@@ -174,6 +186,25 @@ class DataConfig(Section):
                 f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
             )
         return value
+
+
+def _refuse_mixed_separators(data: DataConfig) -> None:
+    """Raises ValueError where one would be taken for another, or stand in every caption."""
+    names = ("keep_separator", "tag_separator", "group_separator")  # as they are looked for
+    given = {name: mark for name in names if (mark := getattr(data, name))}
+    problems = [
+        f"{later} {given[later]!r} holds {earlier} {given[earlier]!r}; take another"
+        for earlier, later in itertools.combinations(given, 2)
+        if given[earlier] in given[later]
+    ]
+    problems += [
+        f"template {data.template!r} holds {name} {given[name]!r}; leave it out: the template's "
+        "own text stays where it is"
+        for name in given
+        if name != "tag_separator" and given[name] in data.template
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def _refuse_beside_stream(data: DataConfig) -> None:

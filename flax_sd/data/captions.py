@@ -1,6 +1,8 @@
 """Captions as they are written in the files, and as each sample draws them."""
 
+import itertools
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -21,24 +23,29 @@ def plain(cfg: DataConfig, caption: str) -> str:
     shown = caption
     if cfg.wildcards:
         shown = WILDCARD.sub(lambda found: found[1].split("|")[0].strip(), shown)
-    return _in_template(cfg, shown, written=caption)
+    if _divided(cfg, shown):
+        shown = _joined(cfg, itertools.chain(*_parts(cfg, shown)))
+    return _finished(cfg, shown, written=caption)
 
 
 def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
     """Returns a caption as sample number `sample` of the stream sees it."""
     if not vary(cfg):
-        return _in_template(cfg, caption, written=caption)
+        return plain(cfg, caption)
     stream = np.random.Philox(key=[seed, sample], counter=STREAM)  # raw: alike in every NumPy
     shown = caption
     if cfg.wildcards:
         shown = WILDCARD.sub(lambda found: _choice(found[1], stream), shown)
-    if cfg.shuffle_tags or cfg.tag_dropout:
-        shown = _tags(cfg, shown, stream)
-    return _in_template(cfg, shown, written=caption)
+    if cfg.shuffle_tags or cfg.tag_dropout or _divided(cfg, shown):
+        first, free, last = _parts(cfg, shown)
+        shown = _joined(cfg, [*first, *_varied(cfg, free, stream), *last])
+    return _finished(cfg, shown, written=caption)
 
 
-def _in_template(cfg: DataConfig, shown: str, *, written: str) -> str:
+def _finished(cfg: DataConfig, shown: str, *, written: str) -> str:
     """What a caption has become, in the template unless nothing was written to begin with."""
+    if cfg.group_separator and cfg.group_separator in shown:
+        shown = _joined(cfg, shown.split(cfg.group_separator))
     return cfg.template.replace("{}", shown) if written else shown
 
 
@@ -47,16 +54,34 @@ def _choice(alternatives: str, stream: np.random.Philox) -> str:
     return choices[int(stream.random_raw()) % len(choices)].strip()
 
 
-def _tags(cfg: DataConfig, caption: str, stream: np.random.Philox) -> str:
-    """Tags past the first `keep_tags`, some dropped and in a new order."""
-    tags = [tag.strip() for tag in caption.split(cfg.tag_separator)]
-    kept, rest = tags[: cfg.keep_tags], tags[cfg.keep_tags :]
+def _divided(cfg: DataConfig, caption: str) -> bool:
+    return cfg.keep_separator is not None and cfg.keep_separator in caption
+
+
+def _parts(cfg: DataConfig, caption: str) -> tuple[list[str], list[str], list[str]]:
+    """The tags that stay at the beginning, those that are free, and those that stay at the end.
+
+    In a caption that is divided, places without a tag are left out, as in sd-scripts.
+    """
+    if not _divided(cfg, caption):
+        tags = caption.split(cfg.tag_separator)
+        return tags[: cfg.keep_tags], tags[cfg.keep_tags :], []
+    texts = [text.split(cfg.tag_separator) for text in caption.split(cfg.keep_separator)]
+    first, free, *last = ([tag for tag in tags if tag.strip()] for tags in texts)
+    return first, free, [*itertools.chain(*last)]
+
+
+def _varied(cfg: DataConfig, tags: list[str], stream: np.random.Philox) -> list[str]:
+    """The tags, some dropped and in a new order."""
     if cfg.tag_dropout:
         share = cfg.tag_dropout * 2.0**64
-        draws = stream.random_raw(len(rest))
-        rest = [tag for tag, draw in zip(rest, draws, strict=True) if float(draw) >= share]
+        draws = stream.random_raw(len(tags))
+        tags = [tag for tag, draw in zip(tags, draws, strict=True) if float(draw) >= share]
     if cfg.shuffle_tags:
-        order = np.argsort(stream.random_raw(len(rest)), kind="stable")
-        rest = [rest[i] for i in order]
-    joined = cfg.tag_separator.strip() + " "
-    return joined.join([*kept, *rest])
+        order = np.argsort(stream.random_raw(len(tags)), kind="stable")
+        tags = [tags[i] for i in order]
+    return tags
+
+
+def _joined(cfg: DataConfig, tags: Iterable[str]) -> str:
+    return (cfg.tag_separator.strip() + " ").join(tag.strip() for tag in tags)

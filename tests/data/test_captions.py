@@ -67,6 +67,40 @@ def test_another_separator():
     assert "c d; e; a b" in texts
 
 
+def test_what_stands_before_the_keep_separator_stays():
+    """D: `--keep_tokens_separator`, the second one too; an empty place is no tag."""
+    options = {"shuffle_tags": True, "tag_dropout": 0.2, "keep_separator": "|||", "keep_tags": 1}
+    texts = many("sks, |||a, b, c||| film, 35mm", **options)
+    assert all(text.startswith("sks, ") and text.endswith("film, 35mm") for text in texts)
+    assert len(set(texts)) == 16  # every subset of three tags in every order
+    assert {tuple(sorted(text.split(", ")[1:-2])) for text in texts} >= {(), ("a", "b", "c")}
+    # A caption without it follows keep_tags, and one without free tags is what stays.
+    assert all(text.startswith("a") for text in many("a, b, c", 50, **options))
+    assert set(many("sks, x|||", 20, **options)) == {"sks, x"}
+
+
+def test_separators_are_removed_where_nothing_is_shuffled():
+    """D: also of held-out pictures, in the template, behind a wildcard."""
+    marks = {"keep_separator": "|||", "group_separator": ";;;"}
+    text = "sks ||| red hair;;;long hair, smile ||| film ||| grain"
+    shown = "x sks, red hair, long hair, smile, film, grain"
+    cfg = DataConfig(template="x {}", **marks)
+    assert not vary(cfg) and drawn(cfg, text, seed=0, sample=0) == plain(cfg, text) == shown
+    varied = DataConfig(template="x {}", shuffle_tags=True, tag_dropout=0.5, **marks)
+    assert plain(varied, text) == shown == plain(varied.for_measuring(), text)
+    assert plain(DataConfig(wildcards=True, **marks), "{a|b} ||| c") == "a, c"
+    assert plain(cfg, "a,  b") == "x a,  b"  # as it is written
+    other = DataConfig(shuffle_tags=True, tag_separator=";", keep_separator="|||")
+    assert plain(other.for_measuring(), "a ||| b; c") == "a; b; c"
+
+
+def test_tags_of_a_group_stay_together():
+    """D: `--secondary_separator`."""
+    texts = many("a, red;;;blue, c", shuffle_tags=True, tag_dropout=0.2, group_separator=";;;")
+    assert all(("red, blue" in text) == ("red" in text) == ("blue" in text) for text in texts)
+    assert {"red, blue, c, a", "c, red, blue", "a, c", "red, blue"} <= set(texts)
+
+
 @given(st.text(max_size=40), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
 def test_a_draw_is_a_function_of_seed_and_sample(text, seed, sample):
     cfg = DataConfig(shuffle_tags=True, tag_dropout=0.5, wildcards=True, template="x {}")
@@ -88,6 +122,11 @@ def test_pictures_list_plain_captions_and_draw_varied_ones(folder, config):
         ({"template": "sks"}, "must hold {}"),
         ({"keep_tags": 1}, "keep_tags without effect"),
         ({"tag_separator": ";"}, "tag_separator without effect"),
+        (
+            {"keep_separator": "|", "group_separator": "|,", "template": "a | {}"},
+            r"group_separator '\|,' holds keep_separator '\|'; take another; "
+            r"group_separator '\|,' holds tag_separator ','; take another; template .*leave it",
+        ),
     ],
 )
 def test_wrong_options(options, message):
