@@ -47,6 +47,7 @@ def test_a_config_is_its_dict():
             {"train": {"mode": "ddpm"}, "data": {"template": "x {}"}, "lora": {"rank": 2}},
             "data.template has no meaning in train.mode ddpm; lora.rank has no meaning",
         ),
+        ({"sample": {"at_first": False}}, "at_first without effect beside the other"),
         ({"sample": {"count": 4}}, "sample.count has no meaning in train.mode lora"),
         ({"train": {"mode": "vae"}, "sample": {"prompts": ["a"]}}, "sample.prompts has no meaning"),
         (

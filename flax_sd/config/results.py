@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
+import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole
+from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole, refuse_idle
 
 
 class CheckpointConfig(Section):
@@ -24,6 +25,8 @@ class SampleConfig(Section):
     prompts: tuple[str, ...] = ()
     """Captions to draw; with them, the run ends with a before/after sheet. With `every` alone,
     captions of the data."""
+    at_first: bool = True  # the sheet has nothing to compare with otherwise
+    """Draw them before the first step too; off, there is no before/after sheet."""
     count: Positive = 16
     """Pictures of a grid in mode ddpm, which has no prompts; sample.every draws them."""
     steps: Positive = 25
@@ -34,6 +37,16 @@ class SampleConfig(Section):
     """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""
     seed: Annotated[Whole, Field(ge=-1, lt=2**63)] = 0
     """Seed of the first prompt's picture, and the next prompts count up; -1 draws one."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any pictures are drawn."""
+        return bool(self.prompts) or self.every is not None
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "SampleConfig":
+        refuse_idle(self, {"at_first": self.wanted})
+        return self
 
 
 class MeshConfig(Section):

@@ -56,14 +56,14 @@ def make_drawer(
       stopping: whether the run is to be saved and ended rather than draw on.
     """
     if config.train.mode == "ddpm":
-        return None if config.sample.every is None else Unprompted(config, parts, stopping)
+        return Unprompted(config, parts, stopping) if config.sample.wanted else None
     prompts = choose_prompts(config, pictures)
     return Prompted(config, parts, prompts, stopping) if prompts else None
 
 
 def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
     """`sample.prompts`, or captions of the data if only `sample.every` is set."""
-    if config.sample.prompts or config.sample.every is None:
+    if config.sample.prompts or not config.sample.wanted:
         return config.sample.prompts
     return tuple(pictures.captions(i)[0] for i in range(min(BORROWED, len(pictures))))
 

@@ -323,7 +323,8 @@ class Run:
         """Loss and pictures of the model as it was."""
         if values := self.measured(0, state).values:
             self.trackers.log(0, values)
-        self.sampled(0, state)
+        if self.config.sample.at_first:
+            self.sampled(0, state)
 
     def _show_grid(self, step: int, grid: np.ndarray) -> None:
         self.trackers.image(step, "samples", grid)

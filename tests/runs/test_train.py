@@ -160,6 +160,17 @@ def test_sample_grids_and_the_sheet(train):
     assert all(after[f"samples/{name}"] == before[f"samples/{name}"] for name in grids)
 
 
+def test_samples_before_the_first_step_may_be_left_out(train):
+    """D: `--sample_at_first`; a run that goes on does not make up for them."""
+    flags = ["--sample.every", 2, "--sample.steps", 2, "--sample.prompts", "a cat", "a dog"]
+    run = train("a", *flags, "--sample.at_first", "false", "--train.steps", 3)
+    grids = ["step-000002.png", "step-000003.png"]
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == grids
+    assert train("a", *flags, "--train.steps", 4).status == 0
+    grids.append("step-000004.png")
+    assert sorted(path.name for path in (run.folder / "samples").iterdir()) == grids
+
+
 def test_sample_every_alone_draws_captions_of_the_data(train):
     run = train("a", "--sample.every", 3, "--sample.steps", 1)
     assert (run.folder / "samples" / "step-000003.png").is_file()
