@@ -126,6 +126,15 @@ def test_a_config_is_its_dict():
         ),
         ({"data": {"stream": True}, "train": {"epochs": 2}}, "train.epochs with data.stream"),
         (
+            {
+                "data": {"stream": True},
+                "checkpoint": {"every_epochs": 1},
+                "sample": {"every_epochs": 1},
+            },
+            "checkpoint.every_epochs with data.stream: nobody has counted; set checkpoint.every; "
+            "sample.every_epochs with data.stream: nobody has counted; set sample.every",
+        ),
+        (
             {"data": {"stream": True}, "tokens": {"names": {"<a>": "cat"}}},
             "tokens.names with data.stream",
         ),

@@ -89,8 +89,7 @@ class Config(Section):
                 f"{self.train.mode} each device would still hold all trained weights, their mean "
                 "and the optimizer's state; take mesh.fsdp 1, and optim.method adamw8bit for memory"
             )
-        if self.data.stream and self.train.epochs is not None:
-            problems.append("train.epochs with data.stream: nobody has counted; set train.steps")
+        problems += self._uncounted_epochs()
         if self.data.stream and self.tokens.names:
             problems.append("tokens.names with data.stream: which captions hold them is not known")
         if self.profile:
@@ -100,6 +99,19 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _uncounted_epochs(self) -> list[str]:
+        """Options in epochs beside a stream, whose pictures nobody has counted."""
+        given = {
+            "train.epochs": (self.train.epochs, "train.steps"),
+            "checkpoint.every_epochs": (self.checkpoint.every_epochs, "checkpoint.every"),
+            "sample.every_epochs": (self.sample.every_epochs, "sample.every"),
+        }
+        return [
+            f"{name} with data.stream: nobody has counted; set {in_steps}"
+            for name, (value, in_steps) in given.items()
+            if self.data.stream and value is not None
+        ]
 
     def _idle_options(self) -> list[str]:
         """Options that would do nothing, or nothing sensible, in the mode."""

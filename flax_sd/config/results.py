@@ -13,6 +13,8 @@ class CheckpointConfig(Section):
 
     every: Positive = 500
     """Steps between two saves."""
+    every_epochs: Positive | None = None  # of few pictures an epoch is short
+    """Passes over the pictures between two saves, beside those of every; unset adds none."""
     keep: Positive = 3
     """How many of the newest checkpoints to keep."""
 
@@ -21,14 +23,17 @@ class SampleConfig(Section):
     """Pictures drawn during and after the run."""
 
     every: Positive | None = None
-    """Steps between two grids of samples; unset draws none between the first and the last step."""
+    """Steps between two grids of samples."""
+    every_epochs: Positive | None = None
+    """Passes over the pictures between two grids, beside those of every; where both are unset, none
+    are drawn between the first and the last step."""
     prompts: tuple[str, ...] = ()
-    """Captions to draw; with them, the run ends with a before/after sheet. With `every` alone,
-    captions of the data."""
+    """Captions to draw; with them, the run ends with a before/after sheet. With every or
+    every_epochs alone, captions of the data."""
     at_first: bool = True  # the sheet has nothing to compare with otherwise
     """Draw them before the first step too; off, there is no before/after sheet."""
     count: Positive = 16
-    """Pictures of a grid in mode ddpm, which has no prompts; sample.every draws them."""
+    """Pictures of a grid in mode ddpm, which has no prompts; every and every_epochs draw them."""
     steps: Positive = 25
     """Denoising steps of a sample."""
     guidance_scale: Rate = 7.5
@@ -41,7 +46,7 @@ class SampleConfig(Section):
     @property
     def wanted(self) -> bool:
         """Whether any pictures are drawn."""
-        return bool(self.prompts) or self.every is not None
+        return bool(self.prompts) or any((self.every, self.every_epochs))
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "SampleConfig":

@@ -72,6 +72,12 @@ class Order:
             return math.ceil(epochs * len(self._shapes) / self._batch_size)
         return math.ceil(epochs * self._batches)
 
+    def epochs(self, steps: int) -> int:
+        """How many epochs are over after so many steps."""
+        if self._one_shape:
+            return steps * self._batch_size // len(self._shapes)
+        return steps // self._batches
+
     def rows(self, step: int) -> Rows:
         """The samples of a step."""
         if self._one_shape:

@@ -62,7 +62,7 @@ def make_drawer(
 
 
 def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
-    """`sample.prompts`, or captions of the data if only `sample.every` is set."""
+    """`sample.prompts`, or captions of the data if samples are drawn without them."""
     if config.sample.prompts or not config.sample.wanted:
         return config.sample.prompts
     return tuple(pictures.captions(i)[0] for i in range(min(BORROWED, len(pictures))))

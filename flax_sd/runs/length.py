@@ -9,7 +9,7 @@ def total_steps(config: Config, pictures: data.Pictures) -> int:
     train = config.train
     if train.epochs is None:
         return train.steps
-    return min(train.steps, _order(config, pictures).steps(train.epochs))
+    return min(train.steps, order_of(config, pictures).steps(train.epochs))
 
 
 def describe(config: Config, pictures: data.Pictures) -> str:
@@ -18,7 +18,7 @@ def describe(config: Config, pictures: data.Pictures) -> str:
     words = f"{total} steps"
     if config.data.stream:
         return words
-    order = _order(config, pictures)
+    order = order_of(config, pictures)
     epoch = order.steps(1000) / 1000  # no whole number where batches go on into the next one
     words += f" of {train.batch_size}, {total / epoch:.3g} epochs"
     if train.epochs is None:
@@ -28,5 +28,6 @@ def describe(config: Config, pictures: data.Pictures) -> str:
     return f"{words}: train.epochs ends the run"
 
 
-def _order(config: Config, pictures: data.Pictures) -> data.Order:
+def order_of(config: Config, pictures: data.Pictures) -> data.Order:
+    """The order in which the run shows them."""
     return data.Order(pictures, config.train.batch_size, config.seed)

@@ -15,6 +15,7 @@ from flax_sd.config import Config
 from flax_sd.data.images import Size
 from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
+from flax_sd.runs.due import Due
 from flax_sd.runs.feed import Fed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.pace import Pace, Work
@@ -36,10 +37,6 @@ ASK_EVERY = 8  # steps between two questions whether another process was told to
 class Hooks(Protocol):
     """What happens beside the steps."""
 
-    def due(self, step: int) -> bool:
-        """Whether to measure after this step; after the last one it is done in any case."""
-        ...
-
     def measured(self, step: int, state: TrainState) -> Verdict:
         """Measures, and judges whether the state is to be kept and the run to go on."""
         ...
@@ -48,7 +45,7 @@ class Hooks(Protocol):
         """Before a checkpoint; done again where a killed run repeats the step."""
 
     def sampled(self, step: int, state: TrainState) -> None:
-        """Every sample.every steps but the last; again at the step where a run resumes."""
+        """Where samples are due but after the last step; again at the step where a run resumes."""
 
 
 class Loop:
@@ -64,12 +61,13 @@ class Loop:
         progress: Progress,
         stop: StopRequest,
         hooks: Hooks,
+        due: Due,
         pace: Pace,
         guard: Guard,
     ):
         self._config, self._total, self._step = config, total, step
         self._checkpoints, self._trackers = checkpoints, trackers
-        self._progress, self._stop, self._hooks = progress, stop, hooks
+        self._progress, self._stop, self._hooks, self._due = progress, stop, hooks, due
         self._pace, self._guard, self._spill = pace, guard, SpillWatch(progress)
         self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
         self._scaled = scales_loss(config.compute_dtype)
@@ -114,8 +112,8 @@ class Loop:
                     self._report(*pending)
                 pending = (done, metrics)
                 last = done == self._total
-                measuring = last or self._hooks.due(done)
-                saving = last or done % self._config.checkpoint.every == 0
+                measuring = last or self._due.measures(done)
+                saving = last or self._due.saves(done)
                 stopping = self._must_stop(done, saving or measuring)
                 if saving or stopping or measuring or self._guard.in_row:
                     verdict = self._report(*pending, state if measuring else None)
@@ -153,8 +151,7 @@ class Loop:
         raise self._guard.problem
 
     def _sample(self, done: int, state: TrainState) -> None:
-        every = self._config.sample.every
-        if every and 0 < done < self._total and done % every == 0:
+        if 0 < done < self._total and self._due.samples(done):
             with self._pace.paused():
                 self._hooks.sampled(done, state)
 

@@ -10,7 +10,7 @@ import yaml
 from flax import nnx
 from jax.sharding import Mesh
 
-from flax_sd import data, optim, peers, sharding, train_step
+from flax_sd import optim, peers, sharding, train_step
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
@@ -27,10 +27,11 @@ from flax_sd.runs import (
 )
 from flax_sd.runs.datasets import VAL_LOSS, Sets, few_measured, open_sets
 from flax_sd.runs.drawers import Interrupted, make_drawer
+from flax_sd.runs.due import Due
 from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
 from flax_sd.runs.inputs import prepare
-from flax_sd.runs.length import describe, total_steps
+from flax_sd.runs.length import describe, order_of, total_steps
 from flax_sd.runs.loop import Loop
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
@@ -121,7 +122,7 @@ class Run:
     ):
         self.config, self.sets, self.parts = config, sets, parts
         self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
-        self.total = total_steps(config, sets.train)
+        self.total, self.order = total_steps(config, sets.train), order_of(config, sets.train)
         self.scaled = scales_loss(config.compute_dtype)
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.stream = make_stream(config, sets, progress)
@@ -264,6 +265,7 @@ class Run:
             self.progress,
             self.stop,
             self,
+            Due(self.config, self.order),
             self._pace(),
             self._guard(start),
         )
@@ -277,21 +279,15 @@ class Run:
     def _guard(self, start: int) -> Guard:
         """Stands where the run does."""
         config, train = self.config, self.sets.train
-        order = data.Order(train, config.train.batch_size, config.seed)
 
         def pictures(step: int) -> list[str]:
             if self.stream is not None:
                 return self.stream.names(step - 1)
-            return [train.names[i] for i in order.shown(step - 1)]
+            return [train.names[i] for i in self.order.shown(step - 1)]
 
         guard = Guard(config.train, pictures)
         guard.resume(config.output / "metrics.jsonl", start)
         return guard
-
-    def due(self, step: int) -> bool:
-        """Whether validation.every says so."""
-        every = self.config.validation.every
-        return every is not None and step % every == 0
 
     def measured(self, step: int, state: TrainState) -> Verdict:
         """The losses of the pictures that stay the same, and what they say of the run.

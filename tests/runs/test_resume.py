@@ -133,7 +133,8 @@ def test_how_often_to_save_may_change(train, undisturbed):
     first = train("a", "--train.steps", 3, "--checkpoint.every", 1, "--checkpoint.keep", 1)
     states = [path.name for path in (first.folder / "checkpoints").iterdir()]
     assert [name for name in states if name.isdigit()] == ["3"]
-    run = train("a", "--train.steps", 6, "--checkpoint.every", 3, "--sample.seed", 4)
+    flags = ["--checkpoint.every", 3, "--checkpoint.every_epochs", 1, "--sample.seed", 4]
+    run = train("a", "--train.steps", 6, *flags)
     assert run.status == 0 and results(run.folder) == undisturbed[0]
     assert yaml.safe_load((run.folder / "config.yaml").read_text())["checkpoint"]["every"] == 3
 

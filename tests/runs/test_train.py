@@ -172,8 +172,12 @@ def test_samples_before_the_first_step_may_be_left_out(train):
 
 
 def test_sample_every_alone_draws_captions_of_the_data(train):
-    run = train("a", "--sample.every", 3, "--sample.steps", 1)
-    assert (run.folder / "samples" / "step-000003.png").is_file()
+    """D: `every_epochs` alone too; an epoch of seven pictures ends in the fourth step of two."""
+    epochs = ["--sample.every_epochs", 1, "--checkpoint.every_epochs", 1, "--checkpoint.every", 9]
+    run = train("a", *epochs, "--sample.steps", 1, "--train.steps", 5)
+    for folder, steps in (("samples", (0, 4, 5)), ("loras", (4, 5))):
+        names = sorted(path.stem for path in (run.folder / folder).glob("step-??????.*"))
+        assert names == [f"step-00000{step}" for step in steps]
     with np.load(run.folder / "samples" / "before.npz") as kept:
         assert kept["prompts"].tolist() == [f"picture number {i}" for i in range(4)]
 
