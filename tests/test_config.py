@@ -20,7 +20,7 @@ def test_every_option_is_read_somewhere():
     idle = [
         name
         for name in option_fields(Config)
-        if not re.search(rf"\.{name.rpartition('.')[2]}\b", code)
+        if not re.search(rf"\.{(own := name.rpartition('.')[2])}\b|\"{own}\"", code)
     ]
     assert not idle
 
@@ -153,3 +153,28 @@ def test_what_a_mode_trains_may_start_from_scratch():
     for mode, parts, text in [("vae", ["vae"], False), ("full", ["unet", "text_encoder"], True)]:
         train = {"mode": mode, "text_encoder": text}
         Config.model_validate({"model": {"from_scratch": parts}, "train": train})
+
+
+@pytest.mark.parametrize(
+    "options, name, value",
+    [
+        ({}, "lora.alpha", 4),
+        ({"lora": {"alpha": 2}}, "lora.alpha", 2),
+        ({"lora": {"ranks": {"mid": 2}}}, "lora.alpha", None),
+        ({"optim": {"method": "lion"}}, "optim.beta2", 0.99),
+        ({"optim": {"method": "adafactor"}}, "optim.beta1", 0.0),
+        ({"optim": {"learning_rate": 0.5}}, "optim.text_encoder_learning_rate", 0.5),
+        ({"optim": {"schedule": "cosine"}}, "optim.cycles", 0.5),
+        ({"optim": {"schedule": "cosine_with_restarts"}}, "optim.cycles", 1.0),
+        ({}, "optim.cycles", None),
+        ({"loss": {"weight": "soft_min_snr"}}, "loss.gamma", 4.0),
+        ({"data": {"buckets": "kohya"}}, "data.bucket_min", 256),
+        ({"data": {"buckets": "kohya", "resolution": 320}}, "data.bucket_min", 160),
+        ({"data": {"buckets": "kohya"}}, "data.bucket_max", 1024),
+        ({}, "data.held_out", None),
+    ],
+)
+def test_an_unset_option_stands_for_what_its_help_says(options, name, value):
+    """F30: which is what a resumed run is held against."""
+    config, (section, option) = Config.model_validate(options), name.split(".")
+    assert getattr(config, section).meant(option) == value == config.in_full()[section][option]

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Positive, Rate, Section, refuse_idle
+from flax_sd.config.section import Count, Positive, Rate, Section, Unset, refuse_idle
 
+GAMMAS = {"min_snr": 5.0, "soft_min_snr": 4.0, "p2": 1.0}  # each paper's
 Finite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -23,7 +24,7 @@ class LossConfig(Section):
     with the noise."""
     weight: Literal["none", "min_snr", "soft_min_snr", "debiased", "p2"] = "none"
     """How much each timestep counts; min_snr and soft_min_snr spend less on the nearly clean."""
-    gamma: Finite | None = None
+    gamma: Annotated[Finite | None, Unset(lambda own: GAMMAS.get(own.weight))] = None
     """Of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""
     dream: Finite | None = None
     """Give the input part of the network's own error, for a forward pass more; 1 is the paper's,

@@ -10,6 +10,7 @@ from flax_sd.config.section import (
     OnResume,
     Positive,
     Section,
+    Unset,
     UserPath,
     checked_patterns,
     refuse_idle,
@@ -29,7 +30,11 @@ class LoRAConfig(Section):
     rank: Positive = 4  # the reference script's
     """Rank of the update matrices; with AdamW each of their numbers takes 16 bytes, 13 MB in all at
     rank 4 of attention."""
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    alpha: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+        # With ranks or a file to start from, each layer has its own.
+        Unset(lambda own: None if own.ranks or own.start else own.rank),
+    ] = None
     """Strength: the update is scaled by alpha / rank; unset means alpha = rank."""
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski

@@ -5,11 +5,29 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.section import Count, Rate, Section, checked_patterns, refuse_idle, written
+from flax_sd.config.section import (
+    Count,
+    Rate,
+    Section,
+    Unset,
+    checked_patterns,
+    refuse_idle,
+    written,
+)
 
 # At most what float32 still tells from 1, so that no bias correction 1 - βᵗ is 0.
 Beta = Annotated[float, Field(ge=0, le=0.999999)]
 LEAST_EPSILON = 1e-18  # below it the square of a gradient of that size is 0 in float32
+BETAS: dict[str, tuple[float, float]] = {  # each method's own
+    "adamw": (0.9, 0.999),
+    "adamw8bit": (0.9, 0.999),
+    "lion": (0.9, 0.99),
+    "sgd": (0.9, 0.0),
+    "muon": (0.95, 0.999),
+    "schedule_free": (0.9, 0.999),
+    "prodigy": (0.9, 0.999),
+    "dadapt": (0.9, 0.999),
+}
 SELF_RATED = ("prodigy", "dadapt")
 LEAST_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learning rate was left
 
@@ -33,23 +51,23 @@ class OptimConfig(Section):
     its weights in place of a falling rate."""
     learning_rate: Rate = 1e-4
     """Learning rate after the warm-up."""
-    text_encoder_learning_rate: Rate | None = None
+    text_encoder_learning_rate: Annotated[Rate | None, Unset(lambda own: own.learning_rate)] = None
     """The text encoder's own; unset means learning_rate."""
     lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Times the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is usual)."""
     rates: Annotated[dict[str, Rate], written("PATTERN=FACTOR")] = {}
     """Times the learning rate for leaves whose dotted path a regular expression is found in, as
     {unet.up_blocks: 0.5}; the first that is found counts, and 0 leaves the leaf as it is."""
-    beta1: Beta | None = None
+    beta1: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[0])] = None
     """Decay of the gradient's mean; unset is the method's own (adamw: 0.9). schedule_free cannot do
     with 0."""
-    beta2: Beta | None = None
+    beta2: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[1])] = None
     """Decay of the squared gradient's mean; unset is the method's own (adamw: 0.999)."""
     epsilon: Annotated[float, Field(ge=LEAST_EPSILON, allow_inf_nan=False)] = 1e-8
     """Added to the root of the squared gradient's mean."""
     weight_decay: Rate = 0.01
     """Decoupled weight decay, times the learning rate a step."""
-    text_encoder_weight_decay: Rate | None = None
+    text_encoder_weight_decay: Annotated[Rate | None, Unset(lambda own: own.weight_decay)] = None
     """The text encoder's own; unset means weight_decay."""
     max_grad_norm: Rate = 1.0
     """Largest global norm of the gradient; 0 leaves it alone."""
@@ -69,7 +87,10 @@ class OptimConfig(Section):
     """Steps of linear warm-up; constant has none."""
     decay_steps: Count | None = None
     """Last steps of constant_with_decay, in which it falls to 0 (unset: a tenth of all)."""
-    cycles: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    cycles: Annotated[
+        Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
+        Unset(lambda own: {"cosine": 0.5, "cosine_with_restarts": 1.0}.get(own.schedule)),
+    ] = None
     """Waves of cosine (unset: 0.5) or restarts of cosine_with_restarts (unset: 1)."""
     power: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Exponent of polynomial."""

@@ -16,6 +16,7 @@ from flax_sd.config.section import (
     Rate,
     Section,
     Source,
+    Unset,
     changed,
     marked,
     refuse_idle,
@@ -61,12 +62,12 @@ class DataConfig(Section):
     buckets: Literal["none", "area", "kohya"] = "none"
     """Shapes of the training pictures: none is the square; area, up to 17 shapes of about its area,
     by OneTrainer's rule; kohya, those of sd-scripts. A batch holds pictures of one shape."""
-    bucket_step: Positive | None = None
+    bucket_step: Annotated[Positive | None, Unset(lambda own: _bucket_step(own.resolution))] = None
     """What the sides of buckets are multiples of, in pixels; unset is 64, or an eighth of a
     resolution below 512."""
-    bucket_min: Positive | None = None
+    bucket_min: Annotated[Positive | None, Unset(lambda own: min(256, own.resolution // 2))] = None
     """Shortest side of kohya's buckets; unset is 256, or half the resolution if that is less."""
-    bucket_max: Positive | None = None
+    bucket_max: Annotated[Positive | None, Unset(lambda own: 2 * own.resolution)] = None
     """Longest side of kohya's buckets; unset is twice the resolution."""
     bucket_upscale: bool = True
     """Enlarge small pictures to a bucket of kohya's; off, they are cut to whole steps, and every
@@ -186,6 +187,12 @@ class DataConfig(Section):
                 f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
             )
         return value
+
+
+def _bucket_step(resolution: int) -> int:
+    """64 from 512 on, as all trainers have it, for UNets halve latents three times; below, an
+    eighth of the resolution, so that there are as many shapes."""
+    return 64 if resolution >= 512 else max(8, resolution // 8 // 8 * 8)
 
 
 def _refuse_mixed_separators(data: DataConfig) -> None:

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import typing
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import pydantic
@@ -59,6 +60,16 @@ MAY_DIFFER = OnResume()
 SAME_MODEL, SAME_PICTURES = OnResume("model_hash"), OnResume("")
 
 
+class Unset(NamedTuple):
+    """Marks an option that is None unless set, which then stands for another value.
+
+    Attributes:
+      meaning: its section -> the value; None where a run finds it out.
+    """
+
+    meaning: Callable[[Any], Any]
+
+
 # Marks an option of the training pictures that does not hold where their loss is measured.
 TRAINING_ONLY = Field(json_schema_extra={"training_only": True})
 
@@ -74,6 +85,25 @@ class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    def meant(self, name: str) -> Any:
+        """Returns an option's value; of one that is unset, what that stands for."""
+        value = getattr(self, name)
+        if value is not None:
+            return value
+        marks = type(self).model_fields[name].metadata
+        return next((mark.meaning(self) for mark in marks if isinstance(mark, Unset)), None)
+
+    def in_full(self) -> dict[str, Any]:
+        """Returns the options as plain values, with what the unset ones stand for."""
+        plain = self.model_dump(mode="json")
+        for name in plain:
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                plain[name] = value.in_full()
+            elif value is None:
+                plain[name] = self.meant(name)
+        return plain
 
 
 def checked_patterns(value: dict[str, Value]) -> dict[str, Value]:

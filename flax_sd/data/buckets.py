@@ -13,8 +13,6 @@ from flax_sd.data import images
 from flax_sd.data.images import Fit, Size
 
 ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)  # of OneTrainer's library mgds
-LARGE, STEP, PARTS = 512, 64, 8  # pixels, pixels, parts of a smaller resolution
-LEAST = 256  # pixels; the shortest side of sd-scripts
 
 
 def fit(cfg: DataConfig, size: Size) -> Fit:
@@ -26,7 +24,7 @@ def fit(cfg: DataConfig, size: Size) -> Fit:
     if cfg.buckets == "none":
         return Fit(images.resized(size, cfg.resolution), (cfg.resolution, cfg.resolution))
     if not cfg.bucket_upscale:
-        return own_size(size, cfg.resolution, step(cfg))
+        return own_size(size, cfg.resolution, cfg.meant("bucket_step"))
     possible = shapes(cfg)
     if size in possible:
         return Fit(size, size)
@@ -35,27 +33,15 @@ def fit(cfg: DataConfig, size: Size) -> Fit:
     return images.cover(size, shape)
 
 
-def step(cfg: DataConfig) -> int:
-    """Returns what the sides are multiples of, in pixels.
-
-    64 from a resolution of 512 on, as all trainers have it, for UNets halve latents three times;
-    below, an eighth of the resolution, so that there are as many shapes.
-    """
-    if cfg.bucket_step is not None:
-        return cfg.bucket_step
-    return STEP if cfg.resolution >= LARGE else max(8, cfg.resolution // PARTS // 8 * 8)
-
-
 def shapes(cfg: DataConfig) -> tuple[Size, ...]:
     """Returns the closed list of a config's shapes."""
     side = cfg.resolution
     if cfg.buckets == "none":
         return ((side, side),)
     if cfg.buckets == "area":
-        return by_area(side, step(cfg))
-    least = min(LEAST, side // 2) if cfg.bucket_min is None else cfg.bucket_min
-    most = 2 * side if cfg.bucket_max is None else cfg.bucket_max
-    whole = step(cfg)
+        return by_area(side, cfg.meant("bucket_step"))
+    least, most = cfg.meant("bucket_min"), cfg.meant("bucket_max")
+    whole = cfg.meant("bucket_step")
     return kohya(side, -(-least // whole) * whole, most // whole * whole, whole)
 
 

@@ -29,10 +29,10 @@ def make_weight(schedule: NoiseSchedule, cfg: LossConfig) -> Weight | None:
     if cfg.weight == "debiased":
         return debiased(schedule)
     if cfg.weight == "p2":
-        return p2(schedule, 1.0 if cfg.gamma is None else cfg.gamma)
+        return p2(schedule, cfg.meant("gamma"))
     if cfg.weight == "soft_min_snr":
-        return soft_min_snr(schedule, 4.0 if cfg.gamma is None else cfg.gamma)
-    return min_snr(schedule, 5.0 if cfg.gamma is None else cfg.gamma)
+        return soft_min_snr(schedule, cfg.meant("gamma"))
+    return min_snr(schedule, cfg.meant("gamma"))
 
 
 def min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:

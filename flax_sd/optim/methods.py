@@ -12,24 +12,10 @@ from flax_sd.config import OptimConfig
 from flax_sd.optim.eight_bit import scale_by_adam_8bit
 from flax_sd.optim.transforms import scale_by_adam
 
-BETAS: dict[str, tuple[float, float]] = {  # where the config leaves them to the method
-    "adamw": (0.9, 0.999),
-    "adamw8bit": (0.9, 0.999),
-    "lion": (0.9, 0.99),
-    "sgd": (0.9, 0.0),
-    "muon": (0.95, 0.999),
-    "schedule_free": (0.9, 0.999),
-    "prodigy": (0.9, 0.999),
-    "dadapt": (0.9, 0.999),
-}
-
 
 def betas(cfg: OptimConfig) -> tuple[float, float]:
     """β₁ and β₂: the config's, or else the method's own."""
-    own = BETAS.get(cfg.method, (0.0, 0.0))
-    given = cfg.beta1, cfg.beta2
-    first, second = (o if g is None else g for o, g in zip(own, given, strict=True))
-    return first, second
+    return cfg.meant("beta1"), cfg.meant("beta2")
 
 
 def adamw(cfg: OptimConfig) -> optax.GradientTransformation:

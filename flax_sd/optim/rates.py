@@ -39,11 +39,9 @@ def rate_factor(cfg: OptimConfig, step: int, total_steps: int) -> float:
         left = max(0.0, 1 - progress)
         return left / (0.5 + 0.5 * left)
     if cfg.schedule == "cosine":
-        cycles = 0.5 if cfg.cycles is None else cfg.cycles
-        return max(0.0, 0.5 * (1 + math.cos(math.pi * cycles * 2 * progress)))
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * cfg.meant("cycles") * 2 * progress)))
     if cfg.schedule == "cosine_with_restarts":
-        cycles = 1.0 if cfg.cycles is None else cfg.cycles
-        wave = 0.5 * (1 + math.cos(math.pi * ((cycles * progress) % 1)))
+        wave = 0.5 * (1 + math.cos(math.pi * ((cfg.meant("cycles") * progress) % 1)))
         return 0.0 if progress >= 1 else max(0.0, wave)
     end = POLYNOMIAL_END / cfg.learning_rate
     return end if step > total_steps else (1 - end) * (1 - progress) ** cfg.power + end
@@ -60,8 +58,8 @@ def check_schedule(cfg: OptimConfig) -> None:
 
 def peak_rate(cfg: OptimConfig, path: str) -> float:
     """The rate of a leaf, by its dotted path as unet.down_blocks.0…up, before the schedule."""
-    own = cfg.text_encoder_learning_rate if path.startswith(TEXT_ENCODER) else None
-    rate = cfg.learning_rate if own is None else own
+    own = "text_encoder_learning_rate" if path.startswith(TEXT_ENCODER) else "learning_rate"
+    rate = cfg.meant(own)
     for pattern, factor in cfg.rates.items():
         if re.search(pattern, path):
             rate *= factor
@@ -71,8 +69,8 @@ def peak_rate(cfg: OptimConfig, path: str) -> float:
 
 def decay(cfg: OptimConfig, path: str) -> float:
     """The weight decay of a leaf."""
-    own = cfg.text_encoder_weight_decay if path.startswith(TEXT_ENCODER) else None
-    return cfg.weight_decay if own is None else own
+    own = "text_encoder_weight_decay" if path.startswith(TEXT_ENCODER) else "weight_decay"
+    return cfg.meant(own)
 
 
 def check_patterns(cfg: OptimConfig, paths: list[str]) -> None:

@@ -10,7 +10,6 @@ from flax import nnx
 
 from flax_sd import components
 from flax_sd.config import Config, ModelConfig
-from flax_sd.data import buckets
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.runs import new_tokens
@@ -193,7 +192,7 @@ def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
     side = config.data.resolution
     if side % stride(vae):
         problems.append(f"data.resolution {side} is not a multiple of the VAE's {stride(vae)}")
-    elif config.data.buckets != "none" and (step := buckets.step(config.data)) % stride(vae):
+    elif config.data.buckets != "none" and (step := config.data.meant("bucket_step")) % stride(vae):
         problems.append(
             f"sides of buckets are multiples of {step}, which is no multiple of the VAE's "
             f"{stride(vae)}: data.bucket_step sets it"

@@ -54,12 +54,16 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """The options that differ and may not, unless their marks say so: a sentence for each."""
-    a, b = _spelled_out(old), _spelled_out(new)
+    """The options that differ and may not, unless their marks say so: a sentence for each.
+
+    One that is unset is no other than what it stands for.
+    """
+    a, b = (_spelled_out(to_dict(config)) for config in (old, new))
+    c, d = (_spelled_out(config.in_full()) for config in (old, new))
     return {
         name: f"{name} is {a.get(name)!r} in the run and {b.get(name)!r} now"
         for name in sorted(a.keys() | b.keys())
-        if a.get(name) != b.get(name) and _mark(name) != MAY_DIFFER
+        if a.get(name) != b.get(name) and c.get(name) != d.get(name) and _mark(name) != MAY_DIFFER
     }
 
 
@@ -70,10 +74,10 @@ def _mark(name: str) -> OnResume | None:
     return next((MARKS[start] for start in starts if start in MARKS), None)
 
 
-def _spelled_out(config: Config) -> dict[str, Any]:
-    """The options by dotted name, those that name places with whole paths of what is there."""
+def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
+    """Options by dotted name, those that name places with whole paths of what is there."""
     spelled = {}
-    for name, value in flatten(to_dict(config)).items():
+    for name, value in flatten(options).items():
         if name.startswith(FOLDERS):
             name = FOLDERS + _place(name.removeprefix(FOLDERS))
         spelled[name] = _place(value) if _mark(name) else value

@@ -94,7 +94,7 @@ def test_the_choices_of_onetrainer_are_by_height_over_width():
 
 
 def test_the_step_follows_a_small_resolution():
-    steps = {side: buckets.step(config(side, "area")) for side in (32, 64, 256, 512, 1024)}
+    steps = {side: config(side, "area").meant("bucket_step") for side in (32, 64, 256, 512, 1024)}
     assert steps == {32: 8, 64: 8, 256: 32, 512: 64, 1024: 64}
     small, large = buckets.shapes(config(64, "area")), buckets.shapes(config(512, "area"))
     assert [(8 * w, 8 * h) for w, h in small] == list(large)

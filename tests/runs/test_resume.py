@@ -250,6 +250,8 @@ def begun(tmp_path, monkeypatch):
         ({"train": {"steps": 7}, "sample": {"seed": 3}, "profile": "1:2", "output": "./run"}, []),
         ({"model": {"path": "./model/"}, "data": {"path": "../{}/link"}}, []),
         ({"data": {"folders": {"./link": 2}}}, []),
+        ({"lora": {"alpha": 4}, "optim": {"beta1": 0.9, "beta2": 0.999}}, []),
+        ({"optim": {"text_encoder_learning_rate": 1e-4, "text_encoder_weight_decay": 0.01}}, []),
         ({"model": {"path": "copy"}}, ["model.path"]),
         (
             {"model": {"revision": "v1"}, "compute_dtype": "float32"},
@@ -274,6 +276,8 @@ def test_another_spelling_is_no_other_run(begun, tmp_path, options, moved):
         {"data": {"folders": {"set": 3}}},
         {"data": {"folders": {"set": 2, "copy": 1}}},
         {"train": {"batch_size": 2}},
+        {"lora": {"alpha": 8}},
+        {"lora": {"alpha": 4, "ranks": {"mid": 8}}},
     ],
 )
 def test_what_would_make_another_run_of_it_is_refused(begun, options):
