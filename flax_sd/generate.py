@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from flax_sd.compiler import jit
 from flax_sd.errors import UserError
+from flax_sd.models.clip import encode_ids
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.sharding import mesh_of
 
@@ -136,14 +137,14 @@ class Programs:
         self._decode = jit(self._decoding, static_argnums=0)
 
     def encode(
-        self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b n"], skip: int
-    ) -> Float[Array, "b n d"]:
+        self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b *k n"], skip: int
+    ) -> Float[Array, "b m d"]:
         """The text that the UNet attends to."""
         return self._encode(*nnx.split(text_encoder), jnp.asarray(ids), skip)
 
     def _encoding(self, graph: Any, state: Any, ids: Array, skip: int) -> Array:
         self.traces["encode"] += 1
-        return nnx.merge(graph, state)(ids, skip).text
+        return encode_ids(nnx.merge(graph, state), ids, skip)
 
     def sample(
         self,

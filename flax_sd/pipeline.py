@@ -35,7 +35,7 @@ class PromptStates(NamedTuple):
     """What the text encoders say of prompts.
 
     Attributes:
-      text: [b, 77, d] float32.
+      text: [b, 77, d] float32; 152 or 227 of a `max_token_length` of 150 or 225.
       pooled: [b, d], which only SDXL has.
     """
 
@@ -162,21 +162,27 @@ class StableDiffusion:
         return 2 ** (len(widths) - 1)
 
     def encode_prompt(
-        self, prompts: str | Sequence[str], clip_skip: int | None = None
+        self,
+        prompts: str | Sequence[str],
+        clip_skip: int | None = None,
+        *,
+        max_token_length: int = 75,
     ) -> PromptStates:
         """The text states of prompts.
 
         Args:
-          prompts: one or more; what is past 77 tokens is cut off, with a log warning.
+          prompts: one or more; what is past `max_token_length` is cut off, with a log warning.
           clip_skip: how many of the text encoder's last layers to leave out.
+          max_token_length: tokens of text that are read: 75, or 150 or 225 in chunks of 75.
 
         Raises:
-          UserError: the text encoder has not as many layers.
+          UserError: the text encoder has not as many layers, or the length is another.
         """
-        return PromptStates(np.asarray(self._encode(prompts, clip_skip or 0), np.float32))
+        states = self._encode(prompts, clip_skip or 0, max_token_length)
+        return PromptStates(np.asarray(states, np.float32))
 
-    def _encode(self, prompts: str | Sequence[str], skip: int) -> jax.Array:
-        ids = self._place(self.tokenizers[0](prompts))
+    def _encode(self, prompts: str | Sequence[str], skip: int, length: int) -> jax.Array:
+        ids = self._place(self.tokenizers[0].with_length(length)(prompts))
         return self.programs.encode(self.text_encoders[0], ids, skip)
 
     def generate(
@@ -193,6 +199,7 @@ class StableDiffusion:
         output: str = "uint8",
         *,
         clip_skip: int | None = None,
+        max_token_length: int = 75,
         step_options: Mapping[str, Any] | None = None,
     ) -> np.ndarray:
         """Draws a picture for each prompt, the one that diffusers draws from the same seed.
@@ -211,6 +218,8 @@ class StableDiffusion:
           width: as height.
           output: "uint8" pictures [b, H, W, 3], "float" ones in [0, 1], or "latents" [b, h, w, c].
           clip_skip: layers to leave out for the prompts; not for the negative ones, as diffusers.
+          max_token_length: tokens that are read of each prompt: 75 as in diffusers, or in chunks
+            150 or 225, which all prompts then have, as in training with `data.max_token_length`.
           step_options: of the sampler's steps, such as {"eta": 1.0}.
 
         Raises:
@@ -231,9 +240,9 @@ class StableDiffusion:
         config = samplers.config_of(sampler, self.scheduler_config)
         steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
         x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
-        prompts = [self._encode(request.prompts, clip_skip or 0)]
+        prompts = [self._encode(request.prompts, clip_skip or 0, max_token_length)]
         if guided(guidance_scale):
-            prompts.insert(0, self._encode(request.negatives, 0))
+            prompts.insert(0, self._encode(request.negatives, 0, max_token_length))
         text = jnp.stack(prompts, axis=1)
         x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
         if output == "latents":

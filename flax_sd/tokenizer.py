@@ -1,5 +1,7 @@
 """CLIP's tokenizer: prompts to 77 token ids, the same ids as transformers' CLIPTokenizer.
 
+Longer prompts are read in chunks of as many, by the rule of sd-scripts' `--max_token_length`.
+
 The byte-pair encoding itself is the `tokenizers` library's; here is how the folders that people
 have are read: vocab.json + merges.txt (the hub's), or tokenizer.json alone (what transformers 5
 saves), with the special tokens in any of four places.
@@ -22,6 +24,8 @@ from flax_sd.errors import UserError
 from flax_sd.raw_json import parse_object
 
 LENGTH = 77  # tokens, with the first and the last
+TEXT = LENGTH - 2
+MAX_TOKEN_LENGTHS = (TEXT, 2 * TEXT, 3 * TEXT)  # those of sd-scripts
 _UNLIMITED = 1e12  # and above: transformers writes 1e30 where nothing was set
 _FILES = (
     "vocab.json",
@@ -48,6 +52,7 @@ class Tokenizer:
 
     Attributes:
       bos, eos, pad: ids of the first token, the last one and the padding.
+      max_token_length: how many tokens of text are read, 75 unless `with_length` says so.
     """
 
     def __init__(self, files: dict[str, bytes], where: str):
@@ -75,6 +80,7 @@ class Tokenizer:
                 f"object with its content ({type(error).__name__}: {error})"
             ) from error
         self._ids = _ids_of_added(self._core)
+        self.max_token_length = TEXT
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Tokenizer":
@@ -87,31 +93,36 @@ class Tokenizer:
         present = [folder / name for name in _FILES if (folder / name).is_file()]
         return _build(tuple((path.name, path.read_bytes()) for path in present), str(folder))
 
-    def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b 77"]:
-        """The ids; text past the 75th token is cut off and named in a log warning.
+    def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b *k 77"]:
+        """The ids; text past `max_token_length` is cut off and named in a log warning.
+
+        Of a length of 150 or 225 they are [b, 2, 77] or [b, 3, 77]: each chunk of 75 tokens is
+        framed and padded as a prompt of its own, an empty one too, so that all have as many.
 
         Raises:
           UserError: a prompt holds half a surrogate pair, which is no character.
         """
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        ids = np.full((len(prompts), LENGTH), self.pad, np.int32)
-        for row, prompt in zip(ids, prompts, strict=True):
+        room = self.max_token_length
+        ids = np.full((len(prompts), room // TEXT, LENGTH), self.pad, np.int32)
+        for rows, prompt in zip(ids, prompts, strict=True):
             if not prompt.isascii() and prompt.encode(errors="replace").decode() != prompt:
                 raise UserError(f"prompt {prompt!r} holds half a surrogate pair; write it as UTF-8")
             encoded = self._encode(prompt)
-            kept = [i for i, _ in encoded[: LENGTH - 2]]
-            if tail := _tail(prompt, encoded):
-                logger.warning("cut off, past %d tokens of a prompt: %r", len(kept), tail)
-            row[: len(kept) + 2] = [self.bos, *kept, self.eos]
-        return ids
+            if tail := _tail(prompt, encoded, room):
+                logger.warning("cut off, past %d tokens of a prompt: %r", room, tail)
+            for row, start in zip(rows, range(0, room, TEXT), strict=True):
+                kept = [i for i, _ in encoded[start : start + TEXT]]
+                row[: len(kept) + 2] = [self.bos, *kept, self.eos]
+        return ids[:, 0] if room == TEXT else ids
 
     def encode(self, prompt: str) -> list[int]:
         """The ids of a text alone, however many; a token of several vectors has an id for each."""
         return [i for i, _ in self._encode(prompt)]
 
     def cut_off(self, prompt: str) -> str:
-        """The text past the 75th token, which the text encoder never sees; empty if it fits."""
-        return _tail(prompt, self._encode(prompt))
+        """The text past `max_token_length`, which the text encoder never sees; empty if it fits."""
+        return _tail(prompt, self._encode(prompt), self.max_token_length)
 
     def _encode(self, prompt: str) -> list[tuple[int, int]]:
         """The ids, each with the place in the text where it begins."""
@@ -126,6 +137,21 @@ class Tokenizer:
         """Whether the vocabulary has the text, in whatever case, for one token of its own."""
         lower = token.lower()
         return any(self._core.token_to_id(text) is not None for text in (token, lower))
+
+    def with_length(self, max_token_length: int) -> "Tokenizer":
+        """A tokenizer that reads so many tokens of text.
+
+        Raises:
+          UserError: it is none of MAX_TOKEN_LENGTHS.
+        """
+        if max_token_length not in MAX_TOKEN_LENGTHS:
+            *most, last = map(str, MAX_TOKEN_LENGTHS)
+            raise UserError(
+                f"max_token_length is {max_token_length}: should be {', '.join(most)} or {last}"
+            )
+        new = copy.copy(self)
+        new.max_token_length = max_token_length
+        return new
 
     def with_tokens(self, tokens: Sequence[str], first: int) -> "Tokenizer":
         """A tokenizer that finds further tokens in texts; `save` leaves them out.
@@ -181,8 +207,7 @@ def _build(files: tuple[tuple[str, bytes], ...], where: str) -> Tokenizer:
     return Tokenizer(dict(files), where)
 
 
-def _tail(prompt: str, encoded: list[tuple[int, int]]) -> str:
-    room = LENGTH - 2
+def _tail(prompt: str, encoded: list[tuple[int, int]], room: int) -> str:
     return prompt[encoded[room][1] :] if len(encoded) > room else ""
 
 

@@ -48,6 +48,11 @@ def test_a_config_is_its_dict():
             "data.template has no meaning in train.mode ddpm; lora.rank has no meaning",
         ),
         ({"sample": {"at_first": False}}, "at_first without effect beside the other"),
+        (
+            {"data": {"max_token_length": 150}, "train": {"mode": "vae"}},
+            "data.max_token_length has no meaning in train.mode vae",
+        ),
+        ({"data": {"max_token_length": 100}}, "should be 75, 150 or 225"),
         ({"sample": {"count": 4}}, "sample.count has no meaning in train.mode lora"),
         ({"train": {"mode": "vae"}, "sample": {"prompts": ["a"]}}, "sample.prompts has no meaning"),
         (

@@ -220,6 +220,27 @@ def test_clip_skip_leaves_the_negative_prompt_alone(pairs):
     assert not np.allclose(same, sd.generate(PROMPTS, PROMPTS, clip_skip=1, **given))
 
 
+def test_longer_prompts_are_read_in_chunks(quick):
+    long, given = "cat " * 76, {"num_inference_steps": 1, "output": "latents"}
+    states = quick.encode_prompt([long, ""], clip_skip=1, max_token_length=225).text
+    assert states.shape == (2, 227, 12)
+    chunks = quick.encode_prompt(["cat " * 75, "cat", ""], clip_skip=1).text
+    assert_close(states[0], np.concatenate([chunks[0, :-1], chunks[1, 1:-1], chunks[2, 1:]]), LAYER)
+    pictures = {
+        length: [
+            quick.generate(prompt, negative, seed=1, max_token_length=length, **given)
+            for prompt, negative in ((long + "red", "bad"), (long, "bad"), (long, long), (long, ""))
+        ]
+        for length in (75, 150)
+    }
+    assert np.array_equal(*pictures[75][:2]) and not np.array_equal(*pictures[150][:2])
+    assert not np.array_equal(*pictures[150][2:])
+    plain = quick.generate(long, "bad", seed=1, **given)
+    assert np.array_equal(plain, pictures[75][0])
+    with pytest.raises(UserError, match="max_token_length is 100: should be 75, 150 or 225"):
+        quick.generate("a", max_token_length=100, **given)
+
+
 def test_the_unet_is_a_module_of_arrays(pairs):
     sd, _ = pairs["sd1"]
     graph, state = nnx.split(sd.unet)

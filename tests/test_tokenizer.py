@@ -119,6 +119,60 @@ def test_what_is_cut_off_is_named(pairs, caplog):
     assert np.array_equal(ids, theirs_of(theirs, [text])) and ids[0, -1] == ours.eos
 
 
+# `_get_input_ids` of sd-scripts' library/strategy_base.py pads a text to 2 + 75 n ids and cuts n
+# chunks out of that, each between the begin token and the last id. Where the padding is no end
+# token, the end token takes the last place of a chunk that is full of text, and the first place of
+# one that has none. So every chunk comes out as the ids of its text alone.
+@pytest.mark.parametrize("layout, pad", [("sd1", 49407), ("sd2", 0)])
+@pytest.mark.parametrize(
+    "words, chunks",
+    [
+        (0, [0, 0]),
+        (1, [1, 0]),
+        (74, [74, 0]),
+        (75, [75, 0]),
+        (76, [75, 1]),
+        (149, [75, 74]),
+        (150, [75, 75]),
+        (151, [75, 75]),
+        (160, [75, 75, 10]),
+    ],
+)
+def test_chunks_are_those_of_sd_scripts(pairs, layout, pad, words, chunks):
+    ours = pairs[layout][0].with_length(75 * len(chunks))
+    prompt = " ".join(("one two three four five six seven".split() * 23)[:words])
+    left, expected = ours.encode(prompt), []
+    for count in chunks:
+        text, left = left[:count], left[count:]
+        expected.append([49406, *text, 49407, *[pad] * (75 - count)])
+    assert ours([prompt]).tolist() == [expected]
+
+
+def test_a_text_that_begins_a_chunk_with_the_padding_is_kept(pairs):
+    """Which sd-scripts takes for an empty chunk."""
+    longer = pairs["sd2"][0].with_length(150)
+    assert longer(["cat " * 75 + "!~"])[0, 1, :5].tolist() == [49406, 0, 349, 49407, 0]
+
+
+def test_a_length_is_read_and_the_rest_is_named(pairs, caplog):
+    plain = pairs["sd1"][0]
+    longer, text = plain.with_length(150), "cat " * 150 + "hat"
+    assert longer.cut_off(text) == "hat" and plain.cut_off(text) == "cat " * 75 + "hat"
+    longer([text])
+    assert caplog.records[0].getMessage() == "cut off, past 150 tokens of a prompt: 'hat'"
+    assert plain.max_token_length == 75 and plain([text]).shape == (1, 77)
+    same = longer.with_length(75)([text, ""])
+    assert np.array_equal(same, plain([text, ""])) and longer([]).shape == (0, 2, 77)
+    with pytest.raises(UserError, match="max_token_length is 100: should be 75, 150 or 225"):
+        plain.with_length(100)
+
+
+def test_the_vectors_of_a_token_may_lie_in_two_chunks(pairs):
+    longer = pairs["sd1"][0].with_length(150).with_tokens(["<a>", "<a>_1"], first=50000)
+    first, second = longer(["cat " * 74 + "<a>"])[0]
+    assert (first[75], second[1]) == (50000, 50001) and second[2] == longer.eos
+
+
 def test_half_a_surrogate_is_refused(pairs):
     with pytest.raises(UserError, match=r"prompt 'a \\ud83d' holds half a surrogate pair"):
         pairs["sd1"][0](["a \ud83d"])

@@ -1,6 +1,7 @@
 """Which options would do nothing in a mode, and are refused there."""
 
 _CAPTIONS = ("train.text_encoder", "train.caption_dropout", "model.clip_skip", "sample.prompts")
+_CAPTIONS += ("data.max_token_length",)
 _UNET = ("train.remat", "model.prediction_type", "model.zero_snr", "sample.every")
 _DDPM = ("sample.count",)
 _ADAPTERS = (

@@ -16,6 +16,7 @@ from flax_sd.config.section import (
     Rate,
     Section,
     Source,
+    TokenLength,
     Unset,
     changed,
     marked,
@@ -89,6 +90,10 @@ class DataConfig(Section):
     template: str = "{}"
     """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}".
     Captions of regularisation stay as they are."""
+    # Diffusers reads as many, and what more would change every run and its pictures.
+    max_token_length: TokenLength = 75
+    """How many tokens of a caption are read, in chunks of 75 as sd-scripts does; 150 and 225 make
+    every caption and prompt of the run 2 or 3 chunks long, and each step slower."""
     wildcards: bool = False
     """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
     shuffle_tags: Annotated[bool, TRAINING_ONLY] = False

@@ -4,7 +4,7 @@ import pathlib
 import re
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import pydantic
 import tyro
@@ -29,6 +29,13 @@ def _whole(value: Any) -> Any:
         return value
 
 
+def _number(value: Any) -> Any:
+    """As `_whole`, and text such as 150 too, which a Literal does not read by itself."""
+    value = _whole(value)
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
+TokenLength = Annotated[Literal[75, 150, 225], pydantic.BeforeValidator(_number)]  # sd-scripts'
 Whole = Annotated[int, pydantic.BeforeValidator(_whole)]
 Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]

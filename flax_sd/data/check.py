@@ -18,7 +18,8 @@ KINDS = {
     "duplicate": "shows the same as another, which then counts twice: remove one, or keep both "
     "if that is meant",
     "empty caption": "teaches what no words mean; write a caption",
-    "long caption": "has more than the 75 tokens that the text encoder reads: shorten it",
+    "long caption": "has more tokens than data.max_token_length: shorten it, or raise that, to 225 "
+    "at most",
     "small": f"is enlarged {ENLARGED} times or more, and blurred by that: find a larger one",
     "cropped": f"loses {CROPPED:.0%} of its area or more to the shape that it is trained in",
     "unknown orientation": "has a damaged note of how it is turned, and is used as it lies",

@@ -43,7 +43,7 @@ class EncodedBatch(NamedTuple):
     """
 
     moments: Moments  # [b, h/8, w/8, c] each
-    text: jax.Array  # [b, n, d] states, or [b, n] int ids
+    text: jax.Array  # [b, n, d] states, or int ids [b, n], [b, k, n] in chunks
     weight: jax.Array | None = None  # [b]
     mask: jax.Array | None = None  # [b, h/8, w/8]
 

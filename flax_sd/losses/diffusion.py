@@ -14,6 +14,7 @@ from flax_sd.losses import dream, noise, timesteps
 from flax_sd.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
 from flax_sd.losses.distances import make_distance
 from flax_sd.losses.weights import make_weight
+from flax_sd.models.clip import encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.schedule import NoiseSchedule
 
@@ -130,7 +131,7 @@ def diffusion_loss(
         text = batch.text
         if jnp.issubdtype(text.dtype, jnp.integer):
             encoder = network(params, frozen, "text_encoder", draws)
-            text = encoder(text, clip_skip).text
+            text = encode_ids(encoder, text, clip_skip)
         moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
         latents = moments.sample(draws.posterior) * scaling_factor
         value = denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)

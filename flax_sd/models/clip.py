@@ -5,6 +5,7 @@ the files on the hub, which begin with `text_model.`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -219,6 +220,22 @@ class CLIPTextModel(nnx.Module):
         )
         pooled = last[jnp.arange(len(ids)), end]
         return TextStates(model.final_layer_norm(states[-1 - skip]) if skip else last, pooled)
+
+
+def encode_ids(
+    text_encoder: Callable[[Array, int], TextStates], ids: Int[Array, "b *k n"], skip: int
+) -> Float[Array, "b m d"]:
+    """The states that the UNet attends to, of prompts [b, n] or of prompts in chunks [b, k, n].
+
+    Chunks are read one by one, and of their first and last tokens only the prompt's first and last
+    stay, as in sd-scripts (`encode_tokens` of library/strategy_sd.py): m = 1 + k (n - 2) + 1.
+    """
+    if ids.ndim == 2:
+        return text_encoder(ids, skip).text
+    states = text_encoder(ids.reshape(-1, ids.shape[-1]), skip).text
+    states = states.reshape(*ids.shape, -1)
+    inner = states[:, :, 1:-1].reshape(len(ids), -1, states.shape[-1])
+    return jnp.concatenate([states[:, 0, :1], inner, states[:, -1, -1:]], axis=1)
 
 
 def _inner_std(config: CLIPTextConfig) -> float:

@@ -78,6 +78,7 @@ def check(config: Config, sets: Sets) -> Report:
     # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
     tokenizer = new_tokens.counted(config.tokens, tokenizer)
+    tokenizer = tokenizer.with_length(config.data.max_token_length)
     new_tokens.check_captions(config.tokens, sets.train)
     cut_off = None if config.train.mode in OWN_ALONE else tokenizer.cut_off
     held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"

@@ -53,6 +53,7 @@ def _options(config: Config, prompt: str, folder: pathlib.Path) -> SampleOptions
         prompt=prompt,
         images_per_prompt=config.data.class_pictures,
         clip_skip=model.clip_skip,
+        max_token_length=config.data.max_token_length,
         dtype=config.compute_dtype,
         vae=model.vae,
         revision=model.revision,

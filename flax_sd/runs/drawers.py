@@ -108,6 +108,7 @@ class Prompted:
                 height=side,
                 width=side,
                 clip_skip=self._config.model.clip_skip,
+                max_token_length=self._config.data.max_token_length,
             )
             pictures.append(drawn[: len(part)])
         return np.concatenate(pictures)

@@ -66,7 +66,7 @@ class EncodedCaptions:
         """Names the files; `text_encoder` is that network's identity."""
         self._tokenizer, self._store = tokenizer, store
         self._made_by = clip_skip, code_version(), text_encoder
-        self._ids: dict[str, Int32[np.ndarray, " n"]] = {}
+        self._ids: dict[str, Int32[np.ndarray, "*k n"]] = {}
 
     def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
         """What the UNet attends to.
@@ -76,7 +76,7 @@ class EncodedCaptions:
         """
         return np.stack([self._store.read(self.key(text))["states"] for text in captions])
 
-    def ids(self, caption: str) -> Int32[np.ndarray, " n"]:
+    def ids(self, caption: str) -> Int32[np.ndarray, "*k n"]:
         """Returns the token ids of a caption, which the text encoder reads."""
         if caption not in self._ids:
             self._ids[caption] = self._tokenizer([caption])[0]

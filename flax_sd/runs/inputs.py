@@ -102,7 +102,7 @@ def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> 
 
 
 def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:
-    """Token ids [b, 77]; a column of zeros where nothing reads captions."""
+    """Token ids [b, 77] or [b, k, 77]; a column of zeros where nothing reads captions."""
     return np.zeros((len(captions), 1), np.int32) if tokenizer is None else tokenizer(captions)
 
 

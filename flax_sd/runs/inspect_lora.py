@@ -35,6 +35,7 @@ _HEADER = {  # rows, and the entries of a file's header that each shows
         "ss_learning_rate",
         "ss_optimizer",
         "ss_clip_skip",
+        "ss_max_token_length",
         "ss_training_comment",
     ),
     "trigger": ("modelspec.trigger_phrase", "modelspec.usage_hint"),

@@ -8,6 +8,7 @@ from typing import Any
 from flax_sd.config import Config
 from flax_sd.data import Pictures
 from flax_sd.runs.sources import display_name
+from flax_sd.tokenizer import TEXT
 
 MOST_TAGS = 1000  # the commonest; whole sentences of many thousand captions would fill megabytes
 
@@ -38,10 +39,12 @@ def _tags(pictures: Pictures, i: int) -> set[str]:
 def said_of_run(config: Config) -> dict[str, str]:
     """Returns the model, the pictures' size and the hyper-parameters of a run."""
     side, skip = config.data.resolution, config.model.clip_skip
+    length = config.data.max_token_length
     values: Mapping[str, Any] = {
         "ss_sd_model_name": display_name(config.model.path),
         "ss_resolution": (side, side),
         "ss_clip_skip": skip + 1 if skip else None,  # theirs counts from the last layer, as 1
+        "ss_max_token_length": length if length > TEXT else None,
         "ss_learning_rate": config.optim.learning_rate,
         "ss_optimizer": config.optim.method,
         "ss_lr_scheduler": config.optim.schedule,

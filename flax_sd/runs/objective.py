@@ -21,7 +21,7 @@ from flax_sd.losses import (
     pixel_loss,
     vae_loss,
 )
-from flax_sd.models.clip import NewTokens
+from flax_sd.models.clip import NewTokens, encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.runs.adapters import adapted, add_adapters, constraint, dropout_rates
 from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
@@ -141,7 +141,8 @@ def _encoders(
         return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
 
     def text(frozen: Trees, ids: jax.Array) -> jax.Array:
-        return nnx.merge(graphs["text_encoder"], frozen["text_encoder"])(ids, clip_skip).text
+        encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
+        return encode_ids(encoder, ids, clip_skip)
 
     def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
         return EncodedBatch(moments(frozen, pixels), text(frozen, ids) if frozen_text else ids)

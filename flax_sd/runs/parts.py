@@ -98,9 +98,11 @@ def _make_parts(
     else:
         _check_fit(config, networks)
         _say_dropout(networks)
-    tokenizer = None if train.mode in OWN_ALONE else Tokenizer.load(folder / "tokenizer")
-    if tokenizer is not None and config.tokens.names:
-        tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
+    tokenizer = None
+    if train.mode not in OWN_ALONE:
+        tokenizer = Tokenizer.load(folder / "tokenizer").with_length(config.data.max_token_length)
+        if config.tokens.names:
+            tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
     return Parts(folder, vae, networks, tokenizer, scheduler)
 
 

@@ -42,7 +42,8 @@ def make_batches(pictures: Sequence[Picture], batch_size: int, devices: int) -> 
     for picture in pictures:
         row = picture.row
         scale, size = row.guidance_scale, (row.height, row.width)
-        program = (size, row.steps, guided(scale), row.sampler, row.clip_skip)
+        text = (row.clip_skip, row.max_token_length)
+        program = (size, row.steps, guided(scale), row.sampler, *text)
         programs.setdefault(program, {}).setdefault(scale, []).append(picture)
     batches = []
     for groups in programs.values():

@@ -10,6 +10,7 @@ from typing import Any
 import pydantic
 
 from flax_sd.config import Section
+from flax_sd.config.section import TokenLength
 from flax_sd.errors import UserError, listed
 from flax_sd.runs.prompt_lines import parse_line
 from flax_sd.samplers import SAMPLERS
@@ -37,6 +38,9 @@ class Settings(Section):
     """Pictures of each prompt, or in all where the model draws without words."""
     clip_skip: int = 0
     """How many of the text encoder's last layers to leave out."""
+    max_token_length: TokenLength = 75
+    """How many tokens of a prompt are read, in chunks of 75 as in training with
+    data.max_token_length; 75 is what diffusers reads."""
 
 
 class Row(Settings):

@@ -131,6 +131,7 @@ def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]
         width=row.width,
         output="float",
         clip_skip=row.clip_skip,
+        max_token_length=row.max_token_length,
     )
 
 

@@ -18,6 +18,7 @@ from flax_sd.runs.prompts import Row, Settings, faults, read_rows
 from flax_sd.runs.sample_options import SampleOptions
 from flax_sd.runs.seeds import settled_rows
 from flax_sd.scheduler_config import overridden
+from flax_sd.tokenizer import TEXT
 from flax_sd.tokens import files as embedding_files
 from flax_sd.weights import hub
 from flax_sd.weights.folder import component_files
@@ -254,5 +255,6 @@ def _record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[s
         "guidance_scale": row.guidance_scale,
         "sampler": row.sampler or sampler,
         "clip_skip": row.clip_skip,
+        **({"max_token_length": row.max_token_length} if row.max_token_length > TEXT else {}),
         **common,
     }

@@ -13,6 +13,7 @@ from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
 from flax_sd.runs.parts import trained_whole
+from flax_sd.tokenizer import TEXT
 
 MEANING = {
     VAL_LOSS: "held-out pictures of the kind that it was trained on",
@@ -73,6 +74,8 @@ def _next(config: Config, *, early: bool) -> list[str]:
     usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
     drawn = ["--images-per-prompt", "16"] if config.train.mode == "ddpm" else ["--prompt", prompt]
+    if (length := config.data.max_token_length) > TEXT:
+        drawn += ["--max-token-length", str(length)]
     if trained_whole(config):
         source = ["--model", str(output / MODEL_FOLDER)]
     else:

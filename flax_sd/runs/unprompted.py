@@ -16,7 +16,7 @@ from flax_sd.weights.folder import read_json
 
 IDLE = (
     *("prompt", "prompts", "negative_prompt", "guidance_scale", "clip_skip"),
-    *("lora", "embedding", "vae"),
+    *("max_token_length", "lora", "embedding", "vae"),
 )
 
 

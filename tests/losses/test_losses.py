@@ -172,6 +172,18 @@ def test_ids_are_encoded_inside_the_loss_so_that_its_encoder_learns():
     assert not np.allclose(tables[0], tables[1])
 
 
+def test_ids_in_chunks_are_encoded_chunk_by_chunk():
+    graphs, params, none = split(unet=UNet(), text_encoder=TextEncoder())
+    loss = diffusion_loss(graphs, SCHEDULE, scaling_factor=1.0)
+    chunks = jnp.array([[[0, 1, 2], [0, 3, 2]], [[0, 2, 2], [0, 1, 1]], [[3, 3, 3], [1, 1, 1]]])
+    joined = jnp.array([[0, 1, 3, 2], [0, 2, 1, 1], [3, 3, 1, 1]])
+    values = []
+    for ids in (chunks, joined):  # alike, as this encoder reads each id by itself
+        batch = encoded()._replace(text=ids)
+        values.append(loss.loss(params, none, batch, loss.draw(jax.random.key(1), batch)))
+    assert_close(*values, LAYER)
+
+
 def test_trained_weights_are_cast_for_the_networks_and_have_float32_gradients():
     graphs, params, none = split(unet=UNet())
     seen = merge(graphs, params, none, "unet", jnp.dtype("bfloat16")).scale[...].dtype

@@ -8,7 +8,7 @@ from flax import nnx
 
 from flax_sd.components import OneKey
 from flax_sd.errors import UserError
-from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel, encode_ids
 from flax_sd.weights.fill import fill
 from flax_sd.weights.names import checkpoint_key, to_torch_layout
 from tests import parity
@@ -102,6 +102,30 @@ def test_short_prompts_are_read():
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids(9)))
     parity.assert_close(ours(jnp.asarray(ids(9))).text, expected.last_hidden_state, parity.LAYER)
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_chunks_are_read_one_by_one_and_joined(skip):
+    """As `encode_tokens` of sd-scripts' library/strategy_sd.py: inner begins and ends go."""
+    theirs, ours = pair(SD1_LIKE)
+    chunks = np.stack([ids(), ids()[::-1], ids() // 2], axis=1)
+    parts = []
+    for i in range(3):
+        with torch.no_grad():
+            out = theirs(torch.from_numpy(chunks[:, i]), output_hidden_states=True)
+            states = theirs.final_layer_norm(out.hidden_states[-(skip + 1)])
+        parts.append(states[:, (0 if i == 0 else 1) : (None if i == 2 else -1)])
+    joined = encode_ids(ours, jnp.asarray(chunks), skip)
+    parity.assert_close(joined, torch.cat(parts, dim=1), parity.LAYER)
+    assert joined.shape == (3, 1 + 3 * 11 + 1, 32)
+
+
+def test_a_prompt_without_chunks_is_read_as_it_is():
+    _, ours = pair(SD1_LIKE)
+    plain = ours(jnp.asarray(ids()), 1).text
+    np.testing.assert_array_equal(encode_ids(ours, jnp.asarray(ids()), 1), plain)
+    single = encode_ids(ours, jnp.asarray(ids())[:, None], 1)
+    np.testing.assert_array_equal(single, plain)
 
 
 def test_computes_in_the_dtype_of_the_parameters():

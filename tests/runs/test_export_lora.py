@@ -70,6 +70,7 @@ def test_kohya_keeps_the_tensors_and_names_the_file(cat, tmp_path):
         "ss_sd_model_name": "gone",
         "ss_resolution": "(512, 512)",
         "ss_clip_skip": "None",
+        "ss_max_token_length": "None",
         "ss_learning_rate": "0.0001",
         "ss_optimizer": "adamw",
         "ss_lr_scheduler": "constant",

@@ -25,8 +25,17 @@ def drawn(batches):
 def test_what_one_program_draws_is_drawn_together():
     wide = {"width": 64, "height": 40}
     settings = [{}, wide, {}, {"steps": 9}, {}, wide, {"sampler": "ddim"}, {"clip_skip": 1}]
+    settings.append({"max_token_length": 150})
     batches = make_batches(pictures_of(rows(*settings)), 2, 1)
-    assert drawn(batches) == [([0, 2], 2), ([4], 2), ([1, 5], 2), ([3], 1), ([6], 1), ([7], 1)]
+    assert drawn(batches) == [
+        ([0, 2], 2),
+        ([4], 2),
+        ([1, 5], 2),
+        ([3], 1),
+        ([6], 1),
+        ([7], 1),
+        ([8], 1),
+    ]
 
 
 def test_guidance_is_one_of_a_batch_and_not_of_a_program():

@@ -31,7 +31,7 @@ def test_options_of_sd_scripts(tmp_path):
         "a -- dash --no-hands --W 8",
     )
     first, second = read_rows(path, DEFAULTS)
-    assert first.model_dump(exclude={"clip_skip", "images_per_prompt"}) == {
+    assert first.model_dump(exclude={"clip_skip", "images_per_prompt", "max_token_length"}) == {
         "prompt": "a cat",
         "negative_prompt": "bad, worse",
         "width": 64,
@@ -77,6 +77,7 @@ def test_json_rows_differ_from_the_flags(tmp_path):
         "sampler": "euler_a",
         "images_per_prompt": 2,
         "clip_skip": 1,
+        "max_token_length": 150,
     }
     path = write(tmp_path, "p.jsonl", json.dumps(own), "", '{"prompt": "b", "width": null}')
     first, second = read_rows(path, DEFAULTS)

@@ -104,9 +104,10 @@ def test_other_settings_are_refused(drawn, model, prompts):
 def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
     """Rows of two programs; a LoRA in the place of its path; unguided rows ignore negatives."""
     write_kohya(tmp_path / "cat.safetensors", random_lora(model))
+    text = {"clip_skip": 1, "max_token_length": 150}
     rows = [
         {"prompt": "a", "negative_prompt": "n"},
-        {"prompt": "b", "guidance_scale": 1, "seed": 3, "clip_skip": 1},
+        {"prompt": "b " * 99 + "c", "guidance_scale": 1, "seed": 3, **text},
         {"prompt": "c", "guidance_scale": 2.0},
     ]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -119,7 +120,9 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
     common = {"num_inference_steps": 2, "sampler": "ddim", "height": 24, "width": 40}
     expected = {
         "00000_seed7.png": sd.generate("a", "n", seed=7, **common),
-        "00001_seed3.png": sd.generate("b", guidance_scale=1, seed=3, clip_skip=1, **common),
+        "00001_seed3.png": sd.generate(
+            rows[1]["prompt"], guidance_scale=1, seed=3, **text, **common
+        ),
         "00002_seed7.png": sd.generate("c", guidance_scale=2, seed=7, **common),
     }
     for name, alone in expected.items():
