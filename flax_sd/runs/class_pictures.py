@@ -5,7 +5,6 @@ import shlex
 
 import jax
 
-from flax_sd import command
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
@@ -36,14 +35,8 @@ def draw(config: Config, progress: Progress) -> None:
     elif others is not config:
         raise UserError(
             f"data.class_prompt draws in one process, and this run has {jax.process_count()}: draw "
-            f"before it, with {shlex.join(_command(options))}"
+            f"before it, with {shlex.join(options.command())}"
         )
-
-
-def _command(options: SampleOptions) -> list[str]:
-    count = ["--images-per-prompt", str(options.images_per_prompt)]
-    what = ["--model", options.model, "--prompt", str(options.prompt), *count]
-    return [*command.words("sample"), *what, "--out", str(options.out)]
 
 
 def _options(config: Config, prompt: str, folder: pathlib.Path) -> SampleOptions:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from flax_sd import command
 from flax_sd.config import Section
-from flax_sd.config.section import Source, UserPath
+from flax_sd.config.section import Source, UserPath, changed
 from flax_sd.runs.prompts import Settings
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -50,3 +51,12 @@ class SampleOptions(Settings, Inputs):
     """End the noise schedule in pure noise, for models that were trained so."""
     out: UserPath = pathlib.Path("out")
     """Folder of the pictures; the same command again draws those that are missing."""
+
+    def command(self) -> list[str]:
+        """Returns the words of the command that draws so."""
+        words = command.words("sample")
+        for name in changed(self):
+            flag, value = f"--{name.replace('_', '-')}", getattr(self, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                words += [flag] if each is True else [flag, str(each)]
+        return words

@@ -13,7 +13,7 @@ from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
 from flax_sd.runs.parts import trained_whole
-from flax_sd.tokenizer import TEXT
+from flax_sd.runs.sample_options import SampleOptions
 
 MEANING = {
     VAL_LOSS: "held-out pictures of the kind that it was trained on",
@@ -70,24 +70,26 @@ def _next(config: Config, *, early: bool) -> list[str]:
     """Commands to try."""
     if config.train.mode == "vae":
         return []
-    output, model = config.output, config.model.path
     usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
-    drawn = ["--images-per-prompt", "16"] if config.train.mode == "ddpm" else ["--prompt", prompt]
-    if (length := config.data.max_token_length) > TEXT:
-        drawn += ["--max-token-length", str(length)]
-    if trained_whole(config):
-        source = ["--model", str(output / MODEL_FOLDER)]
-    else:
-        source = ["--model", model]
-        lora = f"{lora_results.for_users(config)}:0.8"
-        source += ["--lora", lora] if config.train.mode == "lora" else []
-        for path in new_tokens.results(config.tokens, output).values():
-            source += ["--embedding", str(path)]
-    draw = [*command.words("sample"), *source, *drawn, "--seed", "1", "--out", "out"]
-    longer = [*command.words("train"), str(output / "config.yaml")]
+    drawn = {"images_per_prompt": 16} if config.train.mode == "ddpm" else {"prompt": prompt}
+    draw = SampleOptions.model_validate({**_model(config), **drawn, "seed": 1}).command()
+    longer = [*command.words("train"), str(config.output / "config.yaml")]
     if early:
         longer += ["--validation.patience", str(2 * (config.validation.patience or 1))]
     else:
         longer += ["--train.steps", str(2 * config.train.steps)]
     return ["", "draw with it:     " + shlex.join(draw), "train it longer:  " + shlex.join(longer)]
+
+
+def _model(config: Config) -> dict[str, Any]:
+    """What draws as the run's own samples were drawn."""
+    output, model = config.output, config.model
+    text = {"clip_skip": model.clip_skip, "max_token_length": config.data.max_token_length}
+    if trained_whole(config):
+        return {"model": str(output / MODEL_FOLDER), **text}
+    files = [f"{lora_results.for_users(config)}:0.8"] if config.train.mode == "lora" else []
+    embeddings = map(str, new_tokens.results(config.tokens, output).values())
+    names = ("revision", "variant", "vae", "prediction_type", "zero_snr")
+    own = {name: getattr(model, name) for name in names}
+    return {"model": model.path, "lora": files, "embedding": [*embeddings], **own, **text}

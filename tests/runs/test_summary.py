@@ -61,10 +61,24 @@ def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
 
 def test_the_commands_are_those_of_the_run(finished, tmp_path):
     text = finished(sample={"prompts": ["a cat's hat"]}, train={"steps": 30}, model={"path": "m"})
-    assert f"flax-sd sample --model m --lora {tmp_path}/{tmp_path.name}.safetensors:0.8" in text
-    assert "a cat" in text and f"flax-sd train {tmp_path}/config.yaml --train.steps 60" in text
+    assert f"flax-sd sample --model m --prompt 'a cat'\"'\"'s hat' --lora {tmp_path}/" in text
+    assert (
+        f"/{tmp_path.name}.safetensors:0.8 --seed 1\n" in text
+        and f"flax-sd train {tmp_path}/config.yaml --train.steps 60" in text
+    )
     assert f"--model {tmp_path}/model " in finished(train={"mode": "full"})
     assert finished(train={"mode": "vae"}) == ""
+
+
+def test_the_command_draws_with_what_the_run_was_trained_with(finished, tmp_path):
+    options = {"clip_skip": 1, "revision": "v1", "vae": "b/c", "prediction_type": "v_prediction"}
+    model = {"path": "a/b", "zero_snr": True, **options}
+    text = finished(model=model, data={"max_token_length": 150})
+    for flag in ("--clip-skip 1", "--revision v1", "--vae b/c", "--prediction-type v_prediction"):
+        assert flag in text
+    assert "--zero-snr" in text and "--max-token-length 150" in text
+    text = finished(model=model, train={"mode": "full"})
+    assert "--clip-skip 1" in text and "--vae" not in text and "--zero-snr" not in text
 
 
 def test_a_run_ends_with_both_losses(train, tmp_path):
