@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from flax_sd import command, strict_yaml
 from flax_sd.config import Config
 from flax_sd.config.section import is_section
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.text_file import read_text
 
 NOTHING = ("none", "null")  # which unset what may be unset
@@ -244,11 +244,6 @@ def describe(error: pydantic.ValidationError, where: str) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{name}: {message}{found}" if name else message)
     return listed(f"{where}:", lines)
-
-
-def listed(head: str, lines: Sequence[str]) -> str:
-    """One problem on the line of the head, several on lines of their own."""
-    return f"{head} {lines[0]}" if len(lines) == 1 else "\n  ".join([head, *lines])
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

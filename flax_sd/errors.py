@@ -24,7 +24,12 @@ def some(names: Sequence[str]) -> str:
 
 
 def listed(head: str, problems: Sequence[str]) -> str:
-    """Returns a head and a line for each problem, or for the first of many and how many more."""
+    """Returns a head and a line for each problem, or for the first of many and how many more.
+
+    A single problem stands on the line of the head.
+    """
+    if len(problems) == 1:
+        return f"{head} {problems[0]}"
     more = len(problems) - LISTED
     return "\n  ".join([head, *problems[:LISTED], *([f"and {more} more"] if more > 0 else [])])
 

@@ -10,7 +10,7 @@ import yaml
 from flax_sd import config_file, sharding
 from flax_sd.config import Config, to_dict
 from flax_sd.config.section import MAY_DIFFER, OnResume, on_resume
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.runs import environment, seeds
 from flax_sd.runs.check import PAGE, QUARANTINE
 from flax_sd.runs.outputs import write_aside
@@ -137,7 +137,7 @@ def _check(config: Config) -> list[str]:
 def _refuse(path: pathlib.Path, problems: list[str]) -> None:
     if problems:
         head = f"{path} is of a run with other options; take those or another --output:"
-        raise UserError(config_file.listed(head, problems))
+        raise UserError(listed(head, problems))
 
 
 def check_content(config: Config, moved: list[str], find: Callable[[], dict[str, Any]]) -> None:
