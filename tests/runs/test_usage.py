@@ -1,3 +1,4 @@
+import gc
 import pathlib
 import re
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ import jax
 import pytest
 
 from flax_sd.runs import usage
+from flax_sd.tracking import Trackers
 
 STATUS = pathlib.Path("/proc/self/status")
 
@@ -39,3 +41,21 @@ def test_systems_count_in_their_own_units(monkeypatch, platform, gb):
     fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=1))
     monkeypatch.setattr(usage, "resource", fake)
     assert usage.memory()["host_gb"] == pytest.approx(gb)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_run_keeps_nothing_of_the_steps_that_it_has_done(train, monkeypatch, cached):
+    """M1: neither arrays on the device nor objects, as batches would be, also past checkpoints."""
+    seen, log = [], Trackers.log
+
+    def look(self, step, *args):
+        gc.collect()
+        seen.append((sum(array.nbytes for array in jax.live_arrays()), len(gc.get_objects())))
+        log(self, step, *args)
+
+    monkeypatch.setattr(Trackers, "log", look)
+    flags = ["--log.every", 10, "--checkpoint.every", 15, "--checkpoint.keep", 2]
+    flags += ["--data.center_crop", cached, "--train.steps", 150]
+    assert train("a", *flags).status == 0
+    early, late = seen[6], seen[13]  # the progress line looks back at 50 steps
+    assert late[0] <= early[0] and late[1] <= early[1] + 20, seen
