@@ -1,6 +1,7 @@
 """Checkpoint tensors into an abstract module, and a module's tensors back under their names."""
 
 import os
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -18,8 +19,12 @@ _ALIGNMENT = 64  # bytes
 _THREADS = min(8, os.cpu_count() or 1)
 _POOL = ThreadPoolExecutor(_THREADS)
 DTYPES = ("float32", "bfloat16", "float16")
-# transformers used to save this constant (int64 0 … 76) with CLIP; no class has it any more.
-_IGNORED = {"text_model.embeddings.position_ids"}
+# What transformers' CLIPTextModel leaves unread: a constant (int64 0 … 76) that used to be saved
+# with it, and the parts of a whole CLIP, or of one with a projection, that it was cut out of.
+_IGNORED = re.compile(
+    r"text_model\.embeddings\.position_ids|logit_scale|"
+    r"(vision_model|visual_projection|text_projection)\..+"
+)
 
 
 def as_dtype(name: str) -> np.dtype:
@@ -50,7 +55,8 @@ def fill(abstract: M, tensors: Mapping[str, np.ndarray], dtype: str, where: str)
     graphdef, state = nnx.split(abstract)
     slots = {checkpoint_key(path): (path, var) for path, var in nnx.to_flat_state(state)}
     problems = [f"missing: {key}" for key in slots.keys() - tensors.keys()]
-    problems += [f"unexpected: {key}" for key in tensors.keys() - slots.keys() - _IGNORED]
+    left = tensors.keys() - slots.keys()
+    problems += [f"unexpected: {key}" for key in left if not _IGNORED.fullmatch(key)]
     shared = slots.keys() & tensors.keys()
     problems += [_misfit(key, tensors[key], *slots[key]) for key in shared]
     filled = []
