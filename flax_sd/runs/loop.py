@@ -79,7 +79,8 @@ class Loop:
     ) -> tuple[int, TrainState]:
         """Trains to the end, or to the step at which a signal asked to stop; steps done, state.
 
-        Metrics of a step are read when the next one is under way, so the device never waits.
+        Metrics of a step are read when the next one is under way, so the device never waits, and
+        never are more than two under way, each with its temporaries.
 
         Raises:
           UserError: too many steps were not finite; the state on disk is the last good one.

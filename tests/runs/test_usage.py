@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from flax_sd.runs import usage
+from flax_sd.runs.loop import Loop
 from flax_sd.tracking import Trackers
 
 STATUS = pathlib.Path("/proc/self/status")
@@ -41,6 +42,27 @@ def test_systems_count_in_their_own_units(monkeypatch, platform, gb):
     fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=1))
     monkeypatch.setattr(usage, "resource", fake)
     assert usage.memory()["host_gb"] == pytest.approx(gb)
+
+
+def test_no_more_than_two_steps_are_under_way(train, monkeypatch):
+    """M1: each holds its temporaries, 0.7 GB of the bundled base; a third would be ever more."""
+    losses, under_way, begin = [], [], Loop.__init__
+    slow = jax.jit(lambda x: jax.lax.fori_loop(0, 30, lambda i, y: jax.numpy.tanh(y @ y), x).sum())
+
+    def spied(self, config, total, step, *rest):
+        def slower(state, frozen, batch):
+            under_way.append(1 + sum(not loss.is_ready() for loss in losses))
+            state, metrics = step(state, frozen, batch)
+            metrics = metrics._replace(loss=metrics.loss + slow(jax.numpy.zeros((500, 500))))
+            losses.append(metrics.loss)
+            return state, metrics
+
+        begin(self, config, total, slower, *rest)
+
+    monkeypatch.setattr(Loop, "__init__", spied)
+    monkeypatch.setattr("flax_sd.runs.loop.count_flops", lambda *args: 1)
+    assert train("a", "--train.steps", 6, "--checkpoint.every", 6).status == 0
+    assert under_way == [1, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("cached", [True, False])
