@@ -16,6 +16,7 @@ from flax_sd.compiler import jit
 from flax_sd.errors import UserError
 from flax_sd.generate import read_seeds, to_uint8
 from flax_sd.models.unet_2d import UNet2DModel
+from flax_sd.paths import named
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype, state_tensors
@@ -150,7 +151,7 @@ class DDPM:
         Raises:
           UserError: something else is in the place, or the disk is full.
         """
-        with written_aside(pathlib.Path(path)) as aside:
+        with written_aside(named(path)) as aside:
             save_component(aside, "unet", state_tensors(self.unet), self.config)
             write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
             write_json(aside / "model_index.json", read_json(self.folder / "model_index.json"))

@@ -4,6 +4,8 @@ import os
 import pathlib
 from typing import Any
 
+from flax_sd.errors import UserError
+
 
 def user_path(value: Any) -> Any:
     """The path that a user wrote, whose `~` and `~name` are home folders; no text is left alone.
@@ -30,6 +32,18 @@ def user_path(value: Any) -> Any:
             f"{path.parts[0]} has no home folder here: write the whole path, or ./{text} if the "
             "name begins with ~"
         ) from error
+
+
+def named(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path that a caller of a Python function named, read as options are.
+
+    Raises:
+      UserError: it is no path; says why.
+    """
+    try:
+        return user_path(path)
+    except ValueError as error:
+        raise UserError(f"the path {os.fspath(path)!r} {error}") from error
 
 
 def user_source(value: Any) -> Any:

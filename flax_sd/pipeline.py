@@ -20,6 +20,7 @@ from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.vae import AutoencoderKL
+from flax_sd.paths import named
 from flax_sd.save_model import save_model
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.tokens.attached import AttachedTokens
@@ -333,7 +334,7 @@ class StableDiffusion:
           UserError: something else is in the place, or the disk is full.
         """
         save_model(
-            pathlib.Path(path),
+            named(path),
             self._networks,
             self.tokenizers[0],
             index=read_json(self.folder / "model_index.json"),

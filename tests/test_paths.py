@@ -5,7 +5,8 @@ import pwd
 
 import pytest
 
-from flax_sd.paths import user_path, user_source
+from flax_sd.errors import UserError
+from flax_sd.paths import named, user_path, user_source
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,11 @@ def test_a_source_keeps_its_spelling_but_for_the_home():
 
 def test_what_is_no_text_is_left_to_the_options_type():
     assert user_path(5) == 5 and user_source(None) is None
+
+
+def test_functions_read_paths_as_options_do():
+    """F11's sibling: in the Python interface a path is one too."""
+    assert named("~/x") == named(pathlib.Path("~/x")) == pathlib.Path("/home/anna/x")
+    for written, message in [("", "the path '' is empty"), ("a\0b", "NUL")]:
+        with pytest.raises(UserError, match=message):
+            named(written)

@@ -171,3 +171,21 @@ def test_sources_that_are_no_model(tmp_path):
         flax_sd.StableDiffusion.load("/no/where")
     with pytest.raises(UserError, match="dtype 'int8' is not one of float32, bfloat16, float16"):
         flax_sd.StableDiffusion.load(tmp_path, dtype="int8")
+
+
+def test_paths_begin_at_home(pairs, style, tmp_path, monkeypatch):
+    """F11's sibling: `~` in each function of the Python interface that takes a path."""
+    sd, _ = pairs["sd1"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(style, tmp_path / "mine.safetensors")
+    assert sd.add_lora("~/mine.safetensors") == "mine"
+    sd.remove_lora("mine")
+    with pytest.raises(UserError, match=f"{tmp_path}/none.safetensors is not there"):
+        sd.add_embedding("~/none.safetensors")
+    sd.save("~/saved")
+    assert (tmp_path / "saved" / "model_index.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.safetensors", "saved"]
+    for function in (sd.save, sd.add_lora, sd.add_embedding, flax_sd.StableDiffusion.load):
+        with pytest.raises(UserError, match="is empty: name a file or a folder"):
+            function("")

@@ -2,13 +2,13 @@
 
 import itertools
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from flax_sd.errors import UserError
 from flax_sd.lora.files import read
 from flax_sd.lora.inject import attach, detach
+from flax_sd.paths import named
 
 COMPONENTS = ("unet", "text_encoder")
 
@@ -35,7 +35,7 @@ class AttachedLoRAs:
         Raises:
           UserError: it is no LoRA, is one of another model, or the name that was given is taken.
         """
-        name = name or self._free(pathlib.Path(path).stem)
+        name = name or self._free(named(path).stem)
         if name in self._parts:
             raise UserError(f"a LoRA called {name!r} is there already; remove it or name this one")
         file = read(path, {component: networks[component] for component in COMPONENTS})

@@ -5,7 +5,6 @@ rate moves a layer's update by its scale times that.
 """
 
 import os
-import pathlib
 from collections.abc import Callable
 
 from flax_sd.lora.adapter import LoRAFile
@@ -28,7 +27,7 @@ def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
     Raises:
       UserError: the file cannot be read.
     """
-    file = TensorFile(locate(pathlib.Path(path)))
+    file = TensorFile(locate(path))
     if not any(key.endswith(".alpha") for key in file):
         return not has_config(file.path, file.metadata, is_raw_peft(file))
     adapters = [adapter for own in lora.values() for adapter in own.values()]

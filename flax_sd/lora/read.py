@@ -14,6 +14,7 @@ from flax_sd.lora.inject import misfits
 from flax_sd.lora.names import Place, by_layer, table
 from flax_sd.lora.refuse import refuse_family, refuse_format
 from flax_sd.lora.targets import Slot, slots
+from flax_sd.paths import named
 from flax_sd.weights.safetensors import TensorFile
 
 _NAMES_IN_FOLDER = (
@@ -37,7 +38,7 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
       UserError: it is no LoRA, of a format or a family that does not fit, or a key of it cannot be
         used; every such key is named.
     """
-    file = TensorFile(locate(pathlib.Path(path)))
+    file = TensorFile(locate(path))
     where = f"LoRA {file.path}"
     layers = {component: slots(module) for component, module in modules.items()}
     shapes = {key: file.shape(key) for key in file}
@@ -59,12 +60,13 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoR
     return lora
 
 
-def locate(path: pathlib.Path) -> pathlib.Path:
+def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     """The file: the path, or the one of a usual name in a folder.
 
     Raises:
-      UserError: the folder has none, or it is a pickle.
+      UserError: it is no path, a folder that has none, or a pickle.
     """
+    path = named(path)
     if path.is_dir():
         found = [path / name for name in _NAMES_IN_FOLDER if (path / name).is_file()]
         if not found:

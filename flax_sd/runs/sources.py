@@ -39,7 +39,7 @@ def parse_lora(text: str) -> LoRASource:
         raise UserError(f"LoRA {path} is not there{hint}")
     if not math.isfinite(scale):
         raise UserError(f"LoRA {path} has scale {scale}: should be a number")
-    TensorFile(locate(pathlib.Path(path)))  # which looks at the header alone
+    TensorFile(locate(path))  # which looks at the header alone
     return LoRASource(pathlib.Path(path), scale)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flax_sd.errors import UserError
+from flax_sd.paths import named
 from flax_sd.weights import safetensors
 from flax_sd.weights.fill import check_finite
 from flax_sd.weights.safetensors import TensorFile
@@ -34,9 +35,9 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     """The file: the path, or the one of the usual name in a folder.
 
     Raises:
-      UserError: the folder has none, or it is a pickle.
+      UserError: it is no path, a folder that has none, or a pickle.
     """
-    path = pathlib.Path(path)
+    path = named(path)
     if path.is_dir():
         if not (path / EMBEDS_FILE).is_file():
             raise UserError(f"{path} is a folder without {EMBEDS_FILE}")

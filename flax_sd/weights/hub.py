@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from flax_sd.errors import UserError
+from flax_sd.paths import named
 from flax_sd.weights.folder import weight_file
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
@@ -40,10 +41,10 @@ def resolve(
     Raises:
       UserError: there is no such folder or repository, or the hub cannot be reached.
     """
+    path = named(source)
     source = os.fspath(source)
     if source.startswith("bundled:"):
         return _bundled(source)
-    path = pathlib.Path(source).expanduser()
     if path.is_dir():
         return _model_in(path, revision)
     if path.exists():
