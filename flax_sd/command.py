@@ -1,16 +1,20 @@
 """How a command is typed, and its flags read."""
 
+import logging
 import pathlib
 import shlex
 import sys
+import typing
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import pydantic
 import tyro
+from pydantic.fields import FieldInfo
 
 from flax_sd.errors import UserError
 
+LOGGER = logging.getLogger("flax_sd")
 SCRIPTS = ("train", "sample")  # which a checkout has beside the package
 Options = TypeVar("Options", bound=pydantic.BaseModel)
 
@@ -35,6 +39,7 @@ def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
       UserError: a flag has a value that it cannot have; all are named.
       SystemExit: a flag is unknown (status 2) or --help was asked for (status 0).
     """
+    _say_repeated(kind, args)
     found: dict[str, Any] = {}
     # tyro would print pydantic's own words: it only collects the values, and the check is ours.
     collected = {"__init__": lambda self, **values: found.update(values)}
@@ -44,6 +49,20 @@ def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
         return kind.model_validate(found)
     except pydantic.ValidationError as error:
         raise UserError("\n  ".join(_described(error))) from error
+
+
+def _say_repeated(kind: type[Options], args: Sequence[str]) -> None:
+    """Warns of flags that are there twice, of which tyro takes the last."""
+    items = {name for name, field in kind.model_fields.items() if _takes_several(field)}
+    flags = [word.partition("=")[0] for word in args if word.startswith("--")]
+    names = [flag[2:].replace("-", "_") for flag in flags]
+    for name in dict.fromkeys(names):
+        if names.count(name) > 1 and name not in items:
+            LOGGER.warning("--%s is there twice: the last one holds", name.replace("_", "-"))
+
+
+def _takes_several(field: FieldInfo) -> bool:
+    return typing.get_origin(field.annotation) is tuple
 
 
 def _described(error: pydantic.ValidationError) -> list[str]:

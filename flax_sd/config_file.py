@@ -4,7 +4,7 @@ import difflib
 import logging
 import pathlib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pydantic
@@ -159,18 +159,18 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
     Raises:
       UserError: an argument is no option or lacks its value; all such are named.
     """
-    fields, values, problems = option_fields(Config), {}, []
+    fields, values, problems = option_fields(Config), dict[str, Any](), list[str]()
     for name, words in _grouped(flags):
         positive = (
             name.replace("no_", "", 1) if name.startswith("no_") else name.replace(".no_", ".")
         )
         if name in fields:
             try:
-                values[name] = _value(fields[name], words)
+                values[name] = _beside(values, name, _value(fields[name], words))
             except ValueError as error:
                 problems.append(f"--{name} {error}")
         elif not words and positive in fields and fields[positive].annotation is bool:
-            values[positive] = False
+            values[positive] = _beside(values, positive, False)
         else:
             problems.append(
                 f"{_flag(name, words)}: there is no such option{_nearest(name, fields)}"
@@ -178,6 +178,30 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
     if problems:
         raise UserError(listed("the command line:", problems))
     return values
+
+
+def _beside(values: Mapping[str, Any], name: str, value: Any) -> Any:
+    """The value of a flag, beside what the same flag said before.
+
+    Items come together; of single values the last holds, as a script's come before a user's own,
+    and that is said. Raises ValueError for a key that is there twice.
+    """
+    before = values.get(name)
+    if isinstance(before, dict) and isinstance(value, dict):
+        return _once([*before.items(), *value.items()])
+    if isinstance(before, list | tuple) and isinstance(value, list | tuple):
+        return [*before, *value]
+    if name in values and before != value:
+        LOGGER.warning("--%s is there twice, as %s and %s: %s holds", name, before, value, value)
+    return value
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs by their keys; ValueError for a key that is there twice."""
+    keys = [key for key, _ in pairs]
+    if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"has {', '.join(twice)} twice: leave one")
+    return dict(pairs)
 
 
 def _grouped(flags: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -208,7 +232,7 @@ def _value(field: FieldInfo, words: list[str]) -> Any:
         pairs = [word.rpartition("=") for word in words]
         if wrong := [word for word in words if "=" not in word]:
             raise ValueError(f"takes KEY=VALUE, any number of them, found {', '.join(wrong)}")
-        return {key: value for key, _, value in pairs}
+        return _once([(key, value) for key, _, value in pairs])
     if field.annotation is bool and not words:
         return True
     if len(words) != 1:

@@ -59,3 +59,13 @@ def test_the_help_offers_what_there_is(capsys):
         export.parse(["--help"])
     shown = capsys.readouterr().out
     assert "single-file" not in shown and "{diffusers,kohya,peft,merged}" in shown
+
+
+def test_a_flag_that_is_there_twice_is_named(caplog):
+    """F10's sibling: tyro takes the last one."""
+    words = ["--model", "m", "--prompt", "a", "--lora", "x", "--lora", "y", "--prompt=b"]
+    options = sample.parse(words)
+    assert options.prompt == "b" and options.lora == ("x", "y")
+    assert [record.getMessage() for record in caplog.records] == [
+        "--prompt is there twice: the last one holds"
+    ]

@@ -150,6 +150,21 @@ def test_a_mapping_takes_pairs(write):
     assert config.optim.rates == {r"unet\.up": 0.5, "a=b": 2.0} and config.seed == 3
 
 
+def test_a_flag_that_is_there_twice_loses_nothing_in_silence(write, caplog):
+    """F10's sibling: on the command line, and for folders in two spellings."""
+    flags = ["--sample.prompts", "a", "--train.steps", "5", "--train.steps", "6"]
+    flags += ["--data.folders", "x=2", "--data.folders", "y=3", "--sample.prompts", "b", "c"]
+    config = config_file.parse(write(""), flags)
+    assert config.sample.prompts == ("a", "b", "c") and config.data.folders == {"x": 2, "y": 3}
+    assert config.train.steps == 6 and "--train.steps is there twice, as 5 and 6" in caplog.text
+    for same in (["x=2", "x=3"], ["x=2", "--data.folders", "x=3"]):
+        with pytest.raises(UserError, match="--data.folders has x twice: leave one"):
+            config_file.parse(write(""), ["--data.folders", *same])
+    home = pathlib.Path("~/x").expanduser()
+    with pytest.raises(UserError, match=f"data.folders: has {home} twice"):
+        config_file.parse(write(f"data: {{folders: {{~/x: 2, {home}: 3}}}}"), [])
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

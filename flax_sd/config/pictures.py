@@ -1,7 +1,7 @@
 """The captioned pictures of a run."""
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -23,9 +23,9 @@ from flax_sd.config.section import (
     refuse_idle,
     written,
 )
+from flax_sd.paths import user_source
 
 Separator = Annotated[str, Field(min_length=1)]
-Repeats = Annotated[dict[Source, Positive], written("PATH=REPEATS")]
 
 # Options that need the whole set at hand.
 _WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
@@ -153,6 +153,15 @@ class DataConfig(Section):
         plain = {name: fields[name].default for name in marked(type(self), "training_only")}
         own = {} if path is None else {"path": path}
         return self.model_copy(update={**plain, "center_crop": True, **own})
+
+    @pydantic.field_validator("folders", mode="before")
+    @classmethod
+    def _each_folder_once(cls, value: Any) -> Any:
+        """Two spellings of one path would be one key, and the other's repeats lost."""
+        names = [user_source(name) for name in value] if isinstance(value, dict) else []
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ValueError(f"has {', '.join(twice)} twice: leave one")
+        return value
 
     @pydantic.field_validator("template")
     @classmethod
