@@ -18,6 +18,13 @@ from flax_sd.errors import UserError, listed
 from flax_sd.text_file import read_text
 
 NOTHING = ("none", "null")  # which unset what may be unset
+# Pydantic's words for these are of Python's types, which a config does not have.
+SHOULD = {
+    "tuple_type": "should be a list: [one, another] in a file, one another as a flag",
+    "dict_type": "should be pairs: {KEY: VALUE} in a file, KEY=VALUE as a flag",
+    "path_type": "should be a path (~ alone is nothing in YAML; ./~ or ~/x are paths)",
+    "string_type": "should be text: put it in quotes",
+}
 SECTIONS = {name for name, field in Config.model_fields.items() if is_section(field)}
 
 LOGGER = logging.getLogger("flax_sd")
@@ -265,14 +272,15 @@ def describe(error: pydantic.ValidationError, where: str) -> str:
             lines.append(f"{name}: there is no such option{_nearest(name, known)}")
         else:
             found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
-            message = problem["msg"].removeprefix("Value error, ")
+            message = SHOULD.get(problem["type"], problem["msg"].removeprefix("Value error, "))
             lines.append(f"{name}: {message}{found}" if name else message)
     return listed(f"{where}:", lines)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     """The option that was perhaps meant, by its whole name or by its last part."""
-    near = difflib.get_close_matches(name, known, 1, 0.6)
+    name = name.lower().replace("-", "_")
+    near = [name] if name in SECTIONS else difflib.get_close_matches(name, known, 1, 0.6)
     if not near:
         last = {option.rpartition(".")[2]: option for option in known}
         near = [last[n] for n in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.6)]

@@ -214,11 +214,18 @@ def test_wrong_flags_are_named(write, flags, message):
         ),
         ("trian.steps: 5", r"trian.steps: there is no such option; did you mean train.steps\?"),
         ("seed:\n", "seed: .*, found None"),
+        ("sample: {prompts: a cat}", r"prompts: should be a list: \[one, another\] in a file"),
+        ("sample: {prompts: [a: b]}", "prompts.0: should be text: put it in quotes"),
+        ("data: {folders: [a]}", "folders: should be pairs: {KEY: VALUE} in a file"),
+        ("output: ~", r"output: should be a path \(~ alone is nothing in YAML"),
+        ("Train: {steps: 5}", r"Train: there is no such option; did you mean train\?"),
+        ("Train.Steps: 5", r"Train.Steps: there is no such option; did you mean train.steps\?"),
         ("output: ''", "output: is empty: name a file or a folder"),
         ("seed: -2\nlora: {rank: 0}", "(?s)lora.rank: .*\n  seed: "),
     ],
 )
 def test_wrong_files_are_named(write, text, message):
+    """F35 and its siblings."""
     with pytest.raises(UserError, match=message):
         config_file.parse(write(text), ["--train.steps", "4"])
 
