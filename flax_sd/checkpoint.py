@@ -60,7 +60,7 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be created or written.
         """
-        self.folder = folder.absolute()  # Orbax refuses relative paths
+        self.folder = folder.resolve()  # Orbax refuses relative paths, tensorstore those with ..
         self._manager = self._write(
             lambda: ocp.CheckpointManager(
                 self.folder,

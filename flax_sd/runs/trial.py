@@ -21,7 +21,7 @@ def check_name(folder: pathlib.Path) -> None:
     Raises:
       UserError: it would be misread.
     """
-    path = f"{folder.absolute()}/"
+    path = f"{folder.resolve()}/"
     if found := [text for text in MISREAD if text in path]:
         raise UserError(
             f"output {folder} holds {' and '.join(found)}, which the library that writes "

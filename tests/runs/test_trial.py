@@ -1,5 +1,7 @@
 """F1: a checkpoint comes back from where it was written, whatever the folder is called."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,14 @@ def test_a_folder_of_any_name(tmp_path, name):
     try_checkpoints(tmp_path / name / "checkpoints")
     assert not [path for path in (tmp_path / name).iterdir()]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_beside_the_one_that_the_process_is_in(tmp_path, monkeypatch):
+    """F1's sibling: `--output ../runs/cat`."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    try_checkpoints(pathlib.Path("../run/checkpoints"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "run"]
 
 
 @pytest.mark.parametrize("name", ["back\\slash", "dogs:", "gs:/bucket"])
