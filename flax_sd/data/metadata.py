@@ -19,7 +19,7 @@ DOWNLOAD = "download the pictures first, for instance with img2dataset"
 
 
 class Row(NamedTuple):
-    """A line of a metadata file, and what is wrong with its cells."""
+    """A line of a metadata file, and what is wrong with it."""
 
     line: int
     values: dict[str, Any]
@@ -53,15 +53,19 @@ def take(account: Account, path: pathlib.Path, caption_column: str) -> None:
     rows = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path, caption_column)
     if not rows:
         raise UserError(f"{shown(path)} names no picture: write a row with file_name for each")
-    _check_keys(path, rows, caption_column)
-    problems = [f"line {row.line}: {why}" for row in rows if (why := _why_no_row(row))]
-    if problems:
-        head = f"{shown(path)}: each row needs a file_name, a path inside the folder:"
-        raise UserError(listed(head, problems))
-    if all(is_url(row.values["file_name"]) for row in rows):
+    if any(row.values for row in rows):
+        _check_keys(path, rows, caption_column)
+    lost = {row.line: why for row in rows if (why := _why_no_row(row))}
+    if len(lost) == len(rows):
+        head = f"{shown(path)} names no picture: each row needs a file_name inside the folder:"
+        raise UserError(listed(head, [f"line {line}: {why}" for line, why in lost.items()]))
+    named = [row for row in rows if row.line not in lost]
+    if all(is_url(row.values["file_name"]) for row in named):
         raise UserError(f"{shown(path)} has URLs for file_name: {DOWNLOAD}")
-    for row in rows:
+    for row in named:
         _take_row(account, path, row, caption_column)
+    for line, why in lost.items():
+        account.leave_out(pathlib.Path(), why, f"line {line} of {account.name(path)}")
 
 
 def is_url(name: str) -> bool:
@@ -101,13 +105,18 @@ def _why_no_row(row: Row) -> str | None:
     """Why a row does not say which picture it means."""
     name = row.values.get("file_name")
     if not isinstance(name, str) or not name:
-        return "no file_name"
+        return "no file_name" if row.values else row.wrong
     return f"{shown(name)} leads out of the folder" if leaves(name) else None
 
 
 def _check_keys(metadata: pathlib.Path, rows: list[Row], caption_column: str) -> None:
     keys = {key for row in rows for key in row.values}
     missing = [key for key in ("file_name", caption_column) if key not in keys]
+    for sign, what in ((";", "semicolons"), ("\t", "tabs")):
+        if missing and len(keys) == 1 and sign in min(keys):
+            raise UserError(
+                f"{shown(metadata)} has {what} between its columns: save it with commas"
+            )
     if missing:
         raise UserError(
             f"{shown(metadata)} has no {' and no '.join(map(repr, missing))}, only "
@@ -120,18 +129,12 @@ def _jsonl_rows(path: pathlib.Path) -> list[Row]:
     text = read_text(path)
     if why := _why_no_lines(text):
         raise UserError(f"{shown(path)} is {why}: write one object a line")
-    rows, problems = list[Row](), list[str]()
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        row = parse_object(line)
-        if isinstance(row, str):
-            problems.append(f"line {number}: {row}")
-        else:
-            rows.append(Row(number, row))
-    if problems:
-        raise UserError(listed(f"{shown(path)} needs one JSON object a line:", problems))
-    return rows
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    parsed = {number: parse_object(line) for number, line in lines.items()}
+    return [
+        Row(number, {}, row) if isinstance(row, str) else Row(number, row)
+        for number, row in parsed.items()
+    ]
 
 
 def _why_no_lines(text: str) -> str | None:
@@ -154,10 +157,12 @@ def _csv_rows(path: pathlib.Path, caption_column: str) -> list[Row]:
         if isinstance(fields, str):
             problems.append(f"line {number}: {fields}")
         elif not head:
-            head = fields
+            head = [name.strip() for name in fields]
+            while head and not head[-1]:
+                head.pop()
             twice = {name for name in head if head.count(name) > 1}
             problems += [f"line {number}: two columns are called {name!r}" for name in twice]
-        elif fields:
+        elif any(field.strip() for field in fields):  # spreadsheets save empty rows as ",,"
             rows.append(_csv_row(number, head, fields, caption_column))
     if problems:
         raise UserError(listed(f"{shown(path)} cannot be read as CSV:", problems))
