@@ -12,7 +12,7 @@ from flax_sd.data.endings import (
     why_no_part,
     why_unread,
 )
-from flax_sd.data.names import is_there
+from flax_sd.data.names import composed, is_there
 from flax_sd.data.records import Bad, Listing, Record, gathered, several
 from flax_sd.data.walk import walk
 from flax_sd.errors import shown
@@ -36,7 +36,8 @@ class Account:
         found = walk(folder)
         self.files = dict.fromkeys(found.files)
         # 1.TXT is read as 1.txt is; of both, 1.txt, which comes later.
-        self._by_ending = {_small_ending(path): path for path in found.files}
+        self._by_ending = {composed(_small_ending(path)): path for path in found.files}
+        self._by_ending |= {_small_ending(path): path for path in found.files}
         for path, why in found.lost:
             # What has no ending may be a folder of pictures.
             meant = is_picture(path) or path.suffix.lower() in ("", *SETS)
@@ -66,7 +67,8 @@ class Account:
 
     def beside(self, path: pathlib.Path) -> pathlib.Path | None:
         """Returns the file of such a name, whose ending may have capitals, if there is one."""
-        return self._by_ending.get(_small_ending(path))
+        path = _small_ending(path)
+        return self._by_ending.get(path) or self._by_ending.get(composed(path))
 
     def use(self, *paths: pathlib.Path) -> None:
         """Takes down that files are read."""

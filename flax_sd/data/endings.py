@@ -25,7 +25,9 @@ LEFT_BEHIND = frozenset(
 LEFT_BEHIND_STARTS = ("._", ".nfs", ".fuse_hidden", ".trash", ".~lock", "~$")
 ABOUT = ("readme", "license", "licence", "copying")  # files that speak of the set itself
 OTHERS = {
-    **dict.fromkeys((".jsonl", ".csv", ".json"), f"captions are read from {' or '.join(METADATA)}"),
+    **dict.fromkeys(
+        (".jsonl", ".csv", ".tsv", ".json"), f"captions are read from {' or '.join(METADATA)}"
+    ),
     **dict.fromkeys((".parquet", ".arrow"), "a table is read where it is alone, or named itself"),
     ".tar": "archives are read with data.stream true",
     **dict.fromkeys((".zip", ".gz", ".tgz", ".7z", ".rar"), "archives are not read: unpack it"),

@@ -21,8 +21,10 @@ from flax_sd.data.records import Bad, Listing
 from flax_sd.errors import UserError, shown, some
 from flax_sd.text_file import read_text
 
-REPEATED = re.compile(r"([1-9]\d*)_(.+)")  # sd-scripts' folders: 10_sks cat
-ONE_SET = "its name has no number as 10_cat has, so all folders are one set without repeats"
+REPEATED = re.compile(r"(0*[1-9]\d*)_(.+)")  # sd-scripts' folders: 10_sks cat, 05_dog
+ONE_SET = (
+    "its name is not as 10_cat (repeats, _, class), so all folders are one set without repeats"
+)
 
 
 class Repeated(NamedTuple):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import unicodedata
 
 
 def why_no_name(name: str) -> str | None:
@@ -20,12 +21,19 @@ def leaves(name: str) -> bool:
 
 
 def find(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path of a name inside a folder; where it is not there, with / for each \\."""
-    path = folder / os.path.normpath(name)
-    if "\\" in name and not is_there(path):
-        other = folder / os.path.normpath(name.replace("\\", "/"))
-        return other if is_there(other) else path
-    return path
+    """Returns the path of a name inside a folder.
+
+    Where it is not there, it may be with / for each \\, or with é as one character or two.
+    """
+    written = dict.fromkeys((name, name.replace("\\", "/")))
+    forms = [unicodedata.normalize(form, each) for form in ("NFC", "NFD") for each in written]
+    paths = [folder / os.path.normpath(each) for each in (*written, *forms)]
+    return next(filter(is_there, paths), paths[0])
+
+
+def composed(path: pathlib.Path) -> pathlib.Path:
+    """Returns a path whose name has é as one character: a Mac may have saved it as two."""
+    return path.with_name(unicodedata.normalize("NFC", path.name)) if path.name else path
 
 
 def is_there(path: pathlib.Path) -> bool:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flax_sd.data.account import Account
 from flax_sd.data.endings import CAPTIONS, PICTURES, is_picture, why_unread
+from flax_sd.data.names import composed
 from flax_sd.errors import shown
 
 PLAIN, REPEATED = (".txt",), (".txt", ".caption")  # read anywhere, and in sd-scripts' folders
@@ -40,7 +41,7 @@ def unread(
     account: Account, files: Sequence[pathlib.Path], read: Sequence[str]
 ) -> Iterator[Unread]:
     """Yields those of some files that look like captions and are not read."""
-    pictures = {path.with_suffix(""): path for path in files if is_picture(path)}
+    pictures = {composed(path.with_suffix("")): path for path in files if is_picture(path)}
     named = {path.with_suffix("") for path in files if why_unread(path)}
     for path in files:
         if picture := _meant_for(path, pictures):
@@ -70,6 +71,6 @@ def _meant_for(
         return None
     while path.suffix.lower() in CAPTIONS | PICTURES:
         path = path.with_suffix("")
-        if path in pictures:
-            return pictures[path]
+        if found := pictures.get(composed(path)):
+            return found
     return None

@@ -1,6 +1,7 @@
 """The pictures of a folder, and a word for all else in it."""
 
 import os
+import unicodedata
 
 import pytest
 from PIL import Image
@@ -186,7 +187,7 @@ def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohy
     ]
     assert "one set without repeats" in listing.unused[2].reason
     (kohya / "2_sks cat" / "a.txt").unlink()
-    with pytest.raises(UserError, match="no captions for them.*; more: its name has no number"):
+    with pytest.raises(UserError, match="no captions for them.*; more: its name is not as 10_cat"):
         list_folder(kohya, "text")
 
 
@@ -346,3 +347,35 @@ def test_captions_that_are_no_text_cost_their_picture_and_utf16_is_read(tmp_path
     found = list_folder(tmp_path, "text")
     assert [each.captions for each in found.records] == [("é",)]
     assert "NUL" in found.bad[0].reason and "is not UTF-8" in found.bad[1].reason
+
+
+@pytest.mark.parametrize("forms", ["NFC NFD", "NFD NFC"])
+def test_a_name_is_found_however_its_letters_are_composed(tmp_path, forms):
+    """F28's sibling: a Mac saves é as e and an accent, and archives keep that."""
+    ours, theirs = (unicodedata.normalize(form, "café") for form in forms.split())
+    picture(tmp_path / f"{ours}.png")
+    (tmp_path / f"{theirs}.txt").write_text("a cup")
+    records, bad, unused = list_folder(tmp_path, "text")
+    assert [(each.name, each.captions) for each in records] == [(f"{ours}.png", ("a cup",))]
+    assert bad == unused == []
+    (tmp_path / f"{theirs}.txt").unlink()
+    (tmp_path / "metadata.csv").write_text(f"file_name,text\n{theirs}.png,x\n", "utf-8")
+    records, bad, unused = list_folder(tmp_path, "text")
+    assert records[0].read() and bad == unused == []
+
+
+def test_numbers_of_folders_may_begin_with_zeros(tmp_path):
+    """F5's sibling: 005_dog beside 10_cat, as sd-scripts reads it."""
+    for name in ("005_dog", "10_cat"):
+        picture(tmp_path / name / "a.png")
+    records, bad, unused = list_folder(tmp_path, "text")
+    assert [(each.captions, each.repeats) for each in records] == [(("dog",), 5), (("cat",), 10)]
+    assert bad == unused == []
+
+
+def test_a_table_of_tabs_is_named(tmp_path):
+    """F31's sibling: metadata.tsv is not read."""
+    picture(tmp_path / "a.png")
+    (tmp_path / "metadata.tsv").write_text("file_name\ttext\na.png\tx\n")
+    with pytest.raises(UserError, match="metadata.tsv: captions are read from metadata.jsonl or"):
+        list_folder(tmp_path, "text")
