@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from flax_sd import foreign
 from flax_sd.data import colours, image_metadata, samples, tags
 from flax_sd.data.samples import BadPicture
 
@@ -134,14 +135,20 @@ def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
         with Image.open(io.BytesIO(data)) as image:
             yield image
     except UnidentifiedImageError as error:
-        empty = "the file is empty" if not data else "not a picture that Pillow can read"
-        raise BadPicture(empty) from error
+        raise BadPicture(_why_unidentified(data)) from error
     except Image.DecompressionBombError as error:
         raise BadPicture(f"decompression bomb: {error}") from error
     except BadPicture:
         raise
     except Exception as error:  # a damaged file may raise nearly anything in Pillow's decoders
         raise BadPicture(f"damaged: {error or type(error).__name__}") from error
+
+
+def _why_unidentified(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    found = foreign.kind_of(data[: foreign.BEGINNING])
+    return f"no picture, but {found}" if found else "not a picture that Pillow can read"
 
 
 def _orientation(parts: image_metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:

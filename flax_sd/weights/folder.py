@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from flax_sd import foreign
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.raw_json import parse_object
-from flax_sd.weights import foreign
 from flax_sd.weights.safetensors import TensorFile, write
 
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'

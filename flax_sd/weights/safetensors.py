@@ -18,10 +18,10 @@ from typing import NamedTuple, NoReturn
 import ml_dtypes
 import numpy as np
 
+from flax_sd import foreign
 from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.raw_json import parse_object, shown
-from flax_sd.weights import foreign
 
 _DTYPES = {
     "F64": np.dtype(np.float64),

@@ -189,3 +189,18 @@ def test_draws_are_a_pure_function_and_differ():
     assert len(every) == 150
     # Written down once: a run must draw the same after an upgrade too.
     assert draw(1, 2).caption == 5705853004827290377
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "^the file is empty$"),
+        (b"x", "^not a picture that Pillow can read$"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "no picture, but .*git lfs pull"),
+        (b"<!DOCTYPE html><html>", "no picture, but a web page"),
+    ],
+)
+def test_what_is_no_picture_says_what_it_is(data, message):
+    """F32's sibling: what a repository or a site gives in place of a picture."""
+    with pytest.raises(BadPicture, match=message):
+        decode(data, "white")
