@@ -22,6 +22,10 @@ _NAMES_IN_FOLDER = (
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 )
+_OTHERS = {  # what else such a folder may be
+    "model_index.json": "is a whole model, and a LoRA is a change of one",
+    "learned_embeds.safetensors": "holds new tokens (--embedding, add_embedding)",
+}
 
 
 def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoRAFile:
@@ -70,7 +74,9 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     if path.is_dir():
         found = [path / name for name in _NAMES_IN_FOLDER if (path / name).is_file()]
         if not found:
-            raise UserError(f"{path} is a folder without {', '.join(_NAMES_IN_FOLDER)}")
+            what = [f": it {what}" for name, what in _OTHERS.items() if (path / name).is_file()]
+            names = ", ".join(_NAMES_IN_FOLDER)
+            raise UserError(f"{path} is a folder without {names}{''.join(what[:1])}")
         return found[0]
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         raise UserError(

@@ -32,7 +32,9 @@ def parse_lora(text: str) -> LoRASource:
         path, _, number = text.rpartition(":")
         try:
             scale = float(number)
-        except ValueError:
+        except ValueError as error:
+            if os.path.exists(path):
+                raise UserError(f"LoRA {path} has scale {number!r}: should be a number") from error
             path = text  # what follows the colon is no scale
     if not os.path.exists(path):
         hint = "; write PATH or PATH:SCALE" if path == text and ":" in text else ""

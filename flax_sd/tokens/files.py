@@ -40,7 +40,9 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     path = named(path)
     if path.is_dir():
         if not (path / EMBEDS_FILE).is_file():
-            raise UserError(f"{path} is a folder without {EMBEDS_FILE}")
+            is_lora = (path / "lora.safetensors").is_file()
+            hint = ": it holds a LoRA (--lora, add_lora)" if is_lora else ""
+            raise UserError(f"{path} is a folder without {EMBEDS_FILE}{hint}")
         return path / EMBEDS_FILE
     if path.suffix in (".bin", ".pt", ".pth", ".ckpt"):
         tensor = f"torch.load({path.name!r})"

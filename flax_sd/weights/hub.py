@@ -19,6 +19,7 @@ _PAGE = re.compile(  # of a model on the hub, and of a file of it
     r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?(?P<rest>/[^?#]*)?(?:[?#].*)?"
 )
 _COMPONENTS = ("unet", "text_encoder", "tokenizer", "scheduler")  # vae: may be named by itself
+_OF_RUNS = ("lora.safetensors", "learned_embeds.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SMALL = re.compile(  # configs and tokenizers; not the safety checker's
     r"model_index\.json|config\.json|scheduler/[^/]*\.json|tokenizer(_\d)?/[^/]*|"
@@ -66,6 +67,11 @@ def _model_in(path: pathlib.Path, revision: str | None) -> pathlib.Path:
         raise UserError(f"{path} is a part of the model {path.parent}: name that folder")
     if (path / "config.json").is_file() or (path / "unet").is_dir():
         return path
+    if any((path / name).is_file() for name in _OF_RUNS):
+        raise UserError(
+            f"{path} holds what a run trained and no model: name the model that it was trained on, "
+            "and this folder as a LoRA or embedding of it"
+        )
     inside = sorted(found.parent for found in path.glob("*/model_index.json"))
     if inside:
         which = "it holds one" if len(inside) == 1 else "it holds some"

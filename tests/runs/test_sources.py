@@ -15,6 +15,7 @@ from flax_sd.runs.sources import (
     parse_embedding,
     parse_lora,
 )
+from flax_sd.tokens.files import locate
 from flax_sd.weights import safetensors
 
 
@@ -39,6 +40,13 @@ def test_a_path_may_hold_colons(file):
         other.rename(file)
 
 
+@pytest.mark.parametrize("scale", ["1,0", ""])
+def test_a_scale_that_is_no_number_is_named(file, scale):
+    """A message says what to do: the file is there, and its scale is what is wrong."""
+    with pytest.raises(UserError, match=f"has scale '{scale}': should be a number"):
+        parse_lora(f"{file}:{scale}")
+
+
 def test_a_folder(file):
     with pytest.raises(UserError, match="is a folder without lora.safetensors"):
         parse_lora(str(file.parent))
@@ -59,7 +67,7 @@ def test_embedding_and_token(file):
 @pytest.mark.parametrize(
     "ending, message",
     [
-        (":strong", "a.safetensors:strong is not there; write PATH or PATH:SCALE"),
+        (":strong", "a.safetensors has scale 'strong': should be a number"),
         (".bak", "a.safetensors.bak is not there$"),
         (":nan", "a.safetensors has scale nan: should be a number"),
     ],
@@ -114,3 +122,17 @@ def test_what_needs_the_network(tmp_path, monkeypatch):
     assert not is_local("org/other")
     for source in ("org/model", "./x/y", "x", "/a/b", "~/a", "bundled:base"):
         assert is_local(source)
+
+
+def test_one_folder_in_the_place_of_another_is_named(tmp_path):
+    """F33's siblings: a model, a run of new tokens or of a LoRA, where another is wanted."""
+    (tmp_path / "learned_embeds.safetensors").touch()
+    with pytest.raises(UserError, match=r": it holds new tokens \(--embedding"):
+        parse_lora(str(tmp_path))
+    (tmp_path / "learned_embeds.safetensors").unlink()
+    (tmp_path / "model_index.json").touch()
+    with pytest.raises(UserError, match=": it is a whole model"):
+        parse_lora(str(tmp_path))
+    (tmp_path / "lora.safetensors").touch()
+    with pytest.raises(UserError, match=r": it holds a LoRA \(--lora"):
+        locate(tmp_path)

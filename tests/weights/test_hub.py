@@ -225,3 +225,11 @@ def test_a_folder_around_a_model_or_a_part_of_one(tmp_path):
         with pytest.raises(UserError, match=f"is a file of the model {model}: name that folder"):
             hub.resolve(model / file)
     assert hub.resolve(f"{model}/") == model
+
+
+@pytest.mark.parametrize("name", ["lora.safetensors", "learned_embeds.safetensors"])
+def test_a_run_that_trained_no_model_is_named(tmp_path, name):
+    """F33's sibling: the folder of a LoRA's run where a model is wanted."""
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="what a run trained and no model: name the model that"):
+        hub.resolve(tmp_path)
