@@ -9,6 +9,8 @@ from typing import NamedTuple
 from flax_sd.data.endings import is_left_behind
 from flax_sd.errors import UserError, shown
 
+_OF_A_RUN = {"config.yaml", "environment.json", "checkpoints"}
+
 
 class Entry(NamedTuple):
     """What is in a folder and is no file that can be read, and why."""
@@ -62,6 +64,11 @@ def walk(folder: pathlib.Path) -> Walk:
         kept = [entry for entry in entries if not is_left_behind(entry.name)]
         if not kept and here != folder:
             found.others.append(Entry(here, "an empty folder"))
+        if here != folder and _OF_A_RUN <= {entry.name for entry in kept}:
+            found.others.append(
+                Entry(here, "the folder of a run: its samples are no part of the set")
+            )
+            continue
         for entry in kept:
             _sort(found, todo, links, entry)
     for part in found:

@@ -379,3 +379,19 @@ def test_a_table_of_tabs_is_named(tmp_path):
     (tmp_path / "metadata.tsv").write_text("file_name\ttext\na.png\tx\n")
     with pytest.raises(UserError, match="metadata.tsv: captions are read from metadata.jsonl or"):
         list_folder(tmp_path, "text")
+
+
+@pytest.mark.parametrize("column", ["text", None])
+def test_a_run_in_the_folder_of_its_pictures_is_no_part_of_them(tmp_path, column):
+    """F30's sibling: it would find its own samples among the pictures on resume, and refuse."""
+    captioned(tmp_path, "a.png")
+    run = tmp_path / "runs" / "cat"
+    picture(run / "samples" / "step-000010.png")
+    (run / "checkpoints" / "10").mkdir(parents=True)
+    for name in ("config.yaml", "environment.json"):
+        (run / name).touch()
+    listing = list_folder(tmp_path, column)
+    assert [record.name for record in listing.records] == ["a.png"] and listing.bad == []
+    assert [(each.name, each.reason[:19]) for each in listing.unused] == [
+        ("runs/cat", "the folder of a run")
+    ]
