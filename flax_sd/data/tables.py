@@ -13,7 +13,7 @@ from flax_sd.data.account import Account
 from flax_sd.data.cells import list_rows
 from flax_sd.data.endings import METADATA, is_picture
 from flax_sd.data.records import Listing
-from flax_sd.errors import UserError, shown
+from flax_sd.errors import UserError, shown, some
 
 # owner/set, and the name of one of its configurations where it has several.
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?::(?P<config>.+))?")
@@ -151,7 +151,28 @@ def _load(source: str, files: list[pathlib.Path]) -> Any:
         Exception
     ) as error:  # the builders raise pyarrow's, huggingface_hub's and fsspec's errors
         where = "" if path.exists() else ": there is no such folder here, and as a datasets id"
-        raise UserError(f"{shown(source)}{where} cannot be loaded: {_first_line(error)}") from error
+        why = _wrong_file(files) or _first_line(error)
+        raise UserError(f"{shown(source)}{where} cannot be loaded: {why}") from error
+
+
+def _wrong_file(files: list[pathlib.Path]) -> str:
+    """Which of several parquet files is damaged, or has other columns than the first."""
+    import pyarrow.parquet
+
+    names: list[str] = []
+    for file in files if len(files) > 1 and files[0].suffix.lower() != ARROW else ():
+        try:
+            own = pyarrow.parquet.read_schema(file).names
+        except Exception as error:  # damaged bytes lead to whatever they lead to
+            return f"{shown(file.name)}: {_first_line(error)}"
+        names = names or own
+        if own != names:
+            columns, others = (some([repr(name) for name in each]) for each in (own, names))
+            return (
+                f"{shown(file.name)} has the columns {columns}, and {shown(files[0].name)} "
+                f"{others}: name one of them alone, or give them the same"
+            )
+    return ""
 
 
 def _dataset(table: Any) -> Any:

@@ -227,6 +227,18 @@ def test_two_kinds_of_tables_are_refused_and_brackets_are_a_path(tmp_path, confi
         open_pictures(config(folder))
 
 
+def test_of_several_tables_the_one_that_does_not_fit_is_named(tmp_path, config):
+    """F19's sibling: `datasets` says "Couldn't cast", and not of which file."""
+    for name, column in (("a", "text"), ("b", "caption")):
+        made = pa.table({"image": [cell(png("red"))], column: ["x"]})
+        pa.parquet.write_table(made, tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError, match="b.parquet has the columns 'image', 'caption', and a.par"):
+        open_pictures(config(tmp_path))
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="cannot be loaded: b.parquet: "):
+        open_pictures(config(tmp_path))
+
+
 def test_damaged_arrow_files_are_refused_before_they_lead_out_of_the_memory(tmp_path, config):
     captions = pa.array(["one", "two"])
     offsets = captions.buffers()[1].to_pybytes()
