@@ -128,8 +128,15 @@ def _explained(command: Callable[[Sequence[str]], int], args: Sequence[str], deb
             raise
         if debug:
             traceback.print_exc()
-        terminal.complain(f"error: {error}")
+        terminal.complain(f"error: {_said(error)}")
         return BAD_INPUT
+
+
+def _said(error: UserError | OSError) -> str:
+    """A sentence; of the system's own errors the file and what is wrong with it, no number."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def config_path(name: str) -> pathlib.Path:

@@ -12,6 +12,7 @@ from flax_sd.data import splits
 from flax_sd.data.account import Account
 from flax_sd.data.cells import list_rows
 from flax_sd.data.endings import METADATA, is_picture
+from flax_sd.data.names import is_there
 from flax_sd.data.records import Listing
 from flax_sd.errors import UserError, shown, some
 
@@ -62,7 +63,7 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
 
 def _is_saved(folder: pathlib.Path) -> bool:
     """Whether save_to_disk wrote a folder."""
-    return any((folder / name).is_file() for name in (SAVED, SAVED_SPLITS))
+    return any(is_there(folder / name) for name in (SAVED, SAVED_SPLITS))
 
 
 def _saved(account: Account) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 import io
 import os
+import pathlib
 
 import datasets
 import numpy as np
@@ -225,6 +226,20 @@ def test_two_kinds_of_tables_are_refused_and_brackets_are_a_path(tmp_path, confi
     arrow.rename(folder / "b.arrow")
     with pytest.raises(UserError, match=r"holds both \.arrow and \.parquet files: keep one"):
         open_pictures(config(folder))
+
+
+def test_a_folder_that_cannot_be_read_is_named_itself(tmp_path, config, monkeypatch):
+    """F25's sibling: not by a file that is looked for in it."""
+    look = pathlib.Path.is_file
+
+    def refuse(path):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(pathlib.Path, "is_file", refuse)
+    with pytest.raises(UserError, match="holds no pictures"):  # as it is looked into after that
+        open_pictures(config(tmp_path))
 
 
 def test_of_several_tables_the_one_that_does_not_fit_is_named(tmp_path, config):
