@@ -157,6 +157,8 @@ NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own pict
     ("flags", "message"),
     [
         (["--data.path", "{}/nowhere", *NONE_HELD], "nowhere is not there: data.path names"),
+        (["--data.held_out", "{}/nowhere"], "nowhere is not there: data.held_out names"),
+        (["--data.held_out_base", "{}/nowhere"], "nowhere is not there: data.held_out_base names"),
         (["--data.path", "{}/empty", *NONE_HELD], "empty holds no pictures and no captions"),
         (
             ["--data.path", "{}/latin", *NONE_HELD],

@@ -196,10 +196,13 @@ def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
     return tuple(even)
 
 
-def open_pictures(cfg: DataConfig, *, captioned: bool = True) -> Pictures:
+def open_pictures(
+    cfg: DataConfig, *, captioned: bool = True, option: str = "data.path"
+) -> Pictures:
     """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
 
     Args:
+      option: where the user named that path.
       captioned: whether they need captions; otherwise every picture is taken, and no caption read.
 
     Raises:
@@ -210,7 +213,7 @@ def open_pictures(cfg: DataConfig, *, captioned: bool = True) -> Pictures:
     except ValueError as error:
         right = "a name like white, or #rrggbb"
         raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
-    listing = _all(cfg, cfg.caption_column if captioned else None)
+    listing = _all(cfg, cfg.caption_column if captioned else None, option)
     return open_listing(cfg, listing, captioned=captioned)
 
 
@@ -270,9 +273,9 @@ def _some(found: list[Record], count: int) -> list[Record]:
     return [record for record in found if record.name in names]
 
 
-def _all(cfg: DataConfig, caption_column: str | None) -> Listing:
+def _all(cfg: DataConfig, caption_column: str | None, option: str) -> Listing:
     """What lies at path and elsewhere; records of other folders bear the folder's name."""
-    listing = _times(_list(cfg, caption_column, cfg.path), cfg.repeats)
+    listing = _times(_list(cfg, caption_column, cfg.path, option), cfg.repeats)
     for path, repeats in cfg.folders.items():
         further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
         _join(listing, path, further)
@@ -299,9 +302,7 @@ def _times(listing: Listing, repeats: int) -> Listing:
     return listing._replace(records=records)
 
 
-def _list(
-    cfg: DataConfig, caption_column: str | None, path: str, option: str = "data.path"
-) -> Listing:
+def _list(cfg: DataConfig, caption_column: str | None, path: str, option: str) -> Listing:
     folder = _resolve(path)
     try:
         folder.stat()

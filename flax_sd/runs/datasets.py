@@ -9,6 +9,7 @@ from flax_sd.errors import UserError, listed
 
 # The names in metrics.jsonl of what is measured.
 VAL_LOSS, BASE_LOSS, TRAIN_SUBSET = "val_loss", "base_loss", "train_subset"
+NAMED_BY = {VAL_LOSS: "data.held_out", BASE_LOSS: "data.held_out_base"}
 ENOUGH = 10  # pictures; with five, docs/walk.md cannot tell a gain of 5 % from none
 
 
@@ -49,7 +50,7 @@ def open_sets(config: Config) -> Sets:
     else:
         train = data.open_pictures(config.data, captioned=captioned)
     measured = {
-        name: data.open_pictures(cfg, captioned=captioned)
+        name: data.open_pictures(cfg, captioned=captioned, option=NAMED_BY[name])
         for name, cfg in _measured(config.data).items()
     }
     if share is not None:
