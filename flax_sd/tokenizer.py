@@ -147,7 +147,7 @@ class Tokenizer:
         if max_token_length not in MAX_TOKEN_LENGTHS:
             *most, last = map(str, MAX_TOKEN_LENGTHS)
             raise UserError(
-                f"max_token_length is {max_token_length}: should be {', '.join(most)} or {last}"
+                f"max_token_length is {max_token_length!r}: should be {', '.join(most)} or {last}"
             )
         new = copy.copy(self)
         new.max_token_length = max_token_length
