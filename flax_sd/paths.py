@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 from typing import Any
 
 from flax_sd.errors import UserError
@@ -23,7 +24,11 @@ def user_path(value: Any) -> Any:
     if "\0" in text:
         raise ValueError("holds a NUL, which no path can")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("is not UTF-8, so no file could name it: give it another name")
+        raise ValueError(
+            "is not UTF-8, so no file could name it: give it another name"
+            if sys.getfilesystemencoding() == "utf-8"
+            else "has letters that this locale cannot name: set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        )
     path = pathlib.Path(text)
     try:
         return path.expanduser() if text.startswith("~") else path

@@ -2,6 +2,7 @@
 
 import pathlib
 import pwd
+import sys
 
 import pytest
 
@@ -74,3 +75,10 @@ def test_functions_read_paths_as_options_do():
     for written, message in [("", "the path '' is empty"), ("a\0b", "NUL")]:
         with pytest.raises(UserError, match=message):
             named(written)
+
+
+def test_letters_that_the_locale_lacks_are_told_with_what_helps(monkeypatch):
+    """F16's sibling: a path in Chinese under LC_ALL=C, where Python is told not to help itself."""
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(ValueError, match="this locale cannot name: set PYTHONUTF8=1"):
+        user_path("\udce7\udc8c\udcab")
