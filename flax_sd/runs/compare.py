@@ -17,7 +17,7 @@ from flax_sd.runs.history import History
 from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.report import head, link
-from flax_sd.runs.resume import flatten
+from flax_sd.runs.resume import flatten, place
 from flax_sd.runs.slides import slides
 
 FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are written
@@ -76,7 +76,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
     if not folders:
         raise UserError("name the folders of one run or more: flax-sd compare RUN RUN")
     found, problems = [], []
-    for folder in dict.fromkeys(folder.absolute() for folder in folders):
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
         try:
             found.append(history.read(folder))
         except UserError as error:
@@ -103,7 +103,12 @@ def different(runs: Mapping[str, History]) -> Table:
     made = {name: flatten(run.config) | _made_with(run) for name, run in runs.items()}
     names = dict.fromkeys(name for values in made.values() for name in values)
     rows = [[name, *(values.get(name) for values in made.values())] for name in names]
-    return [row for row in rows if row[0] != "output" and any(v != row[1] for v in row[2:])]
+    return [row for row in rows if row[0] != "output" and not _are_alike(row[1:])]
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
+    first, *others = map(place, values)
+    return all(each == first for each in others)
 
 
 def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:

@@ -79,12 +79,13 @@ def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
     spelled = {}
     for name, value in flatten(options).items():
         if name.startswith(FOLDERS):
-            name = FOLDERS + _place(name.removeprefix(FOLDERS))
-        spelled[name] = _place(value) if _mark(name) else value
+            name = FOLDERS + place(name.removeprefix(FOLDERS))
+        spelled[name] = place(value) if _mark(name) else value
     return spelled
 
 
-def _place(value: Any) -> Any:
+def place(value: Any) -> Any:
+    """The whole path of what is there, however it is written; all else as it is."""
     there = isinstance(value, str) and value and pathlib.Path(value).exists()
     return str(pathlib.Path(value).resolve()) if there else value
 

@@ -77,3 +77,13 @@ def test_every_folder_without_a_run_is_named(runs, tmp_path, capsys):
     with pytest.raises(UserError, match="name the folders"):
         compare.read_all([])
     assert cli.compare([str(runs[0]), "--out", str(tmp_path)]) == 2
+
+
+def test_one_place_in_two_spellings_is_no_difference(tmp_path, monkeypatch):
+    """F30's sibling: pictures by their whole path and by a short one, and a run named twice."""
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, path in (("a", "pictures/"), ("b", str(tmp_path / "pictures"))):
+        make_run(tmp_path / name, data={"path": path})
+    runs = compare.read_all([tmp_path / "a", tmp_path / "a" / ".." / "a", tmp_path / "b"])
+    assert list(runs) == ["a", "b"] and compare.different(runs) == []
