@@ -100,7 +100,7 @@ def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
     shared = {"path", "resolution", "buckets", "bucket_step", "bucket_min", "bucket_max"}
     shared |= {"bucket_upscale", "center_crop", "interpolation", "background", "template"}
     shared |= {"wildcards", "image_column", "caption_column", "on_bad", "workers", "encode_once"}
-    shared |= {"tag_separator", "keep_separator", "group_separator"}
+    shared |= {"tag_separator", "keep_separator", "group_separator", "max_token_length"}
     assert shared | {*marked(DataConfig, "training_only")} == DataConfig.model_fields.keys()
     assert not shared & {*marked(DataConfig, "training_only")}
 
