@@ -13,7 +13,7 @@ from flax_sd.data.account import Account
 from flax_sd.data.cells import list_rows
 from flax_sd.data.endings import METADATA, is_picture
 from flax_sd.data.names import is_there
-from flax_sd.data.records import Listing
+from flax_sd.data.records import Bad, Listing
 from flax_sd.errors import UserError, shown, some
 
 # owner/set, and the name of one of its configurations where it has several.
@@ -57,8 +57,16 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
         account.set_aside_together(account.pictures(), beside)
         account.close(lambda path: None)
         rest = account.listing
-    listing = list_rows(source, _load(source, files), image_column, caption_column)
-    return Listing(listing.records, listing.bad + rest.bad, rest.unused)
+    made = _load(source, files)
+    listing = list_rows(source, made, image_column, caption_column)
+    unused = rest.unused if path.exists() else _other_splits(made)
+    return Listing(listing.records, listing.bad + rest.bad, unused)
+
+
+def _other_splits(made: Any) -> list[Bad]:
+    """The splits of a hub's set beside the one that is read."""
+    why = "not trained on; saved as a parquet file, --data.held_out FILE measures the loss on it"
+    return [Bad(f"split {shown(name)}", why) for name in made.info.splits or () if name != "train"]
 
 
 def _is_saved(folder: pathlib.Path) -> bool:

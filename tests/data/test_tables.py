@@ -130,6 +130,16 @@ def test_an_id_may_name_a_configuration(monkeypatch, config):
         assert open_pictures(config(path)).captions(0) == (caption,)
 
 
+def test_other_splits_of_an_id_are_named(monkeypatch, config):
+    """F2's sibling, as owner/set on the hub has them."""
+    made = table(captions="abc")
+    made.info.splits = dict.fromkeys(("train", "test"))
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, repo, timeout: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda repo, name, split: made)
+    ((name, why),) = open_pictures(config("some/set")).unused
+    assert name == "split test" and "not trained on" in why and "--data.held_out" in why
+
+
 def test_threads_read_rows_as_one_thread_does(tmp_path, config):
     data = datasets.concatenate_datasets([table()] * 20)
     data.save_to_disk(tmp_path)
