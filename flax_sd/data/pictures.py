@@ -202,8 +202,8 @@ def open_pictures(
     """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
 
     Args:
-      option: where the user named that path.
       captioned: whether they need captions; otherwise every picture is taken, and no caption read.
+      option: where the user named that path.
 
     Raises:
       UserError: nothing usable is there, or with `on_bad: stop` a picture cannot be read.

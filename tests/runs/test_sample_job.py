@@ -10,6 +10,7 @@ from flax_sd.errors import UserError
 from flax_sd.runs.prompts import Row
 from flax_sd.runs.sample import parse
 from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
+from flax_sd.runs.sample_options import SampleOptions
 from flax_sd.weights import hub, safetensors
 from flax_sd.weights.folder import read_json
 from tests import tiny
@@ -25,6 +26,15 @@ def test_unset_settings_come_from_the_model(model, tmp_path):
     assert (record["height"], record["width"]) == (64, 12)  # 6 latents of 2 pixels
     assert record["sampler"] == "pndm" and record["dtype"] == "float32" and record["vae"] is None
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_of_options_gives_the_options_back():
+    options = {"model": "a/b", "prompt": "a 'cat'", "lora": ["x:0.8", "y"], "embedding": ["e"]}
+    options |= {"clip_skip": 1, "max_token_length": 150, "vae": "b/c", "revision": "v1"}
+    options |= {"prediction_type": "v_prediction", "zero_snr": True, "seed": 1, "out": "o ut"}
+    made = SampleOptions.model_validate(options)
+    words = made.command()
+    assert parse(words[words.index("--model") :]) == made
 
 
 def test_dtype_and_batch_size_are_those_of_the_flags(model, tmp_path):
