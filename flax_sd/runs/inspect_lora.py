@@ -111,8 +111,10 @@ def _span(values: Iterable[float]) -> str:
 
 def _add_header(page: Page, metadata: Mapping[str, str]) -> None:
     """What the header says of base and training; the rest of it by name."""
+    # sd-scripts writes None of what was not set.
+    said = {key: value for key, value in metadata.items() if value != "None"}
     for label, keys in _HEADER.items():
-        found = [f"{_short(key)} {metadata[key][:_LONGEST]}" for key in keys if key in metadata]
+        found = [f"{_short(key)} {said[key][:_LONGEST]}" for key in keys if key in said]
         page.add(label, *([", ".join(found)] if found else ()))
     page.add("tags", *_tags(metadata.get("ss_tag_frequency", "")))
     shown = {"format", "ss_tag_frequency", *(key for keys in _HEADER.values() for key in keys)}

@@ -110,10 +110,11 @@ def test_an_embedding(inspect, folders, tmp_path, key, named):
 def test_a_header_in_kohyas_way(inspect, lora, tmp_path):
     tags = '{"10_cat": {"cat": 20, "sofa": 3}, "5_dog": {"sofa": 1, "dog": 8}}'
     header = {"ss_tag_frequency": tags, "ss_max_train_steps": "900", "ss_odd": "1"}
+    header |= {"ss_clip_skip": "None"}  # which sd-scripts writes of what is not set
     write_kohya(tmp_path / "a.safetensors", lora, header)
     said = inspect(tmp_path / "a.safetensors")[1]
     assert "tags          cat (20), dog (8), sofa (4)" in said
-    assert "training      max train steps 900" in said and "further entries:" in said
+    assert "training      max train steps 900\n" in said and "further entries:" in said
 
 
 def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
