@@ -13,11 +13,11 @@ from pydantic import Field
 from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.config.lora import LoRAConfig
 from flax_sd.config.model import ModelConfig
-from flax_sd.config.modes import IDLE
+from flax_sd.config.modes import CAPTIONS, DENOISING, MODES, NEW_TOKENS, Mode, Needs
 from flax_sd.config.optim import OptimConfig
 from flax_sd.config.pictures import DataConfig
 from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
-from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whole, changed
+from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whole, changed, marks
 from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.training import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
@@ -29,13 +29,15 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
-    lora: LoRAConfig = LoRAConfig()
-    tokens: TokensConfig = TokensConfig()
+    # Most of lora's may stay: a config of mode lora becomes one of mode full, vae or
+    # textual_inversion by one flag.
+    lora: Annotated[LoRAConfig, CAPTIONS] = LoRAConfig()
+    tokens: Annotated[TokensConfig, NEW_TOKENS] = TokensConfig()
     optim: OptimConfig = OptimConfig()
-    loss: LossConfig = LossConfig()
-    timesteps: TimestepsConfig = TimestepsConfig()
-    noise: NoiseConfig = NoiseConfig()
-    vae_loss: VAELossConfig = VAELossConfig()
+    loss: Annotated[LossConfig, DENOISING] = LossConfig()
+    timesteps: Annotated[TimestepsConfig, DENOISING] = TimestepsConfig()
+    noise: Annotated[NoiseConfig, DENOISING] = NoiseConfig()
+    vae_loss: Annotated[VAELossConfig, CAPTIONS] = VAELossConfig()
     validation: Annotated[ValidationConfig, MAY_DIFFER] = ValidationConfig()
     checkpoint: Annotated[CheckpointConfig, MAY_DIFFER] = CheckpointConfig()
     sample: Annotated[SampleConfig, MAY_DIFFER] = SampleConfig()
@@ -60,6 +62,25 @@ class Config(Section):
     """Numbers of the files that other programs read: LoRAs, new tokens and what is trained of a
     model; 16 bits halve the files. Checkpoints stay as they are."""
 
+    @property
+    def mode(self) -> Mode:
+        """What train.mode loads, trains and reads."""
+        return MODES[self.train.mode]
+
+    @property
+    def fully_trained(self) -> tuple[str, ...]:
+        """The components all of whose weights the run trains."""
+        if self.mode.prompted and self.mode.fully_trained and self.train.text_encoder:
+            return (*self.mode.fully_trained, "text_encoder")
+        return self.mode.fully_trained
+
+    @property
+    def lora_components(self) -> tuple[str, ...]:
+        """The components that get a LoRA; none in other modes."""
+        if not self.mode.adapters:
+            return ()
+        return ("unet", "text_encoder") if self.train.text_encoder else ("unet",)
+
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
         problems = self._idle_options()
@@ -67,7 +88,7 @@ class Config(Section):
             problems.append("train.ema_decay with optim.method schedule_free, which has a mean")
         if self.optim.method == "schedule_free" and self.lora.max_norm is not None:
             problems.append("lora.max_norm with optim.method schedule_free, whose mean it misses")
-        if self.optim.lora_plus != 1 and self.train.mode != "lora":
+        if self.optim.lora_plus != 1 and not self.mode.adapters:
             problems.append(f"optim.lora_plus has no meaning in train.mode {self.train.mode}")
         held = (self.data.held_out, self.data.held_out_share, self.data.held_out_base)
         if self.validation.patience and not (self.validation.every and any(held[:2])):
@@ -83,7 +104,7 @@ class Config(Section):
             problems.append(
                 "validation.every without data.held_out, data.held_out_share or data.held_out_base"
             )
-        if self.mesh.fsdp > 1 and self.train.mode in ("full", "vae", "ddpm"):
+        if self.mesh.fsdp > 1 and self.fully_trained:
             problems.append(
                 f"mesh.fsdp {self.mesh.fsdp} divides frozen weights alone: in train.mode "
                 f"{self.train.mode} each device would still hold all trained weights, their mean "
@@ -115,18 +136,16 @@ class Config(Section):
 
     def _idle_options(self) -> list[str]:
         """Options that would do nothing, or nothing sensible, in the mode."""
-        train, mode = self.train, self.train.mode
-        trained = {"vae": ("vae",), "full": ("unet",), "ddpm": ("unet",)}.get(mode, ())
-        if mode == "full" and train.text_encoder:
-            trained = ("unet", "text_encoder")
+        mode, trains_text = self.train.mode, self.mode.text_encoder and self.mode.fully_trained
         problems = [
             f"model.from_scratch has {name}, which train.mode {mode} does not train"
-            + (" (train.text_encoder does)" if mode == "full" and name != "vae" else "")
+            + (" (train.text_encoder does)" if trains_text and name != "vae" else "")
             for name in self.model.from_scratch
-            if name not in trained
+            if name not in self.fully_trained
         ]
-        if mode == "textual_inversion" and not self.tokens.names:
-            problems.append("train.mode textual_inversion trains tokens.names: there are none")
+        trains_nothing = not self.mode.fully_trained and not self.mode.adapters
+        if trains_nothing and not self.tokens.names:
+            problems.append(f"train.mode {mode} trains tokens.names: there are none")
         problems += [f"{name} has no meaning in train.mode {mode}" for name in self._idle()]
         return problems
 
@@ -139,7 +158,10 @@ class Config(Section):
             if isinstance(section, Section)
             for option in changed(section)
         ]
-        return [name for name in dotted if name.startswith(IDLE[self.train.mode])]
+        unmet = {
+            name for name, need in marks(type(self), Needs).items() if not need.is_met(self.mode)
+        }
+        return [name for name in dotted if unmet & {name, name.partition(".")[0]}]
 
 
 def to_dict(config: Config) -> dict[str, Any]:

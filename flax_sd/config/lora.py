@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from flax_sd.config.modes import ADAPTERS
 from flax_sd.config.section import (
     Count,
     OnResume,
@@ -23,7 +24,7 @@ Chance = Annotated[float, Field(ge=0, lt=1)]
 class LoRAConfig(Section):
     """The adapters of mode lora."""
 
-    start: Annotated[UserPath | None, OnResume("start_hash")] = None
+    start: Annotated[UserPath | None, OnResume("start_hash"), ADAPTERS] = None
     """A LoRA to train on: a file of kohya, PEFT or diffusers, or a folder with one, as a run's.
     Layers, ranks and alphas are the file's, and options that say otherwise are refused. Where the
     file does not tell its alphas, they are those of the run that it lies in, or lora.alpha."""
@@ -50,17 +51,17 @@ class LoRAConfig(Section):
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """How the down matrices start; the up matrices start at zero."""
 
-    dora: bool = False
+    dora: Annotated[bool, ADAPTERS] = False
     """Train the norms of each layer's outputs apart from their directions (Liu et al. 2024): nearer
     to full training at small ranks, for more time and memory a step."""
-    dropout: Chance = 0.0
+    dropout: Annotated[Chance, ADAPTERS] = 0.0
     """Chance that a number between the two matrices is left out, drawn anew for each picture and
     position; as sd-scripts' network_dropout, where peft's lora_dropout is of the layer's input."""
-    rank_dropout: Chance = 0.0
+    rank_dropout: Annotated[Chance, ADAPTERS] = 0.0
     """Chance that a column of the pair is left out, drawn anew for each picture and layer."""
-    module_dropout: Chance = 0.0
+    module_dropout: Annotated[Chance, ADAPTERS] = 0.0
     """Chance that a layer does without its LoRA, drawn anew for each picture and layer."""
-    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    max_norm: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, ADAPTERS] = None
     """Largest norm of a layer's update alpha / rank · up @ down; after each step both matrices are
     scaled to it, as by sd-scripts' scale_weight_norms (1 is usual). Unset leaves them alone."""
 

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from flax_sd.config.modes import ADAPTERS, CAPTIONS, DENOISING, PROMPTS
 from flax_sd.config.section import SAME_MODEL, Count, Section, Source
 
 
@@ -15,16 +16,16 @@ class ModelConfig(Section):
     """Branch, tag or commit of a hub id."""
     variant: Annotated[str | None, SAME_MODEL] = None
     """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
-    vae: Annotated[Source | None, SAME_MODEL] = None
+    vae: Annotated[Source | None, SAME_MODEL, CAPTIONS] = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
-    base_dtype: Literal["compute", "int8"] = "compute"
+    base_dtype: Annotated[Literal["compute", "int8"], ADAPTERS] = "compute"
     """How a LoRA's frozen base is held while it is trained: as compute_dtype says, or the kernels
     of all linears and convolutions in 8 bits, a quarter to a half of that."""
-    clip_skip: Count = 0
+    clip_skip: Annotated[Count, PROMPTS] = 0
     """How many of the text encoder's last layers to leave out."""
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    prediction_type: Annotated[Literal["epsilon", "v_prediction"] | None, DENOISING] = None
     """What the UNet puts out, where that is to differ from the model's scheduler config."""
-    zero_snr: bool = False
+    zero_snr: Annotated[bool, DENOISING] = False
     """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns to draw all
     dark and all bright; it wants v_prediction, and samples of it the same two options."""
     from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()

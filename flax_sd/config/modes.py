@@ -1,52 +1,63 @@
-"""Which options would do nothing in a mode, and are refused there."""
+"""What each train.mode loads, trains and reads: one row a mode."""
 
-_CAPTIONS = ("train.text_encoder", "train.caption_dropout", "model.clip_skip", "sample.prompts")
-_CAPTIONS += ("data.max_token_length",)
-_UNET = ("train.remat", "model.prediction_type", "model.zero_snr", "sample.every")
-_DDPM = ("sample.count",)
-_ADAPTERS = (
-    "model.base_dtype",
-    "lora.start",
-    "lora.dora",
-    "lora.dropout",
-    "lora.rank_dropout",
-    "lora.module_dropout",
-    "lora.max_norm",
-)
+from typing import Literal, NamedTuple
 
-# By the beginnings of their names. Most of lora's may stay: a config of mode lora becomes one of
-# mode full, vae or textual_inversion by one flag.
-IDLE: dict[str, tuple[str, ...]] = {
-    "lora": _DDPM,
-    "textual_inversion": (*_DDPM, *_ADAPTERS, "train.text_encoder"),
-    "full": (*_DDPM, *_ADAPTERS, "tokens.names"),
-    "vae": (
-        *_DDPM,
-        *_CAPTIONS,
-        *_UNET,
-        *_ADAPTERS,
-        "tokens.names",
-        "data.mask",
-        "loss.",
-        "timesteps.",
-        "noise.",
-    ),
-    "ddpm": (
-        *_CAPTIONS,
-        "tokens.",
-        "model.vae",
-        "data.caption_column",
-        "data.template",
-        "data.wildcards",
-        "data.shuffle_tags",
-        "data.keep_",
-        "data.tag_",
-        "data.group_separator",
-        "data.encode_once",
-        "data.mask",
-        "model.base_dtype",
-        "lora.",
-        "vae_loss.",
-        "sample.guidance_scale",
-    ),
+ModeName = Literal["lora", "textual_inversion", "full", "vae", "ddpm"]
+
+
+class Mode(NamedTuple):
+    """The facts of a mode that the rest of the code asks for.
+
+    Attributes:
+      components: networks that it loads.
+      fully_trained: those of them all of whose weights it trains.
+      denoises: it trains on the loss of a denoising network.
+      prompted: that network reads text, and so latents, a tokenizer and a text encoder are there.
+      captioned: the pictures have captions, and the model is a StableDiffusionPipeline; else a
+        DDPMPipeline.
+      adapters: it trains a LoRA.
+      new_tokens: it may train tokens.names.
+      text_encoder: it may train the text encoder, by train.text_encoder.
+    """
+
+    components: tuple[str, ...] = ("vae", "text_encoder", "unet")
+    fully_trained: tuple[str, ...] = ()
+    denoises: bool = True
+    prompted: bool = True
+    captioned: bool = True
+    adapters: bool = False
+    new_tokens: bool = False
+    text_encoder: bool = False
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether what it trains draws without prompts."""
+        return self.denoises and not self.prompted
+
+
+MODES: dict[ModeName, Mode] = {
+    "lora": Mode(adapters=True, new_tokens=True, text_encoder=True),
+    "textual_inversion": Mode(new_tokens=True),
+    "full": Mode(fully_trained=("unet",), text_encoder=True),
+    "vae": Mode(components=("vae",), fully_trained=("vae",), denoises=False, prompted=False),
+    "ddpm": Mode(components=("unet",), fully_trained=("unet",), prompted=False, captioned=False),
 }
+
+
+class Needs(NamedTuple):
+    """Marks an option, or a whole section, that has a meaning in some modes alone.
+
+    Attributes:
+      fact: the name of what has to be true of the mode.
+    """
+
+    fact: str
+
+    def is_met(self, mode: Mode) -> bool:
+        """Whether the option has a meaning in the mode."""
+        return bool(getattr(mode, self.fact))
+
+
+DENOISING, PROMPTS, CAPTIONS = Needs("denoises"), Needs("prompted"), Needs("captioned")
+ADAPTERS, NEW_TOKENS, TEXT_ENCODER = Needs("adapters"), Needs("new_tokens"), Needs("text_encoder")
+UNCONDITIONAL = Needs("unconditional")

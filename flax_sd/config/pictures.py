@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
+from flax_sd.config.modes import CAPTIONS, PROMPTS
 from flax_sd.config.section import (
     MAY_DIFFER,
     SAME_PICTURES,
     TRAINING_ONLY,
+    WHOLE_SET,
     Count,
     OnResume,
     Positive,
@@ -17,19 +19,17 @@ from flax_sd.config.section import (
     Section,
     Source,
     TokenLength,
+    TrainingOnly,
     Unset,
+    WholeSet,
     changed,
-    marked,
+    marks,
     refuse_idle,
     written,
 )
 from flax_sd.paths import user_source
 
 Separator = Annotated[str, Field(min_length=1)]
-
-# Options that need the whole set at hand.
-_WHOLE_SET = ("repeats", "folders", "regularisation", "max_pictures", "encode_once", "mask")
-_WHOLE_SET += ("held_out_share",)
 
 
 class DataConfig(Section):
@@ -41,13 +41,13 @@ class DataConfig(Section):
     stream: Annotated[bool, TRAINING_ONLY] = False
     """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
-    repeats: Annotated[Positive, TRAINING_ONLY] = 1
+    repeats: Annotated[Positive, TRAINING_ONLY, WHOLE_SET] = 1
     """How often an epoch shows each picture of path."""
     folders: Annotated[
-        dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY
+        dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY, WHOLE_SET
     ] = {}
     """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
-    regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY] = None
+    regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY, WHOLE_SET] = None
     """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
     of the class: an epoch shows as many of them as of the others."""
     class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
@@ -81,37 +81,39 @@ class DataConfig(Section):
         "lanczos"
     )
     """How pictures are resized."""
-    max_pictures: Annotated[Positive | None, TRAINING_ONLY] = None
+    max_pictures: Annotated[Positive | None, TRAINING_ONLY, WHOLE_SET] = None
     """Use no more than so many pictures, chosen by their names alone; unset uses all."""
     image_column: str = "image"
     """Column of a data set that holds the picture."""
-    caption_column: str = "text"
+    caption_column: Annotated[str, CAPTIONS] = "text"
     """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
-    template: str = "{}"
+    template: Annotated[str, CAPTIONS] = "{}"
     """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}".
     Captions of regularisation stay as they are."""
     # Diffusers reads as many, and what more would change every run and its pictures.
-    max_token_length: TokenLength = 75
+    max_token_length: Annotated[TokenLength, PROMPTS] = 75
     """How many tokens of a caption are read, in chunks of 75 as sd-scripts does; 150 and 225 make
     every caption and prompt of the run 2 or 3 chunks long, and each step slower."""
-    wildcards: bool = False
+    wildcards: Annotated[bool, CAPTIONS] = False
     """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
-    shuffle_tags: Annotated[bool, TRAINING_ONLY] = False
+    shuffle_tags: Annotated[bool, TRAINING_ONLY, CAPTIONS] = False
     """Bring the tags of a caption into a new order each time."""
-    keep_tags: Annotated[Count, TRAINING_ONLY] = 0
+    keep_tags: Annotated[Count, TRAINING_ONLY, CAPTIONS] = 0
     """How many of the first tags stay where they are and are never dropped."""
-    tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY] = 0.0
+    tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY, CAPTIONS] = 0.0
     """Share of the other tags that is left out, drawn anew each time."""
-    tag_separator: Separator = ","
+    tag_separator: Annotated[Separator, CAPTIONS] = ","
     """What stands between tags."""
-    keep_separator: Separator | None = None  # in most captions it would be text
+    keep_separator: Annotated[Separator | None, CAPTIONS] = (
+        None  # in most captions it would be text
+    )
     """What stands in a caption, as "|||", after the tags that stay where they are and are never
     dropped; a second one stands before tags that stay at the end. Captions without it follow
     keep_tags. A comma (tag_separator) takes its place."""
-    group_separator: Separator | None = None  # likewise
+    group_separator: Annotated[Separator | None, CAPTIONS] = None  # likewise
     """What stands, as ";;;", between tags that are moved and dropped as one. A comma
     (tag_separator) takes its place."""
-    mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY] = "none"
+    mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY, WHOLE_SET, PROMPTS] = "none"
     """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
     (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
     as a whole, and held-out losses are of whole pictures."""
@@ -127,13 +129,15 @@ class DataConfig(Section):
     """What to do about pictures that cannot be read: skip (each is named) or stop."""
     workers: Annotated[Positive, MAY_DIFFER] = 2
     """Threads that decode pictures ahead."""
-    encode_once: bool = True
+    encode_once: Annotated[bool, WHOLE_SET, CAPTIONS] = True
     """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
     the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
     is done at each step."""
     held_out: Annotated[Source | None, OnResume("data.val_loss.hash"), TRAINING_ONLY] = None
     """Captioned pictures, as in path, whose loss is measured before and after the run."""
-    held_out_share: Annotated[Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY] = None
+    held_out_share: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY, WHOLE_SET
+    ] = None
     """In place of held_out: about this share of the pictures of path is not trained on but
     measured. What a picture shows decides, so it stays where it is when files come, go or are
     renamed, and copies of one are never on both sides."""
@@ -150,7 +154,7 @@ class DataConfig(Section):
             are trained on.
         """
         fields = type(self).model_fields
-        plain = {name: fields[name].default for name in marked(type(self), "training_only")}
+        plain = {name: fields[name].default for name in marks(type(self), TrainingOnly)}
         own = {} if path is None else {"path": path}
         return self.model_copy(update={**plain, "center_crop": True, **own})
 
@@ -229,7 +233,7 @@ def _refuse_mixed_separators(data: DataConfig) -> None:
 
 
 def _refuse_beside_stream(data: DataConfig) -> None:
-    whole = [name for name in changed(data) if name in _WHOLE_SET]
+    whole = [name for name in changed(data) if name in marks(type(data), WholeSet)]
     if whole:
         raise ValueError(
             f"{', '.join(whole)} beside stream, which has one shard at hand and never the whole set"

@@ -5,6 +5,7 @@ from typing import Annotated
 import pydantic
 from pydantic import Field
 
+from flax_sd.config.modes import CAPTIONS, DENOISING, PROMPTS, UNCONDITIONAL
 from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole, refuse_idle
 
 
@@ -22,21 +23,21 @@ class CheckpointConfig(Section):
 class SampleConfig(Section):
     """Pictures drawn during and after the run."""
 
-    every: Positive | None = None
+    every: Annotated[Positive | None, DENOISING] = None
     """Steps between two grids of samples."""
-    every_epochs: Positive | None = None
+    every_epochs: Annotated[Positive | None, DENOISING] = None
     """Passes over the pictures between two grids, beside those of every; where both are unset, none
     are drawn between the first and the last step."""
-    prompts: tuple[str, ...] = ()
+    prompts: Annotated[tuple[str, ...], PROMPTS] = ()
     """Captions to draw; with them, the run ends with a before/after sheet. With every or
     every_epochs alone, captions of the data."""
     at_first: bool = True  # the sheet has nothing to compare with otherwise
     """Draw them before the first step too; off, there is no before/after sheet."""
-    count: Positive = 16
+    count: Annotated[Positive, UNCONDITIONAL] = 16
     """Pictures of a grid in mode ddpm, which has no prompts; every and every_epochs draw them."""
     steps: Positive = 25
     """Denoising steps of a sample."""
-    guidance_scale: Rate = 7.5
+    guidance_scale: Annotated[Rate, CAPTIONS] = 7.5
     """Classifier-free guidance; 1 and below turn it off."""
     sampler: str | None = None
     """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""

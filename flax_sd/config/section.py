@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from flax_sd.paths import user_path, user_source
 
 Value = TypeVar("Value")
+Mark = TypeVar("Mark")
 
 
 def _whole(value: Any) -> Any:
@@ -77,8 +78,15 @@ class Unset(NamedTuple):
     meaning: Callable[[Any], Any]
 
 
-# Marks an option of the training pictures that does not hold where their loss is measured.
-TRAINING_ONLY = Field(json_schema_extra={"training_only": True})
+class TrainingOnly(NamedTuple):
+    """Marks an option of the training pictures that does not hold where their loss is measured."""
+
+
+class WholeSet(NamedTuple):
+    """Marks an option that needs all pictures of a set at hand, which a stream never has."""
+
+
+TRAINING_ONLY, WHOLE_SET = TrainingOnly(), WholeSet()
 
 
 def written(pair: str) -> Any:
@@ -98,8 +106,8 @@ class Section(pydantic.BaseModel):
         value = getattr(self, name)
         if value is not None:
             return value
-        marks = type(self).model_fields[name].metadata
-        return next((mark.meaning(self) for mark in marks if isinstance(mark, Unset)), None)
+        mark = _mark_of(type(self).model_fields[name], Unset)
+        return None if mark is None else mark.meaning(self)
 
     def in_full(self) -> dict[str, Any]:
         """Returns the options as plain values, with what the unset ones stand for."""
@@ -123,14 +131,20 @@ def checked_patterns(value: dict[str, Value]) -> dict[str, Value]:
     return value
 
 
-def marked(section: type[Section], mark: str) -> list[str]:
-    """Returns the options of a section that bear a mark."""
+def marks(model: type[pydantic.BaseModel], kind: type[Mark], prefix: str = "") -> dict[str, Mark]:
+    """Returns the options, by dotted name, and the whole sections that bear a mark of a kind."""
+    found = {}
+    for name, field in model.model_fields.items():
+        mark = _mark_of(field, kind)
+        if mark is not None:
+            found[prefix + name] = mark
+        if is_section(field):
+            found |= marks(typing.cast(Any, field.annotation), kind, f"{prefix}{name}.")
+    return found
 
-    def bears(extra: Any) -> bool:
-        return isinstance(extra, dict) and mark in extra
 
-    fields = section.model_fields.items()
-    return [name for name, field in fields if bears(field.json_schema_extra)]
+def _mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
 
 
 def changed(section: Section) -> list[str]:
@@ -153,18 +167,6 @@ def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
     ]
     if idle:
         raise ValueError(f"{', '.join(idle)} without effect beside the other options")
-
-
-def on_resume(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, OnResume]:
-    """The options, by dotted name, and whole sections that are marked so."""
-    marks = {}
-    for name, field in model.model_fields.items():
-        found = next((each for each in field.metadata if isinstance(each, OnResume)), None)
-        if found is not None:
-            marks[prefix + name] = found
-        elif is_section(field):
-            marks |= on_resume(typing.cast(Any, field.annotation), f"{prefix}{name}.")
-    return marks
 
 
 def is_section(field: FieldInfo) -> bool:

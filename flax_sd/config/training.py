@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from flax_sd.config.modes import DENOISING, PROMPTS, TEXT_ENCODER, ModeName
 from flax_sd.config.section import MAY_DIFFER, Positive, Rate, Section, refuse_idle
 
 
 class TrainConfig(Section):
     """The training loop."""
 
-    mode: Literal["lora", "textual_inversion", "full", "vae", "ddpm"] = "lora"
+    mode: ModeName = "lora"
     """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
     full: the UNet itself; vae: the autoencoder; ddpm: a UNet that draws pixels from noise alone,
     without a VAE or captions (Ho et al. 2020)."""
@@ -24,13 +25,13 @@ class TrainConfig(Section):
     together: at 512 px each takes 1 to 2 GB in float32, and half of that with remat."""
     accumulate: Positive = 1
     """Parts that a batch is divided into, one after another, to save memory."""
-    text_encoder: bool = False
+    text_encoder: Annotated[bool, TEXT_ENCODER] = False
     """Train the text encoder too (its LoRA, or all of it in mode full), which then stays in memory:
     0.5 GB in float32. Layers that model.clip_skip leaves out stay as they are."""
-    remat: Literal["none", "blocks", "full"] = "none"
+    remat: Annotated[Literal["none", "blocks", "full"], DENOISING] = "none"
     """Recompute activations in the backward pass, block by block or in full within each block
     too: less memory, more time."""
-    caption_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    caption_dropout: Annotated[float, Field(ge=0, le=1), PROMPTS] = 0.0
     """Share of captions replaced by the empty one, which teaches guidance from scratch."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Keep a running mean of what is trained, with this decay a step (0.999 for thousands of

@@ -19,11 +19,6 @@ from flax_sd.runs.reach import reached
 from flax_sd.runs.start import read_start
 
 
-def adapted(config: Config) -> tuple[str, ...]:
-    """The components that get a LoRA in mode lora."""
-    return ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
-
-
 def add_adapters(config: Config, networks: dict[str, Any]) -> None:
     """Puts the LoRA of the config beside the layers of `networks`, in place.
 
@@ -39,7 +34,7 @@ def add_adapters(config: Config, networks: dict[str, Any]) -> None:
         for name, adapters in read_start(config, networks).items():
             attach(networks[name], adapters, 1.0)
     if config.model.base_dtype == "int8":
-        for name in adapted(config):
+        for name in config.lora_components:
             hold_in_int8(networks[name])
 
 
@@ -75,7 +70,7 @@ def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
                 return rank if here else 0
         return settings.rank if here else 0
 
-    for i, name in enumerate(adapted(config)):
+    for i, name in enumerate(config.lora_components):
         inject(
             networks[name],
             settings.targets,

@@ -12,9 +12,8 @@ from flax_sd.config import Config
 from flax_sd.data import Bad, Finding, Pictures
 from flax_sd.progress import Progress
 from flax_sd.runs import class_pictures, new_tokens
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets, reads_captions
+from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
 from flax_sd.runs.outputs import write_aside
-from flax_sd.runs.parts import OWN_ALONE
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights.hub import BUNDLED
 
@@ -80,7 +79,7 @@ def check(config: Config, sets: Sets) -> Report:
     tokenizer = new_tokens.counted(config.tokens, tokenizer)
     tokenizer = tokenizer.with_length(config.data.max_token_length)
     new_tokens.check_captions(config.tokens, sets.train)
-    cut_off = None if config.train.mode in OWN_ALONE else tokenizer.cut_off
+    cut_off = None if not config.mode.prompted else tokenizer.cut_off
     held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
     options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}
     named = {"data.path": sets.train}
@@ -117,7 +116,7 @@ def _beyond(
     config: Config, sets: Sets, progress: Progress
 ) -> tuple[dict[str, list[Bad]], dict[str, list[Bad]]]:
     """What is left out of and unused in all shards but the first, opened one after another."""
-    left_out, unused, captioned = {}, {}, reads_captions(config)
+    left_out, unused, captioned = {}, {}, config.mode.captioned
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
         for shard in sets.shards[1:]:
             pictures = data.open_shard(shard, config.data, captioned=captioned)

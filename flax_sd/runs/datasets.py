@@ -30,18 +30,13 @@ class Sets(NamedTuple):
         return [self.train, *self.measured.values()]
 
 
-def reads_captions(config: Config) -> bool:
-    """Whether the run's mode needs captions beside the pictures."""
-    return config.train.mode != "ddpm"
-
-
 def open_sets(config: Config) -> Sets:
     """Opens every picture once; measured pictures are cut alike in every run.
 
     Raises:
       UserError: they cannot be read, or cannot be divided.
     """
-    captioned, share = reads_captions(config), config.data.held_out_share
+    captioned, share = config.mode.captioned, config.data.held_out_share
     shards = ()
     if config.data.stream:
         shards, unused = data.find_all(config.data.path)
@@ -85,7 +80,7 @@ def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
 
 def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
     """The pictures of the first shard, of which at least one must be good."""
-    pictures = data.open_shard(shards[0], config.data, captioned=reads_captions(config))
+    pictures = data.open_shard(shards[0], config.data, captioned=config.mode.captioned)
     if not len(pictures):
         lines = [f"{name}: {reason}" for name, reason in pictures.bad] or ["it holds none"]
         head = f"no picture of {shards[0].name}, the first of {len(shards)} shards, can be used:"

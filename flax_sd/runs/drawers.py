@@ -14,7 +14,7 @@ from flax_sd.data import Pictures
 from flax_sd.ddpm import DDPM
 from flax_sd.losses import Trees
 from flax_sd.pipeline import StableDiffusion
-from flax_sd.runs.parts import Parts, trained_whole
+from flax_sd.runs.parts import Parts
 from flax_sd.runs.precision import resolve_dtype
 
 AT_ONCE = 4  # pictures a batch of prompts
@@ -55,7 +55,7 @@ def make_drawer(
     Args:
       stopping: whether the run is to be saved and ended rather than draw on.
     """
-    if config.train.mode == "ddpm":
+    if config.mode.unconditional:
         return Unprompted(config, parts, stopping) if config.sample.wanted else None
     prompts = choose_prompts(config, pictures)
     return Prompted(config, parts, prompts, stopping) if prompts else None
@@ -151,7 +151,7 @@ def put_into(networks: dict[str, Any], params: Trees, config: Config) -> None:
 
     LoRA leaves stay float32.
     """
-    whole, dtype = bool(trained_whole(config)), jnp.dtype(resolve_dtype(config.compute_dtype))
+    whole, dtype = bool(config.fully_trained), jnp.dtype(resolve_dtype(config.compute_dtype))
 
     def host_copy(leaf: jax.Array) -> np.ndarray:
         return np.asarray(leaf).astype(dtype if whole else leaf.dtype)

@@ -85,7 +85,7 @@ def run(options: ExportOptions) -> int:
 
 def _check(options: ExportOptions, source: Exported) -> None:
     problems = []
-    if source.config is not None and source.config.train.mode == "ddpm":
+    if source.config is not None and not source.config.mode.captioned:
         problems.append(f"{source.model} is a diffusers folder already, the only form there is")
     if not math.isfinite(options.strength):
         problems.append(f"--strength is {options.strength}: should be a number")

@@ -88,7 +88,7 @@ def find_source(
         return Source(path, model, revision, variant, vae, config)
     if config is None:
         raise UserError(f"{path} is no run's folder (it has no {CONFIG_FILE}), nor a LoRA file")
-    if config.train.mode == "lora":
+    if config.mode.adapters:
         name = BEST_LORA if step == "best" else LORA_FILE
         if not (path / name).is_file():
             why = "validation.every was not set, or the run" if step == "best" else "the run"

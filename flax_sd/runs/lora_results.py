@@ -10,7 +10,6 @@ from flax_sd.family import family_of
 from flax_sd.lora.inject import extract
 from flax_sd.lora.write import kohya_metadata, write_kohya, write_peft
 from flax_sd.runs import lora_header
-from flax_sd.runs.adapters import adapted
 from flax_sd.runs.parts import Parts
 from flax_sd.tokens.files import EMBEDS_FILE
 from flax_sd.weights.fill import as_dtype
@@ -52,7 +51,7 @@ class LoRAResults:
         self, kohya: pathlib.Path, peft: pathlib.Path, named: pathlib.Path | None = None
     ) -> None:
         networks = self._parts.networks
-        lora = {name: extract(networks[name]) for name in adapted(self._config)}
+        lora = {name: extract(networks[name]) for name in self._config.lora_components}
         text_config = read_component_config(self._parts.folder, "text_encoder")
         prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
         header = kohya_metadata(family_of(text_config), prediction)

@@ -23,8 +23,8 @@ from flax_sd.losses import (
 )
 from flax_sd.models.clip import NewTokens, encode_ids
 from flax_sd.models.vae import Moments
-from flax_sd.runs.adapters import adapted, add_adapters, constraint, dropout_rates
-from flax_sd.runs.parts import Parts, noise_schedule, stride, trained_whole
+from flax_sd.runs.adapters import add_adapters, constraint, dropout_rates
+from flax_sd.runs.parts import Parts, noise_schedule, stride
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.reach import reached
 
@@ -58,7 +58,7 @@ def make_objective(config: Config, parts: Parts) -> Objective:
       UserError: the LoRA that the config describes cannot be put into the networks.
     """
     networks = dict(parts.networks)
-    if config.train.mode == "lora":
+    if config.mode.adapters:
         add_adapters(config, networks)
     if "unet" in networks:
         networks["unet"].remat = config.train.remat
@@ -69,11 +69,11 @@ def make_objective(config: Config, parts: Parts) -> Objective:
             graphs[name], params[name], frozen[name] = nnx.split(network, picked[name], ...)
         else:
             graphs[name], frozen[name] = nnx.split(network)
-    if config.train.mode == "vae":
+    if not config.mode.denoises:
         loss = _vae_objective(config, networks["vae"], graphs)
         return Objective(graphs, params, frozen, loss, loss, _pixels_alone())
     options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
-    if config.train.mode == "ddpm":
+    if config.mode.unconditional:
         dtype, schedule = _compute_dtype(config), noise_schedule(parts)
         loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
         measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
@@ -96,14 +96,14 @@ def make_objective(config: Config, parts: Parts) -> Objective:
 
 def _compute_dtype(config: Config) -> jnp.dtype | None:
     """What whole trained weights are cast to; LoRA leaves are not cast."""
-    return jnp.dtype(resolve_dtype(config.compute_dtype)) if trained_whole(config) else None
+    return jnp.dtype(resolve_dtype(config.compute_dtype)) if config.fully_trained else None
 
 
 def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
     """The filter that picks each trained component's leaves, of those that have a gradient."""
-    picked: dict[str, Any] = dict.fromkeys(trained_whole(config), nnx.Param)
-    if config.train.mode == "lora":
-        picked = dict.fromkeys(adapted(config), nnx.LoRAParam)
+    picked: dict[str, Any] = dict.fromkeys(config.fully_trained, nnx.Param)
+    if config.mode.adapters:
+        picked = dict.fromkeys(config.lora_components, nnx.LoRAParam)
     if config.tokens.names:
         picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # either, where they are
 

@@ -19,7 +19,7 @@ from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.losses import Trees
 from flax_sd.runs import lora_results, new_tokens
-from flax_sd.runs.parts import Parts, trained_whole
+from flax_sd.runs.parts import Parts
 from flax_sd.weights import folder as model_folder
 from flax_sd.weights.fill import rounded, state_tensors
 
@@ -36,8 +36,8 @@ class Outputs:
         """Takes the pictures that the run is of: LoRA files name their tags."""
         self._config, self._parts = config, parts
         lora = lora_results.LoRAResults(config, parts, pictures)
-        self._lora = lora if config.train.mode == "lora" else None
-        unconditional = config.train.mode == "ddpm"
+        self._lora = lora if config.mode.adapters else None
+        unconditional = not config.mode.captioned
         self._networks = ("unet",) if unconditional else NETWORKS
         self._copied = ("scheduler",) if unconditional else ("tokenizer", "scheduler")
 
@@ -46,7 +46,7 @@ class Outputs:
 
         Whole weights wait.
         """
-        if jax.process_index() != 0 or trained_whole(self._config):
+        if jax.process_index() != 0 or self._config.fully_trained:
             return
         self._take(params)
         name = f"step-{step:06d}"
@@ -73,7 +73,7 @@ class Outputs:
         """
         if jax.process_index() != 0:
             return []
-        if not trained_whole(self._config):
+        if not self._config.fully_trained:
             self._take(params)
             if self._lora:
                 self._lora.finish(best=best)
@@ -110,7 +110,7 @@ class Outputs:
 
     def _results(self, best: bool) -> list[pathlib.Path]:
         """The files by which missing results are noticed."""
-        if not trained_whole(self._config):
+        if not self._config.fully_trained:
             tokens = self._token_results(best).values()
             lora = lora_results.results(self._config, best=best) if self._lora else ()
             return [*lora, *tokens]
@@ -140,7 +140,7 @@ class Outputs:
         self, target: pathlib.Path, params: Trees, frozen: Trees, changed: dict[str, Any]
     ) -> None:
         """The whole model as a diffusers folder: trained parts new, the rest as they were."""
-        parts, trained = self._parts, trained_whole(self._config)
+        parts, trained = self._parts, self._config.fully_trained
         raw = {
             name: read_component_config(parts.component_folder(name).parent, folder.name)
             for name in self._networks
@@ -178,7 +178,7 @@ class Outputs:
 def trained_files(config: Config) -> list[tuple[str, str]]:
     """The components that are trained whole, each with its tensor file's stem."""
     stems = {"text_encoder": "model"}  # transformers' name
-    return [(name, stems.get(name, "diffusion_pytorch_model")) for name in trained_whole(config)]
+    return [(name, stems.get(name, "diffusion_pytorch_model")) for name in config.fully_trained]
 
 
 def _clear_remains(target: pathlib.Path) -> None:

@@ -20,7 +20,6 @@ from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
 
 logger = logging.getLogger("flax_sd")
-OWN_ALONE = {"vae": ("vae",), "ddpm": ("unet",)}  # modes that train all that they load
 
 
 class Parts(NamedTuple):
@@ -79,27 +78,25 @@ def _make_parts(
     make: Callable[[pathlib.Path, str, str, jax.Array | None], Any],
 ) -> Parts:
     """The parts, each network by `make(folder, component, dtype, key if it starts at random)`."""
-    model, train = config.model, config.train
+    model, mode = config.model, config.mode
     folder = hub.resolve(model.path, model.revision, model.variant)
-    components.check_kind(folder, components.DDPM if train.mode == "ddpm" else components.PIPELINE)
+    components.check_kind(folder, components.PIPELINE if mode.captioned else components.DDPM)
     vae = folder / "vae" if model.vae is None else find_vae(model.vae, model.variant)
-    names = OWN_ALONE.get(train.mode, ("vae", "text_encoder", "unet"))
-    whole = trained_whole(config)
     networks = {}
-    for i, name in enumerate(names):
-        dtype = "float32" if name in whole else compute_dtype
+    for i, name in enumerate(mode.components):
+        dtype = "float32" if name in config.fully_trained else compute_dtype
         parent, own = (vae.parent, vae.name) if name == "vae" else (folder, name)
         random = name in model.from_scratch
         key = jax.random.fold_in(jax.random.key(config.seed), i) if random else None
         networks[name] = make(parent, own, dtype, key)
     scheduler = scheduler_of(folder, model)
-    if train.mode == "ddpm":
-        _check_ddpm(config, networks["unet"], scheduler)
-    else:
+    if mode.captioned:
         _check_fit(config, networks)
         _say_dropout(networks)
+    else:
+        _check_ddpm(config, networks["unet"], scheduler)
     tokenizer = None
-    if train.mode not in OWN_ALONE:
+    if mode.prompted:
         tokenizer = Tokenizer.load(folder / "tokenizer").with_length(config.data.max_token_length)
         if config.tokens.names:
             tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
@@ -117,15 +114,6 @@ def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
         return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
     except UserError as error:
         raise UserError(f"model.{error}") from error
-
-
-def trained_whole(config: Config) -> tuple[str, ...]:
-    """The components all of whose weights the run trains."""
-    if config.train.mode in ("lora", "textual_inversion"):
-        return ()
-    if config.train.mode in OWN_ALONE:
-        return OWN_ALONE[config.train.mode]
-    return ("unet", "text_encoder") if config.train.text_encoder else ("unet",)
 
 
 def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
@@ -184,10 +172,6 @@ def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")
 
 
-def _trains_text_lora(config: Config) -> bool:
-    return config.train.mode == "lora" and config.train.text_encoder
-
-
 def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
     """Raises UserError if the parts do not fit each other or the pictures."""
     vae, problems = networks["vae"], []
@@ -199,7 +183,7 @@ def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
             f"sides of buckets are multiples of {step}, which is no multiple of the VAE's "
             f"{stride(vae)}: data.bucket_step sets it"
         )
-    if config.train.mode == "vae":
+    if "vae" in config.fully_trained:
         if not isinstance(vae, AutoencoderKL):
             problems.append("train.mode vae trains an AutoencoderKL, and this is another class")
     else:
@@ -214,12 +198,13 @@ def _check_fit(config: Config, networks: Mapping[str, Any]) -> None:
                 f"the UNet reads text {unet.cross_attention_dim} wide, the text encoder's is "
                 f"{text.hidden_size}"
             )
+        skips_all = config.model.clip_skip == text.num_hidden_layers
         if config.model.clip_skip > text.num_hidden_layers:
             problems.append(
                 f"model.clip_skip is {config.model.clip_skip}, the text encoder has "
                 f"{text.num_hidden_layers} layers"
             )
-        elif config.model.clip_skip == text.num_hidden_layers and _trains_text_lora(config):
+        elif skips_all and "text_encoder" in config.lora_components:
             problems.append(
                 f"model.clip_skip {config.model.clip_skip} leaves out all layers of the text "
                 "encoder, so that train.text_encoder has nothing to train"

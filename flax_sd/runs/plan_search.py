@@ -65,14 +65,14 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
         lines.append(f"--train.batch_size {largest}")
         if parts := _parts(train.batch_size, devices, largest // train.accumulate):
             lines.append(f"--train.accumulate {parts}: the same batch in {parts} parts")
-    if train.mode != "vae" and train.remat == "none":
+    if config.mode.denoises and train.remat == "none":
         lines.append("--train.remat blocks: activations are computed again; slower")
     encodes = train.mode not in ("vae", "ddpm") and not config.data.stream
     if encodes and not (config.data.center_crop and config.data.encode_once):
         lines.append("--data.center_crop true: the VAE leaves once all pictures are encoded")
     if config.compute_dtype == "float32":
         lines.append("--compute_dtype bfloat16")
-    if train.mode == "lora" and config.model.base_dtype == "compute":
+    if config.mode.adapters and config.model.base_dtype == "compute":
         lines.append("--model.base_dtype int8: the frozen kernels take a byte a number")
     if devices > 1 and config.mesh.fsdp < devices:
         lines.append(f"--mesh.fsdp {devices}: the frozen weights are divided over the devices")

@@ -39,7 +39,7 @@ class Results:
             scale = latents.scaling_factor(objective, learned, frozen, self._pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self._progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
-        if self._config.train.mode == "ddpm":  # what it draws is as large as what it saw
+        if self._config.mode.unconditional:  # what it draws is as large as what it saw
             changed = {"sample_size": self._config.data.resolution}
         for path in self._outputs.finish(learned, frozen, changed, best=best):
             self._progress.stage("written", str(path))
@@ -50,7 +50,9 @@ class Results:
         That of a VAE which came with one stays: the UNet beside it was trained with it.
         """
         train, model = self._config.train, self._config.model
-        return train.mode == "vae" and (train.measure_scaling_factor or "vae" in model.from_scratch)
+        return "vae" in self._config.fully_trained and (
+            train.measure_scaling_factor or "vae" in model.from_scratch
+        )
 
     def write_best(
         self, step: int, state: TrainState, checkpoints: Checkpoints, objective: Objective

@@ -9,7 +9,7 @@ import yaml
 
 from flax_sd import config_file, sharding
 from flax_sd.config import Config, to_dict
-from flax_sd.config.section import MAY_DIFFER, OnResume, on_resume
+from flax_sd.config.section import MAY_DIFFER, OnResume, marks
 from flax_sd.errors import UserError, listed
 from flax_sd.runs import environment, seeds
 from flax_sd.runs.check import PAGE, QUARANTINE
@@ -17,7 +17,7 @@ from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.run_config import FILE
 
 BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
-MARKS = on_resume(Config)
+MARKS = marks(Config, OnResume)
 FOLDERS = "data.folders."
 
 

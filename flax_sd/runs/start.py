@@ -66,7 +66,7 @@ def _run_of(path: pathlib.Path) -> Config | None:
         run = config_of(path)
     except UserError:  # another program's config.yaml
         return None
-    return run if run is not None and run.train.mode == "lora" else None
+    return run if run is not None and run.mode.adapters else None
 
 
 def _alphas(settings: LoRAConfig) -> Alphas:

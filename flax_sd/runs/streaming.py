@@ -19,7 +19,7 @@ from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs.check import QUARANTINE, quarantined
-from flax_sd.runs.datasets import Sets, reads_captions
+from flax_sd.runs.datasets import Sets
 from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.same_data import differences
 from flax_sd.text_file import read_objects
@@ -103,7 +103,7 @@ def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream |
     """
     if not sets.shards:
         return None
-    captioned = reads_captions(config)
+    captioned = config.mode.captioned
 
     def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
         if shard == sets.shards[0]:  # which is open already

@@ -12,7 +12,6 @@ from flax_sd.runs import lora_results, new_tokens
 from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.interval import said_change
 from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
-from flax_sd.runs.parts import trained_whole
 from flax_sd.runs.sample_options import SampleOptions
 
 MEANING = {
@@ -37,7 +36,7 @@ def _best(config: Config, step: int | None) -> list[str]:
     if step is None or not rows or rows[-1].get(VAL_LOSS) is None:
         return []
     tokens = new_tokens.results(config.tokens, config.output, best=True)
-    if config.train.mode == "lora":
+    if config.mode.adapters:
         path = lora_results.for_users(config, best=True)
     else:
         path = next(iter(tokens.values()), config.output / BEST_MODEL)
@@ -53,7 +52,7 @@ def _losses(config: Config) -> list[str]:
         if len(values) > 1:
             change = said_change(values[0], values[-1], rows[-1].get(f"{name}_change_ci"))
             lines.append(f"{name:9} {values[0]:.4f} -> {values[-1]:.4f}  {change:>7}  {meaning}")
-    if BASE_LOSS in "".join(lines) and config.train.mode == "lora":
+    if BASE_LOSS in "".join(lines) and config.mode.adapters:
         lines.append("with the LoRA off the model is what it was, to the bit")
     return ["", *lines] if lines else []
 
@@ -68,11 +67,11 @@ def _measured(path: pathlib.Path) -> list[Mapping[str, Any]]:
 
 def _next(config: Config, *, early: bool) -> list[str]:
     """Commands to try."""
-    if config.train.mode == "vae":
+    if not config.mode.denoises:
         return []
     usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
-    drawn = {"images_per_prompt": 16} if config.train.mode == "ddpm" else {"prompt": prompt}
+    drawn = {"images_per_prompt": 16} if config.mode.unconditional else {"prompt": prompt}
     draw = SampleOptions.model_validate({**_model(config), **drawn, "seed": 1}).command()
     longer = [*command.words("train"), str(config.output / "config.yaml")]
     if early:
@@ -86,9 +85,9 @@ def _model(config: Config) -> dict[str, Any]:
     """What draws as the run's own samples were drawn."""
     output, model = config.output, config.model
     text = {"clip_skip": model.clip_skip, "max_token_length": config.data.max_token_length}
-    if trained_whole(config):
+    if config.fully_trained:
         return {"model": str(output / MODEL_FOLDER), **text}
-    files = [f"{lora_results.for_users(config)}:0.8"] if config.train.mode == "lora" else []
+    files = [f"{lora_results.for_users(config)}:0.8"] if config.mode.adapters else []
     embeddings = map(str, new_tokens.results(config.tokens, output).values())
     names = ("revision", "variant", "vae", "prediction_type", "zero_snr")
     own = {name: getattr(model, name) for name in names}

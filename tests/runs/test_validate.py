@@ -7,7 +7,7 @@ import pytest
 
 from flax_sd import cli, config_file
 from flax_sd.config import DataConfig
-from flax_sd.config.section import marked
+from flax_sd.config.section import TrainingOnly, marks
 from flax_sd.runs.datasets import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS, few_measured, open_sets
 from tests.runs.conftest import Ended, contents, make_pictures, metrics
 
@@ -101,8 +101,8 @@ def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
     shared |= {"bucket_upscale", "center_crop", "interpolation", "background", "template"}
     shared |= {"wildcards", "image_column", "caption_column", "on_bad", "workers", "encode_once"}
     shared |= {"tag_separator", "keep_separator", "group_separator", "max_token_length"}
-    assert shared | {*marked(DataConfig, "training_only")} == DataConfig.model_fields.keys()
-    assert not shared & {*marked(DataConfig, "training_only")}
+    assert shared | {*marks(DataConfig, TrainingOnly)} == DataConfig.model_fields.keys()
+    assert not shared & {*marks(DataConfig, TrainingOnly)}
 
 
 def test_pictures_of_the_class_are_not_measured(sets, tmp_path, held):
