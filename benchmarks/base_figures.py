@@ -16,7 +16,7 @@ from flax import nnx
 from options import base_pictures
 
 from flax_sd import data
-from flax_sd.runs.parts import load_vae
+from flax_sd.components import load_vae
 from flax_sd.sheet import make_sheet
 
 AT_ONCE = 8

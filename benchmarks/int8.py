@@ -18,8 +18,7 @@ from real_size import FAMILIES
 
 from flax_sd.compiler import jit
 from flax_sd.components import abstract_network
-from flax_sd.lora.base import hold_in_int8
-from flax_sd.lora.inject import inject
+from flax_sd.lora.inject import hold_in_int8, inject
 
 TOKENS = 77
 

@@ -1,10 +1,11 @@
 """Line charts in a page, drawn by the bundled uPlot: values under the pointer, zoom, log axes."""
 
-import json
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+from flax_sd.page import embedded
 
 PACKAGE = pathlib.Path(__file__).parent
 UPLOT = PACKAGE / "bundled" / "uplot"
@@ -72,13 +73,6 @@ def _element(chart: Chart) -> str:
     wide = " wide" if chart.wide else ""
     lines = [_plain(line) for line in chart.lines if line.x]
     return f'<div class="chart{wide}">{embedded({**chart._asdict(), "lines": lines})}</div>'
-
-
-def embedded(value: object) -> str:
-    """JSON inside a page, for its scripts."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    safe = text.encode("utf-8", "replace").decode().replace("<", "\\u003c")
-    return f'<script type="application/json">{safe}</script>'
 
 
 def _plain(line: Line) -> dict[str, object]:

@@ -172,7 +172,7 @@ def ask_for_determinism() -> None:
 
 
 def _train(args: Sequence[str]) -> int:
-    from flax_sd import compiler, peers, sharding
+    from flax_sd import compiler, peers
     from flax_sd.runs import repeat
     from flax_sd.runs import train as runs_train
 
@@ -182,7 +182,7 @@ def _train(args: Sequence[str]) -> int:
     take_gpu_memory()
     if config.train.deterministic:
         ask_for_determinism()
-    sharding.initialize_distributed()
+    peers.initialize_distributed()
     with peers.together():
         return repeat.run(again) if again else runs_train.run(config)
 
@@ -199,10 +199,11 @@ def _read_config(name: str, args: Sequence[str]) -> Any:
 def _sample(args: Sequence[str]) -> int:
     from flax_sd import compiler
     from flax_sd.runs import sample as runs_sample
+    from flax_sd.runs import sample_command
 
     compiler.set_up()
     take_gpu_memory()
-    return runs_sample.run(runs_sample.parse(args))
+    return runs_sample.run(sample_command.parse(args))
 
 
 def _export(args: Sequence[str]) -> int:
@@ -218,15 +219,15 @@ def _inspect(args: Sequence[str]) -> int:
 
 
 def _compare(args: Sequence[str]) -> int:
-    from flax_sd.runs import compare as runs_compare
+    from flax_sd.runs import compare_command
 
-    return runs_compare.run(runs_compare.parse(args))
+    return compare_command.run(compare_command.parse(args))
 
 
 def _check_data(args: Sequence[str]) -> int:
-    from flax_sd.runs import check
+    from flax_sd.runs import check_command
 
-    return check.run(_read_config("check-data", args))
+    return check_command.run(_read_config("check-data", args))
 
 
 def _plan(args: Sequence[str]) -> int:

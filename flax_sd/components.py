@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
+from flax_sd.config import ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
@@ -16,6 +17,8 @@ from flax_sd.models.unet_2d import UNet2DModel
 from flax_sd.models.unet_2d_config import UNet2DConfig
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.models.vae import AutoencoderKL, AutoencoderKLConfig
+from flax_sd.scheduler_config import overridden
+from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype, fill
 from flax_sd.weights.folder import component_tensors, read_json
 
@@ -176,3 +179,43 @@ def _class_named(raw: Mapping[str, Any]) -> str:
         case {"model_type": "clip_text_model"}:
             return "CLIPTextModel"
     return "?"
+
+
+def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
+    """The model's scheduler config with what the run's config changes in it.
+
+    Raises:
+      UserError: the changes do not go together.
+    """
+    raw = read_scheduler_config(folder)
+    try:
+        return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
+    except UserError as error:
+        raise UserError(f"model.{error}") from error
+
+
+def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
+    """The folder of a VAE of its own: one with its config.json, or a model's sub-folder `vae`.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = hub.resolve(source, None, variant).absolute()
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def load_vae(source: str, dtype: str, variant: str | None = None) -> VAE:
+    """The VAE that `find_vae` finds.
+
+    Raises:
+      UserError: there is none, or it does not fit.
+    """
+    folder = find_vae(source, variant)
+    return load_network(folder.parent, folder.name, dtype, variant)
+
+
+def stride(vae: VAE) -> int:
+    """Pixels a latent, along each side."""
+    is_kl = isinstance(vae, AutoencoderKL)
+    widths = vae.config.block_out_channels if is_kl else vae.config.encoder_block_out_channels
+    return 2 ** (len(widths) - 1)

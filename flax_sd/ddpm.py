@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from flax_sd import components, samplers, sharding
 from flax_sd.compiler import jit
 from flax_sd.errors import UserError
-from flax_sd.generate import read_seeds, to_uint8
 from flax_sd.models.unet_2d import UNet2DModel
 from flax_sd.paths import named
+from flax_sd.request import read_seeds, to_uint8
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype, state_tensors

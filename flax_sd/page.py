@@ -3,6 +3,9 @@
 import base64
 import html
 import io
+import json
+from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -70,3 +73,32 @@ def data_url(image: Image.Image, side: int = 144) -> str:
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def embedded(value: object) -> str:
+    """JSON inside a page, for its scripts."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    safe = text.encode("utf-8", "replace").decode().replace("<", "\\u003c")
+    return f'<script type="application/json">{safe}</script>'
+
+
+def slides(places: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """Returns a slider and one picture a name; without scripts, the last ones are seen.
+
+    Args:
+      places: {"step": n, "pictures": […]} for each place of the slider, the last of which is shown
+        first; a picture is {"step": its own, "file": its address}, or None.
+      names: one a picture, which may be empty.
+    """
+    last = len(places) - 1
+    frames = [
+        f"<figure><b>{text(name)} <span class=step></span></b>"
+        f'<img alt="samples" src="{text(picture["file"] if picture else "")}"></figure>'
+        for name, picture in zip(names, places[-1]["pictures"], strict=True)
+    ]
+    return (
+        f'<div class="slides"><div class="control"><output>step {places[-1]["step"]}</output>'
+        f'<input type="range" aria-label="step" min="0" max="{last}" value="{last}">'
+        f'<span class="quiet">← →</span></div><div class="frames">{"".join(frames)}</div>'
+        f"{embedded(list(places))}</div>"
+    )

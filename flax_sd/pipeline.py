@@ -15,12 +15,13 @@ from jax.typing import ArrayLike
 from flax_sd import components, corrections, samplers, sharding
 from flax_sd.errors import UserError
 from flax_sd.family import Family, family_of
-from flax_sd.generate import OUTPUTS, draw_noise, guided, read_request, shared_programs, to_uint8
+from flax_sd.generate import shared_programs
 from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.paths import named
+from flax_sd.request import OUTPUTS, draw_noise, guided, read_request, to_uint8
 from flax_sd.save_model import save_model
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.tokens.attached import AttachedTokens

@@ -1,16 +1,12 @@
 """Where arrays live: the mesh of devices, what is copied to each and what is divided among them."""
 
-import importlib.util
 import math
-import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Int, PyTree
 
@@ -18,7 +14,6 @@ from flax_sd.errors import UserError
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)  # the batch axis is divided over both
-HEARTBEAT = 30  # seconds without a sign of a process after which the others end; JAX has 100
 SMALL = 2**16  # elements; dividing a smaller leaf saves nothing and costs a gather
 
 
@@ -126,64 +121,3 @@ def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
         lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)), tree
     )
-
-
-def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process; all processes must call it at the same point."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
-
-
-def initialize_distributed() -> bool:
-    """Joins the other processes if the environment says that there are any, and says if it did.
-
-    Call it before anything touches a device, and before signal handlers are installed: it takes
-    SIGTERM for itself.
-    """
-    cluster = find_cluster(os.environ, tpu_vm=_on_tpu_vm())
-    if cluster == "explicit":
-        jax.distributed.initialize(
-            os.environ["JAX_COORDINATOR_ADDRESS"],
-            int(os.environ["JAX_NUM_PROCESSES"]),
-            int(os.environ["JAX_PROCESS_ID"]),
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
-    elif cluster is not None:
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
-    return cluster is not None
-
-
-def find_cluster(environ: Mapping[str, str], *, tpu_vm: bool = False) -> str | None:
-    """The kind of several-process environment that the variables describe, or None.
-
-    explicit: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; slurm: inside `srun`
-    with more than one task (in a bare `salloc` shell SLURM_STEP_NODELIST is missing); tpu: GKE
-    names more than one worker, there are several slices, or a TPU VM's metadata server knows.
-
-    Raises:
-      UserError: only some of the three JAX variables are set.
-    """
-    explicit = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    missing = [name for name in explicit if name not in environ]
-    if not missing:
-        return "explicit"
-    if len(missing) < len(explicit):
-        found = ", ".join(name for name in explicit if name in environ)
-        raise UserError(f"{found} is set but {', '.join(missing)} is not; set all three or none")
-    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
-    if all(name in environ for name in slurm) and int(environ.get("SLURM_NTASKS", "1")) > 1:
-        return "slurm"
-    workers = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES", "")
-    if "," in workers or "MEGASCALE_COORDINATOR_ADDRESS" in environ:
-        return "tpu"
-    if tpu_vm and not workers and "TPU_SKIP_MDS_QUERY" not in environ:
-        return "tpu"
-    return None
-
-
-def _on_tpu_vm() -> bool:
-    """Whether this machine has TPU chips that JAX will use."""
-    chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
-    wanted = "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu")
-    return wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None

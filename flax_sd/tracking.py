@@ -15,6 +15,7 @@ import yaml
 from jaxtyping import UInt8
 
 from flax_sd.errors import UserError
+from flax_sd.runs.layout import METRICS
 from flax_sd.step_lines import StepLines
 
 
@@ -52,7 +53,7 @@ class Trackers:
         self._changed = changed
         if jax.process_index() != 0:
             return
-        self._metrics = StepLines(output / "metrics.jsonl")
+        self._metrics = StepLines(output / METRICS)
         self._metrics.truncate_after(-1 if resumed_at is None else resumed_at)
         if board is not None:
             self._board = board.SummaryWriter(

@@ -3,6 +3,7 @@ import re
 
 from flax_sd import chart
 from flax_sd.chart import Chart, Line
+from flax_sd.page import embedded as json_inside
 
 
 def embedded(page):
@@ -28,7 +29,7 @@ def test_charts_and_lines_without_values_are_left_out():
 
 
 def test_a_name_cannot_end_the_script():
-    page = chart.embedded(["</script><script>alert(1)", "caf\udce9"])
+    page = json_inside(["</script><script>alert(1)", "caf\udce9"])
     assert page.count("</script>") == 1
     assert embedded(page) == [["</script><script>alert(1)", "caf?"]]
 

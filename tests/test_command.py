@@ -7,7 +7,7 @@ import pytest
 
 from flax_sd import command
 from flax_sd.errors import UserError
-from flax_sd.runs import compare, export, inspect, sample
+from flax_sd.runs import compare_command, export, inspect, sample_command
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_command_is_named_as_it_was_typed(monkeypatch, started, name, typed):
 def test_every_path_of_the_commands_may_begin_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     home = pathlib.Path("/home/anna")
-    drawn = sample.parse(
+    drawn = sample_command.parse(
         ["--model", "~/m", "--vae", "~/v", "--lora", "~/a:0.5", "--lora", "~/b", "--embedding"]
         + ["~/e:<x>", "--prompts", "~/p.txt", "--out", "~/out"]
     )
@@ -42,13 +42,13 @@ def test_every_path_of_the_commands_may_begin_at_home(monkeypatch):
     assert (written.run, written.out, written.model) == (home / "run", home / "o", "/home/anna/m")
     looked = inspect.parse(["~/f", "--model", "~/m"])
     assert (looked.path, looked.model) == (home / "f", "/home/anna/m")
-    beside = compare.parse(["~/a", "~/b", "--out", "~/c.html"])
+    beside = compare_command.parse(["~/a", "~/b", "--out", "~/c.html"])
     assert beside.runs == (home / "a", home / "b") and beside.out == home / "c.html"
 
 
 def test_a_value_that_cannot_be_is_one_sentence():
     with pytest.raises(UserError, match="^--out is empty: name a file or a folder$"):
-        sample.parse(["--model", "m", "--out", ""])
+        sample_command.parse(["--model", "m", "--out", ""])
     with pytest.raises(UserError, match="--path is empty"):
         inspect.parse([""])
 
@@ -64,7 +64,7 @@ def test_the_help_offers_what_there_is(capsys):
 def test_a_flag_that_is_there_twice_is_named(caplog):
     """F10's sibling: tyro takes the last one."""
     words = ["--model", "m", "--prompt", "a", "--lora", "x", "--lora", "y", "--prompt=b"]
-    options = sample.parse(words)
+    options = sample_command.parse(words)
     assert options.prompt == "b" and options.lora == ("x", "y")
     assert [record.getMessage() for record in caplog.records] == [
         "--prompt is there twice: the last one holds"

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from flax_sd.checkpoint import Checkpoints
-from flax_sd.disk import mount_point, reason, with_disk
+from flax_sd.disk import mount_point, reason, with_disk, write_aside
 from flax_sd.errors import UserError
-from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.store import Store
 
 

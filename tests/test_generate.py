@@ -8,7 +8,7 @@ import pytest
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
-from flax_sd.generate import draw_noise, guided, read_request, to_uint8
+from flax_sd.request import draw_noise, guided, read_request, to_uint8
 from tests.parity import LAYER, assert_close
 
 MODEL = {"default_size": (6, 8), "channels": 4, "stride": 8}

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flax_sd.gpu import compute_capability
+from flax_sd.runs.precision import compute_capability
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_sd import sharding
+from flax_sd import peers, sharding
 from flax_sd.errors import UserError
 from tests import processes
 
@@ -126,15 +126,15 @@ SLURM = {
     ],
 )
 def test_processes_are_joined_only_where_there_are_several(environ, cluster):
-    assert sharding.find_cluster(environ) == cluster
+    assert peers.find_cluster(environ) == cluster
 
 
 def test_a_tpu_vm_asks_its_metadata_server():
-    assert sharding.find_cluster({}, tpu_vm=True) == "tpu"
-    assert sharding.find_cluster({"TPU_SKIP_MDS_QUERY": "1"}, tpu_vm=True) is None
-    assert sharding.find_cluster({"TPU_WORKER_HOSTNAMES": "localhost"}, tpu_vm=True) is None
+    assert peers.find_cluster({}, tpu_vm=True) == "tpu"
+    assert peers.find_cluster({"TPU_SKIP_MDS_QUERY": "1"}, tpu_vm=True) is None
+    assert peers.find_cluster({"TPU_WORKER_HOSTNAMES": "localhost"}, tpu_vm=True) is None
 
 
 def test_half_an_explicit_cluster_is_refused():
     with pytest.raises(UserError, match="JAX_PROCESS_ID is set but JAX_COORDINATOR_ADDRESS, JAX_N"):
-        sharding.find_cluster({"JAX_PROCESS_ID": "0"})
+        peers.find_cluster({"JAX_PROCESS_ID": "0"})

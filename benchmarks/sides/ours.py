@@ -11,6 +11,7 @@ from flax import nnx
 
 from flax_sd import StableDiffusion, compiler, components
 from flax_sd.compiler import jit
+from flax_sd.components import stride
 from flax_sd.config import Config, DataConfig, OptimConfig
 from flax_sd.data import Pictures, Source, batches, open_pictures
 from flax_sd.lora.inject import inject
@@ -19,7 +20,7 @@ from flax_sd.models.vae import Moments
 from flax_sd.optim import make_optimizer
 from flax_sd.runs.encoded import EncodedPictures
 from flax_sd.runs.objective import make_objective
-from flax_sd.runs.parts import load_parts, stride
+from flax_sd.runs.parts import load_parts
 from flax_sd.runs.store import Store
 from flax_sd.schedule import NoiseSchedule
 from flax_sd.train_step import init_state, make_train_step

@@ -22,6 +22,7 @@ from flax_sd.lora.layers import (
     output_norms,
 )
 from flax_sd.lora.targets import Slot, match, slots
+from flax_sd.models.int8 import in_int8
 
 Init = Literal["gaussian", "kaiming"]
 
@@ -186,18 +187,6 @@ def _wrapped(model: nnx.Module) -> list[tuple[Slot, LoRA]]:
     return [(slot, slot.layer) for slot in slots(model).values() if isinstance(slot.layer, LoRA)]
 
 
-def merge(model: nnx.Module) -> None:
-    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32.
-
-    A DoRA gives W' - W for the weights as they were, whatever else is folded in.
-    """
-    for slot, lora in _wrapped(model):
-        kernel = lora.base.kernel
-        changes = [lora.adapters[name].change(kernel[...]) for name in sorted(lora.adapters)]
-        kernel[...] = sum(changes, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
-        setattr(slot.parent, slot.name, lora.base)
-
-
 def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, Adapter]:
     """The adapters called `name`, as numpy arrays in torch's layout; alpha includes the strength.
 
@@ -221,3 +210,12 @@ def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, A
         )
         for layer, leaf in leaves.items()
     }
+
+
+def hold_in_int8(model: nnx.Module) -> None:
+    """Holds the kernel of every linear and convolution in 8 bits, with a LoRA around it or not."""
+    for slot in slots(model).values():
+        if isinstance(slot.layer, LoRA):
+            slot.layer.base = in_int8(slot.base)
+        else:
+            setattr(slot.parent, slot.name, in_int8(slot.base))

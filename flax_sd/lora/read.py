@@ -1,5 +1,6 @@
 """LoRA files read: kohya's, PEFT's and diffusers', new and old."""
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -144,3 +145,17 @@ def _as_layer(array: np.ndarray, is_conv: bool) -> np.ndarray:
     if not is_conv and array.ndim == 4 and array.shape[2:] == (1, 1):
         return array[:, :, 0, 0]
     return array
+
+
+def lora_hash(path: pathlib.Path) -> str:
+    """What web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits.
+
+    Args:
+      path: the file, or a folder that holds it under one of its usual names.
+    """
+    digest = hashlib.sha256()
+    with locate(path).open("rb") as stream:
+        stream.seek(8 + int.from_bytes(stream.read(8), "little"))
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:12]

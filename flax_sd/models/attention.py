@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from flax_sd.gpu import compute_capability
+from flax_sd.runs.precision import compute_capability
 
 QUERY_BLOCK = 1024  # queries at a time, at most
 

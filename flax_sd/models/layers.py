@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Num, UInt32
 
 from flax_sd.models.attention import blocked_attention, takes_flash
 from flax_sd.models.convolution import conv3x3
@@ -183,3 +183,61 @@ def gated_gelu(x: Float[Array, "*b d2"]) -> Float[Array, "*b d"]:
 def silu_of(norm: GroupNorm, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """silu(norm(x)), keeping only x."""
     return jax.checkpoint(lambda x: jax.nn.silu(norm(x)))(x)
+
+
+def dropout(
+    x: Float[Array, "b *d"], rate: float, keys: UInt32[Array, "b 2"], layer: int
+) -> Float[Array, "b *d"]:
+    """x with a share `rate` of its values at zero and the others as much larger.
+
+    Srivastava et al. 2014 (JMLR 15). A row's values depend on its own key, so that a batch in
+    parts, or over devices, drops what it drops as a whole.
+
+    Args:
+      keys: jax.random.key_data of each row's key.
+      layer: the layer's number: each drops others.
+    """
+
+    def kept(words: Array) -> Array:
+        key = jax.random.fold_in(jax.random.wrap_key_data(words), layer)
+        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(kept)(keys), x / (1 - rate), 0).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """(x + to_out(attention(to_q(n), to_k(n), to_v(n)))) / scale, with n = group_norm(x).
+
+    Reference: diffusers' `Attention` with a residual connection.
+
+    Args:
+      groups: of the norm.
+      epsilon: of the norm.
+      zero: starts `to_out` at zero, so that a new layer changes nothing.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        epsilon: float,
+        *,
+        heads: int = 1,
+        scale: float = 1.0,
+        zero: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.heads, self.scale = heads, scale
+        self.group_norm = group_norm(channels, groups, epsilon, rngs=rngs)
+        self.to_q = linear(channels, channels, rngs=rngs)
+        self.to_k = linear(channels, channels, rngs=rngs)
+        self.to_v = linear(channels, channels, rngs=rngs)
+        self.to_out = nnx.List([linear(channels, channels, zero=zero, rngs=rngs)])
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        tokens = self.group_norm(x).reshape(b, h * w, c)
+        split = (b, h * w, self.heads, c // self.heads)  # [b, n, k, d]
+        q, k, v = (project(tokens).reshape(split) for project in (self.to_q, self.to_k, self.to_v))
+        y = attention(q, k, v).reshape(b, h, w, c)
+        return (x + self.to_out[0](y)) / self.scale

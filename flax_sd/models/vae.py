@@ -25,7 +25,7 @@ from flax_sd.models.config_json import (
     is_only,
     read_config,
 )
-from flax_sd.models.self_attention import Attention
+from flax_sd.models.layers import Attention
 
 NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
 

@@ -10,8 +10,7 @@ import jax
 from flax_sd.compiler import remembered
 from flax_sd.config import Config
 from flax_sd.errors import UserError
-from flax_sd.lora.base import hold_in_int8
-from flax_sd.lora.inject import attach, inject
+from flax_sd.lora.inject import attach, hold_in_int8, inject
 from flax_sd.lora.masks import Rates
 from flax_sd.lora.norms import limit_norms
 from flax_sd.losses import Trees

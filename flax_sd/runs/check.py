@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,15 +9,12 @@ import jax
 from flax_sd import data
 from flax_sd.config import Config
 from flax_sd.data import Bad, Finding, Pictures
-from flax_sd.progress import Progress
-from flax_sd.runs import class_pictures, new_tokens
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS, Sets, open_sets
-from flax_sd.runs.outputs import write_aside
+from flax_sd.disk import write_aside
+from flax_sd.runs import new_tokens
+from flax_sd.runs.datasets import Sets
+from flax_sd.runs.layout import BASE_LOSS, DATA_REPORT, QUARANTINE, VAL_LOSS, quarantined
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights.hub import BUNDLED
-
-PAGE, QUARANTINE = "data_report.html", "quarantine.jsonl"
-CLEAN, LEFT_OUT = 0, 1  # exit statuses of the command
 
 
 class Report(NamedTuple):
@@ -56,16 +52,11 @@ class Report(NamedTuple):
         """
         if jax.process_index() != 0:
             return
-        write_aside(folder / PAGE, data.report_page(self.sets, self.findings))
+        write_aside(folder / DATA_REPORT, data.report_page(self.sets, self.findings))
         left_out = [(pictures.cfg.path, pictures.bad) for pictures in self.sets.values()]
         left_out += self.beyond.items()
         lines = [json.dumps(line) for each in left_out for line in quarantined(*each)]
         write_aside(folder / QUARANTINE, "".join(line + "\n" for line in lines))
-
-
-def quarantined(path: str, bad: Iterable[Sequence[str]]) -> list[dict[str, str]]:
-    """The lines of what is left out of a set, names and reasons, or of a shard."""
-    return [{"set": path, "file": name, "reason": reason} for name, reason in bad]
 
 
 def check(config: Config, sets: Sets) -> Report:
@@ -89,37 +80,3 @@ def check(config: Config, sets: Sets) -> Report:
         leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
         findings[held_out] = data.in_order([*findings[held_out], *leaked])
     return Report(named, findings, len(sets.shards))
-
-
-def run(config: Config) -> int:
-    """`flax-sd check-data`: writes the report into the run's folder; 1 if a picture is left out.
-
-    Raises:
-      UserError: no picture can be used, or the report cannot be written.
-    """
-    skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
-    config, progress = config.model_copy(update={"data": skipping}), Progress()
-    whole, config = config, class_pictures.without_undrawn(config)
-    if config is not whole:
-        progress.say(f"{whole.data.regularisation} (data.regularisation) is not drawn yet")
-    sets = open_sets(config)
-    left_out, unused = _beyond(config, sets, progress)
-    report = check(config, sets)._replace(beyond=left_out, unused=unused)
-    report.write(config.output)
-    progress.say(report.text())
-    progress.say(f"written: {config.output / PAGE} and {config.output / QUARANTINE}")
-    bad = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
-    return LEFT_OUT if any(bad) else CLEAN
-
-
-def _beyond(
-    config: Config, sets: Sets, progress: Progress
-) -> tuple[dict[str, list[Bad]], dict[str, list[Bad]]]:
-    """What is left out of and unused in all shards but the first, opened one after another."""
-    left_out, unused, captioned = {}, {}, config.mode.captioned
-    with progress.count(len(sets.shards[1:]), "checking shards") as shown:
-        for shard in sets.shards[1:]:
-            pictures = data.open_shard(shard, config.data, captioned=captioned)
-            left_out[shard.name], unused[shard.name] = pictures.bad, pictures.unused
-            shown.advance(1)
-    return left_out, unused

@@ -4,21 +4,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tyro
-
-from flax_sd import chart, command, page
-from flax_sd.config import Section
-from flax_sd.config.section import UserPath
+from flax_sd import chart, page
 from flax_sd.errors import UserError
-from flax_sd.progress import Progress
+from flax_sd.page import slides
 from flax_sd.runs import curves, history
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.history import History
 from flax_sd.runs.interval import said_change
-from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.layout import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.report import head, link
 from flax_sd.runs.resume import flatten, place
-from flax_sd.runs.slides import slides
 
 FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are written
     "loss": ("training loss", "{:.4f}"),
@@ -28,43 +22,7 @@ FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are wri
     "device_gb": ("GB of a device", "{:.2f}"),
     "host_gb": ("GB of main memory", "{:.2f}"),
 }
-WIDEST = 50  # letters of a cell in the terminal
 Table = list[list[object]]
-
-
-class CompareOptions(Section):
-    """Shows runs beside one another: a table here, and a page with their curves and pictures."""
-
-    runs: tyro.conf.Positional[tuple[UserPath, ...]]
-    """Folders of runs."""
-    out: UserPath = pathlib.Path("compare.html")
-    """The page to write; pictures stay in the runs' folders."""
-
-
-def parse(args: Sequence[str]) -> CompareOptions:
-    """Reads the flags.
-
-    Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
-    """
-    return command.read_flags(CompareOptions, "compare", args)
-
-
-def run(options: CompareOptions) -> int:
-    """Prints the table and writes the page; returns the exit status 0.
-
-    Raises:
-      UserError: there is no run in a folder, or the page cannot be written.
-    """
-    runs = read_all(options.runs)
-    if options.out.is_dir():
-        raise UserError(f"--out {options.out} is a folder: name a file, as compare.html")
-    progress = Progress()
-    for line in text_table([["", *runs], *figures(runs), *different(runs)]):
-        progress.say(line)
-    write_aside(options.out, compare_page(runs, options.out.absolute().parent))
-    progress.stage("written", str(options.out))
-    return 0
 
 
 def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
@@ -138,22 +96,6 @@ def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, 
 def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | None:
     own = max((each for each in run.grids if each <= step), default=None)
     return None if own is None else {"step": own, "file": link(run.grids[own], folder)}
-
-
-def text_table(rows: Table) -> list[str]:
-    """Lines with columns as wide as they must be; a long list is shown by its beginning."""
-    head, *rows = rows
-    below = [["–" if cell is None else _begun(str(cell)) for cell in row] for row in rows]
-    texts = [list(map(str, head)), *below]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in texts
-    ]
-
-
-def _begun(text: str) -> str:
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def _ended(run: History, name: str, form: str) -> str | None:

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from flax_sd.chart import Chart, Line, Number
-from flax_sd.runs.datasets import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 from flax_sd.runs.history import History, Row
+from flax_sd.runs.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 
 SMOOTHED = 0.1  # share of the logged steps over which the smoothed loss is a mean
 LEAST = 5  # of the logged steps, likewise

@@ -1,14 +1,16 @@
 """The sets of captioned pictures of a run: those it trains on, and those it measures a loss on."""
 
 import hashlib
+import threading
 from typing import NamedTuple
 
 from flax_sd import data
 from flax_sd.config import Config, DataConfig
 from flax_sd.errors import UserError, listed
+from flax_sd.progress import Progress
+from flax_sd.runs.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
+from flax_sd.runs.streaming import Ledger
 
-# The names in metrics.jsonl of what is measured.
-VAL_LOSS, BASE_LOSS, TRAIN_SUBSET = "val_loss", "base_loss", "train_subset"
 NAMED_BY = {VAL_LOSS: "data.held_out", BASE_LOSS: "data.held_out_base"}
 ENOUGH = 10  # pictures; with five, docs/walk.md cannot tell a gain of 5 % from none
 
@@ -95,3 +97,52 @@ def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
     digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
     chosen = sorted(own, key=lambda i: (digests[i], i))[:count]
     return pictures.subset(sorted(chosen), pictures.cfg.for_measuring())
+
+
+def total_steps(config: Config, pictures: data.Pictures) -> int:
+    """The smaller of train.steps and the steps of train.epochs."""
+    train = config.train
+    if train.epochs is None:
+        return train.steps
+    return min(train.steps, order_of(config, pictures).steps(train.epochs))
+
+
+def describe(config: Config, pictures: data.Pictures) -> str:
+    """The steps in words, and which option ends the run where there are two that may."""
+    total, train = total_steps(config, pictures), config.train
+    words = f"{total} steps"
+    if config.data.stream:
+        return words
+    order = order_of(config, pictures)
+    epoch = order.steps(1000) / 1000  # no whole number where batches go on into the next one
+    words += f" of {train.batch_size}, {total / epoch:.3g} epochs"
+    if train.epochs is None:
+        return words
+    if total == train.steps < order.steps(train.epochs):
+        return f"{words}: train.steps ends the run before its {train.epochs} epochs (train.epochs)"
+    return f"{words}: train.epochs ends the run"
+
+
+def order_of(config: Config, pictures: data.Pictures) -> data.Order:
+    """The order in which the run shows them."""
+    return data.Order(pictures, config.train.batch_size, config.seed)
+
+
+def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream | None:
+    """The stream of a run; None where its set is no stream.
+
+    Raises:
+      UserError: as `Ledger`.
+    """
+    if not sets.shards:
+        return None
+    captioned = config.mode.captioned
+
+    def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
+        if shard == sets.shards[0]:  # which is open already
+            return sets.train
+        return data.open_shard(shard, config.data, captioned=captioned, stop=stop)
+
+    ledger = Ledger(config.output, sets.shards, sets.shards[0].name, progress)
+    size, seed = config.train.batch_size, config.seed
+    return data.Stream(sets.shards, opened, ledger, batch_size=size, seed=seed)

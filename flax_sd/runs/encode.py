@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_sd import data, sharding
+from flax_sd import data, peers, sharding
 from flax_sd.config import Config
 from flax_sd.data.images import Draw
 from flax_sd.models.vae import Moments
@@ -106,7 +106,7 @@ class Encoder:
             missing = self._missing(work)
             self._fill(work, missing[jax.process_index() :: count], progress)
             if count > 1:  # what others have encoded is there by then, if they share the folder
-                sharding.any_process(False)
+                peers.any_process(False)
                 self._fill(work, self._missing(work), progress)
             found = len(work.items) - len(missing)
             progress.stage(

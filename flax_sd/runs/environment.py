@@ -5,7 +5,6 @@ It is a list: a run that resumes on other versions, devices or pictures adds wha
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -18,15 +17,14 @@ import flax_sd
 from flax_sd.compiler import matmul_precision
 from flax_sd.config import Config
 from flax_sd.data import Pictures, Shard, fingerprint
+from flax_sd.lora import read
 from flax_sd.lora.read import locate
-from flax_sd.runs import sources
 from flax_sd.runs.datasets import Sets
-from flax_sd.runs.outputs import write_aside
 from flax_sd.runs.parts import Parts
 from flax_sd.runs.precision import resolve_dtype
+from flax_sd.weights import identity
 from flax_sd.weights.folder import component_files
 
-FILE = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
@@ -52,34 +50,9 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
         or matmul_precision({resolve_dtype(config.compute_dtype)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "model_hash": _model_hash(config, parts),
-        **({"start_hash": sources.lora_hash(locate(start))} if start is not None else {}),
+        **({"start_hash": read.lora_hash(locate(start))} if start is not None else {}),
         "data": found,
     }
-
-
-def record(folder: pathlib.Path, step: int, found: dict[str, Any]) -> None:
-    """Notes what a run goes on with from `step`, and forgets what it did after that before.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    before = read(folder)
-    kept = [entry for entry in before if entry["step"] < step]
-    known = kept[-1] if kept else {}
-    if {**known, "step": 0} != {**found, "step": 0}:
-        kept.append({"step": step, **found})
-    if jax.process_index() == 0 and kept != before:
-        write_aside(folder / FILE, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
-
-
-def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What was noted of a run; nothing where there is no such file, or it is damaged."""
-    try:
-        entries = json.loads((folder / FILE).read_text("utf-8"))
-    except (OSError, ValueError):
-        return []
-    listed = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-    return entries if listed and all(isinstance(e.get("step"), int) for e in entries) else []
 
 
 def source_hash() -> str:
@@ -106,7 +79,7 @@ def _model_hash(config: Config, parts: Parts) -> str | None:
         for folder in [parts.component_folder(name)]
         for file in component_files(folder.parent, folder.name, config.model.variant)
     ]
-    return sources.fingerprint(files) if files else None
+    return identity.fingerprint(files) if files else None
 
 
 def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:

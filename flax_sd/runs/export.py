@@ -11,11 +11,11 @@ from flax_sd.config import Section
 from flax_sd.config.section import Positive, Source, UserPath, changed
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
+from flax_sd.runs.export_embedding import write_tokens
 from flax_sd.runs.export_lora import LoRAForm, write_lora
 from flax_sd.runs.export_model import write_model
 from flax_sd.runs.export_source import Source as Exported
 from flax_sd.runs.export_source import find_source
-from flax_sd.runs.export_tokens import write_tokens
 from flax_sd.runs.sample_options import Dtype
 
 FOR_LORAS = ("model", "revision", "variant", "strength")  # flags that nothing else reads

@@ -16,7 +16,7 @@ from flax_sd.lora.names import kohya_name
 from flax_sd.progress import Progress
 from flax_sd.runs import lora_header
 from flax_sd.runs.export_source import MARK, Source
-from flax_sd.runs.lora_results import LORA_FILE, PEFT_FILE
+from flax_sd.runs.layout import LORA_FILE, PEFT_FILE
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 

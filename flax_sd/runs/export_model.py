@@ -6,13 +6,13 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_sd.components import load_network, read_component_config
+from flax_sd.components import find_vae, load_network, read_component_config
 from flax_sd.errors import UserError
 from flax_sd.lora.files import read
-from flax_sd.lora.inject import attach, merge
+from flax_sd.lora.inject import attach
+from flax_sd.lora.merge import merge
 from flax_sd.pipeline import StableDiffusion
 from flax_sd.runs.export_source import MARK, Source
-from flax_sd.runs.parts import find_vae
 from flax_sd.save_model import save_model
 from flax_sd.weights.fill import DTYPES, as_dtype, state_tensors
 from flax_sd.weights.folder import component_files, read_json

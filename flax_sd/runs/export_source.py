@@ -5,14 +5,13 @@ import shlex
 from typing import Any, Literal, NamedTuple
 
 from flax_sd import command
+from flax_sd.components import scheduler_of
 from flax_sd.config import Config, ModelConfig
 from flax_sd.errors import UserError
-from flax_sd.runs import new_tokens
-from flax_sd.runs.lora_results import BEST_LORA, LORA_FILE
-from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
-from flax_sd.runs.parts import scheduler_of
-from flax_sd.runs.run_config import FILE as CONFIG_FILE
-from flax_sd.runs.run_config import config_of
+from flax_sd.runs import result_files
+from flax_sd.runs.layout import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
+from flax_sd.runs.layout import CONFIG as CONFIG_FILE
+from flax_sd.runs.resume import config_of
 from flax_sd.weights import hub
 
 MARK = "flax_sd_export"  # in what was exported, so that a later export may replace it
@@ -81,7 +80,9 @@ def find_source(
         own = config.model
         model, vae = own.path, own.vae
         revision, variant = revision or own.revision, variant or own.variant
-    tokens = {} if config is None else new_tokens.results(config.tokens, path, best=step == "best")
+    tokens = (
+        {} if config is None else result_files.token_files(config.tokens, path, best=step == "best")
+    )
     if path.is_file():
         if step == "best":
             raise UserError(f"--step best wants a run's folder, and {path} is a file")

@@ -9,15 +9,12 @@ import yaml
 
 from flax_sd.chart import Number
 from flax_sd.errors import UserError
-from flax_sd.runs import environment
-from flax_sd.runs.check import PAGE
-from flax_sd.runs.run_config import FILE
-from flax_sd.runs.samples import FOLDER, SHEET
+from flax_sd.runs import environment_record
+from flax_sd.runs.layout import CONFIG, DATA_REPORT, METRICS, SAMPLES_FOLDER, SHEET, VALIDATION
 from flax_sd.step_lines import StepLines
 from flax_sd.text_file import read_text
 
 Row = dict[str, Any]  # a line of a file; each has its step
-METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 _GRID = re.compile(r"step-(\d+)\.png")
 
 
@@ -57,20 +54,20 @@ def read(folder: pathlib.Path) -> History:
     Raises:
       UserError: there is no run in it, or a file cannot be read.
     """
-    if not (folder / FILE).is_file():
-        raise UserError(f"{folder} is no run's folder: it holds no {FILE}")
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} is no run's folder: it holds no {CONFIG}")
     grids = {
         int(found[1]): path
-        for path in sorted((folder / FOLDER).glob("step-*.png"))
+        for path in sorted((folder / SAMPLES_FOLDER).glob("step-*.png"))
         if (found := _GRID.fullmatch(path.name))
     }
-    sheet, data_report = folder / FOLDER / SHEET, folder / PAGE
+    sheet, data_report = folder / SAMPLES_FOLDER / SHEET, folder / DATA_REPORT
     return History(
         folder,
-        _config(folder / FILE),
+        _config(folder / CONFIG),
         _rows(folder / METRICS),
         _rows(folder / VALIDATION),
-        environment.read(folder),
+        environment_record.read(folder),
         grids,
         sheet if sheet.is_file() else None,
         data_report if data_report.is_file() else None,

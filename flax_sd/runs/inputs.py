@@ -1,15 +1,16 @@
 """What a step reads, from pictures and captions: encoded before the run, or at each step."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flax_sd import data, sharding
+from flax_sd import data, peers, sharding
 from flax_sd.config import Config, DataConfig
+from flax_sd.data.images import Size
 from flax_sd.losses import EncodedBatch, Trees
 from flax_sd.models.vae import Moments
 from flax_sd.progress import Progress
@@ -23,6 +24,8 @@ from flax_sd.runs.store import Store
 from flax_sd.tokenizer import Tokenizer
 
 SHARE = 0.5  # of the free space of a disk, which the store may take
+
+DROPOUT_STREAM = 1  # keeps the draws of caption dropout apart from the data's own
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -172,7 +175,7 @@ def _encoder(
     store = Store()
     encoder = Encoder(config, objective, parts, sets, store)
     needed = encoder.missing_bytes()
-    if sharding.any_process(needed > SHARE * store.room()):
+    if peers.any_process(needed > SHARE * store.room()):
         reason = f"{show_size(needed)} would be more than half of what is free at {store.folder}"
         progress.stage("encodes at each step", reason)
         return None
@@ -192,3 +195,56 @@ def _each_time_anew(config: Config, pictures: data.Pictures) -> str | None:
     views = count * (2 if config.data.random_flip else 1)
     shown = config.train.steps * config.train.batch_size
     return f"{shown} pictures are shown, fewer than there are" if shown < views else None
+
+
+class Fed(NamedTuple):
+    """What one step reads.
+
+    Attributes:
+      pictures: how many it shows, in all processes; what fills a batch up does not count.
+      shape: of the pictures.
+    """
+
+    batch: Any
+    pictures: int
+    shape: Size
+
+
+def feed(
+    config: Config,
+    inputs: Inputs,
+    mesh: Mesh,
+    start_step: int = 0,
+    stream: data.Stream | None = None,
+) -> Generator[Fed, None, None]:
+    """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
+
+    Args:
+      stream: where the pictures come from, if not from the inputs' source.
+
+    Raises:
+      UserError: the batch does not divide over the devices, or a picture is gone.
+    """
+    size, seed = config.train.batch_size, config.seed
+    rows = sharding.process_rows(size, mesh)
+    if stream is not None:
+        batches = stream.batches(start_step, rows=rows)
+    else:
+        batches = data.batches(inputs.source, size, seed=seed, start_step=start_step, rows=rows)
+    for each in batches:
+        captions = drop_captions(each.captions, each.samples, config)
+        batch = inputs.batch(each._replace(captions=captions))
+        yield Fed(batch, each.real, each.shape)
+
+
+def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> list[str]:
+    """Empties a share of the captions, drawn from (seed, sample number)."""
+    share = config.train.caption_dropout
+    if not share:
+        return captions
+
+    def dropped(sample: int) -> bool:
+        stream = np.random.SeedSequence([config.seed, DROPOUT_STREAM, sample])
+        return np.random.Generator(np.random.Philox(stream)).random() < share
+
+    return ["" if dropped(n) else text for text, n in zip(captions, samples.tolist(), strict=True)]

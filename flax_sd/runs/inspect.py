@@ -18,8 +18,8 @@ from flax_sd.runs.export_source import find_source
 from flax_sd.runs.inspect_lora import inspect_lora
 from flax_sd.runs.inspect_page import Page, add_general
 from flax_sd.runs.inspect_tokens import inspect_embedding
-from flax_sd.runs.run_config import FILE as CONFIG_FILE
-from flax_sd.runs.run_config import config_of
+from flax_sd.runs.layout import CONFIG as CONFIG_FILE
+from flax_sd.runs.resume import config_of
 from flax_sd.tokens import files as token_files
 from flax_sd.weights import hub
 from flax_sd.weights.safetensors import TensorFile

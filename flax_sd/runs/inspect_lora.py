@@ -17,7 +17,7 @@ from flax_sd.lora.opens import opens_in
 from flax_sd.lora.read import read
 from flax_sd.lora.refuse import FAMILIES, family, refuse_format, widths
 from flax_sd.runs.inspect_page import Page
-from flax_sd.runs.sources import display_name
+from flax_sd.weights.identity import display_name
 from flax_sd.weights.safetensors import TensorFile
 
 _SD2 = 1024  # numbers that the text encoder of Stable Diffusion 2 gives for a token

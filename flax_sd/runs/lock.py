@@ -11,10 +11,9 @@ from collections.abc import Iterator
 import filelock
 import jax
 
-from flax_sd import sharding
+from flax_sd import peers
 from flax_sd.errors import UserError
-
-LOCK, OWNER = ".lock", ".owner.json"
+from flax_sd.runs.layout import LOCK, OWNER
 
 
 @contextlib.contextmanager
@@ -56,7 +55,7 @@ def refuse_if_held(folder: pathlib.Path) -> None:
 
 
 def _raise_together(problem: str | None, folder: pathlib.Path) -> None:
-    if sharding.any_process(problem is not None):
+    if peers.any_process(problem is not None):
         raise UserError(problem or f"another run has {folder}")
 
 

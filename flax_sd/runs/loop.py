@@ -9,20 +9,20 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
 
-from flax_sd import optim, sharding
+from flax_sd import optim, peers
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
 from flax_sd.data.images import Size
 from flax_sd.flops import count_flops
 from flax_sd.progress import Progress
 from flax_sd.runs.due import Due
-from flax_sd.runs.feed import Fed
 from flax_sd.runs.guard import Guard
+from flax_sd.runs.inputs import Fed
+from flax_sd.runs.layout import PROFILE_FOLDER
 from flax_sd.runs.pace import Pace, Work
 from flax_sd.runs.precision import scales_loss
 from flax_sd.runs.profile import Profile
-from flax_sd.runs.spill import SpillWatch
-from flax_sd.runs.usage import memory
+from flax_sd.runs.run_memory import SpillWatch, memory
 from flax_sd.runs.validate import Verdict
 from flax_sd.signals import StopRequest
 from flax_sd.tracking import Trackers
@@ -88,7 +88,7 @@ class Loop:
         pending: tuple[int, Metrics] | None = None
         done, stopping = start, False
         self._sample(start, state)
-        profile = Profile(self._config.profile, self._config.output / "profile")
+        profile = Profile(self._config.profile, self._config.output / PROFILE_FOLDER)
         steps = self._progress.steps(self._total, start)
         with contextlib.closing(profile), steps as self._shown:
             while done < self._total and not stopping:
@@ -137,7 +137,7 @@ class Loop:
         """Whether any process was told to stop; between processes, asked at the same steps only."""
         if jax.process_count() > 1 and not pausing and done % ASK_EVERY:
             return False
-        return sharding.any_process(self._stop.reason is not None)
+        return peers.any_process(self._stop.reason is not None)
 
     def _save(self, done: int, state: TrainState) -> None:
         self._hooks.saving(done, state)

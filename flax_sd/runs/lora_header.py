@@ -7,8 +7,8 @@ from typing import Any
 
 from flax_sd.config import Config
 from flax_sd.data import Pictures
-from flax_sd.runs.sources import display_name
 from flax_sd.tokenizer import TEXT
+from flax_sd.weights.identity import display_name
 
 MOST_TAGS = 1000  # the commonest; whole sentences of many thousand captions would fill megabytes
 

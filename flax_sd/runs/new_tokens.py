@@ -7,15 +7,12 @@ import numpy as np
 
 from flax_sd import data
 from flax_sd.config import TokensConfig
-from flax_sd.config.tokens import word
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.tokens import attached
-from flax_sd.tokens.files import EMBEDS_FILE, Embedding, write
+from flax_sd.tokens.files import Embedding, write
 from flax_sd.weights.fill import rounded
-
-FOLDER = "embeddings"  # of those of every save
 
 
 def begin(cfg: TokensConfig, text_encoder: CLIPTextModel, tokenizer: Tokenizer) -> Tokenizer:
@@ -79,21 +76,6 @@ def check_captions(cfg: TokensConfig, pictures: data.Pictures) -> None:
             f"tokens.names: no caption of {pictures.cfg.path} holds {', '.join(absent)}: write it "
             f'into the captions, or take a data.template such as "{{}}, {absent[0]}"'
         )
-
-
-def paths(cfg: TokensConfig, folder: pathlib.Path, stem: str) -> dict[str, pathlib.Path]:
-    """The file of each token, since no tool reads two from one."""
-    if len(cfg.names) == 1:
-        return {name: folder / f"{stem}.safetensors" for name in cfg.names}
-    return {name: folder / f"{stem}_{word(name)}.safetensors" for name in cfg.names}
-
-
-def results(
-    cfg: TokensConfig, output: pathlib.Path, *, best: bool = False
-) -> dict[str, pathlib.Path]:
-    """The files that a run ends with: of its last state, or of its best."""
-    stem = EMBEDS_FILE.removesuffix(".safetensors")
-    return paths(cfg, output, f"{stem}_best" if best else stem)
 
 
 def write_all(

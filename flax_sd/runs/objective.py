@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.compiler import Program, jit, remembered
+from flax_sd.components import stride
 from flax_sd.config import Config
 from flax_sd.losses import (
     DiffusionConfig,
@@ -24,7 +25,7 @@ from flax_sd.losses import (
 from flax_sd.models.clip import NewTokens, encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.runs.adapters import add_adapters, constraint, dropout_rates
-from flax_sd.runs.parts import Parts, noise_schedule, stride
+from flax_sd.runs.parts import Parts, noise_schedule
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.reach import reached
 

@@ -1,6 +1,5 @@
 """The files of a run that other tools read: LoRAs and tokens at every save, or a whole model."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -15,17 +14,15 @@ from flax import nnx
 from flax_sd.components import read_component_config
 from flax_sd.config import Config
 from flax_sd.data import Pictures
-from flax_sd.disk import reason
-from flax_sd.errors import UserError
+from flax_sd.disk import write_aside
 from flax_sd.losses import Trees
-from flax_sd.runs import lora_results, new_tokens
+from flax_sd.runs import layout, lora_results, new_tokens, result_files
+from flax_sd.runs.layout import BEST_MODEL, FINISHED, MODEL_FOLDER
 from flax_sd.runs.parts import Parts
+from flax_sd.runs.result_files import trained_files
 from flax_sd.weights import folder as model_folder
 from flax_sd.weights.fill import rounded, state_tensors
 
-MODEL_FOLDER = "model"
-BEST_MODEL = "model_best"
-FINISHED = "finished.json"  # which step the results are of: an extended run has older ones
 NETWORKS = ("unet", "vae", "text_encoder")
 
 
@@ -53,9 +50,9 @@ class Outputs:
         if self._lora:
             self._lora.save(name)
         if self._config.tokens.names:
-            folder = self._config.output / new_tokens.FOLDER
+            folder = self._config.output / layout.EMBEDDINGS_FOLDER
             folder.mkdir(exist_ok=True)
-            self._write_tokens(new_tokens.paths(self._config.tokens, folder, name))
+            self._write_tokens(result_files.token_paths(self._config.tokens, folder, name))
 
     def finish(
         self,
@@ -112,7 +109,7 @@ class Outputs:
         """The files by which missing results are noticed."""
         if not self._config.fully_trained:
             tokens = self._token_results(best).values()
-            lora = lora_results.results(self._config, best=best) if self._lora else ()
+            lora = result_files.lora_files(self._config, best=best) if self._lora else ()
             return [*lora, *tokens]
         configs = [f"{name}/config.json" for name in self._networks]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
@@ -120,7 +117,7 @@ class Outputs:
         return [self._model(best) / name for name in names]
 
     def _token_results(self, best: bool) -> dict[str, pathlib.Path]:
-        return new_tokens.results(self._config.tokens, self._config.output, best=best)
+        return result_files.token_files(self._config.tokens, self._config.output, best=best)
 
     def _take(self, params: Trees) -> None:
         """Puts trained leaves into the networks, from which they are written."""
@@ -175,34 +172,11 @@ class Outputs:
             model_folder.save_component(aside, name, tensors, raw)
 
 
-def trained_files(config: Config) -> list[tuple[str, str]]:
-    """The components that are trained whole, each with its tensor file's stem."""
-    stems = {"text_encoder": "model"}  # transformers' name
-    return [(name, stems.get(name, "diffusion_pytorch_model")) for name in config.fully_trained]
-
-
 def _clear_remains(target: pathlib.Path) -> None:
     """Removes a model folder of ours out of which somebody took the index."""
     ours = {*NETWORKS, "tokenizer", "scheduler"}
     if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
         shutil.rmtree(target)
-
-
-def write_aside(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, "utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
 
 
 def _in_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, str]:

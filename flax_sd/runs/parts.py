@@ -9,12 +9,12 @@ import jax
 from flax import nnx
 
 from flax_sd import components
-from flax_sd.config import Config, ModelConfig
+from flax_sd.components import find_vae, scheduler_of, stride
+from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.runs import new_tokens
 from flax_sd.schedule import NoiseSchedule
-from flax_sd.scheduler_config import overridden
 from flax_sd.tokenizer import Tokenizer
 from flax_sd.weights import hub
 from flax_sd.weights.fill import as_dtype
@@ -103,49 +103,9 @@ def _make_parts(
     return Parts(folder, vae, networks, tokenizer, scheduler)
 
 
-def scheduler_of(folder: pathlib.Path, model: ModelConfig) -> dict[str, Any]:
-    """The model's scheduler config with what the run's config changes in it.
-
-    Raises:
-      UserError: the changes do not go together.
-    """
-    raw = components.read_scheduler_config(folder)
-    try:
-        return overridden(raw, model.prediction_type, zero_snr=model.zero_snr)
-    except UserError as error:
-        raise UserError(f"model.{error}") from error
-
-
-def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
-    """The folder of a VAE of its own: one with its config.json, or a model's sub-folder `vae`.
-
-    Raises:
-      UserError: there is none.
-    """
-    folder = hub.resolve(source, None, variant).absolute()
-    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
-
-
-def load_vae(source: str, dtype: str, variant: str | None = None) -> components.VAE:
-    """The VAE that `find_vae` finds.
-
-    Raises:
-      UserError: there is none, or it does not fit.
-    """
-    folder = find_vae(source, variant)
-    return components.load_network(folder.parent, folder.name, dtype, variant)
-
-
 def noise_schedule(parts: Parts) -> NoiseSchedule:
     """The forward process that the checkpoint's scheduler describes."""
     return NoiseSchedule.from_config(parts.scheduler_config)
-
-
-def stride(vae: components.VAE) -> int:
-    """Pixels a latent, along each side."""
-    is_kl = isinstance(vae, AutoencoderKL)
-    widths = vae.config.block_out_channels if is_kl else vae.config.encoder_block_out_channels
-    return 2 ** (len(widths) - 1)
 
 
 def _say_dropout(networks: Mapping[str, Any]) -> None:

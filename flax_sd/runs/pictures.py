@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from flax_sd.generate import guided
+from flax_sd.request import guided
 from flax_sd.runs.prompts import Row
 
 

@@ -12,8 +12,9 @@ from flax_sd.runs import resume
 from flax_sd.runs.plan_devices import Target, local_target, topology_target
 from flax_sd.runs.plan_memory import bytes_per_device, parse_size, show_size
 from flax_sd.runs.plan_program import Compiled, Program
-from flax_sd.runs.plan_search import MOST, advice, largest_batch
+from flax_sd.runs.plan_search import MOST, largest_batch
 from flax_sd.runs.precision import resolve_dtype
+from flax_sd.runs.run_memory import advice
 from flax_sd.runs.train import check_batch
 
 FITS, TOO_LARGE = 0, 1  # exit statuses

@@ -1,15 +1,16 @@
 """Bytes: how many a device has, how many arrays take there, and how they are written."""
 
+import contextlib
 import math
 import pathlib
 import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from flax_sd.errors import UserError
-from flax_sd.progress import Progress
 
 CHIPS = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GB of a TPU's chip, by generation
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
@@ -19,6 +20,8 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
     "ti": 2**40,
 }
 _SIZE = re.compile(r"(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]i?|)b?", re.IGNORECASE)
+
+EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA begins what it says of memory
 
 
 def parse_size(text: str) -> int:
@@ -73,28 +76,21 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def warn_if_too_large(state: Any, frozen: Any, progress: Progress) -> bool:
-    """Says so, and returns True, if a step cannot fit whatever its activations take.
-
-    The bound is the weights, the optimizer's state and one gradient; nothing is compiled.
+@contextlib.contextmanager
+def explained(advice: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Within it a want of memory is a UserError.
 
     Args:
-      state: a TrainState of arrays that are on their devices.
-      frozen: the frozen leaves, likewise.
+      advice: returns the flags that would make it smaller.
+
+    Raises:
+      UserError: the device, or main memory, was exhausted.
     """
-    device = min(jax.local_devices(), key=lambda device: device.id)
-    limit = device_memory(device)
-    if limit is None:
-        return False
-    held = bytes_per_device((state, frozen))
-    if device.platform == "cpu":
-        limit += held  # what is available to a CPU does not count what is taken already
-    needed = held + bytes_per_device(state.params)
-    if needed <= limit:
-        return False
-    progress.say(
-        f"warning: weights, optimizer and gradient alone take {show_size(needed)} on each device, "
-        f"which has {show_size(limit)}: this run will most likely end for want of memory; "
-        "flax-sd plan says what would fit"
-    )
-    return True
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        said = str(error).strip() or "main memory is full"
+        if not isinstance(error, MemoryError) and EXHAUSTED not in said:
+            raise
+        head = f"there is not enough memory ({said.splitlines()[0]}); what makes it smaller:"
+        raise UserError("\n  ".join([head, *advice()])) from error

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from flax_sd.errors import UserError
-from flax_sd.generate import guided
+from flax_sd.request import guided
 
 TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: web UIs' and our own
 _SAMPLERS = {  # what web UIs call them

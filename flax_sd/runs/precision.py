@@ -1,8 +1,9 @@
 """Which numbers a command calculates in."""
 
-import jax
+import re
+from typing import Any
 
-from flax_sd.gpu import compute_capability
+import jax
 
 AMPERE = 8.0  # compute capability of NVIDIA's first GPUs with bfloat16
 
@@ -25,3 +26,12 @@ def resolve_dtype(name: str) -> str:
 def scales_loss(name: str) -> bool:
     """Whether training in the dtype that is named scales the loss, as float16 needs."""
     return resolve_dtype(name) == "float16"
+
+
+def compute_capability(device: Any) -> float | None:
+    """NVIDIA's number for what a GPU can do, as 8.0; None where a device has no such number.
+
+    AMD's GPUs name their architecture in its place (gfx90a), CPUs and TPUs have nothing.
+    """
+    found = str(getattr(device, "compute_capability", ""))
+    return float(found) if re.fullmatch(r"\d+(\.\d+)?", found) else None

@@ -13,9 +13,8 @@ from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.paths import user_path
 from flax_sd.progress import Progress
-from flax_sd.runs import environment, train
-from flax_sd.runs.lora_results import LORA_FILE, PEFT_FILE
-from flax_sd.runs.outputs import FINISHED, MODEL_FOLDER
+from flax_sd.runs import environment_record, train
+from flax_sd.runs.layout import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
 from flax_sd.runs.resume import flatten
 from flax_sd.weights.safetensors import TensorFile
 
@@ -71,7 +70,7 @@ def run(repeat: Repeat) -> int:
 
 def other_environment(old: pathlib.Path, new: pathlib.Path) -> list[str]:
     """What differs in the runs' environment.json: equal bytes are promised on equal machines."""
-    recorded = [environment.read(folder) for folder in (old, new)]
+    recorded = [environment_record.read(folder) for folder in (old, new)]
     if not all(recorded):
         return []
     a, b = (flatten({**entries[-1], "step": 0}) for entries in recorded)

@@ -15,17 +15,16 @@ import yaml
 
 from flax_sd import chart, page
 from flax_sd.config import Config, to_dict
+from flax_sd.disk import write_aside
 from flax_sd.errors import UserError
+from flax_sd.page import slides
 from flax_sd.progress import Progress
 from flax_sd.runs import curves, history
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
 from flax_sd.runs.history import History
 from flax_sd.runs.interval import said_change
-from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.layout import BASE_LOSS, REPORT, VAL_LOSS
 from flax_sd.runs.resume import flatten
-from flax_sd.runs.slides import slides
 
-FILE = "report.html"
 EVERY = 20  # seconds between two writings, at least
 SHARE = 0.005  # of the time that writing may take, at most
 State = Literal["training", "stopped", "finished", "failed"]
@@ -65,7 +64,7 @@ class LiveReport:
         start = time.monotonic()
         try:
             text = report_page(history.read(self._folder), self._total, state, why)
-            write_aside(self._folder / FILE, text)
+            write_aside(self._folder / REPORT, text)
         except UserError as error:
             self._progress.say(f"warning: {error}")
         took = time.monotonic() - start

@@ -7,16 +7,15 @@ from typing import Any
 import jax
 import yaml
 
-from flax_sd import config_file, sharding
+from flax_sd import config_file, peers, seeds
 from flax_sd.config import Config, to_dict
 from flax_sd.config.section import MAY_DIFFER, OnResume, marks
+from flax_sd.disk import write_aside
 from flax_sd.errors import UserError, listed
-from flax_sd.runs import environment, seeds
-from flax_sd.runs.check import PAGE, QUARANTINE
-from flax_sd.runs.outputs import write_aside
-from flax_sd.runs.run_config import FILE
+from flax_sd.runs import environment_record
+from flax_sd.runs.layout import CHECKPOINTS_FOLDER, CONFIG, DATA_REPORT, QUARANTINE
 
-BEFORE_RUN = {PAGE, QUARANTINE}  # which `flax-sd check-data` leaves there
+BEFORE_RUN = {DATA_REPORT, QUARANTINE}  # which `flax-sd check-data` leaves there
 MARKS = marks(Config, OnResume)
 FOLDERS = "data.folders."
 
@@ -31,7 +30,7 @@ def settled(config: Config) -> Config:
     """
     if seeds.RANDOM not in (config.seed, config.sample.seed):
         return config
-    path, drawn = config.output / FILE, seeds.drawn()
+    path, drawn = config.output / CONFIG, seeds.drawn()
     began = config_file.load(path) if path.is_file() else None
     seed, sample = config.seed, config.sample
     if seed == seeds.RANDOM:
@@ -106,13 +105,13 @@ def check(config: Config) -> list[str]:
         moved = _check(config)
     except UserError as error:
         problem = error
-    if sharding.any_process(problem is not None):
+    if peers.any_process(problem is not None):
         raise problem or UserError("another process found a problem with the output folder")
     return moved
 
 
 def _check(config: Config) -> list[str]:
-    folder, path = config.output, config.output / FILE
+    folder, path = config.output, config.output / CONFIG
     if path.exists():
         began = config_file.load(path)
         others = differences(began, config)
@@ -129,7 +128,7 @@ def _check(config: Config) -> list[str]:
         foreign = sorted(names - BEFORE_RUN)
         if foreign:
             raise UserError(
-                f"output {folder} holds {foreign[0]} and no run (no {FILE}); "
+                f"output {folder} holds {foreign[0]} and no run (no {CONFIG}); "
                 "name a new folder, or a run's"
             )
     return []
@@ -156,9 +155,9 @@ def check_content(config: Config, moved: list[str], find: Callable[[], dict[str,
     checked = {name: mark.same for name in moved if (mark := _mark(name)) and mark.same}
     if not checked or not has_checkpoint(config.output):
         return
-    recorded = environment.read(config.output)
+    recorded = environment_record.read(config.output)
     then, now = flatten(recorded[-1] if recorded else {}), flatten(find())
-    path, old = config.output / FILE, config_file.load(config.output / FILE)
+    path, old = config.output / CONFIG, config_file.load(config.output / CONFIG)
     said = differences(old, config)
     wrong = [
         n for n, fact in checked.items() if then.get(fact) is None or then[fact] != now.get(fact)
@@ -168,7 +167,7 @@ def check_content(config: Config, moved: list[str], find: Callable[[], dict[str,
 
 def has_checkpoint(folder: pathlib.Path) -> bool:
     """Whether a run has saved a step."""
-    return any(path.name.isdigit() for path in folder.glob("checkpoints/*"))
+    return any(path.name.isdigit() for path in folder.glob(f"{CHECKPOINTS_FOLDER}/*"))
 
 
 def write(config: Config) -> None:
@@ -177,7 +176,20 @@ def write(config: Config) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    path = config.output / FILE
+    path = config.output / CONFIG
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     if jax.process_index() == 0 and not (path.exists() and path.read_text("utf-8") == text):
         write_aside(path, text)
+
+
+def config_of(path: pathlib.Path) -> Config | None:
+    """Of the run that the folder is, or that the file lies in; None if there is none.
+
+    Raises:
+      UserError: it is there and cannot be read.
+    """
+    folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
+    for folder in folders:
+        if (folder / CONFIG).is_file():
+            return config_file.load(folder / CONFIG)
+    return None

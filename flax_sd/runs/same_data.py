@@ -8,12 +8,11 @@ from typing import Any
 import jax
 
 from flax_sd.data import Pictures
+from flax_sd.disk import write_aside
 from flax_sd.errors import UserError, some
 from flax_sd.runs import resume
-from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.layout import PICTURES
 from flax_sd.text_file import read_objects
-
-FILE = "pictures.jsonl"
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any], changed: str) -> list[str]:
@@ -34,7 +33,7 @@ def check(folder: pathlib.Path, pictures: Pictures) -> None:
     Raises:
       UserError: some are gone, new or other ones.
     """
-    lines = read_objects(folder / FILE)
+    lines = read_objects(folder / PICTURES)
     then = {line["file"]: line["hash"] for line in lines if {"file", "hash"} <= line.keys()}
     now = pictures.digests()
     # Names alone change where a folder is moved; which step shows what follows from the order.
@@ -59,4 +58,4 @@ def write(folder: pathlib.Path, pictures: Pictures) -> None:
     """
     if jax.process_index() == 0:
         rows = ({"file": name, "hash": digest} for name, digest in pictures.digests().items())
-        write_aside(folder / FILE, "".join(json.dumps(row) + "\n" for row in rows))
+        write_aside(folder / PICTURES, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,34 +1,23 @@
 """The sampling command: prompts to a folder of pictures that is a data set again."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from flax_sd import command, sharding
+from flax_sd import sharding
+from flax_sd.components import load_vae
 from flax_sd.ddpm import DDPM
 from flax_sd.errors import UserError
 from flax_sd.pipeline import StableDiffusion
 from flax_sd.progress import Progress
-from flax_sd.runs import out_of_memory
+from flax_sd.runs import plan_memory
 from flax_sd.runs.meter import Meter
-from flax_sd.runs.parts import load_vae
 from flax_sd.runs.pictures import Batch
 from flax_sd.runs.sample_job import STEPS, Job, prepare
 from flax_sd.runs.sample_options import SampleOptions
 
 STOPPED = 130  # exit status after Ctrl-C
 SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
-
-
-def parse(args: Sequence[str]) -> SampleOptions:
-    """Reads the flags.
-
-    Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
-    """
-    return command.read_flags(SampleOptions, "sample", args)
 
 
 def run(options: SampleOptions, progress: Progress | None = None) -> int:
@@ -46,7 +35,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
     try:
         if missing:
-            with out_of_memory.explained(lambda: SMALLER):
+            with plan_memory.explained(lambda: SMALLER):
                 sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
                 progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
                 _draw(sd, job, progress, missing)

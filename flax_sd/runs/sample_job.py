@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from flax_sd import corrections, samplers
-from flax_sd.components import read_component_config, read_scheduler_config
+from flax_sd.components import find_vae, read_component_config, read_scheduler_config
 from flax_sd.errors import UserError
+from flax_sd.lora.read import lora_hash
 from flax_sd.runs import sources, unprompted
 from flax_sd.runs.gallery import Gallery
-from flax_sd.runs.parts import find_vae
 from flax_sd.runs.pictures import Batch, Picture, make_batches, pictures_of
 from flax_sd.runs.precision import resolve_dtype
 from flax_sd.runs.prompts import Row, Settings, faults, read_rows
@@ -20,7 +20,8 @@ from flax_sd.runs.seeds import settled_rows
 from flax_sd.scheduler_config import overridden
 from flax_sd.tokenizer import TEXT
 from flax_sd.tokens import files as embedding_files
-from flax_sd.weights import hub
+from flax_sd.tokens.files import embedding_hash
+from flax_sd.weights import hub, identity
 from flax_sd.weights.folder import component_files
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ def _find(options: SampleOptions) -> Found:
         problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
     # The hub is asked only for a command that has no other mistake.
     folder = vae_folder = None
-    if not problems or sources.is_local(options.model):
+    if not problems or identity.is_local(options.model):
         model = options.model, options.revision, options.variant
         folder = _gather(problems, hub.resolve, *model)
     unconditional = folder is not None and unprompted.is_unconditional(folder)
@@ -128,7 +129,7 @@ def _find(options: SampleOptions) -> Found:
         rows, problems = [unprompted.row(options)], problems + unprompted.faults(options)
     elif not worded:
         rows = _gather(problems, _rows, options)
-    if options.vae is not None and (not problems or sources.is_local(options.vae)):
+    if options.vae is not None and (not problems or identity.is_local(options.vae)):
         vae_folder = _gather(problems, find_vae, options.vae, options.variant)
     if problems:
         many = f"{len(problems)} things are wrong:"
@@ -217,14 +218,13 @@ def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
     vae = None
     if found.vae_folder is not None and options.vae is not None:
         files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
-        vae = f"{sources.display_name(options.vae)} {sources.fingerprint(files)}"
+        vae = f"{identity.display_name(options.vae)} {identity.fingerprint(files)}"
     loras = [
-        {"name": path.stem, "hash": sources.lora_hash(path), "scale": scale}
-        for path, scale in found.loras
+        {"name": path.stem, "hash": lora_hash(path), "scale": scale} for path, scale in found.loras
     ]
     return {
-        "model": sources.display_name(options.model),
-        "model_hash": sources.fingerprint(file for files in networks for file in files),
+        "model": identity.display_name(options.model),
+        "model_hash": identity.fingerprint(file for files in networks for file in files),
         **({} if found.unconditional else {"vae": vae, "loras": loras, **_embeddings(found)}),
         "dtype": resolve_dtype(options.dtype),
         **{name: value for name, value in overrides.items() if value},
@@ -238,7 +238,7 @@ def _embeddings(found: Found) -> dict[str, Any]:
     for source in found.embeddings:
         path = embedding_files.locate(source.path)
         token = embedding_files.read(path, width, source.token).token
-        named.append({"token": token, "name": path.stem, "hash": sources.embedding_hash(path)})
+        named.append({"token": token, "name": path.stem, "hash": embedding_hash(path)})
     return {"embeddings": named} if named else {}
 
 

@@ -19,9 +19,9 @@ from flax_sd.disk import reason
 from flax_sd.errors import UserError
 from flax_sd.losses import Trees
 from flax_sd.runs.drawers import Drawer
+from flax_sd.runs.layout import BEFORE, SAMPLES_FOLDER, SHEET
 from flax_sd.sheet import make_grid, make_sheet
 
-FOLDER, BEFORE, SHEET = "samples", "before.npz", "before_after.png"
 ACROSS = 4  # of a grid
 
 
@@ -33,7 +33,7 @@ class Samples:
 
     def __init__(self, config: Config, drawer: Drawer):
         self._config, self._drawer, self._prompts = config, drawer, drawer.prompts
-        self._folder = config.output / FOLDER
+        self._folder = config.output / SAMPLES_FOLDER
 
     def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
         """Draws the pictures of a step and writes them as one labelled grid, which is returned.

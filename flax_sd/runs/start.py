@@ -13,7 +13,7 @@ from flax_sd.lora.folded import Alphas, is_folded, unfolded
 from flax_sd.lora.read import read
 from flax_sd.lora.targets import match
 from flax_sd.runs.reach import reached
-from flax_sd.runs.run_config import config_of
+from flax_sd.runs.resume import config_of
 
 LOGGER = logging.getLogger("flax_sd")
 

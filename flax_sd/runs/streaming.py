@@ -7,24 +7,18 @@ those before it, and sees that none has become another.
 
 import json
 import pathlib
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 
 from flax_sd import data
-from flax_sd.config import Config
-from flax_sd.disk import reason
+from flax_sd.disk import reason, write_aside
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs.check import QUARANTINE, quarantined
-from flax_sd.runs.datasets import Sets
-from flax_sd.runs.outputs import write_aside
+from flax_sd.runs.layout import QUARANTINE, SHARDS, quarantined
 from flax_sd.runs.same_data import differences
 from flax_sd.text_file import read_objects
-
-FILE = "shards.jsonl"
 
 
 class Ledger:
@@ -39,7 +33,7 @@ class Ledger:
           UserError: the shards are not those that the run began with.
         """
         self._folder, self._first, self._progress = folder, first, progress
-        lines = [line for line in read_objects(folder / FILE) if "shard" in line]
+        lines = [line for line in read_objects(folder / SHARDS) if "shard" in line]
         self._known = {line["shard"]: line for line in lines if "steps" in line}
         listed = {line["shard"]: line["size"] for line in lines if "size" in line}
         now = {shard.name: shard.size for shard in shards}
@@ -57,7 +51,7 @@ class Ledger:
           UserError: it cannot be written.
         """
         if jax.process_index() == 0:
-            write_aside(self._folder / FILE, _text([*self._listed, *self._known.values()]))
+            write_aside(self._folder / SHARDS, _text([*self._listed, *self._known.values()]))
         for name, line in self._known.items():
             if name != self._first:
                 self._append(QUARANTINE, quarantined(name, line["left_out"]))
@@ -76,7 +70,7 @@ class Ledger:
         found = {"pictures": len(pictures), "steps": counted.steps, "hash": counted.fingerprint}
         line = {"shard": shard.name, **found, "left_out": pictures.bad}
         self._known[shard.name] = line
-        self._append(FILE, [line])
+        self._append(SHARDS, [line])
         if pictures.bad and shard.name != self._first:
             self._append(QUARANTINE, quarantined(shard.name, pictures.bad))
             self._progress.say(
@@ -93,26 +87,6 @@ class Ledger:
                 opened.write(_text(lines))
         except OSError as error:
             raise UserError(f"cannot write {path}: {reason(error, path)}") from error
-
-
-def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream | None:
-    """The stream of a run; None where its set is no stream.
-
-    Raises:
-      UserError: as `Ledger`.
-    """
-    if not sets.shards:
-        return None
-    captioned = config.mode.captioned
-
-    def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
-        if shard == sets.shards[0]:  # which is open already
-            return sets.train
-        return data.open_shard(shard, config.data, captioned=captioned, stop=stop)
-
-    ledger = Ledger(config.output, sets.shards, sets.shards[0].name, progress)
-    size, seed = config.train.batch_size, config.seed
-    return data.Stream(sets.shards, opened, ledger, batch_size=size, seed=seed)
 
 
 def _text(lines: Iterable[dict[str, Any]]) -> str:

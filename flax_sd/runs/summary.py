@@ -8,10 +8,9 @@ from typing import Any
 
 from flax_sd import command
 from flax_sd.config import Config
-from flax_sd.runs import lora_results, new_tokens
-from flax_sd.runs.datasets import BASE_LOSS, VAL_LOSS
+from flax_sd.runs import result_files
 from flax_sd.runs.interval import said_change
-from flax_sd.runs.outputs import BEST_MODEL, MODEL_FOLDER
+from flax_sd.runs.layout import BASE_LOSS, BEST_MODEL, CONFIG, METRICS, MODEL_FOLDER, VAL_LOSS
 from flax_sd.runs.sample_options import SampleOptions
 
 MEANING = {
@@ -32,12 +31,12 @@ def summary(config: Config, best: int | None = None, *, early: bool = False) -> 
 
 def _best(config: Config, step: int | None) -> list[str]:
     """Where the best state's results are."""
-    rows = [row for row in _measured(config.output / "metrics.jsonl") if row.get("step") == step]
+    rows = [row for row in _measured(config.output / METRICS) if row.get("step") == step]
     if step is None or not rows or rows[-1].get(VAL_LOSS) is None:
         return []
-    tokens = new_tokens.results(config.tokens, config.output, best=True)
+    tokens = result_files.token_files(config.tokens, config.output, best=True)
     if config.mode.adapters:
-        path = lora_results.for_users(config, best=True)
+        path = result_files.lora_for_users(config, best=True)
     else:
         path = next(iter(tokens.values()), config.output / BEST_MODEL)
     return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
@@ -45,7 +44,7 @@ def _best(config: Config, step: int | None) -> list[str]:
 
 def _losses(config: Config) -> list[str]:
     """Each held-out loss before and after, where both are there."""
-    rows = _measured(config.output / "metrics.jsonl")
+    rows = _measured(config.output / METRICS)
     lines = []
     for name, meaning in MEANING.items():
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -73,7 +72,7 @@ def _next(config: Config, *, early: bool) -> list[str]:
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
     drawn = {"images_per_prompt": 16} if config.mode.unconditional else {"prompt": prompt}
     draw = SampleOptions.model_validate({**_model(config), **drawn, "seed": 1}).command()
-    longer = [*command.words("train"), str(config.output / "config.yaml")]
+    longer = [*command.words("train"), str(config.output / CONFIG)]
     if early:
         longer += ["--validation.patience", str(2 * (config.validation.patience or 1))]
     else:
@@ -87,8 +86,8 @@ def _model(config: Config) -> dict[str, Any]:
     text = {"clip_skip": model.clip_skip, "max_token_length": config.data.max_token_length}
     if config.fully_trained:
         return {"model": str(output / MODEL_FOLDER), **text}
-    files = [f"{lora_results.for_users(config)}:0.8"] if config.mode.adapters else []
-    embeddings = map(str, new_tokens.results(config.tokens, output).values())
+    files = [f"{result_files.lora_for_users(config)}:0.8"] if config.mode.adapters else []
+    embeddings = map(str, result_files.token_files(config.tokens, output).values())
     names = ("revision", "variant", "vae", "prediction_type", "zero_snr")
     own = {name: getattr(model, name) for name in names}
     return {"model": model.path, "lora": files, "embedding": [*embeddings], **own, **text}

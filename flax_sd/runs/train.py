@@ -19,31 +19,37 @@ from flax_sd.runs import (
     check,
     class_pictures,
     environment,
+    environment_record,
     lock,
-    out_of_memory,
+    plan_memory,
     resume,
     same_data,
     trial,
 )
-from flax_sd.runs.datasets import VAL_LOSS, Sets, few_measured, open_sets
+from flax_sd.runs.datasets import (
+    Sets,
+    describe,
+    few_measured,
+    make_stream,
+    open_sets,
+    order_of,
+    total_steps,
+)
 from flax_sd.runs.drawers import Interrupted, make_drawer
 from flax_sd.runs.due import Due
-from flax_sd.runs.feed import feed
 from flax_sd.runs.guard import Guard
-from flax_sd.runs.inputs import prepare
-from flax_sd.runs.length import describe, order_of, total_steps
+from flax_sd.runs.inputs import feed, prepare
+from flax_sd.runs.layout import CHECKPOINTS_FOLDER, METRICS, VAL_LOSS
 from flax_sd.runs.loop import Loop
 from flax_sd.runs.objective import Objective, make_objective, trained_size
 from flax_sd.runs.outputs import Outputs
 from flax_sd.runs.pace import Pace, peak_flops
 from flax_sd.runs.parts import Parts, load_parts
-from flax_sd.runs.plan_memory import warn_if_too_large
-from flax_sd.runs.plan_search import advice
 from flax_sd.runs.precision import resolve_dtype, scales_loss
 from flax_sd.runs.report import LiveReport
 from flax_sd.runs.results import Results
+from flax_sd.runs.run_memory import advice, warn_if_too_large
 from flax_sd.runs.samples import Samples
-from flax_sd.runs.streaming import make_stream
 from flax_sd.runs.summary import summary
 from flax_sd.runs.validate import Validation, Verdict, exhausted, keeps_best
 from flax_sd.runs.validation_log import ValidationLog
@@ -137,13 +143,13 @@ class Run:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
         if self.stream is not None:
             self.stream.ledger.begin()
-        folder = self.config.output / "checkpoints"
+        folder = self.config.output / CHECKPOINTS_FOLDER
         keep = self.config.checkpoint.keep
         checkpoints = Checkpoints(folder, keep, lambda: self.best)
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(peers.together())  # before closing them waits for other processes
         stack.enter_context(self.report.of_an_error())
-        stack.enter_context(out_of_memory.explained(self._smaller))
+        stack.enter_context(plan_memory.explained(self._smaller))
         start, state = self._restore(checkpoints)
         self.log = ValidationLog(self.config.output, start or -1)
         if self.outputs.finished_step() == start and self._done(start):
@@ -151,7 +157,7 @@ class Run:
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
         made_with = environment.facts(self.config, self.sets, self.parts)
-        environment.record(self.config.output, start, made_with)
+        environment_record.record(self.config.output, start, made_with)
         self._prepare()
         trackers = self._open_trackers(start, made_with)
         self.trackers = stack.enter_context(contextlib.closing(trackers))
@@ -161,7 +167,7 @@ class Run:
             start, state = self._train(start, state, checkpoints, stack)
             checkpoints.wait()
             self.stop.at_once = AFTER
-            if sharding.any_process(self.stop.reason is not None):
+            if peers.any_process(self.stop.reason is not None):
                 reason = self.stop.reason or "another process was told to stop"
                 self.progress.say(
                     f"{reason}: saved at step {start}; the same command goes on from there"
@@ -286,7 +292,7 @@ class Run:
             return [train.names[i] for i in self.order.shown(step - 1)]
 
         guard = Guard(config.train, pictures)
-        guard.resume(config.output / "metrics.jsonl", start)
+        guard.resume(config.output / METRICS, start)
         return guard
 
     def measured(self, step: int, state: TrainState) -> Verdict:

@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 
-from flax_sd import sharding
+from flax_sd import peers
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.errors import UserError
 
@@ -41,7 +41,7 @@ def try_checkpoints(folder: pathlib.Path) -> None:
     with contextlib.closing(Checkpoints(beside, 1)) as checkpoints:
         checkpoints.save(1, state)
         checkpoints.wait()
-        lost = sharding.any_process(checkpoints.restore(1, state) is None)  # all have read then
+        lost = peers.any_process(checkpoints.restore(1, state) is None)  # all have read then
     if jax.process_index() == 0:
         shutil.rmtree(beside, ignore_errors=True)
     if lost:

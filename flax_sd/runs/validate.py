@@ -10,9 +10,10 @@ from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.losses import Loss, Trees
 from flax_sd.progress import Progress
-from flax_sd.runs.datasets import TRAIN_SUBSET, Sets
+from flax_sd.runs.datasets import Sets
 from flax_sd.runs.evaluate import Evaluator
 from flax_sd.runs.inputs import Inputs
+from flax_sd.runs.layout import TRAIN_SUBSET
 from flax_sd.runs.validation_log import Losses, Measured, ValidationLog
 
 

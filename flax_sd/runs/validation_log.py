@@ -12,11 +12,9 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
-from flax_sd.runs.datasets import VAL_LOSS
 from flax_sd.runs.interval import Interval, interval
+from flax_sd.runs.layout import VAL_LOSS, VALIDATION, VALIDATION_PICTURES
 from flax_sd.step_lines import StepLines
-
-FILE, PICTURES_FILE = "validation.jsonl", "validation_pictures.jsonl"
 
 
 class Losses(NamedTuple):
@@ -66,8 +64,8 @@ class ValidationLog:
         Raises:
           UserError: the file cannot be read.
         """
-        self._lines = StepLines(output / FILE)
-        self._pictures = StepLines(output / PICTURES_FILE)
+        self._lines = StepLines(output / VALIDATION)
+        self._pictures = StepLines(output / VALIDATION_PICTURES)
         self._step = step
         self._known: dict[str, dict[int, PictureMeans]] = {}
         for line in self._pictures.read(step):

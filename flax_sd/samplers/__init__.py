@@ -15,10 +15,9 @@ from flax_sd.samplers.ddim import make_ddim
 from flax_sd.samplers.ddpm import make_ddpm
 from flax_sd.samplers.euler import make_euler
 from flax_sd.samplers.euler_ancestral import make_euler_ancestral
-from flax_sd.samplers.loop import make_sample_loop
 from flax_sd.samplers.noise import TorchGenerator, initial_noise, step_noise
 from flax_sd.samplers.pndm import make_pndm
-from flax_sd.samplers.sampler import Carry, Sampler
+from flax_sd.samplers.sampler import Carry, Sampler, make_sample_loop
 from flax_sd.scheduler_config import explicit_fields
 
 __all__ = [

@@ -11,10 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from flax_sd.errors import UserError
-from flax_sd.samplers.alphas import previous, refuse_no_signal
 from flax_sd.samplers.clip import Clip, ClipConfig
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
-from flax_sd.samplers.spacing import integer_timesteps
+from flax_sd.samplers.spacing import integer_timesteps, previous, refuse_no_signal
 from flax_sd.schedule import alphas_cumprod, predict_x0
 from flax_sd.scheduler_config import read_config
 

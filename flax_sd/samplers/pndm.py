@@ -16,9 +16,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from flax_sd.errors import UserError
-from flax_sd.samplers.alphas import previous
 from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
-from flax_sd.samplers.spacing import SpacedConfig, integer_timesteps
+from flax_sd.samplers.spacing import SpacedConfig, integer_timesteps, previous
 from flax_sd.schedule import alphas_cumprod, predict_epsilon
 from flax_sd.scheduler_config import read_config
 

@@ -6,6 +6,7 @@ and only what changes the program (class, config, whether noise is drawn) is sta
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +21,8 @@ Table = (
     Any  # one value a step: float32 [m] in NumPy, made on the host; a scalar Array inside a step
 )
 Tables = TypeVar("Tables")
+
+Denoise = Callable[[Array, Array], Array]
 
 
 class Carry(NamedTuple):
@@ -97,3 +100,32 @@ class Sampler(abc.ABC):
 def row(tables: Tables, i: Int[ArrayLike, ""]) -> Tables:
     """Entry i of each table; i may be traced."""
     return jax.tree.map(lambda table: jnp.asarray(table)[i], tables)
+
+
+def make_sample_loop(sampler: Sampler) -> Callable[..., Float[Array, "b h w c"]]:
+    """Builds the pure sample(denoise, x, noise=None) → x_0.
+
+    Args of the result:
+      denoise: (scaled x [b, h, w, c], t scalar) → the network's output, guidance included.
+      x: [b, h, w, c], N(0, I) times the sampler's `init_noise_sigma`.
+      noise: [m, b, h, w, c], N(0, I) for each step; None if the sampler never draws.
+
+    The sampler is a pytree: where a jitted function takes it as an argument, another config or
+    step option of the same class and number of steps reuses the compiled program.
+    """
+
+    def sample(
+        denoise: Denoise,
+        x: Float[ArrayLike, "b h w c"],
+        noise: Float[ArrayLike, "m b h w c"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        def step(carry: Carry, xs: tuple[Array, Array, Array | None]) -> tuple[Carry, None]:
+            i, t, z = xs
+            out = denoise(sampler.scale_input(carry.x, i), t)
+            return sampler.step(carry, out, i, z), None
+
+        t = sampler.timesteps
+        steps = (jnp.arange(len(t)), t, None if noise is None else jnp.asarray(noise))
+        return jax.lax.scan(step, sampler.init(x), steps)[0].x
+
+    return sample

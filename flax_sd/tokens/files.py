@@ -4,6 +4,7 @@ diffusers writes {token: [d] or [n, d]}; sd-scripts, A1111 and ComfyUI {"emb_par
 take the file's name for the token. The latter three read any file of one tensor.
 """
 
+import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -123,3 +124,8 @@ def write(
     tensors = {key or embedding.token: np.asarray(embedding.vectors)}
     check_finite(path, tensors)
     safetensors.write(path, tensors, {"format": "pt", **(metadata or {})})
+
+
+def embedding_hash(path: pathlib.Path) -> str:
+    """What web UIs know an embedding by: SHA-256 of the file, 12 digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -12,7 +12,6 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.errors import UserError
-from flax_sd.weights.names import checkpoint_key, from_torch_layout, to_torch_layout
 
 M = TypeVar("M", bound=nnx.Module)
 _ALIGNMENT = 64  # bytes
@@ -25,6 +24,11 @@ _IGNORED = re.compile(
     r"text_model\.embeddings\.position_ids|logit_scale|"
     r"(vision_model|visual_projection|text_projection)\..+"
 )
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_WRAPPERS = (
+    "base",
+)  # a LoRA holds the layer that it wraps in `base`: torch's names have no such level
 
 
 def as_dtype(name: str) -> np.dtype:
@@ -160,3 +164,24 @@ def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
         for path, var in nnx.to_flat_state(state)
         if isinstance(var, nnx.Param) and not isinstance(var, nnx.LoRAParam)
     }
+
+
+def checkpoint_key(path: tuple[Any, ...]) -> str:
+    """The name in a diffusers or transformers file of the leaf at `path` of a module."""
+    *parents, leaf = path
+    kept = [str(part) for part in parents if part not in _WRAPPERS]
+    return ".".join([*kept, _LEAVES.get(str(leaf), str(leaf))])
+
+
+def to_torch_layout(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
+    """The leaf at `path` as torch lays it out (a view)."""
+    if path[-1] != "kernel":
+        return array
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def from_torch_layout(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
+    """torch's tensor as the leaf at `path` is laid out here (a view)."""
+    if path[-1] != "kernel":
+        return array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -9,8 +9,7 @@ from flax import nnx
 from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel, encode_ids
-from flax_sd.weights.fill import fill
-from flax_sd.weights.names import checkpoint_key, to_torch_layout
+from flax_sd.weights.fill import checkpoint_key, fill, to_torch_layout
 from tests import parity
 
 SD1_LIKE = {

@@ -7,8 +7,7 @@ import pytest
 from flax import nnx
 
 from flax_sd.compiler import CPU_OPTIONS
-from flax_sd.lora.base import hold_in_int8
-from flax_sd.lora.inject import attach
+from flax_sd.lora.inject import attach, hold_in_int8
 from flax_sd.lora.layers import LoRA
 from flax_sd.lora.targets import slots
 from flax_sd.models import layers

@@ -12,7 +12,7 @@ from flax_sd.config_file import parse
 from flax_sd.progress import Progress
 from flax_sd.runs import inputs
 from flax_sd.runs.datasets import open_sets
-from flax_sd.runs.feed import feed
+from flax_sd.runs.inputs import feed
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts
 from flax_sd.runs.train import total_steps

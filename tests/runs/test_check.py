@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flax_sd import cli
-from flax_sd.runs.check import PAGE, QUARANTINE
+from flax_sd.runs.layout import DATA_REPORT, QUARANTINE
 from tests.browser import needs_chromium, values
 from tests.data.messy import messy_folder
 
@@ -45,7 +45,7 @@ def test_a_messy_folder(checked, messy):
     for row in quarantined(folder):
         assert row["set"] == str(messy) and f"  {row['file']}: {row['reason']}" in shown.out
     assert "duplicate (2)" in shown.out and "long caption (" not in shown.out  # by CLIP it fits
-    page = (folder / PAGE).read_text("utf-8")
+    page = (folder / DATA_REPORT).read_text("utf-8")
     assert "moves.gif" in page and "is not UTF-8" in page
     assert sorted((p.name, p.read_bytes()) for p in messy.iterdir()) == before
 
@@ -53,7 +53,7 @@ def test_a_messy_folder(checked, messy):
 def test_a_good_folder(checked):
     status, folder, shown = checked()
     assert status == 0 and "left out" not in shown.out and quarantined(folder) == []
-    assert str(folder / PAGE) in shown.out
+    assert str(folder / DATA_REPORT) in shown.out
 
 
 def test_captions_are_counted_in_tokens(checked, messy):
@@ -64,7 +64,7 @@ def test_captions_are_counted_in_tokens(checked, messy):
 
 def test_the_report_is_written_where_a_run_would_stop(checked, messy):
     status, folder, _ = checked("--data.path", messy, "--data.on_bad", "stop")
-    assert status == 1 and (folder / PAGE).is_file()
+    assert status == 1 and (folder / DATA_REPORT).is_file()
 
 
 def test_held_out_pictures_that_are_trained_on_are_named(checked, pictures, tmp_path):
@@ -84,7 +84,7 @@ def test_the_page_shows_its_pictures(checked, messy):
     _, folder, _ = checked("--data.path", messy)
     broken = "[...document.images].filter(i => !i.naturalWidth).length"
     rows = "[...document.querySelectorAll('details:not([open]) tr')].map(row => row.cells.length)"
-    found = values(folder / PAGE, f"() => [document.images.length, {broken}, {rows}]")
+    found = values(folder / DATA_REPORT, f"() => [document.images.length, {broken}, {rows}]")
     assert found[0] > 0 and found[1] == 0
     assert len(found[2]) > 1 and set(found[2]) == {4}  # folded, and a heading over it
 
@@ -93,7 +93,7 @@ def test_a_run_says_the_same_and_goes_on(train, checked, messy):
     checked("--data.path", messy)  # its files in the run's folder are no hindrance
     run = train("run", "--data.path", messy, "--train.steps", 2)
     assert run.status == 0, run.err
-    assert "duplicate (2)" in run.out and (run.folder / PAGE).is_file()
+    assert "duplicate (2)" in run.out and (run.folder / DATA_REPORT).is_file()
     assert sorted(row["file"] for row in quarantined(run.folder)) == LEFT_OUT
     for name in LEFT_OUT:
         assert f"  {name}: " in run.out
@@ -105,4 +105,4 @@ def test_it_says_how_many_are_held_out(checked, pictures):
     trained, held = shown.out.split(f"held out of {pictures}: ")
     count = int(held.split()[0])
     assert 1 <= count <= 5 and f"{pictures}: {7 - count} pictures" in trained
-    assert f"data.held_out_share: {pictures}" in (folder / PAGE).read_text()
+    assert f"data.held_out_share: {pictures}" in (folder / DATA_REPORT).read_text()

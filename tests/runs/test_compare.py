@@ -2,7 +2,7 @@ import pytest
 
 from flax_sd import cli
 from flax_sd.errors import UserError
-from flax_sd.runs import compare
+from flax_sd.runs import compare, compare_command
 from tests.browser import needs_chromium, values
 from tests.runs.made_runs import make_run
 
@@ -40,7 +40,7 @@ def test_the_table_says_how_they_ended_and_what_differs(runs, tmp_path, capsys):
 @needs_chromium
 def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
     out = tmp_path / "pages" / "both.html"
-    compare.run(compare.CompareOptions(runs=runs, out=out))
+    compare_command.run(compare_command.CompareOptions(runs=runs, out=out))
     seen = values(out, LOOK)
     assert seen["errors"] == []
     assert seen["labels"] == ["step", "one", "two"] and seen["last"] == 90
@@ -54,7 +54,7 @@ def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
 
 def test_a_long_list_does_not_push_the_others_out_of_sight(tmp_path):
     rows = [["", "x" * 70, "b"], ["sample.prompts", ["a cat"] * 40, None]]
-    head, line = compare.text_table(rows)
+    head, line = compare_command.text_table(rows)
     assert "x" * 70 in head  # a run's name is whole
     assert line.split("  ")[1].startswith("['a cat', 'a cat'") and line.split()[-2].endswith("…")
 

@@ -15,7 +15,7 @@ from PIL import Image
 import flax_sd
 from flax_sd import cli, config_file, data
 from flax_sd.config import DataConfig
-from flax_sd.runs import sample
+from flax_sd.runs import sample, sample_command
 from flax_sd.runs.drawers import Unprompted
 from flax_sd.runs.parts import load_parts
 from flax_sd.runs.sample_job import prepare
@@ -114,7 +114,7 @@ def test_the_command_takes_size_sampler_and_batch_size(ended, tmp_path):
     )
     picture = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
     np.testing.assert_array_equal(picture, expected)
-    job = prepare(sample.parse([*args, "--images-per-prompt", "5", "--batch-size", "2"]))
+    job = prepare(sample_command.parse([*args, "--images-per-prompt", "5", "--batch-size", "2"]))
     assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
 
 
@@ -124,7 +124,7 @@ def test_the_command_reads_the_variant_in_the_dtype(ended, tmp_path):
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     flags = ["--variant", "fp16", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
-    options = sample.parse(["--model", str(model), *flags])
+    options = sample_command.parse(["--model", str(model), *flags])
     unet = sample._load_unconditional(prepare(options), options).unet
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(unet))} == {"bfloat16"}
 

@@ -5,7 +5,7 @@ import pytest
 
 from flax_sd import config as options
 from flax_sd.data import open_pictures
-from flax_sd.runs import environment
+from flax_sd.runs import environment, environment_record, layout
 from flax_sd.runs.datasets import Sets
 from flax_sd.runs.parts import Parts
 from flax_sd.weights.hub import BUNDLED
@@ -58,8 +58,8 @@ def test_the_hash_of_a_set_is_of_names_pictures_and_captions(tmp_path):
 
 def test_a_start_with_something_else_is_added(tmp_path):
     def recorded(step, **facts):
-        environment.record(tmp_path, step, facts)
-        return [(entry["step"], entry["jax"]) for entry in environment.read(tmp_path)]
+        environment_record.record(tmp_path, step, facts)
+        return [(entry["step"], entry["jax"]) for entry in environment_record.read(tmp_path)]
 
     assert recorded(0, jax="1") == [(0, "1")]
     assert recorded(10, jax="1") == [(0, "1")]
@@ -67,12 +67,12 @@ def test_a_start_with_something_else_is_added(tmp_path):
     assert recorded(20, jax="3") == [(0, "1"), (20, "3")]  # killed before it had saved
     assert recorded(10, jax="1") == [(0, "1")]
     assert recorded(0, jax="4") == [(0, "4")]
-    assert [path.name for path in tmp_path.iterdir()] == [environment.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [layout.ENVIRONMENT]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"jax": "1"}]', "[{"])
 def test_a_damaged_file_counts_for_nothing(tmp_path, text):
-    (tmp_path / environment.FILE).write_text(text)
-    assert environment.read(tmp_path) == []
-    environment.record(tmp_path, 5, {"jax": "1"})
-    assert environment.read(tmp_path) == [{"step": 5, "jax": "1"}]
+    (tmp_path / layout.ENVIRONMENT).write_text(text)
+    assert environment_record.read(tmp_path) == []
+    environment_record.record(tmp_path, 5, {"jax": "1"})
+    assert environment_record.read(tmp_path) == [{"step": 5, "jax": "1"}]

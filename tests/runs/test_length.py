@@ -3,8 +3,7 @@
 import pytest
 
 from flax_sd.config import Config
-from flax_sd.runs.datasets import open_sets
-from flax_sd.runs.length import describe, total_steps
+from flax_sd.runs.datasets import describe, open_sets, total_steps
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from flax_sd.runs.datasets import open_sets
 from flax_sd.runs.inputs import tokenize
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import load_parts
-from flax_sd.runs.sample import parse as parse_sample
+from flax_sd.runs.sample_command import parse as parse_sample
 from flax_sd.runs.sample_job import prepare
 from flax_sd.runs.store import Store
 from flax_sd.runs.summary import summary

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_sd.config import Config
-from flax_sd.runs.lora_results import LONGEST, for_users, named, results
+from flax_sd.runs.result_files import LONGEST, lora_files, lora_for_users, lora_of_its_name
 from flax_sd.weights.safetensors import TensorFile
 from tests.runs.conftest import tensors
 
@@ -33,14 +33,14 @@ def run_at(output):
 )
 def test_a_file_bears_the_runs_name_unless_another_has_it(output, name):
     config = run_at(output)
-    assert named(config) == name
+    assert lora_of_its_name(config) == name
     users = config.output / (name or "lora.safetensors")
-    assert for_users(config) == users
-    assert [path.name for path in results(config)[:2]] == [
+    assert lora_for_users(config) == users
+    assert [path.name for path in lora_files(config)[:2]] == [
         "lora.safetensors",
         "pytorch_lora_weights.safetensors",
     ]
-    best = for_users(config, best=True).name
+    best = lora_for_users(config, best=True).name
     assert best == ("lora_best" if name is None else name[: -len(".safetensors")] + "_best") + (
         ".safetensors"
     )
@@ -48,7 +48,7 @@ def test_a_file_bears_the_runs_name_unless_another_has_it(output, name):
 
 @given(st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=80))
 def test_any_name_of_a_folder_gives_a_name_that_a_disk_takes(folder):
-    name = named(run_at(f"runs/{folder}"))
+    name = lora_of_its_name(run_at(f"runs/{folder}"))
     if name is not None:
         assert len(f".{name}.part".encode()) <= 255 and "/" not in name
 

@@ -17,7 +17,7 @@ from flax_sd.models.vae import Moments
 from flax_sd.optim import make_optimizer
 from flax_sd.optim.rates import peak_rate
 from flax_sd.pipeline import StableDiffusion
-from flax_sd.runs import new_tokens
+from flax_sd.runs import new_tokens, result_files
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import abstract_parts, load_parts
 from flax_sd.tokenizer import Tokenizer
@@ -74,7 +74,9 @@ def test_long_captions_are_counted_with_every_vector():
 def test_each_token_has_a_file():
     def names(*tokens, best=False):
         cfg = TokensConfig(names=dict.fromkeys(tokens, "cat"))
-        return [path.name for path in new_tokens.results(cfg, pathlib.Path(), best=best).values()]
+        return [
+            path.name for path in result_files.token_files(cfg, pathlib.Path(), best=best).values()
+        ]
 
     assert names("<cat>") == ["learned_embeds.safetensors"]
     assert names("<cat>", best=True) == ["learned_embeds_best.safetensors"]

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from flax_sd.losses import PixelBatch
-from flax_sd.runs import feed
+from flax_sd.runs import inputs
 from flax_sd.runs.objective import make_objective
 from flax_sd.runs.parts import abstract_parts
 from tests.parity import LAYER, NETWORK, assert_close
@@ -56,12 +56,12 @@ def test_frozen_weights_have_the_dtype_of_the_arithmetic(objective):
 def test_a_share_of_the_captions_is_dropped(parse):
     config = parse("--train.caption_dropout", 0.25)
     captions = [f"{i}" for i in range(2000)]
-    dropped = feed.drop_captions(captions, np.arange(2000), config)
+    dropped = inputs.drop_captions(captions, np.arange(2000), config)
     assert 0.2 < dropped.count("") / 2000 < 0.3
     assert all(a in ("", b) for a, b in zip(dropped, captions, strict=True))
     # Sample 7 is treated alike wherever in a batch it stands.
-    assert feed.drop_captions(["7"], np.array([7]), config) == [dropped[7]]
-    other = feed.drop_captions(captions, np.arange(2000), config.model_copy(update={"seed": 1}))
+    assert inputs.drop_captions(["7"], np.array([7]), config) == [dropped[7]]
+    other = inputs.drop_captions(captions, np.arange(2000), config.model_copy(update={"seed": 1}))
     assert other != dropped
 
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.runs.out_of_memory import explained
+from flax_sd.runs.plan_memory import explained
 
 XLA = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.1GiB.\nmore lines"
 

@@ -12,7 +12,8 @@ from flax_sd.config import OptimConfig
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
 from flax_sd.runs import plan_memory
-from flax_sd.runs.plan_memory import bytes_per_device, parse_size, show_size, warn_if_too_large
+from flax_sd.runs.plan_memory import bytes_per_device, parse_size, show_size
+from flax_sd.runs.run_memory import warn_if_too_large
 
 
 @pytest.mark.parametrize(

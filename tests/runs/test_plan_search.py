@@ -5,7 +5,8 @@ import math
 import pytest
 
 from flax_sd.config import Config
-from flax_sd.runs.plan_search import COMPILATIONS, MOST, advice, largest_batch
+from flax_sd.runs.plan_search import COMPILATIONS, MOST, largest_batch
+from flax_sd.runs.run_memory import advice
 
 
 class Memory:

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from flax_sd.progress import Progress
-from flax_sd.runs import history, report
+from flax_sd.runs import history, layout, report
 from tests.browser import DARK, needs_chromium, values
 from tests.runs.made_runs import make_run
 
@@ -37,7 +37,7 @@ LOOK = """() => {
 def page(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("runs") / "my run")
     report.LiveReport(folder, 60, Progress(Console(quiet=True))).write("finished")
-    return folder / report.FILE
+    return folder / layout.REPORT
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_skipped_steps_are_named_with_their_pictures(tmp_path):
 def test_it_is_written_no_more_often_than_it_may(tmp_path, monkeypatch):
     folder, clock = make_run(tmp_path / "a"), [1000.0]
     monkeypatch.setattr(report.time, "monotonic", lambda: clock[0])
-    page = folder / report.FILE
+    page = folder / layout.REPORT
     live = report.LiveReport(folder, 60, Progress(Console(quiet=True)))
 
     def written_after(seconds):
@@ -156,7 +156,7 @@ def test_it_is_written_no_more_often_than_it_may(tmp_path, monkeypatch):
 
 def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
     folder = make_run(tmp_path / "a")
-    (folder / report.FILE).mkdir()
+    (folder / layout.REPORT).mkdir()
     report.LiveReport(folder, 60, Progress()).refresh()
     assert "warning: " in capsys.readouterr().out
 

@@ -18,7 +18,7 @@ from flax_sd import cli
 from flax_sd.checkpoint import Checkpoints
 from flax_sd.config import Config
 from flax_sd.errors import UserError
-from flax_sd.runs import environment, resume
+from flax_sd.runs import environment_record, resume
 from tests.processes import ROOT
 from tests.runs.conftest import contents, metrics
 
@@ -291,7 +291,7 @@ def test_what_another_place_leads_to_is_compared(begun, tmp_path):
     moved = resume.check(config)
     with pytest.raises(UserError, match="model.path is '.*/model' in the run and '.*/copy' now"):
         resume.check_content(config, moved, lambda: {"model_hash": "a"})
-    environment.record(tmp_path / "run", 0, {"model_hash": "a"})
+    environment_record.record(tmp_path / "run", 0, {"model_hash": "a"})
     resume.check_content(config, moved, lambda: {"model_hash": "a"})
     with pytest.raises(UserError, match="model.path is"):
         resume.check_content(config, moved, lambda: {"model_hash": "b"})

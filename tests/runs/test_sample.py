@@ -9,11 +9,11 @@ from PIL import Image
 
 from flax_sd import StableDiffusion, data
 from flax_sd.cli import sample as command
+from flax_sd.components import load_vae
 from flax_sd.config import DataConfig
 from flax_sd.errors import UserError
 from flax_sd.lora.files import write_kohya
-from flax_sd.runs import sample
-from flax_sd.runs.parts import load_vae
+from flax_sd.runs import sample, sample_command
 from flax_sd.weights import safetensors
 from tests import tiny
 from tests.parity import randomise
@@ -29,7 +29,7 @@ def flags(model, out, *more):
 
 
 def run(model, out, *more):
-    return sample.run(sample.parse(flags(model, out, *more)))
+    return sample.run(sample_command.parse(flags(model, out, *more)))
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +134,7 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
 def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):
     tiny.save("sd1", tmp_path, variant="fp16")
     more = ["--variant", "fp16", "--dtype", "bfloat16", "--vae", tmp_path]
-    options = sample.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
+    options = sample_command.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
     sd = sample._load(options, sample.prepare(options))
     for network in (sd.unet, sd.vae, sd.text_encoders[0]):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(network))} == {"bfloat16"}

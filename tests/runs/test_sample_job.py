@@ -8,7 +8,7 @@ import pytest
 from flax_sd.components import read_scheduler_config
 from flax_sd.errors import UserError
 from flax_sd.runs.prompts import Row
-from flax_sd.runs.sample import parse
+from flax_sd.runs.sample_command import parse
 from flax_sd.runs.sample_job import own_sampler, prepare, usual_batch
 from flax_sd.runs.sample_options import SampleOptions
 from flax_sd.weights import hub, safetensors

@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.runs.sources import (
-    EmbeddingSource,
-    LoRASource,
-    display_name,
-    embedding_hash,
-    fingerprint,
-    is_local,
-    lora_hash,
-    parse_embedding,
-    parse_lora,
-)
-from flax_sd.tokens.files import locate
+from flax_sd.lora.read import lora_hash
+from flax_sd.runs.sources import EmbeddingSource, LoRASource, parse_embedding, parse_lora
+from flax_sd.tokens.files import embedding_hash, locate
 from flax_sd.weights import safetensors
+from flax_sd.weights.identity import display_name, fingerprint, is_local
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from flax_sd.progress import Progress
-from flax_sd.runs.spill import SpillWatch, spilled
+from flax_sd.runs.run_memory import SpillWatch, spilled
 
 
 def gpu(peak, limit=16e9, platform="gpu"):

@@ -9,9 +9,8 @@ from flax_sd.config import Config
 from flax_sd.data import find_shards
 from flax_sd.errors import UserError
 from flax_sd.progress import Progress
-from flax_sd.runs.check import QUARANTINE
-from flax_sd.runs.datasets import open_sets
-from flax_sd.runs.streaming import FILE, make_stream
+from flax_sd.runs.datasets import make_stream, open_sets
+from flax_sd.runs.layout import QUARANTINE, SHARDS
 from tests.data.made_shards import samples, write_tar
 from tests.runs.conftest import contents
 
@@ -64,7 +63,7 @@ def test_the_seed_orders_a_shard(stream):
 def test_the_ledger_remembers_shards_and_what_was_left_out(stream, shards, tmp_path):
     run = tmp_path / "run"
     whole = take(stream(), 9)
-    listed, known = lines(run / FILE)[:3], lines(run / FILE)[3:]
+    listed, known = lines(run / SHARDS)[:3], lines(run / SHARDS)[3:]
     assert [each["size"] for each in listed] == [s.size for s in find_shards(str(shards))]
     assert {each["shard"][-5:]: each["steps"] for each in known} == dict(
         zip(["0.tar", "1.tar", "2.tar"], [2, 2, 3], strict=True)
@@ -74,11 +73,11 @@ def test_the_ledger_remembers_shards_and_what_was_left_out(stream, shards, tmp_p
     assert lines(run / QUARANTINE) == [bad]
     (run / QUARANTINE).unlink()  # as the check before a run writes it anew
     assert take(stream(), 5, 4) == whole[4:]
-    assert lines(run / QUARANTINE) == [bad] and lines(run / FILE)[3:] == known
+    assert lines(run / QUARANTINE) == [bad] and lines(run / SHARDS)[3:] == known
 
 
 def test_a_torn_line_is_of_a_shard_that_is_opened_again(stream, tmp_path):
-    whole, path = take(stream(), 9), tmp_path / "run" / FILE
+    whole, path = take(stream(), 9), tmp_path / "run" / SHARDS
     text = path.read_text()
     path.write_text(text[:-20])
     assert take(stream(), 9) == whole
@@ -122,7 +121,7 @@ def test_an_interrupted_run_ends_in_the_same_bytes(train, shards):
     cut = train("cut", *flags, "--train.steps", 3)  # in the middle of the second shard
     cut = train("cut", *flags, "--train.steps", 5)
     assert "resumes: step 3" in cut.out
-    for name in ("lora.safetensors", QUARANTINE, FILE):
+    for name in ("lora.safetensors", QUARANTINE, SHARDS):
         assert (cut.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
     assert [m["loss"] for m in cut.metrics()] == [m["loss"] for m in whole.metrics()]
     (noted,) = json.loads((whole.folder / "environment.json").read_text())

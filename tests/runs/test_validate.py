@@ -8,7 +8,8 @@ import pytest
 from flax_sd import cli, config_file
 from flax_sd.config import DataConfig
 from flax_sd.config.section import TrainingOnly, marks
-from flax_sd.runs.datasets import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS, few_measured, open_sets
+from flax_sd.runs.datasets import few_measured, open_sets
+from flax_sd.runs.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 from tests.runs.conftest import Ended, contents, make_pictures, metrics
 
 STEPS = ["--train.steps", "5", "--validation.every", "2", "--checkpoint.every", "3"]

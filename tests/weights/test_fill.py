@@ -14,8 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_sd.errors import UserError
-from flax_sd.weights.fill import fill, rounded, state_tensors
-from flax_sd.weights.names import checkpoint_key, from_torch_layout, to_torch_layout
+from flax_sd.weights.fill import (
+    checkpoint_key,
+    fill,
+    from_torch_layout,
+    rounded,
+    state_tensors,
+    to_torch_layout,
+)
 
 
 class Block(nnx.Module):

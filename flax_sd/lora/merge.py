@@ -1,0 +1,18 @@
+"""A LoRA folded into the weights of a network."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from flax_sd.lora.inject import _wrapped
+
+
+def merge(model: nnx.Module) -> None:
+    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32.
+
+    A DoRA gives W' - W for the weights as they were, whatever else is folded in.
+    """
+    for slot, lora in _wrapped(model):
+        kernel = lora.base.kernel
+        changes = [lora.adapters[name].change(kernel[...]) for name in sorted(lora.adapters)]
+        kernel[...] = sum(changes, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
+        setattr(slot.parent, slot.name, lora.base)

@@ -1,0 +1,128 @@
+"""What `generate` is asked for: checked, and spelled out picture by picture."""
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, SupportsFloat
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, UInt8
+
+from flax_sd.errors import UserError
+from flax_sd.samplers import Sampler, initial_noise, step_noise
+
+OUTPUTS = ("uint8", "float", "latents")
+
+
+class Request(NamedTuple):
+    """Pictures to draw, b of them."""
+
+    prompts: list[str]
+    negatives: list[str]
+    seeds: list[int]
+    height: int  # latents
+    width: int  # latents
+
+
+def read_request(
+    prompt_or_list: Any,
+    negative_prompt: Any,
+    seed: Any,
+    size: tuple[int | None, int | None],  # pixels
+    latents: ArrayLike | None,
+    *,
+    default_size: tuple[int, int],  # latents
+    channels: int,
+    stride: int,  # pixels a latent
+) -> Request:
+    """Spells out what `generate` was asked for; no negative prompt is an empty one.
+
+    Raises:
+      UserError: a prompt that is no text, lists of different lengths, a size that the VAE cannot
+        make, latents of another shape, a seed that is no integer; all problems are named.
+    """
+    problems: list[str] = []
+    prompts = read_texts("prompt", prompt_or_list, problems)
+    count, negative = len(prompts), "" if negative_prompt is None else negative_prompt
+    negatives = read_texts("negative prompt", negative, problems)
+    if isinstance(negative, str):
+        negatives *= count
+    if not prompts and not problems:
+        problems.append("there is no prompt")
+    if len(negatives) != count and not problems:
+        problems.append(f"{len(negatives)} negative prompts for {count} prompts; give one or each")
+    seeds = read_seeds(seed, count, problems, "prompts")
+    given = None if latents is None else np.shape(latents)
+    default = given[1:3] if given and len(given) == 4 else default_size
+    sides = []
+    for name, side, usual in zip(("height", "width"), size, default, strict=True):
+        if side is not None and (side < stride or side % stride):
+            problems.append(f"{name} is {side}: should be a positive multiple of {stride}")
+        sides.append(usual if side is None else side // stride)
+    wanted = (count, *sides, channels)
+    if given is not None and given != wanted and not problems:
+        problems.append(f"latents are {list(given)}: should be {list(wanted)} [b, h, w, c]")
+    if problems:
+        raise UserError("; ".join(problems))
+    return Request(prompts, negatives, seeds, *sides)
+
+
+def read_texts(noun: str, given: Any, problems: list[str]) -> list[Any]:
+    """One text or several as a list; what is wrong is added to `problems`."""
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong:
+        problems.append(f"{noun} is {wrong[0]!r}: should be text, or a list of texts")
+    return texts
+
+
+def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "pictures") -> list[int]:
+    """Each picture's own, an int counting up; what is wrong is added to `problems`."""
+    try:
+        if isinstance(seed, Sequence | np.ndarray):
+            seeds = [operator.index(one) for one in seed]
+        else:
+            seeds = [operator.index(seed) + k for k in range(count)]
+    except TypeError:
+        problems.append(f"seed is {seed!r}: should be an integer or a list of integers")
+        return []
+    if len(seeds) != count:
+        problems.append(f"{len(seeds)} seeds for {count} {noun}; give one or each")
+    return seeds
+
+
+def draw_noise(
+    request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None
+) -> tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "m b h w c"] | None]:
+    """The first x and each step's noise, as diffusers draws them from generators of these seeds.
+
+    Latents that are given take no noise from the stream, which then begins with the steps'.
+    """
+    shape, draws = (request.height, request.width, channels), np.asarray(sampler.draws)
+    noise = step_noise(request.seeds, draws, *shape, after_initial=latents is None)
+    first = initial_noise(request.seeds, *shape) if latents is None else latents
+    return np.asarray(first, np.float32) * np.asarray(sampler.init_noise_sigma), noise
+
+
+def guided(guidance_scale: SupportsFloat) -> bool:
+    """Whether the unconditional half is needed.
+
+    Raises:
+      UserError: the scale is not a number.
+    """
+    if not math.isfinite(float(guidance_scale)):
+        raise UserError(f"guidance_scale is {guidance_scale}: should be a number; 1 turns it off")
+    return float(guidance_scale) > 1
+
+
+def to_uint8(pictures: Float[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Pictures in [0, 1] as diffusers rounds them.
+
+    Raises:
+      UserError: one holds NaN, which would be a black picture.
+    """
+    bad = [k for k, picture in enumerate(pictures) if not np.isfinite(picture).all()]
+    if bad:
+        raise UserError(f"pictures {bad} came out as NaN: load the model with dtype float32")
+    return (pictures * 255).round().astype(np.uint8)

@@ -1,0 +1,18 @@
+"""Seeds that nobody chose: -1 becomes a number that all processes share."""
+
+import secrets
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+RANDOM = -1
+MOST = 2**32  # what JAX's keys tell apart
+
+
+def drawn() -> int:
+    """A new seed, the same in every process, which call it together."""
+    seed = secrets.randbelow(MOST)
+    if jax.process_count() > 1:
+        seed = int(multihost_utils.broadcast_one_to_all(np.asarray(seed, np.uint32)))
+    return seed
