@@ -7,7 +7,7 @@ python sample.py --help      # every option
 
 import sys
 
-from flax_sd.allocator import restart_with_tunables
+from flax_sd.system.allocator import restart_with_tunables
 
 if __name__ == "__main__":
     restart_with_tunables()

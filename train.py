@@ -9,7 +9,7 @@ The same command again goes on where the run stopped.
 
 import sys
 
-from flax_sd.allocator import restart_with_tunables
+from flax_sd.system.allocator import restart_with_tunables
 
 if __name__ == "__main__":
     restart_with_tunables()

@@ -1,7 +1,7 @@
 """Renders what the benchmarks saved into docs/performance.md, with a chart beside it.
 
-python benchmarks/speed.py unet --save           # and the others
-python benchmarks/report.py
+python -m benchmarks.against_torch.speed unet --save           # and the others
+python -m benchmarks.report
 """
 
 import itertools
@@ -9,8 +9,8 @@ import pathlib
 import sys
 from typing import Any
 
-from bars import Bar, draw
-from rows import RESULTS, head, line, read
+from benchmarks.common.bars import Bar, draw
+from benchmarks.common.rows import RESULTS, head, line, read
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"

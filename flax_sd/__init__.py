@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flax_sd import samplers
-    from flax_sd.ddpm import DDPM
-    from flax_sd.pipeline import StableDiffusion
+    from flax_sd.pipelines.ddpm import DDPM
+    from flax_sd.pipelines.stable_diffusion import StableDiffusion
 
 __all__ = ["DDPM", "StableDiffusion", "samplers"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
     if name == "samplers":
         return importlib.import_module("flax_sd.samplers")
     if name == "DDPM":
-        return importlib.import_module("flax_sd.ddpm").DDPM
+        return importlib.import_module("flax_sd.pipelines.ddpm").DDPM
     if name == "StableDiffusion":
-        return importlib.import_module("flax_sd.pipeline").StableDiffusion
+        return importlib.import_module("flax_sd.pipelines.stable_diffusion").StableDiffusion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

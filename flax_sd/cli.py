@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 
-from flax_sd import terminal
-from flax_sd.allocator import restart_with_tunables, take_gpu_memory
 from flax_sd.errors import UserError
-from flax_sd.paths import user_path
-from flax_sd.user_cache import make_hub_cache
+from flax_sd.files.paths import user_path
+from flax_sd.files.user_cache import make_hub_cache
+from flax_sd.system import terminal
+from flax_sd.system.allocator import restart_with_tunables, take_gpu_memory
 
 BAD_INPUT, INTERRUPTED = 2, 130  # exit statuses
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
@@ -172,9 +172,9 @@ def ask_for_determinism() -> None:
 
 
 def _train(args: Sequence[str]) -> int:
-    from flax_sd import compiler, peers
-    from flax_sd.runs import repeat
-    from flax_sd.runs import train as runs_train
+    from flax_sd.commands import repeat
+    from flax_sd.system import compiler, distributed
+    from flax_sd.training import run as runs_train
 
     again = repeat.parse(args) if "--repeat" in args else None
     config = again.config if again else _read_config("train", args)
@@ -182,24 +182,24 @@ def _train(args: Sequence[str]) -> int:
     take_gpu_memory()
     if config.train.deterministic:
         ask_for_determinism()
-    peers.initialize_distributed()
-    with peers.together():
+    distributed.initialize_distributed()
+    with distributed.together():
         return repeat.run(again) if again else runs_train.run(config)
 
 
 def _read_config(name: str, args: Sequence[str]) -> Any:
     """The Config of the file that comes first (the quickstart if none does) and of the flags."""
-    from flax_sd import config_file
+    from flax_sd.config import file
 
     named = bool(args) and not args[0].startswith("-")
     path = config_path(args[0] if named else "quickstart.yaml")
-    return config_file.parse(path, args[1:] if named else args, name)
+    return file.parse(path, args[1:] if named else args, name)
 
 
 def _sample(args: Sequence[str]) -> int:
-    from flax_sd import compiler
-    from flax_sd.runs import sample as runs_sample
-    from flax_sd.runs import sample_command
+    from flax_sd.commands import sample as sample_command
+    from flax_sd.generation import run as runs_sample
+    from flax_sd.system import compiler
 
     compiler.set_up()
     take_gpu_memory()
@@ -207,31 +207,31 @@ def _sample(args: Sequence[str]) -> int:
 
 
 def _export(args: Sequence[str]) -> int:
-    from flax_sd.runs import export as runs_export
+    from flax_sd.commands.export import command as runs_export
 
     return runs_export.run(runs_export.parse(args))
 
 
 def _inspect(args: Sequence[str]) -> int:
-    from flax_sd.runs import inspect as runs_inspect
+    from flax_sd.commands.inspect import command as runs_inspect
 
     return runs_inspect.run(runs_inspect.parse(args))
 
 
 def _compare(args: Sequence[str]) -> int:
-    from flax_sd.runs import compare_command
+    from flax_sd.commands import compare as compare_command
 
     return compare_command.run(compare_command.parse(args))
 
 
 def _check_data(args: Sequence[str]) -> int:
-    from flax_sd.runs import check_command
+    from flax_sd.commands import check_data as check_command
 
     return check_command.run(_read_config("check-data", args))
 
 
 def _plan(args: Sequence[str]) -> int:
-    from flax_sd.runs import plan as runs_plan
+    from flax_sd.commands.plan import command as runs_plan
 
     take_gpu_memory()
     options, rest = runs_plan.parse(args)

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_sd import components, corrections, samplers
+from flax_sd import samplers
+from flax_sd.diffusion import diffusers_corrections
+from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.errors import UserError
-from flax_sd.schedule import NoiseSchedule
-from flax_sd.tokenizer import Tokenizer
-from flax_sd.weights import safetensors
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights import networks, safetensors
 from flax_sd.weights.hub import BUNDLED
 
 SLOW = 5.0  # seconds
@@ -134,24 +135,24 @@ def read(folder: pathlib.Path, file: str, *, trace: bool) -> None:
     """
     part = file.partition("/")[0]
     if part == "model_index.json":
-        components.check_kind(folder)
+        networks.check_kind(folder)
         for name in ("unet", "vae", "text_encoder"):
-            components.read_component_config(folder, name)
-        components.read_scheduler_config(folder)
+            networks.read_component_config(folder, name)
+        networks.read_scheduler_config(folder)
     elif part == "scheduler":
-        raw = components.read_scheduler_config(folder)
+        raw = networks.read_scheduler_config(folder)
         NoiseSchedule.from_config(raw)
-        samplers.from_config(corrections.scheduler_in_use(raw), 4)
+        samplers.from_config(diffusers_corrections.scheduler_in_use(raw), 4)
         samplers.from_config(samplers.config_of("euler", raw), 4)
     elif part == "tokenizer":
         Tokenizer.load(folder / part)(["a cat"])
     else:
-        raw = components.read_component_config(folder, part)
-        components.network_config(raw, part)
+        raw = networks.read_component_config(folder, part)
+        networks.network_config(raw, part)
         if part == "unet":
-            corrections.sample_size(raw)
+            diffusers_corrections.sample_size(raw)
         if trace:
-            components.abstract_network(raw, part)
+            networks.abstract_network(raw, part)
 
 
 def read_tensors(path: pathlib.Path) -> None:

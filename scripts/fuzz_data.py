@@ -26,7 +26,7 @@ from made_sources import KINDS, Made, make
 from flax_sd.config import DataConfig
 from flax_sd.data import Pictures, find_all, open_pictures, open_shard
 from flax_sd.data.check import check
-from flax_sd.data.report import summary
+from flax_sd.data.summary import summary
 from flax_sd.errors import UserError
 
 LAST = pathlib.Path(tempfile.gettempdir()) / "fuzz_data.txt"

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from flax_sd.data.endings import is_left_behind
+from flax_sd.data.sources.file_types import is_left_behind
 from flax_sd.errors import shown
 
 WORDS = [

@@ -28,6 +28,7 @@ if version("jax").startswith("0.10.") and "optimization_level" not in os.environ
 import jax
 import pytest
 
+pytest_plugins = ["tests.training_runs"]
 jax.config.update("jax_default_matmul_precision", "highest")
 # Processes that nohup starts inherit an ignored SIGHUP, and tests send it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+from flax_sd.commands.export.command import ExportOptions
 from flax_sd.config import Config
-from flax_sd.config_file import option_fields
-from flax_sd.runs.export import ExportOptions
-from flax_sd.runs.sample_options import SampleOptions
+from flax_sd.config.file import option_fields
+from flax_sd.generation.options import SampleOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import transformers
 
 import flax_sd
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.files import write_peft
+from flax_sd.lora.formats.exchange import write_peft
 from tests.parity import randomise
 
 PROMPTS, NEGATIVES, SEEDS = ["a cat", "two DOGS, one bone!"], ["bad", "worse hands"], [3, 4]

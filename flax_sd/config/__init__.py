@@ -10,16 +10,16 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from flax_sd.config.diffusion import LossConfig, NoiseConfig, TimestepsConfig
+from flax_sd.config.data import DataConfig
 from flax_sd.config.lora import LoRAConfig
+from flax_sd.config.loss import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.config.model import ModelConfig
 from flax_sd.config.modes import CAPTIONS, DENOISING, MODES, NEW_TOKENS, Mode, Needs
 from flax_sd.config.optim import OptimConfig
-from flax_sd.config.pictures import DataConfig
-from flax_sd.config.results import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
+from flax_sd.config.outputs import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
 from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whole, changed, marks
 from flax_sd.config.tokens import TokensConfig
-from flax_sd.config.training import TrainConfig, VAELossConfig
+from flax_sd.config.train import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
 
 

@@ -11,7 +11,7 @@ import tyro
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from flax_sd.paths import user_path, user_source
+from flax_sd.files.paths import user_path, user_source
 
 Value = TypeVar("Value")
 Mark = TypeVar("Mark")

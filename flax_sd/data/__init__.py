@@ -4,15 +4,14 @@ from flax_sd.data.batches import Batch, Source, batches
 from flax_sd.data.buckets import alike
 from flax_sd.data.captions import vary
 from flax_sd.data.check import Finding, check, in_order, shared
+from flax_sd.data.dataset import Pictures, open_pictures
 from flax_sd.data.masks import place_weights
 from flax_sd.data.order import Order
-from flax_sd.data.pictures import Pictures, open_pictures
-from flax_sd.data.records import Bad
-from flax_sd.data.report import summary
-from flax_sd.data.report_page import report_page
 from flax_sd.data.shards import Shard, find_all, find_shards, fingerprint, open_shard
+from flax_sd.data.sources.records import Bad
 from flax_sd.data.split import split
 from flax_sd.data.stream import Counted, Stream
+from flax_sd.data.summary import summary
 
 __all__ = [
     "Bad",
@@ -34,7 +33,6 @@ __all__ = [
     "open_pictures",
     "open_shard",
     "place_weights",
-    "report_page",
     "shared",
     "split",
     "summary",

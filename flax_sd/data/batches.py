@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from flax_sd.config import DataConfig
-from flax_sd.data.images import Size
+from flax_sd.data.images.image_file import Size
 from flax_sd.data.order import Order
 
 

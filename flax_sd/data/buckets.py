@@ -9,8 +9,8 @@ import math
 from collections.abc import Hashable, Sequence
 
 from flax_sd.config import DataConfig
-from flax_sd.data import images
-from flax_sd.data.images import Fit, Size
+from flax_sd.data.images import image_file
+from flax_sd.data.images.image_file import Fit, Size
 
 ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)  # of OneTrainer's library mgds
 
@@ -22,7 +22,7 @@ def fit(cfg: DataConfig, size: Size) -> Fit:
       BadPicture: it is too narrow, or too small to keep its size.
     """
     if cfg.buckets == "none":
-        return Fit(images.resized(size, cfg.resolution), (cfg.resolution, cfg.resolution))
+        return Fit(image_file.resized(size, cfg.resolution), (cfg.resolution, cfg.resolution))
     if not cfg.bucket_upscale:
         return own_size(size, cfg.resolution, cfg.meant("bucket_step"))
     possible = shapes(cfg)
@@ -30,7 +30,7 @@ def fit(cfg: DataConfig, size: Size) -> Fit:
         return Fit(size, size)
     aspect = _upright if cfg.buckets == "area" else _lying
     shape = min(possible, key=lambda shape: abs(aspect(shape) - aspect(size)))
-    return images.cover(size, shape)
+    return image_file.cover(size, shape)
 
 
 def shapes(cfg: DataConfig) -> tuple[Size, ...]:
@@ -82,7 +82,7 @@ def own_size(size: Size, side: int, step: int) -> Fit:
     resized = _shrunk(size, side * side, step) if math.prod(size) > side * side else size
     shape = (resized[0] // step * step, resized[1] // step * step)
     if not all(shape):
-        raise images.BadPicture(
+        raise image_file.BadPicture(
             f"{size[0]} x {size[1]} pixels: a side is shorter than the step of {step} at this "
             "resolution (data.bucket_upscale enlarges small pictures)"
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from flax_sd.data import masks
-from flax_sd.data.pictures import Pictures
+from flax_sd.data.dataset import Pictures
 
 ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the picture
 

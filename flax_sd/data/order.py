@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from flax_sd.data.buckets import alike
-from flax_sd.data.images import Size
+from flax_sd.data.images.image_file import Size
 
 # The counters keep clear of the numbers that images.draw and captions.drawn take from such keys.
 PICTURES, BATCHES, SHARDS = (0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 1)

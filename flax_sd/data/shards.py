@@ -17,16 +17,16 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flax_sd.config import DataConfig
-from flax_sd.data import splits
-from flax_sd.data.account import Account
-from flax_sd.data.endings import is_about_the_set, is_left_behind
-from flax_sd.data.names import is_there
-from flax_sd.data.pictures import Pictures, open_listing
-from flax_sd.data.records import Bad, Listing, gathered
-from flax_sd.data.tables import FILES, list_shard
-from flax_sd.data.tar import list_tar
+from flax_sd.data.dataset import Pictures, open_listing
+from flax_sd.data.sources import splits
+from flax_sd.data.sources.account import Account
+from flax_sd.data.sources.file_names import is_there
+from flax_sd.data.sources.file_types import is_about_the_set, is_left_behind
+from flax_sd.data.sources.records import Bad, Listing, gathered
+from flax_sd.data.sources.tables import FILES, list_shard
+from flax_sd.data.sources.tar import list_tar
 from flax_sd.errors import UserError, shown
-from flax_sd.retry import PAUSES, patiently
+from flax_sd.files.retry import PAUSES, patiently
 
 SUFFIXES = (".tar", *FILES)
 BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")  # {000..123} or {a,b}

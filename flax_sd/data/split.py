@@ -3,7 +3,7 @@
 import math
 
 from flax_sd.config import DataConfig
-from flax_sd.data.pictures import Pictures
+from flax_sd.data.dataset import Pictures
 from flax_sd.errors import UserError
 
 

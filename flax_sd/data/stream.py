@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from flax_sd.data.batches import Batch, batches
+from flax_sd.data.dataset import Pictures
 from flax_sd.data.order import SHARDS, Order, permutation
-from flax_sd.data.pictures import Pictures
 from flax_sd.data.shards import Shard
 from flax_sd.errors import UserError
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from flax_sd.errors import UserError
-from flax_sd.lora.files import read
+from flax_sd.files.paths import named
+from flax_sd.lora.formats.exchange import read
 from flax_sd.lora.inject import attach, detach
-from flax_sd.paths import named
 
 COMPONENTS = ("unet", "text_encoder")
 

@@ -7,8 +7,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
+from flax_sd.lora.dropout_masks import Rates, draw_masks
 from flax_sd.lora.layers import LoRA
-from flax_sd.lora.masks import Rates, draw_masks
 from flax_sd.lora.targets import slots
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from flax_sd.lora.masks import Masks
+from flax_sd.lora.dropout_masks import Masks
 
 Layer = nnx.Linear | nnx.Conv
 Leaf = jax.Array | jax.ShapeDtypeStruct  # the latter in an abstract model

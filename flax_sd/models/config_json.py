@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 
 from flax_sd.errors import UserError
-from flax_sd.raw_json import is_finite, never_set, shown
+from flax_sd.files.json_values import is_finite, never_set, shown
 
 Config = TypeVar("Config")
 # Bounds that no real network comes near: what is beyond would be built for hours, then fail.

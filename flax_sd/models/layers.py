@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Num, UInt32
 
-from flax_sd.models.attention import blocked_attention, takes_flash
-from flax_sd.models.convolution import conv3x3
-from flax_sd.models.tpu_attention import kernel_attention, takes_kernel
+from flax_sd.models.kernels.attention import blocked_attention, takes_flash
+from flax_sd.models.kernels.convolution import conv3x3
+from flax_sd.models.kernels.tpu_attention import kernel_attention, takes_kernel
 
 Linear = nnx.Linear
 BLOCKED_FROM = 2**18  # queries × keys from which attention goes block by block

@@ -9,7 +9,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from flax_sd.models import layers
-from flax_sd.models.unet_attention import Transformer2DModel
 from flax_sd.models.unet_blocks import (
     MakeAttention,
     Remat,
@@ -19,6 +18,7 @@ from flax_sd.models.unet_blocks import (
     make_up_blocks,
 )
 from flax_sd.models.unet_config import CROSS_ATTN_DOWN, CROSS_ATTN_UP, UNetConfig
+from flax_sd.models.unet_transformer import Transformer2DModel
 
 
 class UNet2DConditionModel(nnx.Module):

@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Num, UInt32
 
 from flax_sd.models import layers
+from flax_sd.models.kernels.recompute import recomputed
 from flax_sd.models.layers import dropout
-from flax_sd.models.recompute import recomputed
 from flax_sd.models.unet_2d_config import UNet2DConfig
 from flax_sd.models.unet_config import UNetConfig
 

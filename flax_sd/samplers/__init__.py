@@ -9,16 +9,16 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from flax_sd import corrections
+from flax_sd.diffusion import diffusers_corrections
+from flax_sd.diffusion.scheduler_config import explicit_fields
 from flax_sd.errors import UserError
-from flax_sd.samplers.ddim import make_ddim
-from flax_sd.samplers.ddpm import make_ddpm
-from flax_sd.samplers.euler import make_euler
-from flax_sd.samplers.euler_ancestral import make_euler_ancestral
-from flax_sd.samplers.noise import TorchGenerator, initial_noise, step_noise
-from flax_sd.samplers.pndm import make_pndm
+from flax_sd.samplers.methods.ddim import make_ddim
+from flax_sd.samplers.methods.ddpm import make_ddpm
+from flax_sd.samplers.methods.euler import make_euler
+from flax_sd.samplers.methods.euler_ancestral import make_euler_ancestral
+from flax_sd.samplers.methods.pndm import make_pndm
 from flax_sd.samplers.sampler import Carry, Sampler, make_sample_loop
-from flax_sd.scheduler_config import explicit_fields
+from flax_sd.samplers.torch_noise import TorchGenerator, initial_noise, step_noise
 
 __all__ = [
     "SAMPLERS",
@@ -119,7 +119,7 @@ def config_of(
       UserError: there is no sampler of that name.
     """
     if sampler is None:
-        return corrections.scheduler_in_use(checkpoint_config)
+        return diffusers_corrections.scheduler_in_use(checkpoint_config)
     if isinstance(sampler, str):
-        return by_name(sampler, corrections.scheduler_to_convert(checkpoint_config))
+        return by_name(sampler, diffusers_corrections.scheduler_to_convert(checkpoint_config))
     return dict(sampler)

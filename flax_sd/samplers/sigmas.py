@@ -12,9 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Float64, Int
 
+from flax_sd.diffusion.schedule import alphas_cumprod
 from flax_sd.samplers.sampler import Sampler, row
-from flax_sd.samplers.spacing import SpacedConfig, float_timesteps
-from flax_sd.schedule import alphas_cumprod
+from flax_sd.samplers.timesteps import SpacedConfig, float_timesteps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

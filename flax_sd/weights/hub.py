@@ -10,8 +10,8 @@ import huggingface_hub
 from huggingface_hub import errors
 
 from flax_sd.errors import UserError
-from flax_sd.paths import named
-from flax_sd.weights.folder import weight_file
+from flax_sd.files.paths import named
+from flax_sd.weights.diffusers_folder import weight_file
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 _PAGE = re.compile(  # of a model on the hub, and of a file of it

@@ -18,10 +18,10 @@ from typing import NamedTuple, NoReturn
 import ml_dtypes
 import numpy as np
 
-from flax_sd import foreign
-from flax_sd.disk import reason
 from flax_sd.errors import UserError
-from flax_sd.raw_json import parse_object, shown
+from flax_sd.files import file_kind
+from flax_sd.files.atomic import reason
+from flax_sd.files.json_values import parse_object, shown
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -108,7 +108,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            beginning = file.read(foreign.BEGINNING)
+            beginning = file.read(file_kind.BEGINNING)
             length = int.from_bytes(beginning[:8], "little")
             if size < 8 or not 2 <= length <= _MAX_HEADER or beginning[8:9] != b"{":
                 _refuse_foreign(path, beginning)
@@ -129,7 +129,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
 
 def _refuse_foreign(path: pathlib.Path, beginning: bytes) -> NoReturn:
     """Says what a file is that does not begin as safetensors do."""
-    if found := foreign.kind_of(beginning) or foreign.text_of(beginning):
+    if found := file_kind.kind_of(beginning) or file_kind.text_of(beginning):
         raise UserError(f"{path} is {found}")
     raise _broken(path, "it does not begin with a header's length and a header")
 

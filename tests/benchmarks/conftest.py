@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -13,20 +13,16 @@ def rows_of(folders, monkeypatch):
     """Runs a benchmark with --small on a tiny model: the rows of its tables, column -> cell."""
 
     def run(name, *arguments):
-        command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--small"]
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--small"]
         command += ["--model", str(folders / "sd1"), *map(str, arguments)]
         environ = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # half the time to compile
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environ)
+        ended = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environ
+        )
         assert ended.returncode == 0, ended.stderr
         return parse(ended.stdout)
 
     return run
-
-
-@pytest.fixture
-def modules(monkeypatch):
-    """Lets a test import the benchmarks' modules."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
 
 
 def parse(text):

@@ -1,5 +1,6 @@
 """The measures of the bundled base, on a tiny model and a few pictures."""
 
+import importlib
 import json
 import sys
 import xml.etree.ElementTree as ET
@@ -9,18 +10,18 @@ import pytest
 from PIL import Image
 
 from tests.benchmarks.conftest import parse
-from tests.runs.conftest import make_pictures
+from tests.training_runs import make_pictures
 
 
 @pytest.fixture
-def call(modules, monkeypatch, folders, tmp_path):
+def call(monkeypatch, folders, tmp_path):
     """Runs a script's main on the tiny model and three pictures."""
     (tmp_path / "pictures").mkdir()
     pictures = make_pictures(tmp_path / "pictures", 3)
 
     def run(name, *arguments):
-        module = __import__(name)
-        monkeypatch.setattr("options.BASE_SIDE", 32)
+        module = importlib.import_module(f"benchmarks.{name}")
+        monkeypatch.setattr("benchmarks.common.options.BASE_SIDE", 32)
         fixed = ["--model", str(folders / "sd1"), "--data", str(pictures)]
         monkeypatch.setattr(sys, "argv", [name, *fixed, *map(str, arguments)])
         module.main()
@@ -30,7 +31,7 @@ def call(modules, monkeypatch, folders, tmp_path):
 
 @pytest.mark.slow
 def test_the_error_of_each_band_of_timesteps(call, capsys, folders):
-    call("base_losses", "--model", folders / "sd1", folders / "sd1")
+    call("base_model.losses", "--model", folders / "sd1", folders / "sd1")
     *bands, mean = parse(capsys.readouterr().out)
     assert [row["timesteps"] for row in bands][::9] == ["0–99", "900–999"]
     values = [float(row[str(folders / "sd1")]) for row in bands]
@@ -44,7 +45,7 @@ def test_the_curve_has_a_line_and_a_dot_for_each_measure(call, tmp_path):
     rows[-1]["val_loss"] = 0.1
     metrics, out = tmp_path / "metrics.jsonl", tmp_path / "curve.svg"
     metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    call("base_losses", "--metrics", metrics, "--curve", out)
+    call("base_model.losses", "--metrics", metrics, "--curve", out)
     drawing = ET.parse(out).getroot()
     kinds = [element.tag.split("}")[1] for element in drawing]
     assert kinds.count("circle") == 2 and kinds.count("polyline") == 1
@@ -55,12 +56,12 @@ def test_the_curve_has_a_line_and_a_dot_for_each_measure(call, tmp_path):
 
 @pytest.mark.slow
 def test_the_sheets(call, tmp_path, monkeypatch):
-    import base_sheets
+    from benchmarks.base_model import sheets
 
     few = {"SAMPLERS": ("ddim",), "COUNTS": (2,), "STEPS": 2, "COMPOSITIONS": "a; b"}
     for name, value in few.items():
-        monkeypatch.setattr(base_sheets, name, value)
-    call("base_sheets", "--out", tmp_path)
+        monkeypatch.setattr(sheets, name, value)
+    call("base_model.sheets", "--out", tmp_path)
     for name in ("base_known", "base_new", "base_samplers"):
         with Image.open(tmp_path / f"{name}.jpg") as sheet:
             assert min(sheet.size) > 40
@@ -68,14 +69,14 @@ def test_the_sheets(call, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_reconstructions_are_measured(call, capsys, tmp_path):
-    call("base_figures", "--sheet", tmp_path / "sheet.png")
+    call("base_model.figures", "--sheet", tmp_path / "sheet.png")
     assert "3 held-out pictures: PSNR mean" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 
-def test_a_sample_is_ranked_among_all_pictures(modules):
-    import base_retrieval
+def test_a_sample_is_ranked_among_all_pictures():
+    from benchmarks.base_model import retrieval
 
     pictures = np.eye(4)
     samples = np.array([[1, 0, 0, 0], [0.6, 0.5, 0, 0], [0, 0, 0.1, 0], [0, 0, 1, 0.9]])
-    assert base_retrieval.ranks(samples, pictures).tolist() == [0, 1, 0, 1]
+    assert retrieval.ranks(samples, pictures).tolist() == [0, 1, 0, 1]

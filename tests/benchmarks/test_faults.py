@@ -7,11 +7,11 @@ import types
 import jax
 import jax.numpy as jnp
 
-from flax_sd.checkpoint import Checkpoints
+from flax_sd.training.checkpoints import Checkpoints
 
 
-def test_what_is_compared_is_what_no_clock_decides(modules, tmp_path):
-    import fault_runs as runs
+def test_what_is_compared_is_what_no_clock_decides(tmp_path):
+    from benchmarks.faults import runs as runs
 
     for name, seconds in (("a", 1.0), ("b", 2.0)):
         (tmp_path / name / "loras").mkdir(parents=True)
@@ -24,9 +24,9 @@ def test_what_is_compared_is_what_no_clock_decides(modules, tmp_path):
     assert runs.differing(a, b) == ["lora.safetensors"]
 
 
-def test_no_damage_to_a_checkpoint_passes(modules, tmp_path):
-    import fault_files as files
-    import fault_runs as runs
+def test_no_damage_to_a_checkpoint_passes(tmp_path):
+    from benchmarks.faults import files as files
+    from benchmarks.faults import runs as runs
 
     checkpoints = Checkpoints(tmp_path / "whole" / "checkpoints", 5)
     for step in (runs.STEPS - runs.EVERY, runs.STEPS):

@@ -4,10 +4,9 @@ import pytest
 
 
 @pytest.mark.slow
-def test_both_directions(modules):
-    import kernels
-
-    from flax_sd.models import convolution
+def test_both_directions():
+    from benchmarks.against_torch import kernels
+    from flax_sd.models.kernels import convolution
 
     before = convolution.WINOGRAD_FROM
     for backward in (False, True):

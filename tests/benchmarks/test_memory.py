@@ -22,7 +22,7 @@ def deep(folders, tmp_path):
 
 @pytest.mark.slow
 def test_every_remat(rows_of, deep):
-    plain, blocks, full = rows_of("memory", "--batches", 1, 2, "--model", deep)
+    plain, blocks, full = rows_of("compiled.memory", "--batches", 1, 2, "--model", deep)
     assert plain["work"] == "deep, float32, remat none, cpu"
     costs = [float(row["TFLOP a picture"]) for row in (plain, blocks, full)]
     assert costs == sorted(set(costs))
@@ -30,8 +30,8 @@ def test_every_remat(rows_of, deep):
     assert beside[1] < beside[0]
 
 
-def test_batches_lie_on_the_line(modules):
-    import memory
+def test_batches_lie_on_the_line():
+    from benchmarks.compiled import memory
 
     row = memory.row("tiny", held=2.0, sizes={1: 1.5, 2: 2.0}, flops=1e12)
     assert [row[f"batch in {size} GB"] for size in memory.SIZES] == [4, 8, 15, 22, 37]
@@ -39,8 +39,8 @@ def test_batches_lie_on_the_line(modules):
     assert large["batch in 8 GB"] == 0
 
 
-def test_batches_lie_between_those_that_were_compiled(modules):
-    import memory
+def test_batches_lie_between_those_that_were_compiled():
+    from benchmarks.compiled import memory
 
     sizes = {4: 5.0, 1: 1.0, 2: 4.0}
     rooms = {0.9: 0, 1.0: 1, 3.9: 1, 4.6: 3, 5.0: 4, 7.1: 8}

@@ -5,18 +5,19 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.benchmarks.conftest import parse
+from tests.benchmarks.conftest import ROOT, parse
 
 ROW = {"work": "unet & more", "flax_sd, s": [1.0, 3.0, 2.0], "ratio of time": 0.5}
+MODULES = ROOT / "benchmarks" / "against_torch"
 PAGE = "# Title\n\nProse.\n\n<!-- results -->\nold\n<!-- /results -->\n\nMore prose.\n"
 
 
 @pytest.fixture
-def save(modules, monkeypatch, tmp_path):
-    import rows
+def save(monkeypatch, tmp_path):
+    from benchmarks.common import rows
 
     def save(name, row, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"/somewhere/{name}.py", *arguments, "--save"])
+        monkeypatch.setattr(sys, "argv", [str(MODULES / f"{name}.py"), *arguments, "--save"])
         kept = rows.Rows()
         kept.add(row)
         kept.save(name, tmp_path / "results")
@@ -25,8 +26,8 @@ def save(modules, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def page(modules, tmp_path):
-    import report
+def page(tmp_path):
+    from benchmarks import report
 
     path = tmp_path / "performance.md"
     path.write_text(PAGE)
@@ -44,7 +45,9 @@ def test_the_page_keeps_its_prose_and_shows_the_rows(save, page, tmp_path):
     text = page()
     assert text.startswith("# Title\n\nProse.\n\n<!-- results -->\n")
     assert text.endswith("<!-- /results -->\n\nMore prose.\n") and "old" not in text
-    assert "python benchmarks/speed.py unet --batch 1\n" in text and "--save" not in text
+    assert (
+        "python -m benchmarks.against_torch.speed unet --batch 1\n" in text and "--save" not in text
+    )
     for part in ("jax 0.", "torch 2.", " cores, "):
         assert part in text
     shown = {row["work"]: row for row in parse(text)}
@@ -81,7 +84,7 @@ def test_no_results(page):
 @pytest.mark.parametrize(
     ("value", "shown"), [(2.0, "2"), (0.1234, "0.123"), (12345.6, "12,346"), (3e-7, "3e-07")]
 )
-def test_numbers(modules, value, shown):
-    import rows
+def test_numbers(value, shown):
+    from benchmarks.common import rows
 
     assert rows.cell(value) == rows.cell([value]) == shown

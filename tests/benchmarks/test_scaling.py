@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.slow
 def test_two_devices(rows_of):
-    (row,) = rows_of("scaling", "--devices", "2")
+    (row,) = rows_of("compiled.scaling", "--devices", "2")
     assert row["work"] == "LoRA step, sd1, 2 devices"
     assert "all-reduce" in row["collectives"]
     assert int(row["bytes of the gradient"].replace(",", "")) > 1000
@@ -13,8 +13,8 @@ def test_two_devices(rows_of):
     assert float(row["s a step"]) > 0
 
 
-def test_one_device_sends_nothing(modules):
-    import scaling
+def test_one_device_sends_nothing():
+    from benchmarks.compiled import scaling
 
     row = scaling.row("tiny", 1, {"traffic": {}, "gradient": 100})
     assert row["collectives"] == "none" and row["beside the gradient"] == 0

@@ -5,12 +5,12 @@ import types
 
 import pytest
 
-from flax_sd.flops import count_flops
+from flax_sd.system.flops import count_flops
 
 
 @pytest.mark.slow
 def test_a_network(rows_of):
-    (row,) = rows_of("speed", "unet")
+    (row,) = rows_of("against_torch.speed", "unet")
     assert row["work"] == "unet, batch 1, float32"
     assert float(row["largest difference"]) <= 1e-4
     for side in ("flax_sd", "torch"):
@@ -19,17 +19,17 @@ def test_a_network(rows_of):
 
 @pytest.mark.slow
 def test_a_whole_step_in_two_dtypes(rows_of):
-    (row,) = rows_of("speed", "whole_step", "--our-dtype", "bfloat16")
+    (row,) = rows_of("against_torch.speed", "whole_step", "--our-dtype", "bfloat16")
     assert row["work"] == "whole_step, batch 1, bfloat16, torch float32"
     assert float(row["ratio of time"]) > 0
 
 
 @pytest.mark.slow
-def test_the_use_of_a_gpu(modules):
-    import flops
-    import speed
-    from options import SMALL
-    from sides.inputs import Work, read_work
+def test_the_use_of_a_gpu():
+    from benchmarks.against_torch import speed
+    from benchmarks.against_torch.sides.inputs import Work, read_work
+    from benchmarks.common.options import SMALL
+    from benchmarks.compiled import flops
 
     work = read_work(Work(SMALL, 2, "bfloat16", remat=True).argument())
     theirs = work._replace(dtype="float16", compiled=True)
@@ -46,11 +46,12 @@ def test_the_use_of_a_gpu(modules):
 
 
 @pytest.mark.slow
-def test_remat_and_compile_reach_both_sides(modules, monkeypatch):
+def test_remat_and_compile_reach_both_sides(monkeypatch):
     import torch
-    from options import SMALL
-    from sides import ours, theirs
-    from sides.inputs import Work
+
+    from benchmarks.against_torch.sides import ours, theirs
+    from benchmarks.against_torch.sides.inputs import Work
+    from benchmarks.common.options import SMALL
 
     plain, remat = Work(SMALL), Work(SMALL, remat=True, compiled=True)
     flops = [count_flops(*ours._lora_step(work)) for work in (plain, remat)]

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.mark.slow
 def test_three_starts(rows_of):
-    cold, warm, torch = rows_of("start")
+    cold, warm, torch = rows_of("against_torch.start")
     assert [row["work"].split()[-1] for row in (cold, warm, torch)] == ["cold", "warm", "torch"]
     for row in (cold, warm, torch):
         assert 0 < float(row["from the file on, s"]) < float(row["whole process, s"])

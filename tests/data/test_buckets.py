@@ -4,7 +4,7 @@ import pytest
 
 from flax_sd.config import DataConfig
 from flax_sd.data import buckets
-from flax_sd.data.images import BadPicture, Fit
+from flax_sd.data.images.image_file import BadPicture, Fit
 
 
 def with_transposes(pairs):

@@ -7,10 +7,10 @@ import datasets
 import fsspec
 import pytest
 
-from flax_sd import retry
-from flax_sd.data.pictures import Stopped
+from flax_sd.data.dataset import Stopped
 from flax_sd.data.shards import Shard, find_all, find_shards, open_shard, read
 from flax_sd.errors import UserError
+from flax_sd.files import retry
 from tests.data.made_shards import png, samples, write_tar
 
 

@@ -3,9 +3,9 @@
 import pytest
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
+from flax_sd.weights.networks import OneKey
 
 SD15 = UNetConfig(cross_attention_dim=768)
 SD21 = UNetConfig(

@@ -10,11 +10,11 @@ from peft.tuners.lora import Conv2d, Linear, LoraConfig
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.bake import bake
-from flax_sd.lora.files import read, write_kohya, write_peft
+from flax_sd.lora.formats.exchange import read, write_kohya, write_peft
 from flax_sd.lora.inject import attach, extract, inject
-from flax_sd.lora.merge import merge
 from flax_sd.lora.targets import slots
+from flax_sd.lora.tools.low_rank import bake
+from flax_sd.lora.tools.merge import merge
 from flax_sd.models import layers
 from flax_sd.weights import safetensors
 from tests.lora.networks import small

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from flax_sd.lora.dropout import drop
+from flax_sd.lora.dropout_masks import Rates, draw_masks
 from flax_sd.lora.inject import attach
-from flax_sd.lora.masks import Rates, draw_masks
-from flax_sd.models.recompute import recomputed
+from flax_sd.models.kernels.recompute import recomputed
 from tests.lora.networks import small
 from tests.lora.test_inject import random_adapters
 from tests.parity import LAYER, assert_close

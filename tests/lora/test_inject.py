@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter, alpha_of
 from flax_sd.lora.inject import attach, detach, extract, inject
-from flax_sd.lora.merge import merge
 from flax_sd.lora.targets import slots
+from flax_sd.lora.tools.merge import merge
 from tests.lora.networks import small
 from tests.parity import LAYER, assert_close
 

@@ -4,12 +4,12 @@ import jax
 import pytest
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.errors import UserError
+from flax_sd.lora.formats.keys import kohya_name
 from flax_sd.lora.inject import detach, inject
-from flax_sd.lora.names import kohya_name
 from flax_sd.lora.targets import PRESETS, match, slots
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.weights.networks import OneKey
 from tests.lora.networks import names_hash, small
 
 

@@ -6,10 +6,10 @@ import torch
 import transformers
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel, encode_ids
 from flax_sd.weights.fill import checkpoint_key, fill, to_torch_layout
+from flax_sd.weights.networks import OneKey
 from tests import parity
 
 SD1_LIKE = {

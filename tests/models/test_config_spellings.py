@@ -18,10 +18,10 @@ import pytest
 import torch
 import transformers
 
-from flax_sd.components import abstract_network, network_config
 from flax_sd.errors import UserError
+from flax_sd.weights.diffusers_folder import current_names
 from flax_sd.weights.fill import fill
-from flax_sd.weights.folder import current_names
+from flax_sd.weights.networks import abstract_network, network_config
 from tests import parity
 
 ABSENT = object()

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flax_sd.compiler import CPU_OPTIONS
 from flax_sd.lora.inject import attach, hold_in_int8
 from flax_sd.lora.layers import LoRA
 from flax_sd.lora.targets import slots
 from flax_sd.models import layers
 from flax_sd.models.int8 import Int8Conv, Int8Linear, in_int8, quantise
+from flax_sd.system.compiler import CPU_OPTIONS
 from tests.lora.networks import small
 from tests.lora.test_inject import INPUTS, random_adapters
 from tests.parity import LAYER, assert_close

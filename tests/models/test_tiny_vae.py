@@ -8,10 +8,10 @@ import pytest
 import torch
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.tiny_vae import UNSUPPORTED, AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.weights.fill import fill, state_tensors
+from flax_sd.weights.networks import OneKey
 from tests import parity
 
 SMALL = {
@@ -43,7 +43,7 @@ def test_encode_equals_diffusers(size):
     np.testing.assert_array_equal(moments.sample(noise), moments.mean)
 
 
-def test_decode_equals_diffusers():
+def test_image_file_equals_diffusers():
     theirs, ours = pair(SMALL)
     latents = 2 + 3 * np.random.default_rng(0).normal(size=(3, 4, 7, 5)).astype(np.float32)
     with torch.no_grad():

@@ -8,11 +8,11 @@ import pytest
 import torch
 from flax import nnx
 
-from flax_sd.components import OneKey
-from flax_sd.flops import count_flops
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
+from flax_sd.system.flops import count_flops
 from flax_sd.weights.fill import checkpoint_key, fill, state_tensors, to_torch_layout
+from flax_sd.weights.networks import OneKey
 from tests import parity
 
 DOWN, UP = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")

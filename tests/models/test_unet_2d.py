@@ -9,12 +9,12 @@ import pytest
 import torch
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.layers import dropout
 from flax_sd.models.unet_2d import UNet2DModel
 from flax_sd.models.unet_2d_config import UNSUPPORTED, UNet2DConfig
 from flax_sd.weights.fill import checkpoint_key, fill, state_tensors, to_torch_layout
+from flax_sd.weights.networks import OneKey
 from tests import parity
 
 CIFAR = {  # google/ddpm-cifar10-32

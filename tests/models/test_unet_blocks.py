@@ -7,14 +7,14 @@ from diffusers.models import attention, downsampling, resnet, upsampling
 from diffusers.models.transformers import transformer_2d
 from flax import nnx
 
-from flax_sd.models.unet_attention import (
+from flax_sd.models.unet_blocks import Downsample2D, ResnetBlock2D, Upsample2D
+from flax_sd.models.unet_config import UNetConfig
+from flax_sd.models.unet_transformer import (
     Attention,
     BasicTransformerBlock,
     FeedForward,
     Transformer2DModel,
 )
-from flax_sd.models.unet_blocks import Downsample2D, ResnetBlock2D, Upsample2D
-from flax_sd.models.unet_config import UNetConfig
 from flax_sd.weights.fill import fill
 from tests import parity
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flax_sd.components import OneKey
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL, AutoencoderKLConfig, Moments
 from flax_sd.weights.fill import fill, state_tensors
+from flax_sd.weights.networks import OneKey
 from tests.parity import NETWORK, assert_close, numpy_state, randomise, to_torch
 
 CONFIG: dict[str, Any] = {

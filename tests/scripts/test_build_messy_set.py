@@ -9,7 +9,7 @@ from PIL import Image
 from flax_sd.config import DataConfig
 from flax_sd.data import check, open_pictures
 from flax_sd.data.check import KINDS
-from flax_sd.tokenizer import Tokenizer
+from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.hub import BUNDLED
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"

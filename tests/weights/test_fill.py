@@ -164,7 +164,7 @@ LOAD = """
     import jax, numpy as np
     from flax import nnx
     from flax_sd.weights.fill import fill
-    from flax_sd.weights.folder import component_tensors
+    from flax_sd.weights.diffusers_folder import component_tensors
 
     class Net(nnx.Module):
         def __init__(self, *, rngs):

@@ -5,9 +5,9 @@ import torch
 from flax import nnx
 from PIL import Image
 
-from flax_sd.components import OneKey
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.weights.fill import fill
+from flax_sd.weights.networks import OneKey
 from flax_sd.weights.safetensors import TensorFile
 from flax_sd.weights.taesd import from_original
 from tests import parity

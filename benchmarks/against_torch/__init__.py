@@ -1,0 +1,1 @@
+"""Speed beside diffusers and torch, in turns on one machine."""

@@ -1,0 +1,1 @@
+"""The two sides that benchmarks/against_torch/speed.py compares."""

@@ -1,0 +1,198 @@
+"""The work that is measured, done by flax_sd. Each case returns a call that runs it once."""
+
+import itertools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.against_torch.sides.inputs import (
+    LORA_RANK,
+    PICTURES_AT_ONCE,
+    PROMPT,
+    RESOLUTION,
+    STEPS,
+    TOKENS,
+    Run,
+    Work,
+    normal,
+    token_ids,
+)
+from flax_sd import StableDiffusion
+from flax_sd.config import Config, DataConfig, OptimConfig
+from flax_sd.data import Pictures, Source, batches, open_pictures
+from flax_sd.diffusion.schedule import NoiseSchedule
+from flax_sd.lora.inject import inject
+from flax_sd.models.vae import Moments
+from flax_sd.system import compiler
+from flax_sd.system.compiler import jit
+from flax_sd.training.inputs.encoded import EncodedPictures
+from flax_sd.training.inputs.encoding_cache import Store
+from flax_sd.training.losses import EncodedBatch, diffusion_loss
+from flax_sd.training.optim import make_optimizer
+from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.task import make_objective
+from flax_sd.training.step import init_state, make_train_step
+from flax_sd.weights import networks
+from flax_sd.weights.networks import stride
+
+compiler.set_up()  # as the commands do
+
+
+def compiles(work: Work) -> bool:
+    """Whether the first run is longer for compiling."""
+    return True
+
+
+def device_name() -> str:
+    """What the work runs on."""
+    return jax.devices()[0].device_kind
+
+
+def device_peak() -> float | None:
+    """GiB at the peak of a memory that is the device's own; None on a CPU."""
+    used = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return used["peak_bytes_in_use"] / 2**30 if used else None
+
+
+def unet(work: Work) -> Run:
+    """A forward pass at the size that the UNet was trained on."""
+    network = networks.load_network(work.folder, "unet", work.dtype)
+    side, width = network.config.sample_size, network.config.cross_attention_dim
+    graph, state = nnx.split(network)
+    inputs = (
+        jnp.asarray(normal(0, work.size, side, side, 4)),
+        jnp.full(work.size, 500),
+        jnp.asarray(normal(1, work.size, TOKENS, width)),
+    )
+    forward = jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs))
+    return lambda: np.asarray(forward(state, *inputs), np.float32)
+
+
+def vae(work: Work) -> Run:
+    """Decoding."""
+    network = networks.load_network(work.folder, "vae", work.dtype)
+    side = network.config.sample_size // 8
+    graph, state = nnx.split(network)
+    latents = jnp.asarray(normal(0, work.size, side, side, 4))
+    decode = jit(lambda state, x: nnx.merge(graph, state).decode(x))
+    return lambda: np.asarray(decode(state, latents), np.float32)
+
+
+def text(work: Work) -> Run:
+    """The text encoder over 77 tokens."""
+    graph, state = nnx.split(networks.load_network(work.folder, "text_encoder", work.dtype))
+    ids = jnp.asarray(token_ids(work.size))
+    encode = jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
+    return lambda: np.asarray(encode(state, ids), np.float32)
+
+
+def lora_step(work: Work) -> Run:
+    """A training step of a LoRA on attention, from latents and text that were computed before."""
+    step, state, frozen, batch_of = _lora_step(work)
+
+    def run() -> np.ndarray:
+        nonlocal state
+        state, metrics = step(state, frozen, batch_of)
+        return np.asarray(metrics.loss)
+
+    return run
+
+
+def first_step(work: Work) -> dict[str, float]:
+    """Does the first such step; returns the seconds of what went before it."""
+    step, *arguments = _lora_step(work)
+    start = time.perf_counter()
+    lowered = step.lower(*arguments)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    done = time.perf_counter()
+    float(compiled(*arguments)[1].loss)
+    return {"lower": traced - start, "compile": done - traced}
+
+
+def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
+    """The jitted step and its arguments."""
+    network = networks.load_network(work.folder, "unet", work.dtype)
+    side, width = network.config.sample_size, network.config.cross_attention_dim
+    network.remat = _remat(work)
+    inject(network, "attention", LORA_RANK, LORA_RANK, "gaussian", jax.random.key(0))
+    graph, params, frozen = nnx.split(network, nnx.LoRAParam, ...)
+    loss = diffusion_loss({"unet": graph}, NoiseSchedule.from_config({}), scaling_factor=1.0)
+    tx = make_optimizer(OptimConfig(), 1000)
+    latents = jnp.asarray(normal(0, work.size, side, side, 4))
+    batch_of = EncodedBatch(
+        Moments(latents, jnp.full_like(latents, -30.0)),  # log variance: as good as none
+        jnp.asarray(normal(1, work.size, TOKENS, width)),
+    )
+    state = init_state({"unet": params}, tx, 0, scaled=False)
+    return make_train_step(loss, tx), state, {"unet": frozen}, batch_of
+
+
+def _remat(work: Work) -> str:
+    return "blocks" if work.remat else "none"
+
+
+def whole_step(work: Work) -> Run:
+    """The same from pixels and token ids: VAE and text encoder run in front of the step."""
+    values = {"model": {"path": str(work.folder)}, "train": {"remat": _remat(work)}}
+    given = Config.model_validate({**values, "compute_dtype": work.dtype})
+    parts = load_parts(given, work.dtype)
+    objective = make_objective(given, parts)
+    side = parts.networks["unet"].config.sample_size * stride(parts.networks["vae"])
+    tx = make_optimizer(given.optim, 1000)
+    step = make_train_step(objective.loss, tx)
+    state = init_state(objective.params, tx, 0, scaled=False)
+    pixels, ids = np.tanh(normal(0, work.size, side, side, 3)), token_ids(work.size)
+
+    def run() -> np.ndarray:
+        nonlocal state
+        encoded = objective.encode(objective.frozen, jnp.asarray(pixels), jnp.asarray(ids))
+        state, metrics = step(state, objective.frozen, encoded)
+        return np.asarray(metrics.loss)
+
+    return run
+
+
+def txt2img(work: Work) -> Run:
+    """Pictures from prompts: DDIM, guidance 7.5, decoded."""
+    sd = StableDiffusion.load(work.folder, work.dtype)
+    given: dict[str, Any] = {"num_inference_steps": STEPS, "sampler": "ddim", "output": "float"}
+    return lambda: sd.generate([PROMPT] * work.size, seed=0, **given)
+
+
+def pictures(work: Work) -> Run:
+    """All pictures of a folder once, decoded and transformed by `size` threads."""
+    return _read_once(_open(work))
+
+
+def moments(work: Work) -> Run:
+    """The moments of as many pictures once, from files, by `size` threads."""
+    opened = _open(work)
+    store = Store(work.folder / "encoded")
+    encoded = EncodedPictures(opened, "", store)
+    side = RESOLUTION // 8
+    for i in range(len(opened)):
+        names = ("mean", "logvar")
+        store.write(encoded.key(i, False), {n: normal(i, side, side, 4) for n in names})
+    return _read_once(encoded)
+
+
+def _open(work: Work) -> Pictures:
+    given = {"path": str(work.folder), "resolution": RESOLUTION, "center_crop": True}
+    return open_pictures(DataConfig.model_validate({**given, "workers": work.size}))
+
+
+def _read_once(source: Source) -> Run:
+    means = np.zeros(len(source))
+
+    def run() -> np.ndarray:
+        stream = batches(source, PICTURES_AT_ONCE, seed=0)
+        for batch in itertools.islice(stream, len(source) // PICTURES_AT_ONCE):
+            means[batch.indices] = batch.pictures.reshape(PICTURES_AT_ONCE, -1).mean(axis=1)
+        return means
+
+    return run

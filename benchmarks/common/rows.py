@@ -1,0 +1,119 @@
+"""Rows of figures: printed as a table, and saved with what is needed to judge them."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.common.options import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGES = ("jax", "flax", "libtpu", "torch", "diffusers")
+
+# By column. A list holds repeated measurements: its median and range are shown.
+Row = dict[str, str | float | list[float]]
+
+
+class Rows:
+    """The rows of one benchmark, printed as they come."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Prints a row, under a head of its own if its columns are not those before."""
+        if not self._rows or list(self._rows[-1]) != list(row):
+            print(("\n" if self._rows else "") + head(row))
+        print(line(row), flush=True)
+        self._rows.append(row)
+
+    def save(self, name: str, folder: pathlib.Path = RESULTS) -> None:
+        """Writes the rows as JSON lines, in place of those that the same command left before."""
+        about = provenance(sys.argv)
+        path = folder / f"{name}.json"
+        kept = [old for old in read(path) if old["command"] != about["command"]]
+        records = [*kept, *({**about, "row": row} for row in self._rows)]
+        folder.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """What `save` wrote; nothing if there is no file."""
+    return [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
+
+
+def provenance(argv: list[str]) -> dict[str, Any]:
+    """Command, date, machine and versions."""
+    script, *arguments = argv
+    module = ".".join(pathlib.Path(script).relative_to(ROOT).with_suffix("").parts)
+    command = ["python", "-m", module.removesuffix(".__main__"), *arguments]
+    return {
+        "command": shlex.join(word for word in command if word != "--save"),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version for name in PACKAGES if (version := _version(name))},
+        },
+    }
+
+
+def _version(name: str) -> str | None:
+    """A package's version; None if it is not installed, as torch need not be for some."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def machine() -> str:
+    """The processor's name, its cores and the memory; the GPUs."""
+    path = pathlib.Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.is_file() else "", re.M)
+    name = found[1] if found else platform.processor() or platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return ", ".join([name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB", *_gpus()])
+
+
+def _gpus() -> list[str]:
+    """The names of NVIDIA's GPUs."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+
+
+def head(row: Row) -> str:
+    """The head of the table that the row belongs to."""
+    return f"| {' | '.join(row)} |\n|{'---|' * len(row)}"
+
+
+def line(row: Row) -> str:
+    """The row in the table."""
+    return f"| {' | '.join(map(cell, row.values()))} |"
+
+
+def cell(value: str | float | list[float]) -> str:
+    """A value as it is shown; repeated measurements as median (lowest–highest)."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) > 1:
+        middle, low, high = statistics.median(value), min(value), max(value)
+        return f"{number(middle)} ({number(low)}–{number(high)})"
+    return number(value[0] if isinstance(value, list) else value)
+
+
+def number(value: float) -> str:
+    """About three digits; whole numbers in full."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"

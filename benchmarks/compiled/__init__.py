@@ -1,0 +1,1 @@
+"""Figures of the compiler: programs are compiled and not run."""

@@ -1,1 +1,0 @@
-"""The two sides that benchmarks/speed.py compares."""

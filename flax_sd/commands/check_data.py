@@ -1,0 +1,46 @@
+"""flax-sd check-data: what is wrong with a run's pictures and captions."""
+
+from flax_sd import data
+from flax_sd.config import Config
+from flax_sd.data import Bad
+from flax_sd.run_folder.layout import DATA_REPORT, QUARANTINE
+from flax_sd.system.progress import Progress
+from flax_sd.training.inputs import class_images
+from flax_sd.training.inputs.data_check import check
+from flax_sd.training.inputs.datasets import Sets, open_sets
+
+CLEAN, LEFT_OUT = 0, 1  # exit statuses of the command
+
+
+def run(config: Config) -> int:
+    """`flax-sd check-data`: writes the report into the run's folder; 1 if a picture is left out.
+
+    Raises:
+      UserError: no picture can be used, or the report cannot be written.
+    """
+    skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
+    config, progress = config.model_copy(update={"data": skipping}), Progress()
+    whole, config = config, class_images.without_undrawn(config)
+    if config is not whole:
+        progress.say(f"{whole.data.regularisation} (data.regularisation) is not drawn yet")
+    sets = open_sets(config)
+    left_out, unused = _beyond(config, sets, progress)
+    report = check(config, sets)._replace(beyond=left_out, unused=unused)
+    report.write(config.output)
+    progress.say(report.text())
+    progress.say(f"written: {config.output / DATA_REPORT} and {config.output / QUARANTINE}")
+    bad = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
+    return LEFT_OUT if any(bad) else CLEAN
+
+
+def _beyond(
+    config: Config, sets: Sets, progress: Progress
+) -> tuple[dict[str, list[Bad]], dict[str, list[Bad]]]:
+    """What is left out of and unused in all shards but the first, opened one after another."""
+    left_out, unused, captioned = {}, {}, config.mode.captioned
+    with progress.count(len(sets.shards[1:]), "checking shards") as shown:
+        for shard in sets.shards[1:]:
+            pictures = data.open_shard(shard, config.data, captioned=captioned)
+            left_out[shard.name], unused[shard.name] = pictures.bad, pictures.unused
+            shown.advance(1)
+    return left_out, unused

@@ -1,0 +1,33 @@
+"""A run's new tokens written for other tools."""
+
+import pathlib
+
+from flax_sd.commands.export.lora import check_free
+from flax_sd.embeddings.files import KOHYA_KEY, Embedding, write
+from flax_sd.errors import UserError
+from flax_sd.run_folder.artifacts import MARK
+from flax_sd.weights.safetensors import TensorFile
+
+
+def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
+    """Writes each token as sd-scripts does, {"emb_params": [n, d]}; returns where.
+
+    Args:
+      files: of the run, by token.
+      out: a file ending in .safetensors, whose name becomes the word; or a folder.
+
+    Raises:
+      UserError: there are several tokens for one file, or something else is in the place.
+    """
+    targets = {token: out / path.name for token, path in files.items()}
+    if out.suffix == ".safetensors":
+        if len(files) > 1:
+            raise UserError(f"--out {out} is one file, and {', '.join(files)} need one each")
+        targets = dict.fromkeys(files, out)
+    for target in targets.values():
+        check_free(target)
+    for token, target in targets.items():
+        vectors = TensorFile(files[token])[token]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write(target, Embedding(token, vectors), KOHYA_KEY, {MARK: "kohya"})
+    return out

@@ -1,0 +1,158 @@
+"""A LoRA written for other tools, in another format, strength or dtype."""
+
+import pathlib
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from flax_sd.errors import UserError
+from flax_sd.lora.adapter import Adapter, LoRAFile
+from flax_sd.lora.formats.exchange import kohya_metadata, read, write_kohya, write_peft
+from flax_sd.lora.formats.keys import kohya_name
+from flax_sd.lora.inject import attach
+from flax_sd.lora.tools.low_rank import bake
+from flax_sd.run_folder.artifacts import MARK, Source
+from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
+from flax_sd.system.progress import Progress
+from flax_sd.training.outputs import lora_header
+from flax_sd.weights.family import family_of
+from flax_sd.weights.fill import DTYPES, as_dtype
+from flax_sd.weights.networks import abstract_network, load_network, read_component_config
+from flax_sd.weights.safetensors import TensorFile
+
+# What `write_kohya` says itself, and hashes of other bytes.
+_REPLACED = ("ss_network_", "sshs_", MARK)
+
+
+class LoRAForm(NamedTuple):
+    """What a LoRA is written as.
+
+    Attributes:
+      strength: multiplied into it.
+      dtype: "auto" for that of the source.
+      bake: the rank of the plain LoRA that comes nearest, or None for the LoRA as it is.
+    """
+
+    to: Literal["kohya", "peft"]
+    strength: float
+    dtype: str
+    bake: int | None = None
+
+
+def write_lora(
+    source: Source, form: LoRAForm, out: pathlib.Path, progress: Progress
+) -> pathlib.Path:
+    """Writes the LoRA file and returns where.
+
+    Args:
+      out: a file ending in .safetensors, or a folder for a file of the usual name.
+      progress: is told what baking loses.
+
+    Raises:
+      UserError: the LoRA does not fit its model, or something else is in the place.
+    """
+    assert source.lora is not None
+    to, path = form.to, out
+    if out.suffix != ".safetensors":
+        path = out / (LORA_FILE if to == "kohya" else PEFT_FILE)
+    check_free(path)
+    file = TensorFile(source.lora)
+    target = _dtype_of(file) if form.dtype == "auto" else as_dtype(form.dtype)
+    lora = _scaled(_adapters(source, file), form.strength)
+    if form.bake is not None:
+        lora, lost = _baked(source, lora, form.bake)
+        progress.stage("baked", f"into rank {form.bake}, without {lost:.1%} of what it changes")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from error
+    if to == "kohya":
+        metadata = _model_metadata(source, file) | lora_header.title(path.stem) | {MARK: to}
+        if source.config is not None:
+            metadata |= lora_header.said_of_run(source.config)
+        write_kohya(path, lora, metadata, dtype=target)
+    else:
+        write_peft(path, lora, {MARK: to}, dtype=target)
+    return path
+
+
+def check_free(path: pathlib.Path) -> None:
+    """Raises UserError if something is there that is no earlier export."""
+    if not path.exists():
+        return
+    try:
+        exported = MARK in TensorFile(path).metadata
+    except UserError:
+        exported = False
+    if not exported:
+        raise UserError(
+            f"{path} is there and no earlier export: choose another --out, or delete it"
+        )
+
+
+def _dtype_of(file: TensorFile) -> np.dtype:
+    """What the LoRA's matrices are in; float32 if it is nothing that networks are held in."""
+    name = next(file.dtype(key).name for key in sorted(file) if not key.endswith(".alpha"))
+    return as_dtype(name if name in DTYPES else "float32")
+
+
+def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
+    return {
+        component: {path: one._replace(alpha=one.alpha * strength) for path, one in own.items()}
+        for component, own in lora.items()
+    }
+
+
+def _adapters(source: Source, file: TensorFile) -> LoRAFile:
+    """The LoRA; that of a run without its model, for the files beside it spell out every path."""
+    name = file.path.name
+    twin = PEFT_FILE if name == LORA_FILE else f"{file.path.stem}_peft.safetensors"
+    if source.config is not None and file.path.with_name(twin).is_file():
+        return _from_pair(file, TensorFile(file.path.with_name(twin)))
+    folder = source.model_folder()
+    networks = {
+        component: abstract_network(
+            read_component_config(folder, component), str(folder / component)
+        )
+        for component in ("unet", "text_encoder")
+    }
+    return read(file.path, networks)
+
+
+def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
+    """The plain LoRA of that rank, and the largest share that is missing in a network."""
+    folder, baked, lost = source.model_folder(), {}, 0.0
+    for component, adapters in lora.items():
+        network = load_network(folder, component, "float32", source.variant)
+        attach(network, adapters, 1.0)
+        baked[component], own = bake(network, rank)
+        lost = max(lost, own)
+    return baked, lost
+
+
+def _from_pair(kohya: TensorFile, peft: TensorFile) -> LoRAFile:
+    lora: LoRAFile = {}
+    for key in sorted(peft):
+        component, _, rest = key.partition(".")
+        if not rest.endswith(".lora_A.weight"):
+            continue
+        path = rest.removesuffix(".lora_A.weight")
+        name = kohya_name(component, path)
+        if f"{name}.lora_down.weight" not in kohya:
+            raise UserError(f"{kohya.path} and {peft.path.name} beside it are of different runs")
+        down, up = (np.asarray(kohya[f"{name}.lora_{part}.weight"]) for part in ("down", "up"))
+        magnitude = kohya.get(f"{name}.dora_scale")
+        norms = None if magnitude is None else np.asarray(magnitude).reshape(-1)
+        adapter = Adapter(down, up, float(kohya[f"{name}.alpha"]), norms)
+        lora.setdefault(component, {})[path] = adapter
+    return lora
+
+
+def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
+    """What the LoRA's own header says of its base and training, or else its model's family."""
+    if "ss_base_model_version" in file.metadata:
+        kept = file.metadata.items()
+        return {key: value for key, value in kept if not key.startswith(_REPLACED)}
+    folder = source.model_folder()
+    family = family_of(read_component_config(folder, "text_encoder"))
+    return kohya_metadata(family, source.scheduler(folder).get("prediction_type", "epsilon"))

@@ -1,0 +1,106 @@
+"""The inspect command: what is in a LoRA or embedding file, and where it opens."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from flax_sd.commands.inspect.embedding import inspect_embedding
+from flax_sd.commands.inspect.lora import inspect_lora
+from flax_sd.commands.inspect.printout import Page, add_general
+from flax_sd.config import Config, Section, flags
+from flax_sd.config.section import Source, UserPath
+from flax_sd.embeddings import files as token_files
+from flax_sd.errors import UserError
+from flax_sd.lora.formats import read as lora_files
+from flax_sd.lora.formats.base_models import foreign_model
+from flax_sd.lora.formats.unsupported import unread_format
+from flax_sd.run_folder.artifacts import find_source
+from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
+from flax_sd.run_folder.saved_config import config_of
+from flax_sd.system import terminal
+from flax_sd.weights import hub
+from flax_sd.weights.networks import abstract_network, read_component_config
+from flax_sd.weights.safetensors import TensorFile
+
+WHOLE, WANTING = 0, 1  # exit statuses; bad input is 2
+
+
+class InspectOptions(Section):
+    """Says what is in a LoRA or embedding file, which programs load it and whether it is whole.
+
+    The exit status is 0 if it is whole and diffusers, ComfyUI and A1111 load all of it (and it
+    fits --model), 1 if not, 2 if it is no such file."""
+
+    path: tyro.conf.Positional[UserPath]
+    """A .safetensors file, or a folder that holds one, as a run's."""
+    model: Source | None = None
+    """A model that the file should fit: a folder or hub id."""
+    all: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Name every key that a program does not load, not the first few."""
+
+
+def parse(args: Sequence[str]) -> InspectOptions:
+    """Reads the flags.
+
+    Raises:
+      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+    """
+    return flags.read_flags(InspectOptions, "inspect", args)
+
+
+def run(options: InspectOptions) -> int:
+    """Prints what is in each file; returns the exit status 0, or 1 if one is wanting.
+
+    Raises:
+      UserError: there is no such file, it is damaged, or it is neither LoRA nor embedding.
+    """
+    paths, config = _find(options.path)
+    networks = None if options.model is None else _networks(options.model)
+    pages = [_inspect(path, networks, config, options) for path in paths]
+    terminal.show("\n\n".join(page.text() for page in pages))
+    return WHOLE if all(page.whole for page in pages) else WANTING
+
+
+def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
+    """The files, and the config of the run that they are of."""
+    if not path.exists():
+        raise UserError(f"{path} is not there: a LoRA or embedding file, or its folder, is wanted")
+    if (path / CONFIG_FILE).is_file():
+        source = find_source(path, None, None, None)
+        found = [*([source.lora] if source.lora else ()), *source.tokens.values()]
+        if not found:
+            raise UserError(f"{path} trained the whole model: there is no LoRA or embedding in it")
+        return found, source.config
+    if (path / token_files.EMBEDS_FILE).is_file():
+        return [path / token_files.EMBEDS_FILE], None
+    return [lora_files.locate(path)], config_of(path)
+
+
+def _networks(model: str) -> Mapping[str, Any]:
+    folder = hub.resolve(model)
+    return {
+        name: abstract_network(read_component_config(folder, name), str(folder / name))
+        for name in ("unet", "text_encoder")
+    }
+
+
+def _inspect(
+    path: pathlib.Path,
+    networks: Mapping[str, Any] | None,
+    config: Config | None,
+    options: InspectOptions,
+) -> Page:
+    file = TensorFile(path)
+    page = Page(path, options.all)
+    add_general(page, file)
+    if token_files.is_embedding(file):
+        inspect_embedding(page, file, networks)
+    elif found := unread_format(file):
+        model = foreign_model(file)
+        page.add("for", *([model] if model else ()))
+        page.add_problem("format", f"{found[0]}: not read here ({found[1]})")
+    else:
+        inspect_lora(page, file, networks, config)
+    return page

@@ -1,0 +1,44 @@
+"""What the inspect command says of an embedding."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flax_sd.commands.inspect.printout import Page
+from flax_sd.embeddings.files import KOHYA_KEY, family, read
+from flax_sd.errors import UserError
+from flax_sd.lora.formats.compatibility import Opening
+from flax_sd.weights.safetensors import TensorFile
+
+
+def inspect_embedding(page: Page, file: TensorFile, networks: Mapping[str, Any] | None) -> None:
+    """Adds token, vectors and the programs that load it.
+
+    Args:
+      networks: of the model that it should fit, if one was named.
+    """
+    (key,) = file
+    vectors = np.atleast_2d(file[key].astype(np.float32))
+    count, width = vectors.shape
+    named = key != KOHYA_KEY
+    page.add("format", f"embedding, {'diffusers' if named else 'sd-scripts'}' form")
+    page.add("token", f"{key if named else file.path.stem}; in ComfyUI and A1111 {file.path.stem}")
+    page.add("vectors", f"{count}, {width} wide: {family(width)}")
+    page.add("norms", ", ".join(f"{norm:.3g}" for norm in np.linalg.norm(vectors, axis=1)))
+    remark = "" if named else f"load_textual_inversion wants token='{file.path.stem}'"
+    page.add_openings(
+        {"diffusers": Opening({}, remark), "ComfyUI": Opening({}), "A1111": Opening({})}, 1
+    )
+    if networks is not None:
+        _add_fit(page, file, networks["text_encoder"])
+
+
+def _add_fit(page: Page, file: TensorFile, text_encoder: Any) -> None:
+    table = text_encoder.text_model.embeddings.token_embedding.embedding
+    try:
+        read(file.path, table.shape[-1])
+    except UserError as error:
+        page.add_problem("fits", str(error))
+    else:
+        page.add("fits", "the model: its text encoder is as wide")

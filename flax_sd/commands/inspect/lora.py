@@ -1,0 +1,163 @@
+"""What the inspect command says of a LoRA."""
+
+import collections
+import json
+import pathlib
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flax_sd.commands.inspect.printout import Page
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.lora.formats import sd_layers
+from flax_sd.lora.formats.base_models import foreign_model
+from flax_sd.lora.formats.compatibility import opens_in
+from flax_sd.lora.formats.contents import KOHYA, Contents, Layer, read_contents
+from flax_sd.lora.formats.keys import Place
+from flax_sd.lora.formats.read import read
+from flax_sd.lora.formats.unsupported import FAMILIES, family, refuse_format, widths
+from flax_sd.weights.identity import display_name
+from flax_sd.weights.safetensors import TensorFile
+
+_SD2 = 1024  # numbers that the text encoder of Stable Diffusion 2 gives for a token
+_LARGEST, _TAGS, _LONGEST = 3, 5, 60  # layers, tags, letters
+_HEADER = {  # rows, and the entries of a file's header that each shows
+    "name": ("ss_output_name", "modelspec.title", "modelspec.author"),
+    "base": ("ss_base_model_version", "ss_sd_model_name", "modelspec.architecture"),
+    "prediction": ("modelspec.prediction_type",),
+    "training": (
+        "ss_max_train_steps",
+        "ss_steps",
+        "ss_total_batch_size",
+        "ss_num_train_images",
+        "ss_resolution",
+        "ss_learning_rate",
+        "ss_optimizer",
+        "ss_clip_skip",
+        "ss_max_token_length",
+        "ss_training_comment",
+    ),
+    "trigger": ("modelspec.trigger_phrase", "modelspec.usage_hint"),
+}
+
+
+def inspect_lora(
+    page: Page, file: TensorFile, networks: Mapping[str, Any] | None, config: Config | None
+) -> None:
+    """Adds format, layers, sizes, origin and the programs that load it.
+
+    Args:
+      networks: of the model that it should fit, if one was named.
+      config: of the run that it is of, if it is one's.
+
+    Raises:
+      UserError: it is no LoRA, or PEFT's config is not there or not readable.
+    """
+    shapes = {key: file.shape(key) for key in file}
+    refuse_format(f"{file.path}", shapes)
+    contents = read_contents(file)
+    width, text_width = widths(shapes)
+    page.add("format", f"{_kind(contents)}, {contents.format}")
+    odd = "" if width in FAMILIES else ", so no Stable Diffusion: web UIs hold no such model"
+    model = foreign_model(shapes) or (family(width) + odd if width else "")
+    page.add("for", *([model] if model else ()))
+    _add_layers(page, contents.layers)
+    page.add_problem("broken", *page.names(contents.problems))
+    _add_header(page, file.metadata)
+    if config is not None:
+        _add_run(page, config)
+    page.add_openings(opens_in(contents, sd2=_SD2 in (width, text_width)), len(file))
+    page.add("for all", *_remedy(file.path, contents))
+    if networks is not None:
+        _add_fit(page, file, networks)
+
+
+def _remedy(path: pathlib.Path, contents: Contents) -> list[str]:
+    """The command that writes what all three programs load, if this file is not so."""
+    dora = any("magnitude" in layer.keys for layer in contents.layers.values())
+    if not dora and contents.format == KOHYA:
+        return []
+    bake = f" --bake {max(layer.rank for layer in contents.layers.values())}" if dora else ""
+    return [f"flax-sd export {shlex.quote(str(path))} --to kohya{bake} --out FILE [--model MODEL]"]
+
+
+def _kind(contents: Contents) -> str:
+    dora = any("magnitude" in layer.keys for layer in contents.layers.values())
+    return f"{'DoRA' if dora else 'LoRA'}{', rank-stabilised' * contents.rank_stabilised}"
+
+
+def _add_layers(page: Page, layers: Mapping[Place, Layer]) -> None:
+    for component in dict.fromkeys(place.component for place in layers):
+        kinds = collections.Counter(
+            sd_layers.kind(p.path) for p in layers if p.component == component
+        )
+        shown = ", ".join(f"{count} {name}" for name, count in kinds.most_common())
+        page.add(component, f"{kinds.total()} layers: {shown}")
+    if not layers:
+        return
+    page.add("rank", _span(layer.rank for layer in layers.values()))
+    scale = _span(layer.alpha / layer.rank for layer in layers.values())
+    page.add("alpha", f"{_span(layer.alpha for layer in layers.values())} (alpha / rank {scale})")
+    largest = sorted(layers.items(), key=lambda item: -item[1].norm)[:_LARGEST]
+    page.add("largest ‖ΔW‖", *(f"{layer.norm:.3g}  {'.'.join(place)}" for place, layer in largest))
+    zero = sum(layer.norm == 0 for layer in layers.values())
+    page.add("zero", *([f"{zero} of {len(layers)} layers change nothing"] if zero else ()))
+
+
+def _span(values: Iterable[float]) -> str:
+    found = sorted(values)
+    ends = [f"{value:.6g}" for value in (found[0], found[-1])]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _add_header(page: Page, metadata: Mapping[str, str]) -> None:
+    """What the header says of base and training; the rest of it by name."""
+    # sd-scripts writes None of what was not set.
+    said = {key: value for key, value in metadata.items() if value != "None"}
+    for label, keys in _HEADER.items():
+        found = [f"{_short(key)} {said[key][:_LONGEST]}" for key in keys if key in said]
+        page.add(label, *([", ".join(found)] if found else ()))
+    page.add("tags", *_tags(metadata.get("ss_tag_frequency", "")))
+    shown = {"format", "ss_tag_frequency", *(key for keys in _HEADER.values() for key in keys)}
+    others = sorted(metadata.keys() - shown)
+    page.add("header", *([f"further entries: {', '.join(page.names(others))}"] if others else ()))
+
+
+def _short(key: str) -> str:
+    return key.removeprefix("ss_").removeprefix("modelspec.").replace("_", " ")
+
+
+def _tags(text: str) -> Sequence[str]:
+    """The commonest tags of kohya's {folder: {tag: count}}."""
+    try:
+        folders = json.loads(text).values()
+        counts = collections.Counter[str]()
+        for tags in folders:
+            counts.update({str(tag): int(count) for tag, count in tags.items()})
+    except (ValueError, AttributeError, TypeError):  # not JSON, or of another form
+        return []
+    return [", ".join(f"{tag} ({count})" for tag, count in counts.most_common(_TAGS))]
+
+
+def _add_run(page: Page, config: Config) -> None:
+    """What the config of the run says that made it."""
+    train, lora = config.train, config.lora
+    page.add(
+        "run",
+        f"{train.steps} steps of {train.batch_size} at {config.data.resolution} pixels, learning "
+        f"rate {config.optim.learning_rate:g}, on {display_name(config.model.path)}",
+        f"targets {lora.targets}" + ", rsLoRA" * lora.rslora,
+    )
+    if config.data.template != "{}":
+        page.add("captions", f"as {config.data.template!r}")
+    page.add("new tokens", *([", ".join(config.tokens.names)] if config.tokens.names else ()))
+
+
+def _add_fit(page: Page, file: TensorFile, networks: Mapping[str, Any]) -> None:
+    try:
+        read(file.path, networks)
+    except UserError as error:
+        page.add_problem("fits", *str(error).split("\n  "))
+    else:
+        page.add("fits", "the model: it has every layer, in these shapes")

@@ -1,0 +1,77 @@
+"""What the inspect command prints of one file: rows of a label and its lines."""
+
+import collections
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from flax_sd.lora.formats.compatibility import Opening
+from flax_sd.weights.safetensors import TensorFile
+
+_FEW = 3  # names in a line, unless all are asked for
+_LABEL = 12  # letters
+
+
+class Page:
+    """The rows, in the order of their adding.
+
+    Attributes:
+      whole: nothing was found that keeps the file, or some of it, from being loaded.
+    """
+
+    def __init__(self, path: pathlib.Path, every: bool):
+        """Takes the file, and whether to name all keys of what is left out."""
+        self.whole = True
+        self._every = every
+        self._lines = [str(path)]
+
+    def add(self, label: str, *lines: str) -> None:
+        """A row; nothing if it has no lines."""
+        for i, line in enumerate(lines):
+            self._lines.append(f"  {label * (not i):{_LABEL}}  {line}")
+
+    def add_problem(self, label: str, *lines: str) -> None:
+        """A row that says what is wanting."""
+        self.add(label, *lines)
+        self.whole = self.whole and not lines
+
+    def add_openings(self, openings: Mapping[str, Opening], total: int) -> None:
+        """Which of the file's keys each program loads, and the others by reason."""
+        self._lines.append("  opens in")
+        for program, (left_out, remark) in openings.items():
+            count = f"{total - len(left_out)} of {total} keys"
+            self.add(f"  {program}", count + (f"; {remark}" if remark else ""))
+            reasons: dict[str, list[str]] = collections.defaultdict(list)
+            for key, why in left_out.items():
+                reasons[why].append(key)
+            for why, keys in reasons.items():
+                self.add_problem("", f"  {len(keys)} not: {why}", *self._names(keys))
+
+    def text(self) -> str:
+        """All of it."""
+        return "\n".join(line.rstrip() for line in self._lines)
+
+    def names(self, keys: Sequence[str]) -> list[str]:
+        """Keys, the first few or all."""
+        shown = keys if self._every else keys[:_FEW]
+        more = len(keys) - len(shown)
+        return [*shown, *([f"and {more} more (--all names them)"] if more else ())]
+
+    def _names(self, keys: Sequence[str]) -> list[str]:
+        return [f"    {name}" for name in self.names(sorted(keys))]
+
+
+def add_general(page: Page, file: TensorFile) -> None:
+    """Tensors, dtype and size, and whether all numbers are finite."""
+    dtypes = collections.Counter(file.dtype(key).name for key in file)
+    kinds = ", ".join(f"{count} in {name}" for name, count in dtypes.most_common())
+    size = file.path.stat().st_size
+    shown = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    page.add("tensors", f"{kinds}; {shown}")
+    wrong = [key for key in sorted(file) if not np.isfinite(file[key].astype(np.float32)).all()]
+    if wrong:
+        count = f"NaN or infinite in {len(wrong)} of {len(file)} tensors"
+        page.add_problem("numbers", count, *page.names(wrong))
+    else:
+        page.add("numbers", "all finite")

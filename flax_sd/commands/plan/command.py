@@ -1,0 +1,173 @@
+"""Before a run: what it takes, whether that fits, and what to change where it does not."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flax_sd.commands.plan.devices import Target, local_target, topology_target
+from flax_sd.commands.plan.program import Compiled, Program
+from flax_sd.commands.plan.search import MOST, largest_batch
+from flax_sd.config import Config
+from flax_sd.run_folder import saved_config
+from flax_sd.system import sharding
+from flax_sd.system.memory import bytes_per_device, parse_size, show_size
+from flax_sd.system.precision import resolve_dtype
+from flax_sd.system.progress import Progress
+from flax_sd.training.monitoring.memory import advice
+from flax_sd.training.run import check_batch
+
+FITS, TOO_LARGE = 0, 1  # exit statuses
+NO_ROOM = "more than the compiler has"
+
+
+class Options(NamedTuple):
+    """What the command takes beside a config's flags."""
+
+    topology: str | None = None
+    device_memory: int | None = None  # bytes
+
+
+def parse(args: Sequence[str]) -> tuple[Options, list[str]]:
+    """The command's own options, and all other arguments in their order.
+
+    Raises:
+      UserError: the memory is no size.
+    """
+    parser = argparse.ArgumentParser("flax-sd plan", add_help=False, allow_abbrev=False)
+    parser.add_argument("--topology")
+    parser.add_argument("--device-memory", "--device_memory", type=str)
+    own, rest = parser.parse_known_args(args)
+    memory = None if own.device_memory is None else parse_size(own.device_memory)
+    return Options(own.topology, memory), rest
+
+
+def run(config: Config, options: Options) -> int:
+    """Prints the plan; 0 if the run fits or nobody knows the device's memory, 1 if it does not.
+
+    Raises:
+      UserError: the config, the model or the options are wrong.
+    """
+    config, named = saved_config.settled(config), options.topology
+    target = local_target() if named is None else topology_target(named)
+    if options.device_memory is not None:
+        target = target._replace(memory=options.device_memory)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, target.devices)
+    check_batch(config, mesh)
+    dtype = "bfloat16" if named and config.compute_dtype == "auto" else config.compute_dtype
+    config = config.model_copy(update={"compute_dtype": resolve_dtype(dtype)})
+    return Plan(config, Program(config, mesh), target, Progress()).show()
+
+
+class Plan:
+    """A program's figures; no batch is compiled twice."""
+
+    def __init__(self, config: Config, program: Program, target: Target, progress: Progress):
+        self._config, self._program = config, program
+        self._target, self._progress = target, progress
+        self._batch = config.train.batch_size
+        self._unit = len(target.devices) * config.train.accumulate
+        self._weights = bytes_per_device(program.frozen_in_steps)
+        self._all_weights = bytes_per_device(program.frozen)
+        self._state = bytes_per_device(program.state)
+        self._steps: dict[int, Compiled | None] = {}
+
+    def show(self) -> int:
+        """Prints what the batch of the config takes, then what would fit; the exit status."""
+        self._say_counts()
+        self._encoding = self._encoding_of_a_picture()
+        total = self._needed(self._batch)
+        self._say_costs(total)
+        limit = self._target.memory
+        if limit is None:
+            name = self._target.name
+            self._say(f"\nnobody knows the memory of {name}: --device-memory 24GB names it")
+            return FITS
+        largest = largest_batch(self._needed, limit, self._unit, self._batch)
+        more = " or more" if largest >= self._unit * MOST else ""
+        self._say(f"\nlargest train.batch_size that fits  {largest or 'none'}{more}")
+        if total <= limit:
+            self._say(f"train.batch_size {self._batch} fits")
+            return FITS
+        self._say(f"train.batch_size {self._batch} does not fit; what makes it smaller:")
+        for line in advice(self._config, len(self._target.devices), largest):
+            self._say(f"  {line}")
+        return TOO_LARGE
+
+    def _needed(self, batch_size: int) -> float:
+        """Bytes on each device at the worst moment; infinite if the compiler finds no room."""
+        if batch_size not in self._steps:
+            self._steps[batch_size] = self._program.compile_step(batch_size)
+        step = self._steps[batch_size]
+        own = math.inf if step is None else step.size
+        return float(self._state + max(self._weights + own, self._while_encoding(batch_size)))
+
+    def _while_encoding(self, batch_size: int) -> float:
+        """Bytes of all weights and of what encoding takes, on each device."""
+        return self._all_weights + self._encoding * self._program.rows_encoded(batch_size)
+
+    def _encoding_of_a_picture(self) -> float:
+        """Bytes on each device a picture that is encoded."""
+        for batch_size in (self._program.rows_encoded(self._batch), self._unit):
+            if compiled := self._program.compile_encoding(batch_size):
+                return compiled.size / batch_size
+        return math.inf
+
+    def _say_counts(self) -> None:
+        config, target, program = self._config, self._target, self._program
+        self._say(
+            f"{config.model.path} for {len(target.devices)} x {target.name}, "
+            f"{config.compute_dtype}, train.batch_size {self._batch}\n"
+        )
+        trained = {name: program.trained.get(name, 0) for name in program.parameters}
+        rows = [(name, f"{n:,}", f"{trained[name]:,}") for name, n in program.parameters.items()]
+        whole = sum(program.parameters.values()), sum(trained.values())
+        rows.append(("all", f"{whole[0]:,}", f"{whole[1]:,}"))
+        self._table([("", "parameters", "trained"), *rows])
+
+    def _say_costs(self, total: float) -> None:
+        """The memory of a device, the work and the messages between devices."""
+        step = self._steps[self._batch]
+        of = f" of {show_size(self._target.memory)}" if self._target.memory else ""
+        encoding = self._while_encoding(self._batch) - self._all_weights
+        when = "once, before the first step" if self._program.encodes_once else "before each step"
+        self._say("\nmemory of each device")
+        self._table(
+            [
+                ("  frozen weights", show_size(self._all_weights)),
+                ("  of these in the steps", show_size(self._weights)),
+                ("  trained leaves and optimizer", show_size(self._state)),
+                ("  batch, activations and temporaries", show_size(step.size) if step else NO_ROOM),
+                (f"  encoding, {when}", show_size(encoding)),
+                ("  at the worst moment", show_size(total) + of),
+            ]
+        )
+        work, before = (count / self._batch / 1e12 for count in self._program.flops(self._batch))
+        self._say("")
+        self._table(
+            [
+                ("TFLOP an image, step", f"{work:.4g}"),
+                (
+                    f"TFLOP an image, encoding{' once' * self._program.encodes_once}",
+                    f"{before:.4g}",
+                ),
+                ("compile time of the step", f"{step.seconds:.1f} s" if step else NO_ROOM),
+            ]
+        )
+        self._say("\nbetween devices, a step" + ("" if step and step.traffic else "  nothing"))
+        self._table(
+            [
+                (f"  {kind}", f"{traffic.times} x", show_size(traffic.size))
+                for kind, traffic in sorted(step.traffic.items() if step else ())
+            ]
+        )
+
+    def _table(self, rows: Sequence[tuple[str, ...]]) -> None:
+        """Columns: the first to the left, the others to the right."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for first, *others in rows:
+            cells = [text.rjust(n) for text, n in zip(others, widths[1:], strict=True)]
+            self._say("  ".join([first.ljust(widths[0]), *cells]))
+
+    def _say(self, line: str) -> None:
+        self._progress.say(line)

@@ -1,0 +1,115 @@
+"""A run trained anew beside the old one, and whether it ends in the same bytes."""
+
+import argparse
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from flax_sd.config import Config, flags
+from flax_sd.config import file as config_file
+from flax_sd.errors import UserError
+from flax_sd.files.paths import user_path
+from flax_sd.run_folder import environment
+from flax_sd.run_folder.layout import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
+from flax_sd.run_folder.saved_config import flatten
+from flax_sd.system.progress import Progress
+from flax_sd.training import run as train
+from flax_sd.weights.safetensors import TensorFile
+
+SAME, DIFFERENT = 0, 1  # exit statuses
+# The LoRA of each save comes first: the earliest that differs says when the runs parted.
+RESULTS = ("loras/*.safetensors", LORA_FILE, PEFT_FILE, f"{MODEL_FOLDER}/**/*")
+
+
+class Repeat(NamedTuple):
+    """What is to be repeated, and where."""
+
+    old: pathlib.Path
+    config: Config
+
+
+def parse(args: Sequence[str]) -> Repeat:
+    """`train.py --repeat RUN/config.yaml [--output FOLDER]`; by default RUN-repeated.
+
+    Raises:
+      UserError: the run is not finished, or is to be repeated into its own folder.
+    """
+    parser = argparse.ArgumentParser(prog=flags.typed("train"), description=parse.__doc__)
+    parser.add_argument("--repeat", type=user_path, required=True)
+    parser.add_argument("--output", type=user_path)
+    options = parser.parse_args(args)
+    old = options.repeat.parent
+    config = config_file.load(options.repeat)
+    if not (old / FINISHED).is_file():
+        raise UserError(f"{old} is not finished: the command that began it goes on with it")
+    output = options.output or old.absolute().with_name(f"{old.absolute().name}-repeated")
+    if output.resolve() == old.resolve():
+        raise UserError(f"{old} is the run that is to be repeated; take another --output")
+    return Repeat(old, config.model_copy(update={"output": output}))
+
+
+def run(repeat: Repeat) -> int:
+    """Trains, compares and says; 0 if all results have the same bytes, 1 if not.
+
+    Raises:
+      UserError: as of a run.
+    """
+    if status := train.run(repeat.config):
+        return status
+    old, new, progress = repeat.old, repeat.config.output, Progress()
+    for line in other_environment(old, new):
+        progress.say(line)
+    differences = list(first_difference(old, new))
+    verdict = differences or [f"the results of {new} and {old} are the same, byte for byte"]
+    for line in verdict if jax.process_index() == 0 else ():
+        progress.say(line)
+    return DIFFERENT if differences else SAME
+
+
+def other_environment(old: pathlib.Path, new: pathlib.Path) -> list[str]:
+    """What differs in the runs' environment.json: equal bytes are promised on equal machines."""
+    recorded = [environment.read(folder) for folder in (old, new)]
+    if not all(recorded):
+        return []
+    a, b = (flatten({**entries[-1], "step": 0}) for entries in recorded)
+    changed = len(recorded[0]) - 1
+    several = [f"{old} was made in {changed + 1} environments, one after another"]
+    return several[:changed] + [
+        f"{name} was {a[name]} and is {b[name]}"
+        for name in sorted(a.keys() & b.keys())
+        if a[name] != b[name]
+    ]
+
+
+def first_difference(old: pathlib.Path, new: pathlib.Path) -> Iterator[str]:
+    """Names the first file that is not the same, and the first tensor in it; nothing if all are."""
+    for pattern in RESULTS:
+        names = {p.relative_to(f) for f in (old, new) for p in f.glob(pattern) if p.is_file()}
+        for name in sorted(names):
+            a, b = old / name, new / name
+            if not (a.exists() and b.exists()):
+                if pattern == RESULTS[0]:  # how often a run saves does not change what it learns
+                    continue
+                yield f"only {a if a.exists() else b} is there"
+                return
+            if a.read_bytes() != b.read_bytes():
+                yield f"{b} is not {a}{_first_tensor(a, b)}"
+                return
+
+
+def _first_tensor(a: pathlib.Path, b: pathlib.Path) -> str:
+    if a.suffix != ".safetensors":
+        return ""
+    ours, theirs = TensorFile(a), TensorFile(b)
+    for key in sorted(ours.keys() | theirs.keys()):
+        if key not in ours or key not in theirs:
+            return f": only one of them has {key}"
+        x, y = (np.asarray(file[key]).astype(np.float64) for file in (ours, theirs))
+        if x.shape != y.shape:
+            return f": {key} is {list(x.shape)} and {list(y.shape)}"
+        if not np.array_equal(x, y, equal_nan=True):
+            return f": {key} differs by {np.abs(x - y).max():.3g} of {np.abs(x).max():.3g}"
+    return ": their tensors are the same, their headers are not"

@@ -1,0 +1,240 @@
+"""The captioned pictures of a run."""
+
+import itertools
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from flax_sd.config.modes import CAPTIONS, PROMPTS
+from flax_sd.config.section import (
+    MAY_DIFFER,
+    SAME_PICTURES,
+    TRAINING_ONLY,
+    WHOLE_SET,
+    Count,
+    OnResume,
+    Positive,
+    Rate,
+    Section,
+    Source,
+    TokenLength,
+    TrainingOnly,
+    Unset,
+    WholeSet,
+    changed,
+    marks,
+    refuse_idle,
+    written,
+)
+from flax_sd.files.paths import user_source
+
+Separator = Annotated[str, Field(min_length=1)]
+
+
+class DataConfig(Section):
+    """The captioned pictures."""
+
+    path: Annotated[Source, SAME_PICTURES] = "bundled:style"
+    """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
+    owner/set:config), a parquet or arrow file, or bundled:style."""
+    stream: Annotated[bool, TRAINING_ONLY] = False
+    """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
+    writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
+    repeats: Annotated[Positive, TRAINING_ONLY, WHOLE_SET] = 1
+    """How often an epoch shows each picture of path."""
+    folders: Annotated[
+        dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY, WHOLE_SET
+    ] = {}
+    """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
+    regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY, WHOLE_SET] = None
+    """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
+    of the class: an epoch shows as many of them as of the others."""
+    class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
+    """What such pictures show, as "a cat": the model draws them into the folder regularisation
+    before the run, with the defaults of sample.py, as far as they are not there."""
+    class_pictures: Annotated[Positive, TRAINING_ONLY] = 100  # diffusers' --num_class_images
+    """How many pictures class_prompt draws."""
+    prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
+    """Weight of the losses of these pictures."""
+    resolution: Positive = 512
+    """Side of the training pictures, in pixels; a multiple of 8. What a step takes beside the
+    weights grows with its square or faster."""
+    buckets: Literal["none", "area", "kohya"] = "none"
+    """Shapes of the training pictures: none is the square; area, up to 17 shapes of about its area,
+    by OneTrainer's rule; kohya, those of sd-scripts. A batch holds pictures of one shape."""
+    bucket_step: Annotated[Positive | None, Unset(lambda own: _bucket_step(own.resolution))] = None
+    """What the sides of buckets are multiples of, in pixels; unset is 64, or an eighth of a
+    resolution below 512."""
+    bucket_min: Annotated[Positive | None, Unset(lambda own: min(256, own.resolution // 2))] = None
+    """Shortest side of kohya's buckets; unset is 256, or half the resolution if that is less."""
+    bucket_max: Annotated[Positive | None, Unset(lambda own: 2 * own.resolution)] = None
+    """Longest side of kohya's buckets; unset is twice the resolution."""
+    bucket_upscale: bool = True
+    """Enlarge small pictures to a bucket of kohya's; off, they are cut to whole steps, and every
+    such size is a shape and a program of its own."""
+    center_crop: bool = False
+    """Crop the middle of each picture; otherwise a place drawn anew each time."""
+    random_flip: Annotated[bool, TRAINING_ONLY] = False
+    """Mirror half of the pictures, drawn anew each time."""
+    interpolation: Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"] = (
+        "lanczos"
+    )
+    """How pictures are resized."""
+    max_pictures: Annotated[Positive | None, TRAINING_ONLY, WHOLE_SET] = None
+    """Use no more than so many pictures, chosen by their names alone; unset uses all."""
+    image_column: str = "image"
+    """Column of a data set that holds the picture."""
+    caption_column: Annotated[str, CAPTIONS] = "text"
+    """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
+    template: Annotated[str, CAPTIONS] = "{}"
+    """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}".
+    Captions of regularisation stay as they are."""
+    # Diffusers reads as many, and what more would change every run and its pictures.
+    max_token_length: Annotated[TokenLength, PROMPTS] = 75
+    """How many tokens of a caption are read, in chunks of 75 as sd-scripts does; 150 and 225 make
+    every caption and prompt of the run 2 or 3 chunks long, and each step slower."""
+    wildcards: Annotated[bool, CAPTIONS] = False
+    """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
+    shuffle_tags: Annotated[bool, TRAINING_ONLY, CAPTIONS] = False
+    """Bring the tags of a caption into a new order each time."""
+    keep_tags: Annotated[Count, TRAINING_ONLY, CAPTIONS] = 0
+    """How many of the first tags stay where they are and are never dropped."""
+    tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY, CAPTIONS] = 0.0
+    """Share of the other tags that is left out, drawn anew each time."""
+    tag_separator: Annotated[Separator, CAPTIONS] = ","
+    """What stands between tags."""
+    keep_separator: Annotated[Separator | None, CAPTIONS] = (
+        None  # in most captions it would be text
+    )
+    """What stands in a caption, as "|||", after the tags that stay where they are and are never
+    dropped; a second one stands before tags that stay at the end. Captions without it follow
+    keep_tags. A comma (tag_separator) takes its place."""
+    group_separator: Annotated[Separator | None, CAPTIONS] = None  # likewise
+    """What stands, as ";;;", between tags that are moved and dropped as one. A comma
+    (tag_separator) takes its place."""
+    mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY, WHOLE_SET, PROMPTS] = "none"
+    """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
+    (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
+    as a whole, and held-out losses are of whole pictures."""
+    # What a mask hides is not learned.
+    unmasked_weight: Annotated[float, Field(ge=0, le=1), TRAINING_ONLY] = 0.0
+    """Least weight in the loss of what a mask hides, of 1."""
+    # On, a crop with a sliver of the mask would count as a whole.
+    mask_normalised: Annotated[bool, TRAINING_ONLY] = False
+    """Divide a picture's loss by its mean weight, so that small masks count as much as large."""
+    background: str = "white"
+    """Colour that shows through transparent pictures."""
+    on_bad: Annotated[Literal["skip", "stop"], MAY_DIFFER] = "skip"
+    """What to do about pictures that cannot be read: skip (each is named) or stop."""
+    workers: Annotated[Positive, MAY_DIFFER] = 2
+    """Threads that decode pictures ahead."""
+    encode_once: Annotated[bool, WHOLE_SET, CAPTIONS] = True
+    """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
+    the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
+    is done at each step."""
+    held_out: Annotated[Source | None, OnResume("data.val_loss.hash"), TRAINING_ONLY] = None
+    """Captioned pictures, as in path, whose loss is measured before and after the run."""
+    held_out_share: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY, WHOLE_SET
+    ] = None
+    """In place of held_out: about this share of the pictures of path is not trained on but
+    measured. What a picture shows decides, so it stays where it is when files come, go or are
+    renamed, and copies of one are never on both sides."""
+    held_out_base: Annotated[Source | None, OnResume("data.base_loss.hash"), TRAINING_ONLY] = None
+    """The same of what the model drew before: a rising loss shows what the run makes it forget."""
+
+    def for_measuring(self, path: str | None = None) -> "DataConfig":
+        """Returns the options of pictures whose loss is measured, alike in every run.
+
+        Each is cut in the middle and shown as it is; of its captions the wording stays.
+
+        Args:
+          path: of pictures of their own, which may be held out of other data; None for those that
+            are trained on.
+        """
+        fields = type(self).model_fields
+        plain = {name: fields[name].default for name in marks(type(self), TrainingOnly)}
+        own = {} if path is None else {"path": path}
+        return self.model_copy(update={**plain, "center_crop": True, **own})
+
+    @pydantic.field_validator("folders", mode="before")
+    @classmethod
+    def _each_folder_once(cls, value: Any) -> Any:
+        """Two spellings of one path would be one key, and the other's repeats lost."""
+        names = [user_source(name) for name in value] if isinstance(value, dict) else []
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ValueError(f"has {', '.join(twice)} twice: leave one")
+        return value
+
+    @pydantic.field_validator("template")
+    @classmethod
+    def _holds_the_caption(cls, value: str) -> str:
+        if "{}" not in value:
+            raise ValueError("must hold {}, where the caption goes")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _no_idle_options(self) -> "DataConfig":
+        if self.held_out is not None and self.held_out_share is not None:
+            raise ValueError("held_out and held_out_share both say what is held out: take one")
+        tags = self.shuffle_tags or self.tag_dropout > 0
+        kohya = self.buckets == "kohya"
+        meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
+        meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
+        meaning["prior_weight"] = meaning["class_prompt"] = self.regularisation is not None
+        meaning["class_pictures"] = self.class_prompt is not None
+        meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
+        meaning["keep_tags"] = tags
+        meaning["tag_separator"] = bool(tags or self.keep_separator or self.group_separator)
+        refuse_idle(self, meaning)
+        _refuse_mixed_separators(self)
+        if self.stream:
+            _refuse_beside_stream(self)
+        if self.bucket_min and self.bucket_max and self.bucket_min > self.bucket_max:
+            raise ValueError(
+                f"bucket_min {self.bucket_min} is more than bucket_max {self.bucket_max}"
+            )
+        return self
+
+    @pydantic.field_validator("resolution", "bucket_step")
+    @classmethod
+    def _multiple_of_8(cls, value: int | None) -> int | None:
+        if value is not None and value % 8:
+            raise ValueError(
+                f"must be a multiple of 8 (the VAE's stride); near it: {value // 8 * 8 or 8}"
+            )
+        return value
+
+
+def _bucket_step(resolution: int) -> int:
+    """64 from 512 on, as all trainers have it, for UNets halve latents three times; below, an
+    eighth of the resolution, so that there are as many shapes."""
+    return 64 if resolution >= 512 else max(8, resolution // 8 // 8 * 8)
+
+
+def _refuse_mixed_separators(data: DataConfig) -> None:
+    """Raises ValueError where one would be taken for another, or stand in every caption."""
+    names = ("keep_separator", "tag_separator", "group_separator")  # as they are looked for
+    given = {name: mark for name in names if (mark := getattr(data, name))}
+    problems = [
+        f"{later} {given[later]!r} holds {earlier} {given[earlier]!r}; take another"
+        for earlier, later in itertools.combinations(given, 2)
+        if given[earlier] in given[later]
+    ]
+    problems += [
+        f"template {data.template!r} holds {name} {given[name]!r}; leave it out: the template's "
+        "own text stays where it is"
+        for name in given
+        if name != "tag_separator" and given[name] in data.template
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _refuse_beside_stream(data: DataConfig) -> None:
+    whole = [name for name in changed(data) if name in marks(type(data), WholeSet)]
+    if whole:
+        raise ValueError(
+            f"{', '.join(whole)} beside stream, which has one shard at hand and never the whole set"
+        )

@@ -1,0 +1,337 @@
+"""The opened set: every picture was read once, and those that could not be are named."""
+
+import hashlib
+import json
+import pathlib
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from PIL import Image, ImageColor
+
+from flax_sd.config import DataConfig
+from flax_sd.data import buckets, captions
+from flax_sd.data.images import image_file
+from flax_sd.data.probe import Seen, look, open_mask, read
+from flax_sd.data.sources import folder as folders
+from flax_sd.data.sources import tables
+from flax_sd.data.sources.records import Bad, Listing, Record
+from flax_sd.errors import UserError, listed, shown
+
+BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
+
+
+class Stopped(Exception):
+    """Nobody waits any more for pictures that are being opened."""
+
+
+class Pictures:
+    """Captioned pictures by index.
+
+    Attributes:
+      seen: what the look at each before the run found.
+      fits: how each comes to its shape, and `shapes` are these.
+      bad: those that were left out, and why.
+      unused: files of the folder that are no part of the set, and why.
+      captioned: whether captions were looked for; otherwise each is empty.
+      by_folder: which of them have the name of their folder as caption.
+      cut_anew: names of those that are cut at a place drawn anew each time.
+    """
+
+    def __init__(
+        self,
+        cfg: DataConfig,
+        found: list[Record],
+        seen: list[Seen],
+        bad: list[Bad],
+        unused: list[Bad],
+        *,
+        captioned: bool = True,
+    ):
+        self.captioned = captioned
+        self.cfg, self.bad, self.unused, self._found = cfg, bad, unused, found
+        self.seen, self.names = tuple(seen), tuple(record.name for record in found)
+        self.fits = tuple(buckets.fit(cfg, each.size) for each in seen)
+        self.shapes = tuple(fit.shape for fit in self.fits)
+        self.by_folder = tuple(record.by_folder for record in found)
+        self.prior = tuple(record.prior for record in found)
+        self._wording_of_prior = cfg.model_copy(update={"template": "{}"})
+        self.repeats = evened([record.repeats for record in found], self.prior)
+        self.weights = tuple(cfg.prior_weight if prior else 1.0 for prior in self.prior)
+        pairs = zip(self.names, self.fits, strict=True)
+        spare = [name for name, fit in pairs if fit.resized != fit.shape]
+        self.cut_anew = () if cfg.center_crop else tuple(spare)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Pictures":
+        """Some of them, which need not be opened again, under other options of the same path."""
+        found, seen = [self._found[i] for i in indices], [self.seen[i] for i in indices]
+        return Pictures(cfg, found, seen, [], [], captioned=self.captioned)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture i, each as it stands when nothing of it is drawn."""
+        return tuple(captions.plain(self._wording(i), text) for text in self._found[i].captions)
+
+    def caption(self, i: int, *, seed: int, sample: int) -> str:
+        """The caption that sample number `sample` draws for picture i."""
+        listed = self._found[i].captions
+        chosen = listed[image_file.draw(seed, sample).caption % len(listed)]
+        return captions.drawn(self._wording(i), chosen, seed=seed, sample=sample)
+
+    def _wording(self, i: int) -> DataConfig:
+        """The options of captions; a trigger word is not for pictures of its class."""
+        return self._wording_of_prior if self.prior[i] else self.cfg
+
+    def load(self, i: int, *, seed: int, sample: int) -> Float[np.ndarray, "h w 3"]:
+        """Reads picture i, cropped and mirrored as sample number `sample` draws.
+
+        Raises:
+          UserError: the picture cannot be read any more.
+        """
+        return self.cut(i, image_file.draw(seed, sample))
+
+    def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
+        """The mask of picture i in [0, 1], cut and mirrored as the picture; None without data.mask.
+
+        It is 1 everywhere for a picture that has none.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+        return self.cut_mask(i, image_file.draw(seed, sample))
+
+    def cut_mask(self, i: int, drawn: image_file.Draw) -> Float32[np.ndarray, "h w"] | None:
+        """The same, cropped and mirrored as drawn."""
+        if self.cfg.mask == "none":
+            return None
+        try:
+            mask = open_mask(self._found[i], self.cfg)
+        except image_file.BadPicture as error:
+            raise self._changed(i, error) from error
+        whole = Image.new("L", self.seen[i].size, "white")
+        return (self._fitted(i, mask or whole, drawn) + 1) / 2
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""
+        return _sha256([*self.digests().items()])
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each picture's file, captions and mask by its name, 16 digits."""
+        by_name: dict[str, list[Any]] = {}  # a metadata file may name a picture several times
+        for record, seen in zip(self._found, self.seen, strict=True):
+            made = [seen.digest, record.captions, seen.mask and seen.mask.digest]
+            by_name.setdefault(record.name, []).append(made)
+        return {name: _sha256(listed) for name, listed in by_name.items()}
+
+    def mirrored(self, *, seed: int, sample: int) -> bool:
+        """Whether sample number `sample` is shown mirrored."""
+        return self.cfg.random_flip and image_file.draw(seed, sample).flip % 2 == 1
+
+    def cut(self, i: int, drawn: image_file.Draw) -> Float[np.ndarray, "h w 3"]:
+        """Reads picture i, cropped and mirrored as drawn.
+
+        Raises:
+          UserError: the picture cannot be read any more, or is another.
+        """
+        return self._fitted(i, self.original(i), drawn)
+
+    def _fitted(
+        self, i: int, picture: Image.Image, drawn: image_file.Draw
+    ) -> Float[np.ndarray, "h w *c"]:
+        """Picture i, or its mask, as it is trained on."""
+        cfg = self.cfg
+        if picture.size != self.seen[i].size:
+            then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
+            raise UserError(
+                f"{self.names[i]} was {then} pixels when the run began and is {now} now: put the "
+                "file back, or begin a new run"
+            )
+        return image_file.to_pixels(
+            picture,
+            self.fits[i],
+            drawn,
+            interpolation=cfg.interpolation,
+            center_crop=cfg.center_crop,
+            random_flip=cfg.random_flip,
+        )
+
+    def original(self, i: int) -> Image.Image:
+        """Reads picture i, upright and whole.
+
+        Raises:
+          UserError: the picture cannot be read any more.
+        """
+        try:
+            return image_file.decode(read(self._found[i]), self.cfg.background)
+        except image_file.BadPicture as error:
+            raise self._changed(i, error) from error
+
+    def _changed(self, i: int, error: image_file.BadPicture) -> UserError:
+        return UserError(
+            f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
+            "put the file back, and the same command goes on"
+        )
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
+    """Returns the repeats with as many of the prior pictures as there are of the others.
+
+    `DreamBoothDataset` of sd-scripts: each has its own until there are enough, and where there are
+    not, one more by turns. Those past enough have none.
+    """
+    own = [i for i, is_prior in enumerate(prior) if is_prior]
+    wanted = sum(repeats) - sum(repeats[i] for i in own)
+    even, missing = list(repeats), wanted
+    for i in own:
+        even[i] = repeats[i] if missing > 0 else 0
+        missing -= even[i]
+    for turn in range(max(0, missing) if own else 0):
+        even[own[turn % len(own)]] += 1
+    return tuple(even)
+
+
+def open_pictures(
+    cfg: DataConfig, *, captioned: bool = True, option: str = "data.path"
+) -> Pictures:
+    """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
+
+    Args:
+      captioned: whether they need captions; otherwise every picture is taken, and no caption read.
+      option: where the user named that path.
+
+    Raises:
+      UserError: nothing usable is there, or with `on_bad: stop` a picture cannot be read.
+    """
+    try:
+        ImageColor.getrgb(cfg.background)
+    except ValueError as error:
+        right = "a name like white, or #rrggbb"
+        raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
+    listing = _all(cfg, cfg.caption_column if captioned else None, option)
+    return open_listing(cfg, listing, captioned=captioned)
+
+
+def open_listing(
+    cfg: DataConfig,
+    listing: Listing,
+    *,
+    captioned: bool = True,
+    stop: threading.Event | None = None,
+) -> Pictures:
+    """Opens each picture of a listing once; with `data.stream` none need be good.
+
+    Args:
+      stop: when to give up.
+
+    Raises:
+      Stopped: it was set.
+      UserError: as `open_pictures`.
+    """
+    looks = []
+    with ThreadPoolExecutor(cfg.workers) as pool:
+        for found in pool.map(lambda record: look(record, cfg), listing.records):
+            if stop is not None and stop.is_set():
+                raise Stopped  # which takes back what the threads have not begun
+            looks.append(found)
+    pairs = list(zip(listing.records, looks, strict=True))
+    good = [(record, seen) for record, seen in pairs if isinstance(seen, Seen)]
+    bad = listing.bad + [Bad(record.name, why) for record, why in pairs if isinstance(why, str)]
+    if bad and (cfg.on_bad == "stop" or not (good or cfg.stream)):
+        header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
+        way_out = " (data.on_bad=skip leaves them out)" if good else ""
+        lines = [f"{name}: {reason}" for name, reason in bad]
+        raise UserError(listed(f"{header}{way_out}:", lines))
+    found, seen = [record for record, _ in good], [seen for _, seen in good]
+    _check_masks(cfg, seen)
+    return Pictures(cfg, found, seen, bad, listing.unused, captioned=captioned)
+
+
+def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
+    """Refuses data.mask where all of all pictures would be learned from."""
+    if cfg.mask == "none" or any(each.mask and each.mask.share < 1 for each in seen):
+        return
+    right = {
+        "file": "has a mask with a black part: 1-masklabel.png beside 1.jpg",
+        "alpha": "is transparent anywhere",
+    }
+    raise UserError(
+        f"data.mask {cfg.mask} changes nothing: none of the {len(seen)} pictures of {cfg.path} "
+        f"{right[cfg.mask]}"
+    )
+
+
+def _some(found: list[Record], count: int) -> list[Record]:
+    """So many of them, in their order; a set that grows keeps most of those chosen before."""
+    chosen = sorted(found, key=lambda r: hashlib.sha256(r.name.encode()).digest())[:count]
+    names = {record.name for record in chosen}
+    return [record for record in found if record.name in names]
+
+
+def _all(cfg: DataConfig, caption_column: str | None, option: str) -> Listing:
+    """What lies at path and elsewhere; records of other folders bear the folder's name."""
+    listing = _times(_list(cfg, caption_column, cfg.path, option), cfg.repeats)
+    for path, repeats in cfg.folders.items():
+        further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
+        _join(listing, path, further)
+    if cfg.max_pictures is not None:  # of its own pictures: those of the class follow their number
+        listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
+    if (path := cfg.regularisation) is not None:
+        further = _list(cfg, caption_column, path, "data.regularisation")
+        prior = [record._replace(prior=True) for record in further.records]
+        _join(listing, path, further._replace(records=prior))
+    return listing
+
+
+def _join(listing: Listing, path: str, further: Listing) -> None:
+    """Adds what lies in a further folder to the listing."""
+    place = shown(path)
+    listing.records.extend(r._replace(name=f"{place}/{r.name}") for r in further.records)
+    listing.bad.extend(bad._replace(name=f"{place}/{bad.name}") for bad in further.bad)
+    listing.unused.extend(file._replace(name=f"{place}/{file.name}") for file in further.unused)
+
+
+def _times(listing: Listing, repeats: int) -> Listing:
+    """The listing with as many times the repeats."""
+    records = [record._replace(repeats=repeats * record.repeats) for record in listing.records]
+    return listing._replace(records=records)
+
+
+def _list(cfg: DataConfig, caption_column: str | None, path: str, option: str) -> Listing:
+    folder = _resolve(path)
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{option} {shown(path)} cannot be read: {why}") from error
+    # In a folder that exists, a missing one is a slip of the pen and no hub id.
+    is_id = tables.HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
+    if is_id or tables.is_table(folder):
+        return tables.list_table(str(folder), cfg.image_column, caption_column)
+    if not folder.is_dir():
+        found = "is a file, not" if folder.exists() else f"is not there: {option} names"
+        what = "pictures" if caption_column is None else "captioned pictures"
+        right = f"a folder of {what}, a .parquet or .arrow file, or a datasets id"
+        raise UserError(f"{shown(path)} {found} {right}")
+    return folders.list_folder(folder, caption_column)
+
+
+def _resolve(path: str) -> pathlib.Path:
+    """Returns the folder that `path` names; "bundled:style" lies in the package."""
+    if not path.startswith("bundled:"):
+        return pathlib.Path(path)
+    folder = BUNDLED / path.removeprefix("bundled:")
+    if not folder.is_dir():
+        known = sorted(f"bundled:{p.parent.name}" for p in BUNDLED.glob("*/metadata.jsonl"))
+        raise UserError(f"there is no {path}; bundled are {', '.join(known)}")
+    return folder

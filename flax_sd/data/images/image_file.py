@@ -1,0 +1,254 @@
+"""One picture: from the bytes of a file to float32 pixels in [-1, 1], channels last."""
+
+import contextlib
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from flax_sd.data.images import colours, file_metadata, samples, tags
+from flax_sd.data.images.samples import BadPicture
+from flax_sd.files import file_kind
+
+# Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Size = tuple[int, int]  # width and height in pixels
+MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses a picture; also the limit after resizing
+
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Fit(NamedTuple):
+    """How a picture comes to its shape: it is resized, and what stands out is cut off."""
+
+    resized: Size
+    shape: Size
+
+    @property
+    def cropped(self) -> float:
+        """The share of the picture's area that is cut off."""
+        return 1 - math.prod(self.shape) / math.prod(self.resized)
+
+
+class Draw(NamedTuple):
+    """What one sample draws, as uniform 64-bit numbers: a pure function of (seed, sample)."""
+
+    caption: int
+    flip: int
+    top: int
+    left: int
+
+
+def draw(seed: int, sample: int) -> Draw:
+    """Draws for sample number `sample` of the stream; raw Philox, so alike in every NumPy."""
+    return Draw(*np.random.Philox(key=[seed, sample]).random_raw(4).tolist())
+
+
+class Note(NamedTuple):
+    """What the owner of a picture should know of how its file was read."""
+
+    kind: str  # of flax_sd.data.check.KINDS
+    text: str
+
+
+class Read(NamedTuple):
+    """A picture as it is used."""
+
+    picture: Image.Image  # upright, RGB
+    turned: bool  # its orientation turned or mirrored it
+    frames: int  # of which this is the first
+    notes: tuple[Note, ...]
+
+
+def decode(data: bytes, background: str) -> Image.Image:
+    """Returns the picture upright, as sRGB, with `background` under what is transparent.
+
+    Raises:
+      BadPicture: the bytes are no picture, are cut off or damaged, or too many when unpacked.
+    """
+    return read(data, background).picture
+
+
+def read(data: bytes, background: str) -> Read:
+    """Returns the same, and what was made of the file's metadata.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    parts = file_metadata.split(data)
+    with _opened(parts.pixels) as image:
+        frames = parts.frames or getattr(image, "n_frames", 1)
+        found = samples.load(image)
+        way, notes = _orientation(parts, image)
+    profile = image.info.get("icc_profile") if parts.profile is None else parts.profile
+    if found.guess is not None:
+        notes.append(Note("guessed range", found.guess))
+    picture = _over(_to_srgb(found.colours, profile, notes), found.alpha, background)
+    return Read(_upright(picture, way), way in TURNS, frames, tuple(notes))
+
+
+def alpha(data: bytes) -> Image.Image | None:
+    """Returns how opaque the picture is, upright, as L; None where it has no transparency.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    found, way = _loaded(data)
+    return None if found.alpha is None else _upright(found.alpha, way)
+
+
+def mask(data: bytes) -> Image.Image:
+    """Returns the picture upright, as L; its numbers are no colours, so no profile changes them.
+
+    Raises:
+      BadPicture: as `decode`.
+    """
+    found, way = _loaded(data)
+    return _upright(_over(found.colours.convert("RGB"), found.alpha, "black").convert("L"), way)
+
+
+def _loaded(data: bytes) -> tuple[samples.Samples, int]:
+    """What lies in the file, and its orientation."""
+    parts = file_metadata.split(data)
+    with _opened(parts.pixels) as image:
+        return samples.load(image), _orientation(parts, image)[0]
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise BadPicture(_why_unidentified(data)) from error
+    except Image.DecompressionBombError as error:
+        raise BadPicture(f"decompression bomb: {error}") from error
+    except BadPicture:
+        raise
+    except Exception as error:  # a damaged file may raise nearly anything in Pillow's decoders
+        raise BadPicture(f"damaged: {error or type(error).__name__}") from error
+
+
+def _why_unidentified(data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    found = file_kind.kind_of(data[: file_kind.BEGINNING])
+    return f"no picture, but {found}" if found else "not a picture that Pillow can read"
+
+
+def _orientation(parts: file_metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:
+    """EXIF's orientation, or else that of XMP; 1 where neither says it so that it can be read."""
+    exif, problem = parts.exif or image.info.get("exif", b""), None
+    try:
+        way = tags.orientation(re.sub(rb"^(Exif\0\0){1,2}", b"", exif)) if exif else None
+    except ValueError as error:
+        way, problem = None, error
+    if way is None and (found := re.search(rb'tiff:Orientation(?:="|>)([1-8])', parts.xmp)):
+        way = int(found[1])
+    if way is None and problem is not None:
+        return 1, [Note("unknown orientation", f"its EXIF cannot be read: {problem}")]
+    return way or 1, []
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[Note]) -> Image.Image:
+    """The colours as RGB, as they are where their profile cannot be used; notes what was done."""
+    if profile is None:
+        return image.convert("RGB")
+    try:
+        converted, name = colours.to_srgb(image, profile)
+    except colours.BadProfile as error:
+        notes.append(Note("unknown colours", str(error)))
+        return image.convert("RGB")
+    if name is not None:
+        notes.append(Note("converted", f"from {name} to sRGB"))
+    return converted
+
+
+def _over(image: Image.Image, alpha: Image.Image | None, background: str) -> Image.Image:
+    """The picture over a colour."""
+    if alpha is None:
+        return image
+    over = image.convert("RGBA")
+    over.putalpha(alpha)
+    under = Image.new("RGBA", over.size, background)
+    return Image.alpha_composite(under, over).convert("RGB")
+
+
+def resized(size: Size, resolution: int) -> Size:
+    """Returns (width, height) with the shorter side at `resolution`, as torchvision rounds it.
+
+    Raises:
+      BadPicture: so long and narrow that the longer side would not fit in memory.
+    """
+    short, long = min(size), max(size)
+    scaled = int(resolution * long / short)
+    if scaled * resolution > MAX_PIXELS:
+        raise _too_narrow(size, "a square")
+    return (resolution, scaled) if size[0] <= size[1] else (scaled, resolution)
+
+
+def cover(size: Size, shape: Size) -> Fit:
+    """Returns the fit of a picture that is resized to cover a shape, rounded as sd-scripts does.
+
+    Raises:
+      BadPicture: as `resized`.
+    """
+    (width, height), (w, h) = size, shape
+    if width * h > height * w:  # the picture is wider, and keeps its height
+        covering = (int(width * h / height + 0.5), h)
+    else:
+        covering = (w, int(height * w / width + 0.5))
+    if math.prod(covering) > MAX_PIXELS:
+        raise _too_narrow(size, f"{w} x {h}")
+    return Fit(covering, shape)
+
+
+def _too_narrow(size: Size, shape: str) -> BadPicture:
+    return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut {shape} from")
+
+
+def to_pixels(
+    image: Image.Image,
+    fit: Fit,
+    draw: Draw,
+    *,
+    interpolation: str = "lanczos",
+    center_crop: bool,
+    random_flip: bool,
+) -> Float[np.ndarray, "h w *c"]:
+    """Resizes and crops as `fit` says, at a place that is drawn or the middle; perhaps mirrors.
+
+    Args:
+      image: of mode RGB, or L, which has no axis of channels.
+      interpolation: one of Pillow's resampling filters, in lower case.
+    """
+    filtered = Image.Resampling[interpolation.upper()]
+    image, (width, height) = image.resize(fit.resized, filtered), fit.shape
+    spare_x, spare_y = image.width - width, image.height - height
+    if center_crop:
+        left, top = round(spare_x / 2), round(spare_y / 2)
+    else:
+        left, top = draw.left % (spare_x + 1), draw.top % (spare_y + 1)
+    image = image.crop((left, top, left + width, top + height))
+    if random_flip and draw.flip % 2:
+        image = ImageOps.mirror(image)
+    return np.asarray(image, np.float32) / 127.5 - 1

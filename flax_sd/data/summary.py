@@ -1,0 +1,88 @@
+"""What the trainer prints about its pictures before step one."""
+
+import collections
+import itertools
+from collections.abc import Sequence
+
+from flax_sd.data.check import KINDS, Finding
+from flax_sd.data.dataset import Pictures
+from flax_sd.errors import shown
+
+SHOWN = 3  # captions, enough to see that the right column was taken
+NAMED = 8  # files of each harmless kind, the rest of which the page names
+LETTERS = 120  # of a caption, enough to know it by
+
+
+def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
+    """Returns the counts, three of the captions, and what was found, the worst first.
+
+    Every picture left out is named with its reason, and the first few of each other kind.
+    """
+    count = len(pictures)
+    words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
+    lines = [f"{shown(pictures.cfg.path)}: {many(count, 'picture')}{words}", *sources(pictures)]
+    quoted = min(SHOWN, count) if pictures.captioned else 0
+    for i in (k * (count - 1) // max(1, quoted - 1) for k in range(quoted)):  # first, middle, last
+        lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
+    lines += _shapes(pictures) + _masks(pictures) + converted(pictures)
+    for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
+        lines += _kind(kind, list(group))
+    return "\n".join(lines)
+
+
+def captions(pictures: Pictures) -> int:
+    """Returns how many captions all pictures have together."""
+    return sum(len(pictures.captions(i)) for i in range(len(pictures)))
+
+
+def sources(pictures: Pictures) -> list[str]:
+    """Returns where the captions come from, where folders' names are some of them."""
+    if not any(pictures.by_folder):
+        return []
+    named = sum(pictures.by_folder)
+    return [f"captions: {captions(pictures) - named} from files, {named} from the folder's name"]
+
+
+def converted(pictures: Pictures) -> list[str]:
+    """Returns how many pictures came from which colours to sRGB."""
+    notes = [note for seen in pictures.seen for note in seen.notes if note.kind == "converted"]
+    counts = collections.Counter(note.text for note in notes).most_common()
+    return [f"{many(count, 'picture')} converted {text}" for text, count in counts]
+
+
+def many(number: int, noun: str) -> str:
+    """Returns "1 picture" or "2 pictures"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short(caption: str) -> str:
+    """Returns the beginning of a long caption, with a sign that there is more."""
+    return caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1].rstrip()}…"
+
+
+def _shapes(pictures: Pictures) -> list[str]:
+    """What the pictures are trained at, where that is not one square."""
+    if pictures.cfg.buckets == "none":
+        return []
+    counts = collections.Counter(pictures.shapes).most_common()
+    shapes = ", ".join(f"{w} x {h} ({many(count, 'picture')})" for (w, h), count in counts)
+    cropped = sum(fit.cropped for fit in pictures.fits) / len(pictures)
+    return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cut off: {shapes}"]
+
+
+def _masks(pictures: Pictures) -> list[str]:
+    """How much of the pictures is learned from, where that is not all."""
+    shares = [seen.mask.share for seen in pictures.seen if seen.mask]
+    if pictures.cfg.mask == "none" or not shares:
+        return []
+    return [f"{many(len(shares), 'mask')}, {sum(shares) / len(shares):.1%} of their area white"]
+
+
+def _kind(kind: str, found: Sequence[Finding]) -> list[str]:
+    named = found if kind == "left out" else found[:NAMED]
+    lines = [f"{kind} ({len(found)}): {KINDS[kind]}"]
+    quoting = kind == "long caption"  # the page has the whole of it
+    lines += [f"  {each.name}: {short(each.text) if quoting else each.text}" for each in named]
+    if rest := len(found) - len(named):
+        lines.append(f"  and {rest} more")
+    return lines

@@ -1,0 +1,1 @@
+"""The forward process, and the files that describe it."""

@@ -1,0 +1,158 @@
+"""Reading a scheduler_config.json, the file that says how a diffusers checkpoint adds noise.
+
+A dataclass lists the fields that a scheduler class reads, with that class's defaults. Real files
+carry fields of other classes too (SD 1.x gives PNDM a `clip_sample`), which nobody reads: ignored.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+
+from flax_sd.errors import UserError
+from flax_sd.files.json_values import as_json, is_finite, never_set, shown
+
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # a share of noise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BetaConfig:
+    """What every scheduler class reads, with the defaults that diffusers' classes share.
+
+    These defaults are the DDPM paper's; Stable Diffusion's values come from its files.
+    """
+
+    num_train_timesteps: Annotated[int, pydantic.Field(ge=1, le=100_000)] = 1000
+    beta_start: Beta = 0.0001
+    beta_end: Beta = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: Annotated[tuple[Beta, ...], pydantic.Field(min_length=1)] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig(BetaConfig):
+    """What `DDPMScheduler`, whose noise the reference trains with, reads besides."""
+
+    rescale_betas_zero_snr: bool = False
+
+
+Config = TypeVar("Config", bound=BetaConfig)
+
+
+def explicit_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that were set, without the private ones.
+
+    A config taken from a live scheduler lists in `_use_default_values` the fields that have only
+    their class's default; diffusers lets another class use its own defaults for these.
+    """
+    defaults = never_set(raw)
+    return {k: v for k, v in raw.items() if not k.startswith("_") and k not in defaults}
+
+
+def read_config(
+    cls: type[Config], raw: Mapping[str, Any], unsupported: Mapping[str, Any] | None = None
+) -> Config:
+    """Builds the frozen dataclass `cls` out of a parsed scheduler_config.json.
+
+    Args:
+      cls: its annotations give the allowed types and values.
+      raw: the parsed file.
+      unsupported: other fields that the scheduler class reads, with that class's defaults.
+
+    Raises:
+      UserError: a field is of a wrong type or value, or not supported; all are named.
+    """
+    fields = _in_use(cls, explicit_fields(raw))
+    if isinstance(offset := fields.get("steps_offset"), list) and len(offset) == 1:
+        fields["steps_offset"] = offset[0]  # which NumPy adds as it adds the number
+    problems = [
+        f"{name} is {shown(fields[name])}: only {as_json(default)} is supported"
+        for name, default in (unsupported or {}).items()
+        if name in fields and fields[name] != default
+    ]
+    known = {
+        field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields
+    }
+    for field in dataclasses.fields(cls):
+        if field.type is bool and not isinstance(fields.get(field.name, ""), str):
+            known[field.name] = bool(fields[field.name])  # what Python takes it for
+    problems += [
+        f"{k} is {shown(v)}: NaN or infinite" for k, v in known.items() if not is_finite(v)
+    ]
+    try:  # as JSON: lists become tuples and whole numbers floats, yet nothing else is converted
+        config = pydantic.TypeAdapter(cls).validate_json(as_json(known), strict=True)
+    except pydantic.ValidationError as error:
+        for item in error.errors():
+            name, allowed = str(next(iter(item["loc"]), "it")), item["msg"]
+            allowed = allowed.removeprefix("Input ").removeprefix("Tuple ")
+            problems.append(f"{name} is {shown(fields.get(name))}: {allowed}")
+        problems = list(dict.fromkeys(problems))
+    else:
+        if not problems:
+            return config
+    title = raw.get("_class_name", "")
+    lines = "\n  ".join(problems)
+    raise UserError(f"scheduler config {title} cannot be used:\n  {lines}")
+
+
+ZERO_SNR_SAMPLERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+
+
+def overridden(
+    raw: Mapping[str, Any], prediction_type: str | None, *, zero_snr: bool
+) -> dict[str, Any]:
+    """Returns a scheduler config with another prediction type, or ending in pure noise.
+
+    Args:
+      prediction_type: None leaves it as it is.
+      zero_snr: rescales the betas and spaces timesteps so that the last is drawn from (Lin et al.
+        2023, §3.1 and §3.3); a class that reads no such betas becomes DDIM.
+
+    Raises:
+      UserError: zero_snr with "epsilon", where the last timestep tells nothing of the picture.
+    """
+    changes: dict[str, Any] = {}
+    if prediction_type is not None:
+        changes["prediction_type"] = prediction_type
+    if zero_snr:
+        kind = changes.get("prediction_type", raw.get("prediction_type", "epsilon"))
+        if kind == "epsilon":
+            raise UserError(
+                "zero_snr: the last timestep is pure noise, which a prediction of the noise leaves "
+                "unchanged: set prediction_type v_prediction as well"
+            )
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if raw.get("_class_name") not in ZERO_SNR_SAMPLERS:
+            changes["_class_name"] = "DDIMScheduler"
+    defaults = [name for name in never_set(raw) if name not in changes]
+    kept = {"_use_default_values": defaults} if "_use_default_values" in raw else {}
+    return {**raw, **changes, **kept}
+
+
+def _in_use(cls: type[BetaConfig], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields without those that the values of others keep any class from reading."""
+    spacing = getattr(cls, "timestep_spacing", None)
+
+    def of(name: str, default: Any = None) -> Any:
+        return fields.get(name, default)
+
+    idle: set[str] = set()
+    if of("trained_betas") is not None:
+        idle |= {"beta_start", "beta_end", "beta_schedule"}
+    if of("beta_schedule") == "squaredcos_cap_v2":
+        idle |= {"beta_start", "beta_end"}
+    if not of("thresholding"):
+        idle |= {"dynamic_thresholding_ratio", "sample_max_value"}
+    if of("thresholding") or not of("clip_sample", True):
+        idle.add("clip_sample_range")
+    if of("timestep_spacing", spacing) in ("linspace", "trailing"):
+        idle.add("steps_offset")
+    if not any(of(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta")):
+        idle |= {"sigma_min", "sigma_max"}
+    if (of("timestep_type"), of("prediction_type")) != ("continuous", "v_prediction"):
+        idle.add("timestep_type")
+    if not isinstance(of("variance_type"), str):  # of DDPM, which then takes the default's branch
+        idle.add("variance_type")
+    return {name: value for name, value in fields.items() if name not in idle}

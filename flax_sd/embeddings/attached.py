@@ -1,0 +1,94 @@
+"""New tokens beside a text encoder's table and in its tokenizer, and out again."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_sd.errors import UserError
+from flax_sd.models.clip import CLIPTextModel, NewTokens
+from flax_sd.models.tokenizer import Tokenizer
+
+Rows = np.ndarray | jax.Array | jax.ShapeDtypeStruct  # [n, d]; the latter in an abstract model
+
+
+def attach(
+    text_encoder: CLIPTextModel, tokenizer: Tokenizer, tokens: Mapping[str, Rows]
+) -> Tokenizer:
+    """Gives the text encoder these tokens, in place of any before; returns what finds them in text.
+
+    A token of n vectors is n placeholders, as in diffusers: `<cat>`, `<cat>_1`, `<cat>_2`.
+
+    Args:
+      tokenizer: without new tokens.
+      tokens: a token's vectors, [n, d].
+
+    Raises:
+      UserError: the tokenizer knows such a token already; all are named.
+    """
+    names = [name for token, rows in tokens.items() for name in placeholders(token, len(rows))]
+    _check_free(tokenizer, names)
+    embeddings = text_encoder.text_model.embeddings
+    if not names:
+        embeddings.new_tokens = None
+        return tokenizer
+    embeddings.new_tokens = NewTokens(_stacked(list(tokens.values())))
+    return tokenizer.with_tokens(names, first=len(embeddings.token_embedding.embedding))
+
+
+def placeholders(token: str, count: int) -> list[str]:
+    """What a token of so many vectors is made of."""
+    return [token, *(f"{token}_{i}" for i in range(1, count))]
+
+
+def _check_free(tokenizer: Tokenizer, names: list[str]) -> None:
+    lower = [name.lower() for name in names]
+    known = [name for name in names if tokenizer.knows(name)]
+    twice = [name for i, name in enumerate(names) if lower.index(name.lower()) != i]
+    problems = [f"{name!r} is in the vocabulary already" for name in known]
+    problems += [f"{name!r} is there already (case does not count)" for name in twice]
+    problems += ["a token must have a letter or sign" for name in names if not name.strip()]
+    if problems:
+        raise UserError(f"new tokens: {'; '.join(problems)}: take others, such as <my-cat>")
+
+
+def _stacked(rows: list[Rows]) -> jax.Array | jax.ShapeDtypeStruct:
+    shape = sum(len(one) for one in rows), rows[0].shape[1]
+    if any(isinstance(one, jax.ShapeDtypeStruct) for one in rows):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jnp.concatenate([jnp.asarray(one, jnp.float32) for one in rows])
+
+
+class AttachedTokens:
+    """The new tokens of a pipeline, by name."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        """Begins with none; the tokenizer is the checkpoint's own."""
+        self._plain, self._vectors = tokenizer, dict[str, np.ndarray]()
+
+    def add(self, text_encoder: CLIPTextModel, token: str, vectors: np.ndarray) -> Tokenizer:
+        """Attaches a token; returns the tokenizer that knows it.
+
+        Raises:
+          UserError: it is there, or in the vocabulary.
+        """
+        if token in self._vectors:
+            raise UserError(
+                f"an embedding called {token!r} is there already; remove it or name this one"
+            )
+        tokenizer = attach(text_encoder, self._plain, {**self._vectors, token: vectors})
+        self._vectors[token] = vectors
+        return tokenizer
+
+    def remove(self, text_encoder: CLIPTextModel, token: str) -> Tokenizer:
+        """Takes a token out; returns the tokenizer without it.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        if token not in self._vectors:
+            there = ", ".join(self._vectors) or "none"
+            raise UserError(f"there is no embedding called {token!r}; there is {there}")
+        del self._vectors[token]
+        return attach(text_encoder, self._plain, self._vectors)

@@ -1,0 +1,1 @@
+"""Files of all kinds, read and written so that nothing is lost."""

@@ -1,0 +1,1 @@
+"""Prompts in, a folder of pictures out."""

@@ -1,0 +1,60 @@
+"""The pictures of a sampling run, and the batches in which they are drawn."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flax_sd.generation.prompts import Row
+from flax_sd.pipelines.request import guided
+
+
+class Picture(NamedTuple):
+    """One picture: picture j of a row has the row's seed + j, whatever the batch."""
+
+    name: str
+    row: Row
+    seed: int
+
+
+class Batch(NamedTuple):
+    """Pictures that are drawn together, padded to `size`."""
+
+    pictures: list[Picture]
+    size: int
+
+
+def pictures_of(rows: Sequence[Row]) -> list[Picture]:
+    """Every row's pictures, named by row and seed."""
+    return [
+        Picture(f"{number:05d}_seed{seed}.png", row, seed)
+        for number, row in enumerate(rows)
+        for seed in range(row.seed, row.seed + row.images_per_prompt)
+    ]
+
+
+def make_batches(pictures: Sequence[Picture], batch_size: int, devices: int) -> list[Batch]:
+    """Groups what one compiled program draws, in order; batches divide over the devices.
+
+    All batches of a program have one size, so that each program is compiled once: no more than
+    `batch_size` where the devices allow it, and no larger than its pictures need.
+    """
+    # program -> guidance scale (an argument of the program, but one for a batch) -> pictures
+    programs: dict[tuple, dict[float, list[Picture]]] = {}
+    for picture in pictures:
+        row = picture.row
+        scale, size = row.guidance_scale, (row.height, row.width)
+        text = (row.clip_skip, row.max_token_length)
+        program = (size, row.steps, guided(scale), row.sampler, *text)
+        programs.setdefault(program, {}).setdefault(scale, []).append(picture)
+    batches = []
+    for groups in programs.values():
+        needed = -(-max(map(len, groups.values())) // devices) * devices
+        size = min(whole_batch(batch_size, devices), needed)
+        for group in groups.values():
+            parts = [group[start : start + size] for start in range(0, len(group), size)]
+            batches += [Batch(part, size) for part in parts]
+    return batches
+
+
+def whole_batch(batch_size: int, devices: int) -> int:
+    """The batch size that divides over the devices: rounded down, but at least one a device."""
+    return max(devices, batch_size // devices * devices)

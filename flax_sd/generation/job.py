@@ -1,0 +1,262 @@
+"""A sampling command checked as far as it can be before any weights are read."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+
+from flax_sd import samplers
+from flax_sd.diffusion import diffusers_corrections
+from flax_sd.diffusion.scheduler_config import overridden
+from flax_sd.embeddings import files as embedding_files
+from flax_sd.embeddings.files import embedding_hash
+from flax_sd.errors import UserError
+from flax_sd.generation import sources
+from flax_sd.generation import unconditional as unprompted
+from flax_sd.generation.batches import Batch, Picture, make_batches, pictures_of
+from flax_sd.generation.gallery import Gallery
+from flax_sd.generation.options import SampleOptions
+from flax_sd.generation.prompts import Row, Settings, faults, read_rows
+from flax_sd.generation.seeds import settled_rows
+from flax_sd.lora.formats.read import lora_hash
+from flax_sd.models.tokenizer import TEXT
+from flax_sd.system.precision import resolve_dtype
+from flax_sd.weights import hub, identity
+from flax_sd.weights.diffusers_folder import component_files
+from flax_sd.weights.networks import find_vae, read_component_config, read_scheduler_config
+
+T = TypeVar("T")
+NETWORKS = ("unet", "vae", "text_encoder")
+STEPS = 50  # denoising steps, unless asked for
+LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
+PIXELS = 8 * 8  # of a latent
+MOST = 8  # pictures a device, unless asked for
+
+
+class Job(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+      folder: of the model.
+      unconditional: whether that draws without words.
+      scheduler: the model's scheduler config, as the flags change it.
+      records: file name -> the picture's settings, its line of metadata.jsonl.
+    """
+
+    folder: pathlib.Path
+    unconditional: bool
+    dtype: str
+    loras: list[sources.LoRASource]
+    embeddings: list[sources.EmbeddingSource]
+    scheduler: dict[str, Any]
+    batches: list[Batch]
+    records: dict[str, dict[str, Any]]
+    gallery: Gallery
+
+
+class Found(NamedTuple):
+    """What the flags name, found."""
+
+    rows: list[Row]
+    loras: list[sources.LoRASource]
+    embeddings: list[sources.EmbeddingSource]
+    unconditional: bool
+    folder: pathlib.Path
+    vae_folder: pathlib.Path | None
+
+
+def prepare(options: SampleOptions) -> Job:
+    """Reads prompts, configs and the folder of pictures.
+
+    Raises:
+      UserError: something is missing, cannot be, or would be overwritten; all problems are named.
+    """
+    found = _find(options)
+    scheduler = _scheduler(options, found.folder)
+    asked = settled_rows(found.rows, options.out)
+    if found.unconditional:
+        rows = [unprompted.resolve(row, found.folder, scheduler) for row in asked]
+        record, pixels = unprompted.record, 1
+    else:
+        rows = _resolve(asked, found.folder, scheduler)
+        record, pixels = _record, PIXELS
+    pictures = pictures_of(rows)
+    common = _common(options, found)
+    sampler = own_sampler(scheduler)
+    records = {picture.name: record(picture, common, sampler) for picture in pictures}
+    gallery = Gallery(options.out, records)
+    devices = len(jax.devices())
+    size = options.batch_size or usual_batch(rows, devices, pixels)
+    return Job(
+        found.folder,
+        found.unconditional,
+        common["dtype"],
+        found.loras,
+        found.embeddings,
+        scheduler,
+        make_batches(pictures, size, devices),
+        records,
+        gallery,
+    )
+
+
+def usual_batch(rows: list[Row], devices: int, pixels: int = PIXELS) -> int:
+    """As many pictures as a device has room for, with one of 512 pixels on a CPU.
+
+    Args:
+      pixels: of what the UNet sees as one.
+    """
+    latents = max((row.height or 8) * (row.width or 8) // pixels for row in rows)
+    room = LATENTS * (1 if jax.default_backend() == "cpu" else 4)
+    return devices * min(MOST, max(1, room // latents))
+
+
+def _find(options: SampleOptions) -> Found:
+    problems: list[str] = []
+    worded = options.prompt is not None or options.prompts is not None
+    rows = _gather(problems, _rows, options) if worded else None
+    loras = [_gather(problems, sources.parse_lora, text) for text in options.lora]
+    embeddings = [_gather(problems, sources.parse_embedding, text) for text in options.embedding]
+    problems += [f"--{_flag(what)}" for what in faults(options.model_dump())]
+    if options.batch_size is not None and options.batch_size < 1:
+        problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
+    # The hub is asked only for a command that has no other mistake.
+    folder = vae_folder = None
+    if not problems or identity.is_local(options.model):
+        model = options.model, options.revision, options.variant
+        folder = _gather(problems, hub.resolve, *model)
+    unconditional = folder is not None and unprompted.is_unconditional(folder)
+    if unconditional:
+        rows, problems = [unprompted.row(options)], problems + unprompted.faults(options)
+    elif not worded:
+        rows = _gather(problems, _rows, options)
+    if options.vae is not None and (not problems or identity.is_local(options.vae)):
+        vae_folder = _gather(problems, find_vae, options.vae, options.variant)
+    if problems:
+        many = f"{len(problems)} things are wrong:"
+        raise UserError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
+    assert rows is not None and folder is not None
+    there = [lora for lora in loras if lora is not None]
+    found = [embedding for embedding in embeddings if embedding is not None]
+    return Found(rows, there, found, unconditional, folder, vae_folder)
+
+
+def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
+    """The result, or None and a problem more."""
+    try:
+        return read(*args)
+    except UserError as error:
+        problems.append(str(error))
+        return None
+
+
+def _flag(sentence: str) -> str:
+    """A setting's name as its flag is written."""
+    name, space, rest = sentence.partition(" ")
+    return name.replace("_", "-") + space + rest
+
+
+def _rows(options: SampleOptions) -> list[Row]:
+    """The flags' prompt, or the file's."""
+    defaults = {name: getattr(options, name) for name in Settings.model_fields}
+    if (options.prompt is None) == (options.prompts is None):
+        both = "both are given" if options.prompt is not None else "neither is given"
+        raise UserError(f"either --prompt or --prompts FILE is wanted: {both}")
+    if options.prompts is not None:
+        return read_rows(options.prompts, defaults)
+    return [Row.model_validate({"prompt": options.prompt, **defaults})]
+
+
+def _scheduler(options: SampleOptions, folder: pathlib.Path) -> dict[str, Any]:
+    raw = read_scheduler_config(folder)
+    try:
+        return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
+    except UserError as error:
+        raise UserError(f"--{_flag(str(error))}") from error
+
+
+def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]) -> list[Row]:
+    """Rows with their sizes and steps, held against the model's configs.
+
+    Raises:
+      UserError: the model is not whole, or cannot draw so; all problems are named.
+    """
+    raw = {name: read_component_config(folder, name) for name in NETWORKS}
+    rows = [row.model_copy(update={"steps": row.steps or STEPS}) for row in rows]
+    vae = raw["vae"]
+    widths = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0] * 4
+    stride = 2 ** (len(widths) - 1)
+    height, width = (side * stride for side in diffusers_corrections.sample_size(raw["unet"]))
+    layers = raw["text_encoder"].get("num_hidden_layers", 12)  # the default of CLIP's config
+    problems: dict[str, None] = {}  # each once, in order
+    for name, steps in dict.fromkeys((row.sampler, row.steps or STEPS) for row in rows):
+        try:
+            samplers.from_config(samplers.config_of(name, scheduler), steps)
+        except UserError as error:
+            problems[str(error)] = None
+    for row in rows:
+        if row.clip_skip > layers:
+            found = f"clip_skip is {row.clip_skip}: this text encoder has {layers} layers"
+            problems[found] = None
+    if problems:
+        raise UserError("\n  ".join(problems))
+    sizes = [{"height": row.height or height, "width": row.width or width} for row in rows]
+    return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
+
+
+def own_sampler(scheduler: Mapping[str, Any]) -> str:
+    """What the sampler of a scheduler config is called."""
+    named = str(scheduler.get("_class_name"))
+    known = {entry.class_name: name for name, entry in samplers.SAMPLERS.items()}
+    return known.get(named, named)
+
+
+def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
+    """What all pictures' settings say of model, VAE and LoRAs."""
+    names = ("unet",) if found.unconditional else NETWORKS
+    networks = [component_files(found.folder, name, options.variant) for name in names]
+    overrides = {"prediction_type": options.prediction_type, "zero_snr": options.zero_snr}
+    vae = None
+    if found.vae_folder is not None and options.vae is not None:
+        files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
+        vae = f"{identity.display_name(options.vae)} {identity.fingerprint(files)}"
+    loras = [
+        {"name": path.stem, "hash": lora_hash(path), "scale": scale} for path, scale in found.loras
+    ]
+    return {
+        "model": identity.display_name(options.model),
+        "model_hash": identity.fingerprint(file for files in networks for file in files),
+        **({} if found.unconditional else {"vae": vae, "loras": loras, **_embeddings(found)}),
+        "dtype": resolve_dtype(options.dtype),
+        **{name: value for name, value in overrides.items() if value},
+    }
+
+
+def _embeddings(found: Found) -> dict[str, Any]:
+    """What settings say of the embeddings, whose files are looked at; nothing without any."""
+    width = read_component_config(found.folder, "text_encoder").get("hidden_size", 512)
+    named = []
+    for source in found.embeddings:
+        path = embedding_files.locate(source.path)
+        token = embedding_files.read(path, width, source.token).token
+        named.append({"token": token, "name": path.stem, "hash": embedding_hash(path)})
+    return {"embeddings": named} if named else {}
+
+
+def _record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    row = picture.row
+    return {
+        "file_name": picture.name,
+        "text": row.prompt,
+        "negative_prompt": row.negative_prompt,
+        "seed": picture.seed,
+        "width": row.width,
+        "height": row.height,
+        "steps": row.steps,
+        "guidance_scale": row.guidance_scale,
+        "sampler": row.sampler or sampler,
+        "clip_skip": row.clip_skip,
+        **({"max_token_length": row.max_token_length} if row.max_token_length > TEXT else {}),
+        **common,
+    }

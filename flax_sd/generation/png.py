@@ -1,0 +1,99 @@
+"""Pictures as PNG files that carry what they were drawn with."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from flax_sd.errors import UserError
+from flax_sd.pipelines.request import guided
+
+TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: web UIs' and our own
+_SAMPLERS = {  # what web UIs call them
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "pndm": "PLMS",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+}
+
+
+def parameters(record: Mapping[str, Any]) -> str:
+    """A picture's settings in the format of AUTOMATIC1111's web UI, which others read too.
+
+    LoRAs stand in the prompt as `<lora:name:scale>`, the only place where web UIs look for them.
+
+    Args:
+      record: the picture's line of metadata.jsonl; that of an unconditional model says nothing of
+        words.
+    """
+    loras, guidance = record.get("loras", []), record.get("guidance_scale")
+    tags = [f"<lora:{lora['name']}:{lora['scale']:g}>" for lora in loras]
+    lines = [" ".join([record.get("text", ""), *tags])]
+    if record.get("negative_prompt") and guided(record["guidance_scale"]):
+        lines.append(f"Negative prompt: {record['negative_prompt']}")
+    values = {
+        "Steps": record["steps"],
+        "Sampler": _SAMPLERS.get(record["sampler"], record["sampler"]),
+        "CFG scale": None if guidance is None else f"{guidance:g}",
+        "Seed": record["seed"],
+        "Size": f"{record['width']}x{record['height']}",
+        "Model hash": record["model_hash"],
+        "Model": record["model"],
+        "VAE": record.get("vae"),
+        # Theirs counts from the last layer, which is 1.
+        "Clip skip": record["clip_skip"] + 1 if record.get("clip_skip") else None,
+        "Lora hashes": _hashes(loras),
+        "TI hashes": _hashes(record.get("embeddings", [])),
+        "Version": "flax_sd",
+    }
+    present = {name: str(value) for name, value in values.items() if value not in (None, "")}
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in present.items()))
+    return "\n".join(lines)
+
+
+def _hashes(files: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{file['name']}: {file['hash']}" for file in files)
+
+
+def _quoted(value: str) -> str:
+    """As the web UI does: values that would break the list are JSON strings."""
+    return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value
+
+
+def write(
+    path: pathlib.Path, pixels: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any]
+) -> None:
+    """Writes a picture and its settings; equal ones give equal bytes.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written to.
+    """
+    text = PngInfo()
+    text.add_text(TEXT, parameters(record))
+    text.add_text(RECORD, json.dumps(record))
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(pixels).save(aside, format="PNG", pnginfo=text)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any] | None:
+    """What a picture was drawn with; None if there is no file, empty if it is not one of ours."""
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as picture:  # reads no further than the text before the pixels
+            record = json.loads(picture.info.get(RECORD, "{}"))
+    except (OSError, UnidentifiedImageError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,145 @@
+"""The sampling command: prompts to a folder of pictures that is a data set again."""
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from flax_sd.errors import UserError
+from flax_sd.generation.batches import Batch
+from flax_sd.generation.job import STEPS, Job, prepare
+from flax_sd.generation.meter import Meter
+from flax_sd.generation.options import SampleOptions
+from flax_sd.pipelines.ddpm import DDPM
+from flax_sd.pipelines.stable_diffusion import StableDiffusion
+from flax_sd.system import memory, sharding
+from flax_sd.system.progress import Progress
+from flax_sd.weights.networks import load_vae
+
+STOPPED = 130  # exit status after Ctrl-C
+SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
+
+
+def run(options: SampleOptions, progress: Progress | None = None) -> int:
+    """Draws what is not there yet; returns the exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+      UserError: anything about the flags, the prompts, the model or the folder is wrong.
+    """
+    progress = progress or Progress()
+    job = prepare(options)
+    gallery = job.gallery
+    gallery.make()
+    missing = len(job.records) - len(gallery.done)
+    there = f", {len(gallery.done)} of them there already" if gallery.done else ""
+    progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
+    try:
+        if missing:
+            with memory.explained(lambda: SMALLER):
+                sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
+                progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
+                _draw(sd, job, progress, missing)
+    except KeyboardInterrupt:
+        left = len(job.records) - len(gallery.done)
+        progress.say(f"stopped: {_pictures(left)} left; the same command goes on from there")
+        return STOPPED
+    finally:
+        gallery.write_metadata()
+    progress.stage("written", f"{_pictures(len(job.records))} in {gallery.folder}")
+    return 0
+
+
+def _load(options: SampleOptions, job: Job) -> StableDiffusion:
+    sd = StableDiffusion.load(job.folder, job.dtype, variant=options.variant)
+    sd.scheduler_config = job.scheduler
+    if options.vae is not None:
+        sd.vae = load_vae(options.vae, job.dtype, options.variant)
+        if sd.vae.config.latent_channels != sd.unet.config.in_channels:
+            raise UserError(
+                f"VAE {options.vae} has {sd.vae.config.latent_channels} latent channels, "
+                f"the model {sd.unet.config.in_channels}: take one of the model's family"
+            )
+    for number, lora in enumerate(job.loras):
+        sd.add_lora(lora.path, lora.scale, f"{number}: {lora.path}")
+    for embedding in job.embeddings:
+        sd.add_embedding(embedding.path, embedding.token)
+    if len(jax.devices()) > 1:
+        sd.distribute(sharding.make_mesh(-1, 1))
+    return sd
+
+
+def _load_unconditional(job: Job, options: SampleOptions) -> DDPM:
+    model = DDPM.load(job.folder, job.dtype, variant=options.variant)
+    model.scheduler_config = job.scheduler
+    model.distribute(sharding.make_mesh(-1, 1))
+    return model
+
+
+def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
+    """Draws every batch of which a picture is missing, the same batches whatever is there."""
+    with Meter(progress, missing).shown() as meter:
+        for batch in job.batches:
+            wanted = [p.name not in job.gallery.done for p in batch.pictures]
+            if not any(wanted):
+                continue
+            pixels = _pixels(sd, batch)
+            for picture, new, drawn in zip(batch.pictures, wanted, pixels, strict=False):
+                if new:
+                    job.gallery.add(drawn, job.records[picture.name])
+            meter.add(sum(wanted))
+
+
+def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+    """The batch's pictures; those that pad it cost what a picture does and are dropped.
+
+    Raises:
+      UserError: the numbers overflowed, which would be a black picture.
+    """
+    pictures = batch.pictures
+    drawn = _unprompted(sd, batch) if isinstance(sd, DDPM) else _prompted(sd, batch)
+    for picture, values in zip(pictures, drawn[: len(pictures)], strict=True):
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"{picture.name} came out as NaN or infinite, which would be a black picture: "
+                "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
+            )
+    return (drawn[: len(pictures)] * 255).round().astype(np.uint8)
+
+
+def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
+    pictures, row = batch.pictures, batch.pictures[0].row
+    padding = batch.size - len(pictures)
+    return sd.generate(
+        [picture.row.prompt for picture in pictures] + [""] * padding,
+        [picture.row.negative_prompt for picture in pictures] + [""] * padding,
+        num_inference_steps=row.steps or STEPS,
+        guidance_scale=row.guidance_scale,
+        sampler=row.sampler,
+        seed=[picture.seed for picture in pictures] + [0] * padding,
+        height=row.height,
+        width=row.width,
+        output="float",
+        clip_skip=row.clip_skip,
+        max_token_length=row.max_token_length,
+    )
+
+
+def _unprompted(model: DDPM, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
+    pictures, row = batch.pictures, batch.pictures[0].row
+    return model.generate(
+        batch.size,
+        num_inference_steps=row.steps,
+        sampler=row.sampler,
+        seed=[picture.seed for picture in pictures] + [0] * (batch.size - len(pictures)),
+        height=row.height,
+        width=row.width,
+        output="float",
+    )
+
+
+def _pictures(count: int) -> str:
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
+def _devices() -> str:
+    count, kind = len(jax.devices()), jax.devices()[0].device_kind
+    return f"{count} x {kind}" if count > 1 else kind

@@ -1,0 +1,77 @@
+"""The sampling command for an unconditional model, whose pictures have no prompts."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax_sd import samplers
+from flax_sd.config.section import changed
+from flax_sd.errors import UserError
+from flax_sd.generation.batches import Picture
+from flax_sd.generation.options import SampleOptions
+from flax_sd.generation.prompts import Row, Settings
+from flax_sd.pipelines.ddpm import sample_size, sampler_config, train_steps
+from flax_sd.weights.diffusers_folder import read_json
+from flax_sd.weights.networks import DDPM, read_component_config
+
+IDLE = (
+    *("prompt", "prompts", "negative_prompt", "guidance_scale", "clip_skip"),
+    *("max_token_length", "lora", "embedding", "vae"),
+)
+
+
+def is_unconditional(folder: pathlib.Path) -> bool:
+    """Whether a model's folder holds a DDPMPipeline."""
+    index = folder / "model_index.json"
+    return index.is_file() and read_json(index).get("_class_name") == DDPM
+
+
+def faults(options: SampleOptions) -> list[str]:
+    """Flags that say something of words, one sentence each."""
+    idle = [name for name in changed(options) if name in IDLE]
+    return [
+        f"--{name.replace('_', '-')} has no meaning: {options.model} draws without words"
+        for name in idle
+    ]
+
+
+def row(options: SampleOptions) -> Row:
+    """The one row of the command."""
+    return Row(prompt="", **{name: getattr(options, name) for name in Settings.model_fields})
+
+
+def resolve(row: Row, folder: pathlib.Path, scheduler: Mapping[str, Any]) -> Row:
+    """The row with its size and steps, held against the model's configs.
+
+    Raises:
+      UserError: the model is not whole, or cannot draw so; all problems are named.
+    """
+    raw, problems = read_component_config(folder, "unet"), []
+    height, width = sample_size(raw)
+    size = {"height": row.height or height, "width": row.width or width}
+    stride = 2 ** (len(raw.get("block_out_channels") or [0] * 4) - 1)
+    for name, side in size.items():
+        if side % stride:
+            problems.append(f"{name} is {side}: should be a multiple of {stride} for this model")
+    steps = row.steps or train_steps(scheduler)
+    try:
+        samplers.from_config(sampler_config(scheduler, row.sampler), steps)
+    except UserError as error:
+        problems.append(str(error))
+    if problems:
+        raise UserError("\n  ".join(problems))
+    return row.model_copy(update={**size, "steps": steps})
+
+
+def record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+    """A picture's line of metadata.jsonl."""
+    row = picture.row
+    return {
+        "file_name": picture.name,
+        "seed": picture.seed,
+        "width": row.width,
+        "height": row.height,
+        "steps": row.steps,
+        "sampler": row.sampler or sampler,
+        **common,
+    }

@@ -1,0 +1,1 @@
+"""LoRA files: read, written, described and refused."""

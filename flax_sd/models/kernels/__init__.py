@@ -1,0 +1,1 @@
+"""Operations that networks choose between by device and shape."""

@@ -1,6 +1,0 @@
-"""The optimizer of a run: a method, a rate for each leaf, and its course over the run."""
-
-from flax_sd.optim.build import make_optimizer
-from flax_sd.optim.rates import learning_rate_at
-
-__all__ = ["learning_rate_at", "make_optimizer"]

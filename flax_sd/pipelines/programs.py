@@ -1,0 +1,108 @@
+"""Pictures from prompts: what is asked for, checked, and the jitted programs that draw it."""
+
+import collections
+import functools
+from collections.abc import Hashable
+from typing import Any, SupportsFloat
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from flax_sd.models.clip import encode_ids
+from flax_sd.samplers import Sampler, make_sample_loop
+from flax_sd.system.compiler import jit
+from flax_sd.system.sharding import mesh_of
+
+
+@functools.lru_cache(maxsize=4)
+def shared_programs(*configs: Hashable) -> "Programs":
+    """Returns the programs of pipelines whose networks have these configs, once a process."""
+    return Programs()
+
+
+class Programs:
+    """The jitted programs of a pipeline, each compiled once for what is static and its shapes.
+
+    Networks are split into graph (static) and state (an argument), so that new weights, LoRAs of
+    the same ranks among them, reuse what was compiled.
+
+    Attributes:
+      traces: how often each program was traced, and so compiled.
+    """
+
+    def __init__(self):
+        self.traces: collections.Counter[str] = collections.Counter()
+        self._encode = jit(self._encoding, static_argnums=(0, 3))
+        self._sample = jit(self._sampling, static_argnums=(0, 2))
+        self._decode = jit(self._decoding, static_argnums=0)
+
+    def encode(
+        self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b *k n"], skip: int
+    ) -> Float[Array, "b m d"]:
+        """The text that the UNet attends to."""
+        return self._encode(*nnx.split(text_encoder), jnp.asarray(ids), skip)
+
+    def _encoding(self, graph: Any, state: Any, ids: Array, skip: int) -> Array:
+        self.traces["encode"] += 1
+        return encode_ids(nnx.merge(graph, state), ids, skip)
+
+    def sample(
+        self,
+        unet: nnx.Module,
+        sampler: Sampler,
+        x: Float[Array, "b h w c"],
+        text: Float[Array, "b k n d"],
+        guidance: SupportsFloat,
+        noise: Float[ArrayLike, "m b h w c"] | None,
+    ) -> Float[Array, "b h w c"]:
+        """All the sampler's steps.
+
+        Args:
+          text: [b, 2, n, d], the negative prompts' and the prompts'; [b, 1, n, d] without guidance.
+          guidance: traced, so that a new value does not recompile.
+          noise: for each step, if the sampler draws any.
+        """
+        scale = jnp.float32(float(guidance))
+        return self._sample(*nnx.split(unet), mesh_of(x), sampler, x, text, scale, noise)
+
+    def _sampling(
+        self,
+        graph: Any,
+        state: Any,
+        mesh: Mesh,
+        sampler: Sampler,
+        x: Array,
+        text: Array,
+        guidance: Array,
+        noise: Array | None,
+    ) -> Array:
+        self.traces["sample"] += 1
+        unet = nnx.merge(graph, state)
+        b, k, *words = text.shape
+
+        def denoise(x: Array, t: Array) -> Array:
+            """Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1.
+
+            A picture's two rows lie together, so that a batch divided over devices stays so.
+            """
+            rows = jnp.repeat(x, k, axis=0)
+            out = unet(rows, jnp.full(b * k, t), text.reshape(b * k, *words))
+            out = out.astype(jnp.float32).reshape(b, k, *out.shape[1:])
+            return out[:, 0] + guidance * (out[:, 1] - out[:, 0]) if k == 2 else out[:, 0]
+
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return make_sample_loop(sampler)(denoise, x, noise)
+
+    def decode(self, vae: nnx.Module, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
+        """Pictures in [0, 1]."""
+        return self._decode(*nnx.split(vae), latents)
+
+    def _decoding(self, graph: Any, state: Any, latents: Array) -> Array:
+        self.traces["decode"] += 1
+        vae = nnx.merge(graph, state)
+        pixels = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
+        return jnp.clip(pixels / 2 + 0.5, 0, 1)

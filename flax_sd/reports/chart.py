@@ -1,0 +1,95 @@
+"""Line charts in a page, drawn by the bundled uPlot: values under the pointer, zoom, log axes."""
+
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from flax_sd.reports.html import embedded
+
+UPLOT = pathlib.Path(__file__).parents[1] / "bundled" / "uplot"
+WEB = pathlib.Path(__file__).parent / "web"
+DIGITS = 5  # that count of a number on the page
+Number = int | float
+
+
+class Line(NamedTuple):
+    """One line of a chart, with x in rising order.
+
+    Attributes:
+      y: as many as x; None where there is nothing.
+      band: the lower and the upper edge of what is drawn pale around it.
+      colour: number of one of the page's colours.
+      strength: how much of the colour is seen, above 0 and up to 1.
+      dots: points that no line joins.
+    """
+
+    label: str
+    x: Sequence[Number]
+    y: Sequence[Number | None]
+    band: tuple[Sequence[Number | None], Sequence[Number | None]] | None = None
+    colour: int = 0
+    strength: float = 1.0
+    dots: bool = False
+
+
+class Chart(NamedTuple):
+    """Lines over one axis.
+
+    Attributes:
+      note: what one has to know to read it.
+      across: what x counts.
+      log: begins with a logarithmic axis; readers change it.
+      wide: takes a row of the page for itself.
+    """
+
+    title: str
+    lines: Sequence[Line]
+    note: str = ""
+    across: str = "step"
+    log: bool = False
+    wide: bool = False
+
+
+def head() -> str:
+    """What stands in the head of a page with charts: the library, with its notice, and our part."""
+    notice = (UPLOT / "LICENSE").read_text("utf-8").strip()
+    style = (UPLOT / "uPlot.min.css").read_text("utf-8")
+    library = (UPLOT / "uPlot.iife.min.js").read_text("utf-8")
+    return (
+        f"<style>{style}</style>\n<script>\n/* uPlot:\n{notice}\n*/\n{library}</script>\n"
+        f"<script>\n{(WEB / 'charts.js').read_text('utf-8')}</script>\n"
+    )
+
+
+def charts(shown: Iterable[Chart]) -> str:
+    """The charts, side by side where there is room; those without a line are left out."""
+    filled = [chart for chart in shown if any(line.x for line in chart.lines)]
+    return f'<div class="charts">{"".join(_element(chart) for chart in filled)}</div>'
+
+
+def _element(chart: Chart) -> str:
+    wide = " wide" if chart.wide else ""
+    lines = [_plain(line) for line in chart.lines if line.x]
+    return f'<div class="chart{wide}">{embedded({**chart._asdict(), "lines": lines})}</div>'
+
+
+def _plain(line: Line) -> dict[str, object]:
+    """The line with numbers as short as they are seen."""
+    low, high = line.band or ((), ())
+    return {
+        **line._asdict(),
+        "x": _short(line.x),
+        "y": _short(line.y),
+        "band": None if line.band is None else [_short(low), _short(high)],
+    }
+
+
+def _short(values: Sequence[Number | None]) -> list[Number | None]:
+    return [
+        None if value is None or not math.isfinite(value) else _rounded(value) for value in values
+    ]
+
+
+def _rounded(value: Number) -> Number:
+    return value if isinstance(value, int) else float(f"{value:.{DIGITS}g}")

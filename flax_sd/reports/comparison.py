@@ -1,0 +1,121 @@
+"""Several runs beside one another: a table in the terminal and a page."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax_sd.errors import UserError
+from flax_sd.reports import chart, curves, html
+from flax_sd.reports.html import slides
+from flax_sd.reports.interval import said_change
+from flax_sd.reports.run_report import head, link
+from flax_sd.run_folder import history
+from flax_sd.run_folder.history import History
+from flax_sd.run_folder.layout import BASE_LOSS, VAL_LOSS
+from flax_sd.run_folder.saved_config import flatten, place
+
+FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are written
+    "loss": ("training loss", "{:.4f}"),
+    VAL_LOSS: ("held-out loss", "{:.4f}"),
+    BASE_LOSS: ("loss on what the model drew before", "{:.4f}"),
+    "images_per_second": ("images a second", "{:.3g}"),
+    "device_gb": ("GB of a device", "{:.2f}"),
+    "host_gb": ("GB of main memory", "{:.2f}"),
+}
+Table = list[list[object]]
+
+
+def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
+    """The runs by their folders' names, or by paths where two have one name.
+
+    Raises:
+      UserError: some are no runs, or there are none; all are named.
+    """
+    if not folders:
+        raise UserError("name the folders of one run or more: flax-sd compare RUN RUN")
+    found, problems = [], []
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        try:
+            found.append(history.read(folder))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n  ".join(problems))
+    names = [run.folder.name for run in found]
+    unlike = len(set(names)) == len(names)
+    return {run.folder.name if unlike else str(run.folder): run for run in found}
+
+
+def figures(runs: Mapping[str, History]) -> Table:
+    """How the runs ended: a row a figure, a column a run."""
+    rows: Table = [["step", *(run.step for run in runs.values())]]
+    for name, (words, form) in FIGURES.items():
+        values = [_ended(run, name, form) for run in runs.values()]
+        if any(values):
+            rows.append([words, *values])
+    return rows
+
+
+def different(runs: Mapping[str, History]) -> Table:
+    """The options, and what else the runs were made with, in which they differ."""
+    made = {name: flatten(run.config) | _made_with(run) for name, run in runs.items()}
+    names = dict.fromkeys(name for values in made.values() for name in values)
+    rows = [[name, *(values.get(name) for values in made.values())] for name in names]
+    return [row for row in rows if row[0] != "output" and not _are_alike(row[1:])]
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
+    first, *others = map(place, values)
+    return all(each == first for each in others)
+
+
+def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
+    """The page, for a place in that folder."""
+    names = list(runs)
+    parts = [
+        f'<div class="wide-table">{html.table(["", *names], figures(runs))}</div>',
+        "<h2>What differs</h2>",
+        f'<div class="wide-table">{html.table(["", *names], different(runs))}</div>',
+    ]
+    if len(runs) > 1 and not different(runs):
+        parts[-1] = "<p>Nothing: the options are the same, and what they were made with.</p>"
+    if any(run.grids for run in runs.values()):
+        parts += ["<h2>Samples</h2>", slides(places(runs, folder), names)]
+    parts += ["<h2>Curves</h2>", chart.charts(curves.charts(runs))]
+    return html.document("Runs compared", "\n".join(parts), head())
+
+
+def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Each step at which a run drew samples, with each run's newest samples by then."""
+    return [
+        {"step": step, "pictures": [_newest(run, step, folder) for run in runs.values()]}
+        for step in sorted({step for run in runs.values() for step in run.grids})
+    ]
+
+
+def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | None:
+    own = max((each for each in run.grids if each <= step), default=None)
+    return None if own is None else {"step": own, "file": link(run.grids[own], folder)}
+
+
+def _ended(run: History, name: str, form: str) -> str | None:
+    """A figure at the end; of a held-out loss, how it changed too."""
+    if name not in (VAL_LOSS, BASE_LOSS):
+        value = curves.latest(run, name)
+        return None if value is None else form.format(value)
+    line = curves.held_out(run, name)
+    values = [value for value in (line.y if line else ()) if value is not None]
+    if line is None or not values:
+        return None
+    known = len(values) > 1 and values[0]
+    change = said_change(values[0], values[-1], curves.last_half(line)) if known else ""
+    return form.format(values[-1]) + (f", {change}" if change else "")
+
+
+def _made_with(run: History) -> dict[str, Any]:
+    """The last start's environment, the pictures' hash by option."""
+    start = run.environment[-1] if run.environment else {}
+    data = {
+        f"{which} pictures": found.get("hash") for which, found in start.get("data", {}).items()
+    }
+    return {name: value for name, value in start.items() if name not in ("step", "data")} | data

@@ -1,0 +1,176 @@
+"""The charts of one run, or of several over one another."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from flax_sd.reports.chart import Chart, Line, Number
+from flax_sd.run_folder.history import History, Row
+from flax_sd.run_folder.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
+
+SMOOTHED = 0.1  # share of the logged steps over which the smoothed loss is a mean
+LEAST = 5  # of the logged steps, likewise
+POINTS = 2000  # of a line, at most
+STEPS_SHOWN = 6  # curves over the timesteps, at most
+PALE = 0.35
+
+Runs = Mapping[str, History]  # by the name that a legend has
+
+
+def charts(runs: Runs) -> list[Chart]:
+    """All charts; of one run the lines have the figures' names, of several the runs'."""
+    return [
+        Chart("Training loss", _training(runs), wide=True),
+        Chart(
+            "Held-out loss",
+            _held_out(runs, [VAL_LOSS, TRAIN_SUBSET]),
+            "Pictures that are not trained on, at fixed noise. The band is the 95 % interval of "
+            "the change since step 0, picture by picture."
+            + (
+                f" {TRAIN_SUBSET}: pictures that are trained on."
+                if _has(runs, TRAIN_SUBSET)
+                else ""
+            ),
+        ),
+        Chart(
+            "Loss on what the model drew before",
+            _held_out(runs, [BASE_LOSS]),
+            "Where it rises, the run makes the model forget.",
+        ),
+        Chart(
+            "Held-out loss by timestep",
+            _by_timestep(runs),
+            "Noisier to the right.",
+            across="t",
+            log=True,
+        ),
+        Chart("Learning rate", _logged(runs, {"lr": "lr"})),
+        Chart("Gradient norm", _logged(runs, {"grad_norm": "norm"}), log=True),
+        Chart("Images per second", _logged(runs, {"images_per_second": "images/s"})),
+        Chart(
+            "Memory, GB",
+            _logged(runs, {"device_gb": "device", "host_gb": "process"}),
+            "The most that was taken so far.",
+        ),
+    ]
+
+
+def smoothed(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """The mean over the values around each; over those that are there, at the ends.
+
+    What is not finite counts for nothing; where nothing is finite, the mean is nan.
+    """
+    half = min(max(LEAST, int(len(values) * SMOOTHED)), len(values) - 1) // 2
+    kernel, there = np.ones(2 * half + 1), np.isfinite(values)
+    total = np.convolve(np.where(there, values, 0), kernel, "same")
+    count = np.convolve(there, kernel, "same")
+    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def _training(runs: Runs) -> list[Line]:
+    lines = []
+    for colour, (name, run) in enumerate(runs.items()):
+        steps, values = run.series("loss")
+        if not steps:
+            continue
+        mean = smoothed(np.array(values, np.float64)).tolist()
+        if len(runs) == 1:
+            raw = Line("each step logged", *thinned(steps, values), strength=PALE, dots=True)
+            lines.append(raw)
+        label = "smoothed" if len(runs) == 1 else name
+        lines.append(Line(label, *thinned(steps, mean), colour=colour))
+    return lines
+
+
+def latest(run: History, name: str) -> Number | None:
+    """A figure of metrics.jsonl at the end of its smoothed curve, or as it is if it is a peak."""
+    values = [value for value in run.series(name)[1] if value is not None]
+    if name.endswith("_gb") or not values:
+        return max(values, default=None)
+    return float(smoothed(np.array(values, np.float64))[-1])
+
+
+def _held_out(runs: Runs, sets: Sequence[str]) -> list[Line]:
+    lines = []
+    for colour, (name, run) in enumerate(runs.items()):
+        for place, which in enumerate(sets if len(runs) == 1 else sets[:1]):
+            if line := held_out(run, which):
+                label = which if len(runs) == 1 else name
+                lines.append(line._replace(label=label, colour=colour + place))
+    return lines
+
+
+def held_out(run: History, which: str) -> Line | None:
+    """The loss of a set with the band of its change since step 0, or as it was measured."""
+    rows = [row for row in run.validation if row.get("set") == which and row["mean"] is not None]
+    if not rows:
+        steps, values = run.series(which)
+        return Line(which, steps, values) if steps else None
+    means = [row["mean"] for row in rows]
+    halves = [0 if row["step"] == 0 else row.get("change_ci95") for row in rows]
+    edges = [
+        [
+            None if half is None else mean + sign * half
+            for mean, half in zip(means, halves, strict=True)
+        ]
+        for sign in (-1, 1)
+    ]
+    return Line(which, [row["step"] for row in rows], means, (edges[0], edges[1]))
+
+
+def last_half(line: Line) -> float | None:
+    """Returns half of the interval of a held-out loss's last change; None if it is not known."""
+    upper = line.band[1][-1] if line.band else None
+    return None if upper is None or line.y[-1] is None else upper - line.y[-1]
+
+
+def _by_timestep(runs: Runs) -> list[Line]:
+    """Several steps of one run, or the last of each of several."""
+    lines = []
+    for colour, (name, run) in enumerate(runs.items()):
+        measured = {row.get("set") for row in run.validation if row.get("bands")}
+        which = VAL_LOSS if VAL_LOSS in measured else BASE_LOSS
+        rows = [row for row in run.validation if row.get("set") == which and row.get("bands")]
+        chosen = spread(rows, STEPS_SHOWN) if len(runs) == 1 else rows[-1:]
+        for place, row in enumerate(chosen, 1):
+            label = f"step {row['step']}" if len(runs) == 1 else name
+            strength = 0.25 + 0.75 * place / len(chosen)
+            lines.append(_bands(row)._replace(label=label, colour=colour, strength=strength))
+    return lines
+
+
+def _bands(row: Row) -> Line:
+    """A measurement's means over the middles of its bands of timesteps."""
+    middles = [(first + last) / 2 for first, last, _ in row["bands"]]
+    return Line("", middles, [mean for *_, mean in row["bands"]])
+
+
+def _logged(runs: Runs, figures: Mapping[str, str]) -> list[Line]:
+    """Figures of metrics.jsonl with their labels; of several runs the first that each has."""
+    lines, alone = [], len(runs) == 1
+    for colour, (name, run) in enumerate(runs.items()):
+        there = [figure for figure in figures if run.series(figure)[0]]
+        for place, figure in enumerate(there if alone else there[:1]):
+            label = figures[figure] if alone else name
+            lines.append(Line(label, *thinned(*run.series(figure)), colour=colour + place))
+    return lines
+
+
+def thinned(
+    steps: Sequence[int], values: Sequence[Number | None]
+) -> tuple[list[int], list[Number | None]]:
+    """Evenly chosen ones of many, the last among them."""
+    places = spread(range(len(steps)), POINTS)
+    return [steps[i] for i in places], [values[i] for i in places]
+
+
+def spread(things: Sequence, count: int) -> list:
+    """No more than `count` of them, evenly chosen, the first and the last among them."""
+    if len(things) <= count:
+        return list(things)
+    return [things[i * (len(things) - 1) // (count - 1)] for i in range(count)]
+
+
+def _has(runs: Runs, which: str) -> bool:
+    return any(row.get("set") == which for run in runs.values() for row in run.validation)

@@ -1,0 +1,130 @@
+"""data_report.html: what was found about the pictures, with the pictures themselves."""
+
+import collections
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from flax_sd.data.buckets import alike
+from flax_sd.data.check import KINDS, Finding
+from flax_sd.data.dataset import Pictures
+from flax_sd.data.images.image_file import Draw, Size
+from flax_sd.data.summary import captions, converted, many, short, sources
+from flax_sd.errors import UserError
+from flax_sd.reports import html
+
+PICTURES = 24  # shown of each kind; every file is named
+MIDDLE = Draw(0, 0, 0, 0)
+GLIMPSE = 0.15  # how much still shows, on grey, where a mask hides a picture
+
+
+def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Finding]]) -> str:
+    """Returns the page; both mappings are by option, as data.path."""
+    parts = [
+        f"<h2>{html.text(option)}: {html.text(pictures.cfg.path)}</h2>\n"
+        + _set(pictures, findings[option])
+        for option, pictures in sets.items()
+    ]
+    return html.document("The captioned pictures", "\n".join(parts))
+
+
+def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
+    words = f" and {many(captions(pictures), 'caption')}" if pictures.captioned else ""
+    head = [f"{many(len(pictures), 'picture')}{words} are used.", *sources(pictures)]
+    head += [f"{line}." for line in converted(pictures)]
+    parts = [*(f"<p>{html.text(line)}</p>" for line in head), _buckets(pictures), _sizes(pictures)]
+    if not findings:
+        parts.append("<p>Nothing is wrong with them.</p>")
+    for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
+        parts.append(_kind(pictures, kind, list(group)))
+    return "\n".join([*parts, _as_trained(pictures), _every(pictures)])
+
+
+def _buckets(pictures: Pictures) -> str:
+    """The shapes that the pictures are trained at; nothing where that is the one square."""
+    if pictures.cfg.buckets == "none":
+        return ""
+    rows: list[list[object]] = []
+    for places in sorted(alike(pictures.shapes), key=len, reverse=True):
+        cropped = sum(pictures.fits[i].cropped for i in places) / len(places)
+        rows.append([_by(pictures.shapes[places[0]]), len(places), f"{cropped:.1%}"])
+    return html.table(["bucket", "pictures", "left out of them, on average"], rows)
+
+
+def _sizes(pictures: Pictures) -> str:
+    """The sizes that the pictures have and how much of them is seen."""
+    counts = collections.Counter(zip((s.size for s in pictures.seen), pictures.fits, strict=True))
+    rows: list[list[object]] = [
+        [_by(size), count, _by(fit.shape), f"{fit.cropped:.0%}"]
+        for (size, fit), count in counts.most_common(PICTURES)
+    ]
+    more = len(counts) - len(rows)
+    rest = f'<p class="quiet">and {many(more, "further size")}</p>' if more else ""
+    return html.table(["size", "pictures", "trained at", "left out of it"], rows) + rest
+
+
+def _by(size: Size) -> str:
+    return "{} x {}".format(*size)
+
+
+def _kind(pictures: Pictures, kind: str, found: Sequence[Finding]) -> str:
+    index = {name: i for i, name in enumerate(pictures.names)}
+    shown = [
+        html.figure(_original(pictures, index.get(each.name)), each.name, each.text)
+        for each in found[:PICTURES]
+    ]
+    files = [f"<div>{html.text(f'{f.name}: {f.text}')}</div>" for f in found[PICTURES:]]
+    rest = f'<div class="files">{"".join(files)}</div>' if files else ""
+    title = f"<h3>{html.text(kind)} ({len(found)})</h3><p class=quiet>{html.text(KINDS[kind])}</p>"
+    return f'{title}<div class="gallery">{"".join(shown)}</div>{rest}'
+
+
+def _as_trained(pictures: Pictures) -> str:
+    """Some pictures from all over the set, as the networks see them."""
+    count, masked = min(PICTURES, len(pictures)), pictures.cfg.mask != "none"
+    chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
+    figures = []
+    for i in chosen:
+        mask = pictures.seen[i].mask if masked else None
+        share = [f"mask {mask.share:.0%} white"] if mask else []
+        words = [_by(pictures.shapes[i]), *share, *map(short, pictures.captions(i)[:3])]
+        figures.append(html.figure(_trained(pictures, i), pictures.names[i], " · ".join(words)))
+    how = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
+    how += ", grey where a mask hides them" if masked else ""
+    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{how}"
+    return f'{title}</p><div class="gallery">{"".join(figures)}</div>'
+
+
+def _every(pictures: Pictures) -> str:
+    """A folded table of all pictures."""
+    masked = pictures.cfg.mask != "none"
+    head = ["picture", "size", "trained at", "left out of it", *["white in its mask"] * masked]
+    rows: list[list[object]] = []
+    for name, seen, fit in zip(pictures.names, pictures.seen, pictures.fits, strict=True):
+        shares = [f"{seen.mask.share:.0%}" if seen.mask else None] if masked else []
+        rows.append([name, _by(seen.size), _by(fit.shape), f"{fit.cropped:.0%}", *shares])
+    title = f"<summary>Every picture ({len(rows)})</summary>"
+    return f"<details>{title}{html.table(head, rows)}</details>"
+
+
+def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
+    """A picture uncut; None where there is none that can be read."""
+    if i is None:
+        return None
+    with contextlib.suppress(UserError):
+        return pictures.original(i)
+    return None
+
+
+def _trained(pictures: Pictures, i: int) -> Image.Image | None:
+    """A picture as it is learned from; None where it cannot be read any more."""
+    with contextlib.suppress(UserError):
+        pixels, mask = pictures.cut(i, MIDDLE), pictures.cut_mask(i, MIDDLE)
+        if mask is not None:
+            weights = np.maximum(mask, pictures.cfg.unmasked_weight)[..., None]
+            pixels = pixels * (GLIMPSE + (1 - GLIMPSE) * weights)  # 0 is grey
+        return Image.fromarray(np.round((pixels + 1) * 127.5).astype(np.uint8))
+    return None

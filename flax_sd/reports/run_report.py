@@ -1,0 +1,209 @@
+"""report.html: a run on one page that opens from the file system, while it trains and after it."""
+
+import contextlib
+import datetime
+import math
+import os
+import pathlib
+import time
+import urllib.parse
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import yaml
+
+from flax_sd.config import Config, to_dict
+from flax_sd.errors import UserError
+from flax_sd.files.atomic import write_aside
+from flax_sd.reports import chart, curves, html
+from flax_sd.reports.html import slides
+from flax_sd.reports.interval import said_change
+from flax_sd.run_folder import history
+from flax_sd.run_folder.history import History
+from flax_sd.run_folder.layout import BASE_LOSS, REPORT, VAL_LOSS
+from flax_sd.run_folder.saved_config import flatten
+from flax_sd.system.progress import Progress
+
+EVERY = 20  # seconds between two writings, at least
+SHARE = 0.005  # of the time that writing may take, at most
+State = Literal["training", "stopped", "finished", "failed"]
+STYLE = chart.WEB / "report.css"
+
+
+class LiveReport:
+    """Keeps the page of a run that trains; it is there whole at any time."""
+
+    def __init__(self, folder: pathlib.Path, total: int, progress: Progress):
+        """Writes nothing yet; `total` is the steps of the whole run."""
+        self._folder, self._total, self._progress = folder, total, progress
+        self._next = -math.inf  # seconds of the monotonic clock
+
+    def refresh(self) -> None:
+        """Writes the page anew, unless it was written a moment ago."""
+        if time.monotonic() >= self._next:
+            self.write("training")
+
+    @contextlib.contextmanager
+    def of_an_error(self) -> Iterator[None]:
+        """Has the page say what ended the run, if an error within does."""
+        try:
+            yield
+        except Exception as error:
+            self.write("failed", str(error))
+            raise
+
+    def write(self, state: State, why: str = "") -> None:
+        """Writes the page; where it cannot be written, the run says so and goes on.
+
+        Args:
+          why: it failed.
+        """
+        if jax.process_index() != 0:
+            return
+        start = time.monotonic()
+        try:
+            text = report_page(history.read(self._folder), self._total, state, why)
+            write_aside(self._folder / REPORT, text)
+        except UserError as error:
+            self._progress.say(f"warning: {error}")
+        took = time.monotonic() - start
+        self._next = time.monotonic() + max(EVERY, took / SHARE)
+
+
+def report_page(run: History, total: int, state: State, why: str = "") -> str:
+    """The page of a run of `total` steps; `why` it failed, if it did."""
+    parts = [
+        _status(run, total, state, why),
+        _tiles(run, total),
+        _pictures(run),
+        "<h2>Curves</h2>",
+        chart.charts(curves.charts({run.folder.name: run})),
+        _skipped(run),
+        _data(run),
+        _config(run),
+        _environment(run),
+    ]
+    return html.document(f"Run {run.folder.name}", "\n".join(parts), head(live=state == "training"))
+
+
+def head(*, live: bool = False) -> str:
+    """Style and scripts; a page of what still goes on reloads itself."""
+    reload = f'<meta http-equiv="refresh" content="{EVERY}">' if live else ""
+    script = (chart.WEB / "slides.js").read_text("utf-8")
+    style = STYLE.read_text("utf-8")
+    return f"{reload}<style>{style}</style>{chart.head()}<script>\n{script}</script>"
+
+
+def link(path: pathlib.Path, page_folder: pathlib.Path) -> str:
+    """The address of a file beside or below or elsewhere, for a page in a folder."""
+    try:
+        relative = os.path.relpath(path.absolute(), page_folder.absolute())
+    except ValueError:  # another drive
+        return path.absolute().as_uri()
+    return urllib.parse.quote(pathlib.Path(relative).as_posix())
+
+
+def _status(run: History, total: int, state: State, why: str) -> str:
+    early = f" of {total}: {VAL_LOSS} no longer improved" if run.step < total else ""
+    now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
+    words = {
+        "training": f"Training: step {run.step} of {total}. This page follows.",
+        "stopped": f"Stopped after step {run.step} of {total}; the same command goes on.",
+        "finished": f"Finished after {run.step} steps{early}.",
+        "failed": f"Ended after step {run.step} of {total} by an error:",
+    }[state]
+    width = 100 * min(1.0, run.step / total)
+    done = f'<div class="bar"><div style="width:{width:.1f}%"></div></div>'
+    bar = "" if state == "finished" else done
+    error = f"<pre>{html.text(why)}</pre>" if why else ""
+    return f'<p>{words} <span class="quiet">Written {now}.</span></p>{error}{bar}'
+
+
+def _tiles(run: History, total: int) -> str:
+    """The figures that are looked for first."""
+    tiles = []
+    for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it drew before")):
+        line = curves.held_out(run, name)
+        if line and len(line.y) > 1 and line.y[0] and line.y[-1]:
+            said = said_change(line.y[0], line.y[-1], curves.last_half(line))
+            figure, _, more = said.replace("-", "−").replace("%", " %").partition(" (")
+            since = f"{words}, since step {line.x[0]}"
+            tiles.append((figure, f"{since} ({more}" if more else since))
+    figures = [
+        ("loss", "training loss", "{:.4f}"),
+        ("images_per_second", "images a second", "{:.3g}"),
+        ("mfu", "of the device's peak", "{:.0%}"),
+        ("device_gb", "GB of a device", "{:.2f}"),
+        ("host_gb", "GB of main memory", "{:.2f}"),
+    ]
+    for name, words, form in figures:
+        value = curves.latest(run, name)
+        if value is not None:
+            tiles.append((form.format(value), words))
+    shown = "".join(f'<div class="tile"><b>{a}</b><span>{b}</span></div>' for a, b in tiles)
+    return f'<div class="tiles">{shown}</div>'
+
+
+def _pictures(run: History) -> str:
+    parts = []
+    if run.grids:
+        places = [
+            {"step": step, "pictures": [{"step": step, "file": link(path, run.folder)}]}
+            for step, path in run.grids.items()
+        ]
+        parts += ["<h2>Samples</h2>", slides(places, [""])]
+    if run.sheet:
+        address = html.text(link(run.sheet, run.folder))
+        parts.append(
+            f'<h3>Before and after</h3><a href="{address}">'
+            f'<img class="sheet" alt="before and after" src="{address}"></a>'
+        )
+    return "\n".join(parts)
+
+
+def _skipped(run: History) -> str:
+    """The steps that train.on_nonfinite went past."""
+    rows: list[list[object]] = [
+        [row["step"], ", ".join(row["pictures"])] for row in run.metrics if row.get("pictures")
+    ]
+    return f"<h2>Skipped steps</h2>{html.table(['step', 'its pictures'], rows)}" if rows else ""
+
+
+def _data(run: History) -> str:
+    sets = run.environment[-1].get("data", {}) if run.environment else {}
+    facts = ("path", "pictures", "captions", "left_out", "hash")
+    rows: list[list[object]] = [
+        [which, *(found.get(name) for name in facts)] for which, found in sets.items()
+    ]
+    columns = ["set", "from", "pictures", "captions", "left out", "hash"]
+    shown = html.table(columns, rows) if rows else ""
+    if run.data_report:
+        address = html.text(link(run.data_report, run.folder))
+        shown += f'<p><a href="{address}">All that was found about them</a></p>'
+    return f"<h2>Pictures and captions</h2>{shown}" if shown else ""
+
+
+def _config(run: History) -> str:
+    given, defaults = flatten(run.config), flatten(to_dict(Config()))
+    rows: list[list[object]] = [
+        [name, value, defaults.get(name)]
+        for name, value in given.items()
+        if value != defaults.get(name) and name != "output"
+    ]
+    whole = html.text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
+    return (
+        f"<h2>Options</h2>\n{html.table(['option', 'here', 'default'], rows)}\n"
+        f"<details><summary>All options (config.yaml)</summary><pre>{whole}</pre></details>"
+    )
+
+
+def _environment(run: History) -> str:
+    """What it was made with; a column for each start with something else."""
+    starts = run.environment
+    if not starts:
+        return ""
+    names = [name for name in starts[-1] if name not in ("step", "data")]
+    rows: list[list[object]] = [[name, *(start.get(name) for start in starts)] for name in names]
+    columns = ["", *(f"from step {start['step']}" for start in starts)]
+    return f"<h2>Made with</h2>\n{html.table(columns, rows)}"

@@ -1,0 +1,87 @@
+"""One run a folder: the second is refused, and told who has it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Iterator
+
+import filelock
+import jax
+
+from flax_sd.errors import UserError
+from flax_sd.run_folder.layout import LOCK, OWNER
+from flax_sd.system import distributed
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Holds a run's folder, which is made; the system frees it however the process ends.
+
+    Every process of a run calls it together; the first one holds the folder for all.
+
+    Raises:
+      UserError: another run has it.
+    """
+    lock, problem = filelock.FileLock(folder / LOCK, blocking=False), None
+    if jax.process_index() == 0:
+        problem = _take(lock, folder)
+    _raise_together(problem, folder)
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def refuse_if_held(folder: pathlib.Path) -> None:
+    """Sees early that no other run has the folder; makes none.
+
+    Every process of a run calls it together.
+
+    Raises:
+      UserError: another run has it.
+    """
+    lock, problem = filelock.FileLock(folder / LOCK, blocking=False), None
+    if jax.process_index() == 0 and (folder / LOCK).exists():
+        problem = _take(lock, folder)
+        if lock.is_locked:
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+    _raise_together(problem, folder)
+
+
+def _raise_together(problem: str | None, folder: pathlib.Path) -> None:
+    if distributed.any_process(problem is not None):
+        raise UserError(problem or f"another run has {folder}")
+
+
+def _take(lock: filelock.BaseFileLock, folder: pathlib.Path) -> str | None:
+    """Takes the lock and notes who has it; or says who has it already."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        return (
+            f"another run has {folder}{_owner(folder)}: wait for it, stop it, or take another "
+            "--output"
+        )
+    except NotImplementedError:  # a file system without locks, as some network drives are
+        return None
+    except OSError as error:
+        return f"{folder} could not be written: {error.strerror or error}"
+    owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
+    with contextlib.suppress(OSError):  # a full disk is the run's to name
+        (folder / OWNER).write_text(json.dumps(owner), "utf-8")
+    return None
+
+
+def _owner(folder: pathlib.Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER).read_text("utf-8"))
+        return f" (process {owner['process']} on {owner['host']}, since {owner['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

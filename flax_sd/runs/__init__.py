@@ -1,1 +1,0 @@
-"""Whole runs: what the commands do, in the order of the data."""

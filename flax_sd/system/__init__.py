@@ -1,0 +1,1 @@
+"""The machine: compiler, devices, memory, signals, terminal."""

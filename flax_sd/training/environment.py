@@ -1,0 +1,97 @@
+"""environment.json: what a run was made with, beside its config, so that it can be made again.
+
+It is a list: a run that resumes on other versions, devices or pictures adds what there is then.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+import flax_sd
+from flax_sd.config import Config
+from flax_sd.data import Pictures, Shard, fingerprint
+from flax_sd.lora.formats import read
+from flax_sd.lora.formats.read import locate
+from flax_sd.system.compiler import matmul_precision
+from flax_sd.system.precision import resolve_dtype
+from flax_sd.training.inputs.datasets import Sets
+from flax_sd.training.setup.base_model import Parts
+from flax_sd.weights import identity
+from flax_sd.weights.diffusers_folder import component_files
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
+    """What this process would train with; of paths only what the config says."""
+    devices = jax.devices()
+    named = {"train": sets.train, **sets.measured}
+    found = {name: _of_set(pictures) for name, pictures in named.items()}
+    start = config.lora.start
+    if sets.shards:
+        found["train"] = _of_shards(config.data.path, sets.shards)
+    return {
+        "flax_sd": _version("flax_sd"),
+        "flax_sd_source": source_hash(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "processes": jax.process_count(),
+        "compute_dtype": resolve_dtype(config.compute_dtype),
+        "matmul_precision": jax.config.values["jax_default_matmul_precision"]
+        or matmul_precision({resolve_dtype(config.compute_dtype)}),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "model_hash": _model_hash(config, parts),
+        **({"start_hash": read.lora_hash(locate(start))} if start is not None else {}),
+        "data": found,
+    }
+
+
+def source_hash() -> str:
+    """SHA-256 of the package's own code, 10 digits: a checkout has no version of its own."""
+    folder, digest = pathlib.Path(flax_sd.__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:10]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # it runs from a checkout
+        return None
+
+
+def _model_hash(config: Config, parts: Parts) -> str | None:
+    """As sample.py's settings have it, of the networks that are loaded; None if none is."""
+    files = [
+        file
+        for name in parts.networks
+        if name not in config.model.from_scratch
+        for folder in [parts.component_folder(name)]
+        for file in component_files(folder.parent, folder.name, config.model.variant)
+    ]
+    return identity.fingerprint(files) if files else None
+
+
+def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:
+    return {"path": path, "shards": len(shards), "hash": fingerprint(shards)}
+
+
+def _of_set(pictures: Pictures) -> dict[str, Any]:
+    captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
+    return {
+        "path": pictures.cfg.path,
+        "pictures": len(pictures),
+        "captions": captions,
+        "left_out": len(pictures.bad),
+        "hash": pictures.fingerprint(),
+    }

@@ -1,0 +1,83 @@
+"""The captioned pictures before a run: what is wrong with them, and a page to look at."""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from flax_sd import data
+from flax_sd.config import Config
+from flax_sd.data import Bad, Finding, Pictures
+from flax_sd.files.atomic import write_aside
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.reports import data_report
+from flax_sd.run_folder.layout import BASE_LOSS, DATA_REPORT, QUARANTINE, VAL_LOSS, quarantined
+from flax_sd.training.inputs.datasets import Sets
+from flax_sd.training.setup import new_tokens
+from flax_sd.weights.hub import BUNDLED
+
+
+class Report(NamedTuple):
+    """The sets and the findings about each, by option: data.path first."""
+
+    sets: dict[str, Pictures]
+    findings: dict[str, list[Finding]]
+    shards: int = 0  # of a stream, the first of which stands for data.path
+    beyond: dict[str, list[Bad]] = {}  # what is left out of the others, if they were opened
+    unused: dict[str, list[Bad]] = {}  # what else is in these
+
+    def text(self) -> str:
+        """What the terminal shows."""
+        parts = [
+            ("held out of " if option == "data.held_out_share" else "")
+            + data.summary(pictures, self.findings[option])
+            for option, pictures in self.sets.items()
+        ]
+        if self.shards:
+            when = "all were opened" if self.beyond else "each is checked when it comes"
+            parts.insert(0, f"{self.shards} shards; {when}, and this is of the first:")
+        for what, found in (("left out of", self.beyond), ("unused in", self.unused)):
+            parts += [
+                f"{what} {shard} ({len(bad)}):" + "".join(f"\n  {n}: {why}" for n, why in bad)
+                for shard, bad in found.items()
+                if bad
+            ]
+        return "\n".join(parts)
+
+    def write(self, folder: pathlib.Path) -> None:
+        """Writes the page, and a line for each picture that is left out; nothing is moved.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        if jax.process_index() != 0:
+            return
+        write_aside(folder / DATA_REPORT, data_report.report_page(self.sets, self.findings))
+        left_out = [(pictures.cfg.path, pictures.bad) for pictures in self.sets.values()]
+        left_out += self.beyond.items()
+        lines = [json.dumps(line) for each in left_out for line in quarantined(*each)]
+        write_aside(folder / QUARANTINE, "".join(line + "\n" for line in lines))
+
+
+def check(config: Config, sets: Sets) -> Report:
+    """Looks for what is wrong with the pictures of a run and their captions.
+
+    Raises:
+      UserError: a new token is in no caption, or has fewer vectors than it begins as.
+    """
+    # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
+    tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
+    tokenizer = new_tokens.counted(config.tokens, tokenizer)
+    tokenizer = tokenizer.with_length(config.data.max_token_length)
+    new_tokens.check_captions(config.tokens, sets.train)
+    cut_off = None if not config.mode.prompted else tokenizer.cut_off
+    held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
+    options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}
+    named = {"data.path": sets.train}
+    named |= {option: sets.measured[key] for key, option in options.items() if key in sets.measured}
+    findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
+    if VAL_LOSS in sets.measured:
+        leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
+        findings[held_out] = data.in_order([*findings[held_out], *leaked])
+    return Report(named, findings, len(sets.shards))

@@ -1,0 +1,87 @@
+"""What was made of pictures and captions before the first step, read from the store."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import PIL
+from jaxtyping import Float, Float32, Int32
+
+from flax_sd import data
+from flax_sd.config import DataConfig
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.training.inputs.encoding_cache import Store, code_version, key_of
+
+
+class EncodedPictures:
+    """The moments of pictures' latents, read from the store; a `data.Source`."""
+
+    def __init__(self, pictures: data.Pictures, vae: str, store: Store):
+        """Names the files; `vae` is the autoencoder's identity."""
+        self.cfg: DataConfig = pictures.cfg
+        self.shapes, self.repeats = pictures.shapes, pictures.repeats
+        self.weights = pictures.weights
+        self._pictures, self._store = pictures, store
+        self._made_by = PIL.__version__, code_version(), vae
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def captions(self, i: int) -> tuple[str, ...]:
+        """All captions of picture i."""
+        return self._pictures.captions(i)
+
+    def caption(self, i: int, *, seed: int, sample: int) -> str:
+        """The caption that sample number `sample` draws for picture i."""
+        return self._pictures.caption(i, seed=seed, sample=sample)
+
+    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "2 h w c"]:
+        """Mean and log variance of picture i, or of its mirror image.
+
+        Raises:
+          UserError: they are not in the store any more.
+        """
+        key = self.key(i, self._pictures.mirrored(seed=seed, sample=sample))
+        moments = self._store.read(key)
+        return np.stack([moments["mean"], moments["logvar"]])
+
+    def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
+        """The mask of picture i, which is read each time.
+
+        Raises:
+          UserError: it cannot be read any more.
+        """
+        return self._pictures.mask(i, seed=seed, sample=sample)
+
+    def key(self, i: int, mirrored: bool) -> str:
+        """Returns a hash of everything that determines the moments; the crop is the centre's."""
+        cfg, fit = self.cfg, self._pictures.fits[i]
+        made = [*fit.resized, *fit.shape, cfg.interpolation, cfg.background, mirrored]
+        return key_of("moments", self._pictures.seen[i].digest, *made, *self._made_by)
+
+
+class EncodedCaptions:
+    """The text states of captions, read from the store."""
+
+    def __init__(self, tokenizer: Tokenizer, text_encoder: str, clip_skip: int, store: Store):
+        """Names the files; `text_encoder` is that network's identity."""
+        self._tokenizer, self._store = tokenizer, store
+        self._made_by = clip_skip, code_version(), text_encoder
+        self._ids: dict[str, Int32[np.ndarray, "*k n"]] = {}
+
+    def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
+        """What the UNet attends to.
+
+        Raises:
+          UserError: a caption's states are not in the store any more.
+        """
+        return np.stack([self._store.read(self.key(text))["states"] for text in captions])
+
+    def ids(self, caption: str) -> Int32[np.ndarray, "*k n"]:
+        """Returns the token ids of a caption, which the text encoder reads."""
+        if caption not in self._ids:
+            self._ids[caption] = self._tokenizer([caption])[0]
+        return self._ids[caption]
+
+    def key(self, caption: str) -> str:
+        """Returns a hash of everything that determines the states."""
+        return key_of("states", self.ids(caption).tolist(), *self._made_by)

@@ -1,0 +1,113 @@
+"""Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import flax_sd
+from flax_sd.errors import UserError
+from flax_sd.files.atomic import reason
+from flax_sd.files.retry import patiently
+from flax_sd.files.user_cache import user_cache
+from flax_sd.weights import safetensors
+
+
+class Store:
+    """A safetensors file a key, whole or not there at all, whoever is killed while writing it."""
+
+    def __init__(self, folder: pathlib.Path | None = None):
+        """Opens a folder; by default that of the user's cache."""
+        self.folder = folder or user_cache() / "encoded"
+
+    def has(self, key: str) -> bool:
+        """Whether the arrays are there; a file that is cut short counts as absent."""
+        path = self._path(key)
+        try:
+            return patiently(lambda: path.is_file() and bool(safetensors.TensorFile(path)), path)
+        except (UserError, OSError):
+            return False
+
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays.
+
+        Raises:
+          UserError: they are not there any more.
+        """
+        path = self._path(key)
+        try:
+            patiently(path.read_bytes, path)  # what fails in a mapped file ends the process
+            file = safetensors.TensorFile(path)
+            return {name: np.array(file[name]) for name in file}
+        except (UserError, OSError) as error:
+            what = f"{path} is not there" if isinstance(error, FileNotFoundError) else error
+            raise UserError(
+                f"{what}: it was there when the run began; the same command encodes it again"
+            ) from error
+
+    def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the arrays.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        path = self._path(key)
+        aside = path.with_name(f".{uuid.uuid4().hex}")  # two runs may write the same key at once
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.write(aside, arrays)
+            os.replace(aside, path)
+        except (UserError, OSError) as error:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            system = error if isinstance(error, OSError) else error.__cause__
+            why = reason(system, path) if isinstance(system, OSError) else str(error)
+            raise UserError(
+                f"{path} could not be written: {why}; it is a cache: free some room there, set "
+                "XDG_CACHE_HOME to another disk, or data.encode_once to false"
+            ) from error
+
+    def room(self) -> int:
+        """Bytes that are free where the store is."""
+        folder = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        return shutil.disk_usage(folder).free
+
+    def _path(self, key: str) -> pathlib.Path:
+        return self.folder / key[:2] / f"{key}.safetensors"  # a folder of 10⁶ files is slow
+
+
+def key_of(*values: Any) -> str:
+    """A key that differs wherever a value does; values are what JSON can hold."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> str:
+    """Returns a hash of the code that makes moments and states, and of JAX's version.
+
+    What another version of either has made is not found, and is made anew.
+    """
+    package = pathlib.Path(flax_sd.__file__).parent
+    sources = [path for name in ("data", "models") for path in (package / name).rglob("*.py")]
+    digest = hashlib.sha256(jax.__version__.encode())
+    for path in sorted(sources):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def identity(network: Any, state: Any) -> str:
+    """Tells a network with its weights from every other, on every kind of device."""
+    digest = hashlib.sha256(f"{network.config!r} {jax.default_backend()}".encode())
+    for leaf in map(np.asarray, jax.tree.leaves(state)):
+        digest.update(f"{leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,20 @@
+"""What a step minimises: the denoising error of the UNet, or the error of the autoencoder."""
+
+from flax_sd.training.losses.autoencoder import vae_loss
+from flax_sd.training.losses.base import EncodedBatch, Graphs, Loss, PixelBatch, Trees, merge
+from flax_sd.training.losses.diffusion import DiffusionConfig, DiffusionDraws, diffusion_loss
+from flax_sd.training.losses.pixels import pixel_loss
+
+__all__ = [
+    "DiffusionConfig",
+    "DiffusionDraws",
+    "EncodedBatch",
+    "Graphs",
+    "Loss",
+    "PixelBatch",
+    "Trees",
+    "diffusion_loss",
+    "merge",
+    "pixel_loss",
+    "vae_loss",
+]

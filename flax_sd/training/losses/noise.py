@@ -1,0 +1,71 @@
+"""The noise that a training step adds: white, or with more weight on what is large."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_sd.config.loss import NoiseConfig
+
+
+def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Array, "b h w c"]:
+    """Noise for latents of `shape`, [b, h, w, c]; without options, white.
+
+    The offset comes before the coarse layers, whose division by the spread it then takes part in:
+    sd-scripts' order, in `get_noise_noisy_latents_and_timesteps`.
+    """
+    b, _, _, c = shape
+    noise = jax.random.normal(key, shape)
+    if cfg.offset:
+        own, strength = jax.random.fold_in(key, 2), cfg.offset
+        if cfg.offset_random:
+            strength = _strengths(jax.random.fold_in(key, 4), strength, b)
+        noise = noise + strength * jax.random.normal(own, (b, 1, 1, c))
+    if cfg.multires_steps:
+        own = jax.random.fold_in(key, 1)
+        noise = _multires(own, noise, cfg.multires_steps, cfg.multires_discount)
+    return noise
+
+
+def perturb(
+    key: jax.Array, noise: Float[Array, "b h w c"], cfg: NoiseConfig
+) -> Float[Array, "b h w c"] | None:
+    """What is added to the latents in place of the target's noise; None where that is the same."""
+    if not cfg.input_perturbation:
+        return None
+    own, strength = jax.random.fold_in(key, 3), cfg.input_perturbation
+    if cfg.input_perturbation_random:
+        strength = _strengths(jax.random.fold_in(key, 5), strength, len(noise))
+    return noise + strength * jax.random.normal(own, noise.shape)
+
+
+def _strengths(key: jax.Array, most: float, pictures: int) -> Float[Array, "b 1 1 1"]:
+    """Each picture's own, between 0 and the largest."""
+    return most * jax.random.uniform(key, (pictures, 1, 1, 1))
+
+
+def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Array:
+    """`pyramid_noise_like` of sd-scripts: layers r⁻ⁱ as large, r uniform in [2, 4) each time.
+
+    The last layer is the first one that is a pixel high or wide; all are divided by their spread.
+    """
+    height, width = noise.shape[1:3]
+    going = jnp.bool_(True)
+    for i in range(steps):
+        key, key_scale, key_layer = jax.random.split(key, 3)
+        scale = (2 + 2 * jax.random.uniform(key_scale)) ** i
+        h, w = (jnp.maximum(1, (side / scale).astype(int)) for side in (height, width))
+        layer = jax.random.normal(key_layer, noise.shape)
+        layer = _enlarge(_enlarge(layer, h, axis=1), w, axis=2)
+        noise = noise + jnp.where(going, discount**i, 0.0) * layer
+        going &= (h > 1) & (w > 1)
+    return noise / jnp.std(noise, ddof=1)
+
+
+def _enlarge(x: Array, n: Array, axis: int) -> Array:
+    """The first n values along an axis, interpolated to all of its length as torch's bilinear."""
+    length = x.shape[axis]
+    place = jnp.clip((jnp.arange(length) + 0.5) * n / length - 0.5, 0, n - 1)
+    low = place.astype(int)
+    high = jnp.minimum(low + 1, n - 1)
+    share = (place - low).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    return jnp.take(x, low, axis) * (1 - share) + jnp.take(x, high, axis) * share

@@ -1,0 +1,6 @@
+"""The optimizer of a run: a method, a rate for each leaf, and its course over the run."""
+
+from flax_sd.training.optim.build import make_optimizer
+from flax_sd.training.optim.rates import learning_rate_at
+
+__all__ = ["learning_rate_at", "make_optimizer"]

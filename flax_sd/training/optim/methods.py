@@ -1,0 +1,83 @@
+"""The methods: from gradients to directions, to be scaled by a learning rate and subtracted.
+
+Those of `SELF_RATED` estimate how far to go as well; their learning rate scales the estimate.
+"""
+
+from collections.abc import Callable
+
+import optax
+import optax.contrib
+
+from flax_sd.config import OptimConfig
+from flax_sd.training.optim.eight_bit import scale_by_adam_8bit
+from flax_sd.training.optim.transforms import scale_by_adam
+
+
+def betas(cfg: OptimConfig) -> tuple[float, float]:
+    """β₁ and β₂: the config's, or else the method's own."""
+    return cfg.meant("beta1"), cfg.meant("beta2")
+
+
+def adamw(cfg: OptimConfig) -> optax.GradientTransformation:
+    """Loshchilov & Hutter 2019, alg. 2, stepped as torch.optim.AdamW."""
+    return scale_by_adam(*betas(cfg), cfg.epsilon)
+
+
+def adamw8bit(cfg: OptimConfig) -> optax.GradientTransformation:
+    """AdamW with its two means in 8 bits (Dettmers et al. 2022)."""
+    return scale_by_adam_8bit(*betas(cfg), cfg.epsilon)
+
+
+def lion(cfg: OptimConfig) -> optax.GradientTransformation:
+    """The sign of a mean (Chen et al. 2023, alg. 2); wants a third to a tenth of AdamW's rate."""
+    return optax.scale_by_lion(*betas(cfg))
+
+
+def adafactor(cfg: OptimConfig) -> optax.GradientTransformation:
+    """Row and column means of squares (Shazeer & Stern 2018, alg. 4), with a rate of ours.
+
+    As transformers' Adafactor with scale_parameter and relative_step off.
+    """
+    del cfg
+    factored = optax.scale_by_factored_rms(min_dim_size_to_factor=2, epsilon=1e-30)
+    return optax.chain(factored, optax.clip_by_block_rms(1.0))
+
+
+def sgd(cfg: OptimConfig) -> optax.GradientTransformation:
+    """Stochastic gradient descent with momentum β₁, as torch.optim.SGD."""
+    return optax.trace(decay=betas(cfg)[0])
+
+
+def muon(cfg: OptimConfig) -> optax.GradientTransformation:
+    """Orthogonalised momentum for matrices (Jordan et al. 2024), Nesterov's Adam for all else."""
+    beta1, beta2 = betas(cfg)
+    whole = optax.contrib.muon(1.0, beta=beta1, adam_b2=beta2, eps=cfg.epsilon)
+    return optax.chain(whole, optax.scale(-1.0))
+
+
+def prodigy(cfg: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Mishchenko & Defazio 2023, alg. 4."""
+    return optax.contrib.prodigy(
+        schedule, betas=betas(cfg), eps=cfg.epsilon, weight_decay=cfg.weight_decay
+    )
+
+
+def dadapt(cfg: OptimConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """D-Adaptation for Adam (Defazio & Mishchenko 2023, alg. 5)."""
+    return optax.contrib.dadapt_adamw(
+        schedule, betas=betas(cfg), eps=cfg.epsilon, weight_decay=cfg.weight_decay
+    )
+
+
+DIRECTIONS: dict[str, Callable[[OptimConfig], optax.GradientTransformation]] = {
+    "adamw": adamw,
+    "adamw8bit": adamw8bit,
+    "lion": lion,
+    "adafactor": adafactor,
+    "sgd": sgd,
+    "muon": muon,
+}
+SELF_RATED: dict[str, Callable[[OptimConfig, optax.Schedule], optax.GradientTransformation]] = {
+    "prodigy": prodigy,
+    "dadapt": dadapt,
+}

@@ -1,0 +1,1 @@
+"""The files that a run writes for other tools and for people."""

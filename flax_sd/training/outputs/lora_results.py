@@ -1,0 +1,59 @@
+"""The LoRA files of a run: a pair at every save, and at the end one more under the run's name."""
+
+import pathlib
+
+from flax_sd.config import Config
+from flax_sd.data import Pictures
+from flax_sd.lora.formats.write import kohya_metadata, write_kohya, write_peft
+from flax_sd.lora.inject import extract
+from flax_sd.run_folder.layout import LORAS_FOLDER
+from flax_sd.run_folder.result_files import lora_files
+from flax_sd.training.outputs import lora_header
+from flax_sd.training.setup.base_model import Parts
+from flax_sd.weights.family import family_of
+from flax_sd.weights.fill import as_dtype
+from flax_sd.weights.networks import read_component_config
+
+
+class LoRAResults:
+    """Writes them out of the networks."""
+
+    def __init__(self, config: Config, parts: Parts, pictures: Pictures):
+        """Takes the pictures whose tags the files name."""
+        self._config, self._parts, self._pictures = config, parts, pictures
+        self._dtype = as_dtype(config.save_dtype)
+
+    def save(self, name: str) -> None:
+        """Writes the pair of a save, as loras/NAME.safetensors and loras/NAME_peft.safetensors.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        folder = self._config.output / LORAS_FOLDER
+        folder.mkdir(exist_ok=True)
+        self._write(folder / f"{name}.safetensors", folder / f"{name}_peft.safetensors")
+
+    def finish(self, *, best: bool = False) -> None:
+        """Writes the lora_files, of the last or of the best state.
+
+        Raises:
+          UserError: one cannot be written.
+        """
+        self._write(*lora_files(self._config, best=best))
+
+    def _write(
+        self, kohya: pathlib.Path, peft: pathlib.Path, lora_of_its_name: pathlib.Path | None = None
+    ) -> None:
+        networks = self._parts.networks
+        lora = {name: extract(networks[name]) for name in self._config.lora_components}
+        text_config = read_component_config(self._parts.folder, "text_encoder")
+        prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
+        header = kohya_metadata(family_of(text_config), prediction)
+        header |= lora_header.tag_frequency(self._pictures)
+        write_kohya(kohya, lora, header, dtype=self._dtype)
+        write_peft(peft, lora, dtype=self._dtype)
+        if lora_of_its_name is not None:
+            header |= lora_header.said_of_run(self._config) | lora_header.title(
+                lora_of_its_name.stem
+            )
+            write_kohya(lora_of_its_name, lora, header, dtype=self._dtype)

@@ -1,0 +1,122 @@
+"""Pictures drawn from the model in training: grids during the run, a before/after sheet at its end.
+
+The pictures of step 0 are kept beside their grid, since the model that drew them is gone when the
+sheet is made.
+"""
+
+import io
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.files.atomic import reason
+from flax_sd.generation.sheet import make_grid, make_sheet
+from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
+from flax_sd.training.losses import Trees
+from flax_sd.training.outputs.preview_samplers import Drawer
+
+ACROSS = 4  # of a grid
+
+
+class Samples:
+    """Grids of what a drawer draws with the weights of the moment.
+
+    All processes draw, each for itself, so that none waits in a collective; the first one writes.
+    """
+
+    def __init__(self, config: Config, drawer: Drawer):
+        self._config, self._drawer, self._prompts = config, drawer, drawer.prompts
+        self._folder = config.output / SAMPLES_FOLDER
+
+    def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws the pictures of a step and writes them as one labelled grid, which is returned.
+
+        Raises:
+          Interrupted: the run is to end; the grid is drawn anew when it resumes.
+        """
+        pictures = self._drawer.draw(params)
+        if step == 0 and self._prompts:
+            self._keep(pictures)
+        return self._write_grid(step, pictures)
+
+    def finish(
+        self, step: int, params: Trees
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
+        """The last step's grid, and its pictures beside those of step 0 if these are there."""
+        pictures = self._drawer.draw(params)
+        before, sheet = self._before(), None
+        if before is not None:
+            rows = [list(before), list(pictures)]
+            sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
+            if jax.process_index() == 0:
+                save_png(self.sheet, sheet)
+        return self._write_grid(step, pictures), None if sheet is None else np.asarray(sheet)
+
+    def has(self, step: int) -> bool:
+        """Whether the grid of that step is there (for step 0, its prompts' pictures too)."""
+        whole = step > 0 or not self._prompts or self._before() is not None
+        return self.path(step).is_file() and whole
+
+    def path(self, step: int) -> pathlib.Path:
+        """The grid of a step."""
+        return self._folder / f"step-{step:06d}.png"
+
+    @property
+    def sheet(self) -> pathlib.Path:
+        """The pictures before and after the run."""
+        return self._folder / SHEET
+
+    def _write_grid(
+        self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        across = min(ACROSS, len(pictures))
+        sheet = make_grid(list(pictures), self._drawer.labels, across)
+        if jax.process_index() == 0:
+            save_png(self.path(step), sheet)
+        return np.asarray(sheet)
+
+    def _keep(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> None:
+        if jax.process_index() == 0:
+            memory = io.BytesIO()
+            np.savez_compressed(memory, pictures=pictures, prompts=np.array(self._prompts))
+            _write(self._folder / BEFORE, memory.getvalue())
+
+    def _before(self) -> UInt8[np.ndarray, "n h w 3"] | None:
+        """The pictures of step 0, unless others were drawn then."""
+        path = self._folder / BEFORE
+        if not path.is_file():
+            return None
+        with np.load(path) as kept:
+            pictures, prompts = kept["pictures"], kept["prompts"].tolist()
+        side = self._config.data.resolution
+        fits = prompts == self._prompts and pictures.shape[1:3] == (side, side)
+        return pictures if fits else None
+
+
+def save_png(path: pathlib.Path, picture: Image.Image, **options: Any) -> None:
+    """Writes a PNG aside and renames it, so that none is ever half there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    memory = io.BytesIO()
+    picture.save(memory, format="PNG", **options)
+    _write(path, memory.getvalue())
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise UserError(f"{path} could not be written: {reason(error, path)}") from error

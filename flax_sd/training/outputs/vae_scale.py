@@ -1,0 +1,45 @@
+"""The scale of an autoencoder's latents, measured on the pictures it was trained on."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_sd import data
+from flax_sd.system.compiler import jit
+from flax_sd.training.losses import Trees
+from flax_sd.training.setup.task import Objective
+
+PICTURES, AT_ONCE = 256, 8  # as many as settle the third digit
+
+
+def scaling_factor(
+    objective: Objective, params: Trees, frozen: Trees, pictures: data.Pictures
+) -> float:
+    """1 / the standard deviation of sampled latents (Rombach et al. 2022, §G)."""
+
+    def sums(params: Trees, frozen: Trees, pixels: jax.Array) -> tuple[jax.Array, ...]:
+        vae = nnx.merge(objective.graphs["vae"], params["vae"], frozen["vae"])
+        moments = vae.encode(pixels)
+        # The variance of a sample is the mean's plus the posterior's.
+        second = jnp.square(moments.mean) + jnp.exp(moments.logvar)
+        return jnp.mean(moments.mean), jnp.mean(second)
+
+    measure = jit(sums)
+    values = []
+    for rows in _chunks(pictures):
+        pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
+        values.append([float(value) for value in measure(params, frozen, pixels)])
+    mean, second = np.mean(values, axis=0)
+    return float(1 / np.sqrt(second - mean**2))
+
+
+def _chunks(pictures: data.Pictures) -> Iterator[list[int]]:
+    """Whole chunks of one shape; of each shape at least one, if need be of repeated pictures."""
+    for same in data.alike(pictures.shapes):
+        share = PICTURES * len(same) // len(pictures)
+        count = max(AT_ONCE, min(share, len(same)) // AT_ONCE * AT_ONCE)
+        for start in range(0, count, AT_ONCE):
+            yield [same[i % len(same)] for i in range(start, start + AT_ONCE)]

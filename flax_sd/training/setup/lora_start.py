@@ -1,0 +1,122 @@
+"""The LoRA of a file that a run trains on: `lora.start`."""
+
+import logging
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from flax_sd.config import Config, LoRAConfig
+from flax_sd.errors import UserError
+from flax_sd.lora.adapter import LoRAFile
+from flax_sd.lora.formats.folded import Alphas, is_folded, unfolded
+from flax_sd.lora.formats.read import read
+from flax_sd.lora.targets import match
+from flax_sd.run_folder.saved_config import config_of
+from flax_sd.training.setup.trained_layers import reached
+
+LOGGER = logging.getLogger("flax_sd")
+
+
+def read_start(config: Config, networks: dict[str, Any]) -> LoRAFile:
+    """The LoRA of `lora.start`, each layer at the scale that it was trained at.
+
+    Raises:
+      UserError: it is no LoRA, does not fit the model or is another than the options describe.
+    """
+    start = config.lora.start
+    assert start is not None
+    known = {name: networks[name] for name in ("unet", "text_encoder")}
+    lora, said = _at_its_scales(start, config.lora, known)
+    if problems := [*_clashes(config, lora, known)]:
+        raise UserError("\n  ".join([f"lora.start {start} is another LoRA:", *problems]))
+    if said:
+        LOGGER.warning("%s", said)
+    return lora
+
+
+def _at_its_scales(
+    path: pathlib.Path, settings: LoRAConfig, networks: dict[str, Any]
+) -> tuple[LoRAFile, str]:
+    """The LoRA, and what is to be said of its scales where the file does not tell them."""
+    lora = read(path, networks)
+    if not is_folded(path, lora):
+        return lora, ""
+    run = _run_of(path)
+    if run is not None:
+        alphas, source = _alphas_of_run(run, networks), "at the scales of the run that it lies in"
+    elif settings.alpha is None:
+        alphas, source = _alphas(settings), "at a scale of 1 (lora.alpha sets another)"
+    else:
+        alphas, source = _alphas(settings), f"at {settings.alpha:g} (lora.alpha) / rank"
+    told = unfolded(lora, alphas)
+    if all(
+        told[name][p].alpha == one.alpha for name, own in lora.items() for p, one in own.items()
+    ):
+        return told, ""
+    return told, (
+        f"lora.start {path} does not tell the scales of its layers. What they do is kept, and they "
+        f"are trained {source}"
+    )
+
+
+def _run_of(path: pathlib.Path) -> Config | None:
+    """The config of the run that trained the LoRA; None if the file lies in none."""
+    try:
+        run = config_of(path)
+    except UserError:  # another program's config.yaml
+        return None
+    return run if run is not None and run.mode.adapters else None
+
+
+def _alphas(settings: LoRAConfig) -> Alphas:
+    """Those of fresh layers."""
+
+    def alpha(component: str, path: str, rank: int) -> float:
+        given = float(rank) if settings.alpha is None else settings.alpha
+        return given * (math.sqrt(rank) if settings.rslora else 1)
+
+    return alpha
+
+
+def _alphas_of_run(run: Config, networks: dict[str, Any]) -> Alphas:
+    """Those that the run trained at; if it trained on a file too, they are that file's."""
+    fresh, start = _alphas(run.lora), run.lora.start
+    if start is None:
+        return fresh
+    try:
+        earlier, _ = _at_its_scales(start, run.lora, networks)
+    except UserError:  # it is gone by now
+        return fresh
+
+    def alpha(component: str, path: str, rank: int) -> float:
+        known = earlier.get(component, {}).get(path)
+        return fresh(component, path, rank) if known is None else known.alpha
+
+    return alpha
+
+
+def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterator[str]:
+    """What the options say and the file has otherwise; an option at its default says nothing."""
+    trained = {"unet", "text_encoder"} if config.train.text_encoder else {"unet"}
+    for name in sorted(lora.keys() ^ trained):
+        if name in lora:
+            yield f"it has layers of the {name}, which the run does not train (train.{name} does)"
+        else:
+            yield f"it has no layers of the {name}, which the run is to train"
+    settings, default = config.lora, LoRAConfig()
+    adapters = [adapter for own in lora.values() for adapter in own.values()]
+    for name in ("rank", "alpha"):
+        wanted = getattr(settings, name)
+        found = sorted({getattr(adapter, name) for adapter in adapters})
+        if wanted != getattr(default, name) and found != [wanted]:
+            yield f"lora.{name} is {wanted:g}, it has {', '.join(f'{value:g}' for value in found)}"
+    if settings.targets != default.targets:
+        for name, own in lora.items():
+            picked = set(match(networks[name], settings.targets))
+            odd = [
+                p for p in sorted(picked ^ own.keys()) if reached(config, name, networks[name], p)
+            ]
+            if odd:
+                which = "does not have" if odd[0] in picked else "has, which they do not pick,"
+                yield f"lora.targets is {settings.targets!r}, it {which} {name}.{odd[0]}"

@@ -1,0 +1,99 @@
+"""The new tokens of a run: how they begin, what of the captions holds them, and their files."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from flax_sd import data
+from flax_sd.config import TokensConfig
+from flax_sd.embeddings import attached
+from flax_sd.embeddings.files import Embedding, write
+from flax_sd.errors import UserError
+from flax_sd.models.clip import CLIPTextModel
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights.fill import rounded
+
+
+def begin(cfg: TokensConfig, text_encoder: CLIPTextModel, tokenizer: Tokenizer) -> Tokenizer:
+    """Gives the text encoder its new rows, copies of old ones; returns what finds their tokens.
+
+    As diffusers' textual_inversion.py begins; an abstract text encoder gets abstract rows.
+
+    Raises:
+      UserError: the vocabulary has such a token, or a token fewer vectors than old words.
+    """
+    table = text_encoder.text_model.embeddings.token_embedding.embedding.get_value()
+
+    def rows(ids: list[int]) -> attached.Rows:
+        if isinstance(table, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct((len(ids), table.shape[1]), np.float32)
+        return table[np.array(ids)]
+
+    initial = initial_ids(cfg, tokenizer)
+    tokens = {name: rows(ids) for name, ids in initial.items()}
+    return attached.attach(text_encoder, tokenizer, tokens)
+
+
+def initial_ids(cfg: TokensConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """The old id that each vector of each new token begins as; if there are too few, in turns.
+
+    Raises:
+      UserError: there are more than vectors.
+    """
+    found, problems = {}, []
+    for name, words in cfg.names.items():
+        ids = tokenizer.encode(words)
+        count = cfg.vectors or len(ids)
+        if len(ids) > count:
+            problems.append(f"{name} begins as {words!r}, which is {len(ids)} tokens")
+        found[name] = [ids[i % len(ids)] for i in range(count)]
+    if problems:
+        raise UserError(f"tokens.vectors is {cfg.vectors}: {'; '.join(problems)}")
+    return found
+
+
+def counted(cfg: TokensConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that counts the new tokens with all of their vectors."""
+    names = [
+        placeholder
+        for name, ids in initial_ids(cfg, tokenizer).items()
+        for placeholder in attached.placeholders(name, len(ids))
+    ]
+    return tokenizer.with_tokens(names, first=0) if names else tokenizer
+
+
+def check_captions(cfg: TokensConfig, pictures: data.Pictures) -> None:
+    """Sees that there is something to learn each token from.
+
+    Raises:
+      UserError: a token is in no caption.
+    """
+    captions = [text.lower() for i in range(len(pictures)) for text in pictures.captions(i)]
+    absent = [name for name in cfg.names if not any(name.lower() in text for text in captions)]
+    if absent:
+        raise UserError(
+            f"tokens.names: no caption of {pictures.cfg.path} holds {', '.join(absent)}: write it "
+            f'into the captions, or take a data.template such as "{{}}, {absent[0]}"'
+        )
+
+
+def write_all(
+    cfg: TokensConfig,
+    text_encoder: CLIPTextModel,
+    tokenizer: Tokenizer,
+    files: dict[str, pathlib.Path],
+    dtype: str = "float32",
+) -> None:
+    """Writes what the text encoder has learned of each token.
+
+    Raises:
+      UserError: a file cannot be written, or the dtype cannot hold a number.
+    """
+    new_tokens = text_encoder.text_model.embeddings.new_tokens
+    assert new_tokens is not None, "begin() was not called"
+    rows, start = np.asarray(new_tokens[...]), 0
+    for name, ids in initial_ids(cfg, tokenizer).items():
+        own = {name: rows[start : start + len(ids)]}
+        write(files[name], Embedding(name, rounded(own, dtype, files[name])[name]))
+        start += len(ids)

@@ -1,0 +1,156 @@
+"""What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flax_sd.config import Config
+from flax_sd.models.clip import NewTokens, encode_ids
+from flax_sd.models.vae import Moments
+from flax_sd.system.compiler import Program, jit, remembered
+from flax_sd.system.precision import resolve_dtype
+from flax_sd.training.losses import (
+    DiffusionConfig,
+    EncodedBatch,
+    Loss,
+    PixelBatch,
+    Trees,
+    diffusion_loss,
+    pixel_loss,
+    vae_loss,
+)
+from flax_sd.training.setup.base_model import Parts, noise_schedule
+from flax_sd.training.setup.lora import add_adapters, constraint, dropout_rates
+from flax_sd.training.setup.trained_layers import reached
+from flax_sd.weights.networks import stride
+
+
+class Objective(NamedTuple):
+    """The trained and the frozen leaves of each component, and what is done with them.
+
+    Attributes:
+      measure: the loss by which models are compared, whatever weighs the training's.
+      encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
+      moments: jitted, (frozen, pixels) -> Moments; None in modes vae and ddpm.
+      text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
+      constrain: what a step does to the trained leaves after their update; None for nothing.
+    """
+
+    graphs: dict[str, nnx.GraphDef]
+    params: dict[str, nnx.State]
+    frozen: dict[str, nnx.State]
+    loss: Loss
+    measure: Loss
+    encode: Any
+    moments: Any = None
+    text: Any = None
+    constrain: Callable[[Trees, Trees], Trees] | None = None
+
+
+def make_objective(config: Config, parts: Parts) -> Objective:
+    """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
+
+    Raises:
+      UserError: the LoRA that the config describes cannot be put into the networks.
+    """
+    networks = dict(parts.networks)
+    if config.mode.adapters:
+        add_adapters(config, networks)
+    if "unet" in networks:
+        networks["unet"].remat = config.train.remat
+    picked = _trained_leaves(config, networks)
+    graphs, params, frozen = {}, {}, {}
+    for name, network in networks.items():
+        if name in picked:
+            graphs[name], params[name], frozen[name] = nnx.split(network, picked[name], ...)
+        else:
+            graphs[name], frozen[name] = nnx.split(network)
+    if not config.mode.denoises:
+        loss = _vae_objective(config, networks["vae"], graphs)
+        return Objective(graphs, params, frozen, loss, loss, _pixels_alone())
+    options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
+    if config.mode.unconditional:
+        dtype, schedule = _compute_dtype(config), noise_schedule(parts)
+        loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
+        measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
+        return Objective(graphs, params, frozen, loss, measure, _pixels_alone())
+    make_loss = functools.partial(
+        diffusion_loss,
+        graphs,
+        noise_schedule(parts),
+        scaling_factor=networks["vae"].config.scaling_factor,
+        clip_skip=config.model.clip_skip,
+        compute_dtype=_compute_dtype(config),
+    )
+    loss = make_loss(cfg=options)
+    frozen_text = "text_encoder" not in params
+    encoders = _encoders(graphs, config.model.clip_skip, frozen_text=frozen_text)
+    return Objective(
+        graphs, params, frozen, loss, make_loss(), *encoders, constrain=constraint(config)
+    )
+
+
+def _compute_dtype(config: Config) -> jnp.dtype | None:
+    """What whole trained weights are cast to; LoRA leaves are not cast."""
+    return jnp.dtype(resolve_dtype(config.compute_dtype)) if config.fully_trained else None
+
+
+def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
+    """The filter that picks each trained component's leaves, of those that have a gradient."""
+    picked: dict[str, Any] = dict.fromkeys(config.fully_trained, nnx.Param)
+    if config.mode.adapters:
+        picked = dict.fromkeys(config.lora_components, nnx.LoRAParam)
+    if config.tokens.names:
+        picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # either, where they are
+
+    def has_gradient(name: str, path: tuple[Any, ...], _: Any) -> bool:
+        return reached(config, name, networks[name], ".".join(map(str, path)))
+
+    return {
+        name: nnx.All(kind, functools.partial(has_gradient, name)) for name, kind in picked.items()
+    }
+
+
+def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
+    return vae_loss(
+        graphs,
+        stride=stride(vae),
+        latent_channels=vae.config.latent_channels,
+        kl_weight=config.vae_loss.kl_weight,
+        l1_weight=config.vae_loss.l1_weight,
+        compute_dtype=_compute_dtype(config),
+    )
+
+
+@remembered
+def _pixels_alone() -> Program:
+    return jit(lambda frozen, pixels, ids: PixelBatch(pixels))
+
+
+@remembered
+def _encoders(
+    graphs: dict[str, nnx.GraphDef], clip_skip: int, *, frozen_text: bool
+) -> tuple[Program, Program, Program | None]:
+    """Returns `encode`, `moments` and `text` of an Objective."""
+
+    def moments(frozen: Trees, pixels: jax.Array) -> Moments:
+        return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
+
+    def text(frozen: Trees, ids: jax.Array) -> jax.Array:
+        encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
+        return encode_ids(encoder, ids, clip_skip)
+
+    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
+        return EncodedBatch(moments(frozen, pixels), text(frozen, ids) if frozen_text else ids)
+
+    return jit(encode), jit(moments), jit(text) if frozen_text else None
+
+
+def trained_size(objective: Objective) -> int:
+    """How many numbers are trained."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(objective.params))

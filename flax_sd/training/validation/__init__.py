@@ -1,0 +1,1 @@
+"""The loss of pictures that stay the same."""

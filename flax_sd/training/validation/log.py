@@ -1,0 +1,134 @@
+"""What was measured of each set of pictures at each step, on disk, and what follows from it.
+
+validation.jsonl is for people and charts. validation_pictures.jsonl has each picture's loss, from
+which the changes between two steps are computed, so that a run that resumes knows them too.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float64
+
+from flax_sd.reports.interval import Interval, interval
+from flax_sd.run_folder.layout import VAL_LOSS, VALIDATION, VALIDATION_PICTURES
+from flax_sd.run_folder.step_lines import StepLines
+
+
+class Losses(NamedTuple):
+    """The loss of each picture of a set, by name, in each band of the timesteps."""
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, "n bands"]
+
+    @property
+    def means(self) -> "PictureMeans":
+        """The mean over the bands."""
+        return PictureMeans(self.names, np.mean(self.values, axis=1))
+
+    @property
+    def curve(self) -> list[float]:
+        """The mean over the pictures, in each band."""
+        return np.mean(self.values, axis=0).tolist()
+
+
+class PictureMeans(NamedTuple):
+    """The loss of each picture of a set, by name."""
+
+    names: tuple[str, ...]
+    values: Float64[np.ndarray, " n"]
+
+
+def change(before: PictureMeans | None, after: PictureMeans) -> Interval | None:
+    """The mean change of a picture's loss; None unless both are of the same pictures."""
+    if before is None or before.names != after.names:
+        return None
+    return interval(after.values - before.values)
+
+
+class Measured(NamedTuple):
+    """The mean loss of a set, and its change since step 0, where that is known."""
+
+    loss: Interval
+    change: Interval | None
+
+
+class ValidationLog:
+    """The measurements of a run, up to the step where it stands."""
+
+    def __init__(self, output: pathlib.Path, step: int):
+        """Reads what was measured up to `step`; only `rewind` drops what came after it.
+
+        Raises:
+          UserError: the file cannot be read.
+        """
+        self._lines = StepLines(output / VALIDATION)
+        self._pictures = StepLines(output / VALIDATION_PICTURES)
+        self._step = step
+        self._known: dict[str, dict[int, PictureMeans]] = {}
+        for line in self._pictures.read(step):
+            names, values = zip(*line["losses"], strict=True)
+            means = PictureMeans(tuple(names), np.array(values, np.float64))
+            self._known.setdefault(line["set"], {})[line["step"]] = means
+
+    def rewind(self) -> None:
+        """Drops the lines past the step.
+
+        Raises:
+          UserError: a file cannot be written.
+        """
+        if jax.process_index() == 0:
+            self._lines.truncate_after(self._step)
+            self._pictures.truncate_after(self._step)
+
+    def best(self) -> int | None:
+        """The step after which val_loss was least, of those measured; the first of equal ones."""
+        known = self._known.get(VAL_LOSS, {})
+        after = [(float(np.mean(means.values)), step) for step, means in known.items() if step]
+        return min(after)[1] if after else None
+
+    def without_improvement(self) -> int:
+        """How many measurements in a row, the last among them, had no sure improvement of val_loss.
+
+        Sure is one whose whole interval is below 0, against the last such (at first, step 0), each
+        picture with itself.
+        """
+        reference, waited = None, 0
+        for _, means in sorted(self._known.get(VAL_LOSS, {}).items()):
+            moved = change(reference, means)
+            if moved is None or moved.falls:
+                reference, waited = means, 0
+            else:
+                waited += 1
+        return waited
+
+    def add(
+        self, step: int, name: str, losses: Losses, bands: Sequence[tuple[int, int]]
+    ) -> Measured:
+        """Writes a line of both files.
+
+        Raises:
+          UserError: they cannot be written.
+        """
+        means = losses.means
+        loss, moved = interval(means.values), None
+        if step:
+            moved = change(self._known.get(name, {}).get(0), means)
+        self._known.setdefault(name, {})[step] = means
+        if jax.process_index() == 0:
+            pairs = [list(pair) for pair in zip(means.names, means.values.tolist(), strict=True)]
+            self._pictures.append({"step": step, "set": name, "losses": pairs})
+            line = {
+                "step": step,
+                "set": name,
+                "mean": loss.mean,
+                "ci95": loss.half,
+                "change": None if moved is None else moved.mean,
+                "change_ci95": None if moved is None else moved.half,
+                "count": len(means.names),
+                "bands": [[*edge, mean] for edge, mean in zip(bands, losses.curve, strict=False)],
+            }
+            self._lines.append(line)
+        return Measured(loss, moved)

@@ -1,0 +1,102 @@
+"""Measuring a run beside its steps: which sets, and what becomes of the figures."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from flax_sd.config import Config
+from flax_sd.errors import UserError
+from flax_sd.run_folder.layout import TRAIN_SUBSET
+from flax_sd.system.progress import Progress
+from flax_sd.training.inputs.batches import Inputs
+from flax_sd.training.inputs.datasets import Sets
+from flax_sd.training.losses import Loss, Trees
+from flax_sd.training.validation.evaluator import Evaluator
+from flax_sd.training.validation.log import Losses, Measured, ValidationLog
+
+
+class Verdict(NamedTuple):
+    """What a measurement came to.
+
+    Attributes:
+      values: figures for the step's line in metrics.jsonl.
+      best: the state is the best so far, and is to be kept.
+      enough: the run is to end.
+    """
+
+    values: Mapping[str, float] = {}
+    best: bool = False
+    enough: bool = False
+
+
+def keeps_best(config: Config) -> bool:
+    """Whether the run has a best state beside its last."""
+    return config.validation.every is not None
+
+
+def exhausted(config: Config, log: ValidationLog) -> bool:
+    """Whether validation.patience is at its end."""
+    patience = config.validation.patience
+    return patience is not None and log.without_improvement() >= patience
+
+
+class Validation:
+    """The sets whose loss is measured, and the log of that."""
+
+    def __init__(
+        self,
+        sets: Sets,
+        inputs: Mapping[str, Inputs],
+        loss: Loss,
+        mesh: Mesh,
+        log: ValidationLog,
+        progress: Progress,
+    ):
+        """Puts the pictures on the devices.
+
+        Raises:
+          UserError: a picture cannot be read any more.
+        """
+        self._log, self._progress = log, progress
+        self._names = {name: sets.measured[name].names for name in inputs}
+        self._sets = {name: Evaluator(given, loss, mesh) for name, given in inputs.items()}
+
+    def measure(
+        self, step: int, params: Trees, frozen: Trees
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Measures every set: figures for metrics.jsonl, and the courses by timestep.
+
+        Raises:
+          UserError: a loss is not finite, or the log cannot be written.
+        """
+        values, curves = {}, {}
+        for name, evaluator in self._sets.items():
+            losses = Losses(self._names[name], evaluator.losses(params, frozen))
+            measured = self._log.add(step, name, losses, evaluator.bands)
+            loss, change = measured
+            kind = "training" if name == TRAIN_SUBSET else "held-out"
+            if not math.isfinite(loss.mean):
+                raise UserError(
+                    f"step {step}: {name}, the loss on {kind} pictures, is {loss.mean}: a weight "
+                    "of the model is not finite, or the numbers overflow in this compute_dtype"
+                )
+            self._progress.stage(
+                "measured", f"{name} {_said(measured, f'{len(losses.names)} {kind} pictures')}"
+            )
+            values |= {name: loss.mean, f"{name}_ci": loss.half}
+            if change is not None:
+                values |= {f"{name}_change": change.mean, f"{name}_change_ci": change.half}
+            for (first, last), mean in zip(evaluator.bands, losses.curve, strict=False):
+                curves[f"{name}/t{first:03}-{last:03}"] = mean
+        return values, curves
+
+
+def _said(measured: Measured, pictures: str) -> str:
+    """As "0.0576 ± 0.0041 on 12 held-out pictures, -0.0103 ± 0.0012 since step 0"."""
+    loss, change = measured
+    text = f"{loss.mean:.4f} ± {loss.half:.4f} on {pictures}"
+    if change is not None:
+        text += f", {change.mean:+.4f} ± {change.half:.4f} since step 0"
+    return text.replace(" ± nan", "")

@@ -1,0 +1,73 @@
+"""U9: messages name the command that was typed; F11: its paths are paths."""
+
+import pathlib
+import sys
+
+import pytest
+
+from flax_sd.commands import compare, sample
+from flax_sd.commands.export import command as export
+from flax_sd.commands.inspect import command as inspect
+from flax_sd.config import flags
+from flax_sd.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("started", "name", "typed"),
+    [
+        ("train.py", "train", "python train.py"),
+        ("train.py", "sample", "python sample.py"),
+        ("../my code/sample.py", "train", "python '../my code/train.py'"),
+        ("train.py", "plan", "flax-sd plan"),
+        ("/usr/bin/flax-sd", "train", "flax-sd train"),
+        ("/usr/bin/flax-sd", "sample", "flax-sd sample"),
+        ("", "train", "flax-sd train"),
+    ],
+)
+def test_a_command_is_named_as_it_was_typed(monkeypatch, started, name, typed):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert flags.typed(name) == typed
+
+
+def test_every_path_of_the_commands_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    home = pathlib.Path("/home/anna")
+    drawn = sample.parse(
+        ["--model", "~/m", "--vae", "~/v", "--lora", "~/a:0.5", "--lora", "~/b", "--embedding"]
+        + ["~/e:<x>", "--prompts", "~/p.txt", "--out", "~/out"]
+    )
+    assert (drawn.model, drawn.vae) == ("/home/anna/m", "/home/anna/v")
+    assert drawn.lora == ("/home/anna/a:0.5", "/home/anna/b")
+    assert drawn.embedding == ("/home/anna/e:<x>",)
+    assert (drawn.prompts, drawn.out) == (home / "p.txt", home / "out")
+    written = export.parse(["~/run", "--to", "kohya", "--out", "~/o", "--model", "~/m"])
+    assert (written.run, written.out, written.model) == (home / "run", home / "o", "/home/anna/m")
+    looked = inspect.parse(["~/f", "--model", "~/m"])
+    assert (looked.path, looked.model) == (home / "f", "/home/anna/m")
+    beside = compare.parse(["~/a", "~/b", "--out", "~/c.html"])
+    assert beside.runs == (home / "a", home / "b") and beside.out == home / "c.html"
+
+
+def test_a_value_that_cannot_be_is_one_sentence():
+    with pytest.raises(UserError, match="^--out is empty: name a file or a folder$"):
+        sample.parse(["--model", "m", "--out", ""])
+    with pytest.raises(UserError, match="--path is empty"):
+        inspect.parse([""])
+
+
+def test_the_help_offers_what_there_is(capsys):
+    """U6."""
+    with pytest.raises(SystemExit):
+        export.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "single-file" not in shown and "{diffusers,kohya,peft,merged}" in shown
+
+
+def test_a_flag_that_is_there_twice_is_named(caplog):
+    """F10's sibling: tyro takes the last one."""
+    words = ["--model", "m", "--prompt", "a", "--lora", "x", "--lora", "y", "--prompt=b"]
+    options = sample.parse(words)
+    assert options.prompt == "b" and options.lora == ("x", "y")
+    assert [record.getMessage() for record in caplog.records] == [
+        "--prompt is there twice: the last one holds"
+    ]

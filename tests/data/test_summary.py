@@ -1,0 +1,96 @@
+from html import escape
+
+from PIL import Image
+
+from flax_sd.data import Finding, check, open_pictures, summary
+from flax_sd.data.check import KINDS
+from flax_sd.data.summary import LETTERS, NAMED
+from flax_sd.reports import data_report
+from tests.data import profiles
+
+
+def test_summary(folder, config):
+    pictures = open_pictures(config(folder))
+    findings = [
+        Finding("left out", "5.png", "the file is empty"),
+        Finding("small", "1.png", "tiny"),
+    ]
+    assert summary(pictures, findings).splitlines() == [
+        f"{folder}: 5 pictures, 5 captions",
+        "  0.png: 'caption 0'",
+        "  2.png: 'caption 2'",
+        "  4.png: 'caption 4'",
+        f"left out (1): {KINDS['left out']}",
+        "  5.png: the file is empty",
+        f"small (1): {KINDS['small']}",
+        "  1.png: tiny",
+    ]
+
+
+def test_summary_shows_three_captions_and_counts_all(folder, config):
+    (folder / "metadata.jsonl").unlink()
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(f"caption {i}\nanother\n")
+    lines = summary(open_pictures(config(folder)), []).splitlines()
+    assert lines[0].endswith("5 pictures, 10 captions")
+    assert lines[1:] == [f"  {i}.png: 'caption {i}'" for i in (0, 2, 4)]
+
+
+def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(folder, config):
+    (folder / "metadata.jsonl").unlink()
+    part = folder / "10_sks cat"
+    part.mkdir()
+    for i in range(5):
+        (folder / f"{i}.png").rename(part / f"{i}.png")
+    (part / "0.txt").write_text("one\ntwo\n")
+    pictures = open_pictures(config(folder))
+    words = "captions: 2 from files, 4 from the folder's name"
+    lines = summary(pictures, []).splitlines()
+    assert lines[0].endswith("5 pictures, 6 captions") and lines[1] == words
+    assert escape(words) in data_report({"data.path": pictures}, {"data.path": []})
+
+
+def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
+    names = [f"{i}.png" for i in range(NAMED + 3)]
+    findings = [Finding(kind, name, "x") for kind in ("left out", "turned") for name in names]
+    text = summary(open_pictures(config(folder)), findings)
+    left_out, turned = text.split("turned (")
+    assert all(f"  {name}: x" in left_out for name in names)
+    assert turned.count(": x") == NAMED and "and 3 more" in turned
+
+
+def test_long_captions_are_shown_by_their_beginning(folder, config):
+    (folder / "metadata.jsonl").unlink()
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(f"caption {i}, " + "flat, " * 50)
+    reason = "the folder " + "a/" * 100 + " is away"
+    findings = [
+        Finding("left out", "5.png", reason),
+        Finding("long caption", "1.png", f"not read: {'flat, ' * 50!r}"),
+    ]
+    lines = summary(open_pictures(config(folder)), findings).splitlines()
+    quoted = [line for line in lines if line.endswith(("…", "…'"))]
+    assert len(quoted) == 4 and all(len(line) < LETTERS + 15 for line in quoted)
+    assert quoted[0].startswith("  0.png: 'caption 0, flat, flat")
+    assert f"  5.png: {reason}" in lines
+
+
+def test_what_is_converted_is_counted_by_its_colours(folder, config):
+    """F9."""
+    for i in range(4):
+        name = "Display P3" if i else "Adobe RGB (1998)"
+        profile = profiles.rgb(name, profiles.P3 if i else profiles.ADOBE, 2.2)
+        Image.new("RGB", (20, 12), (40 * i, 200, 90)).save(folder / f"{i}.png", icc_profile=profile)
+    pictures = open_pictures(config(folder))
+    findings = check(pictures, None)
+    text, page = (
+        summary(pictures, findings),
+        data_report({"data.path": pictures}, {"data.path": findings}),
+    )
+    for line in (
+        "3 pictures converted from Display P3 to sRGB",
+        "1 picture converted from Adobe RGB (1998) to sRGB",
+    ):
+        assert f"\n{line}\n" in text and f"<p>{line}.</p>" in page
+    assert f"converted (4): {KINDS['converted']}" in text and "<h3>converted (4)</h3>" in page
+    assert "  0.png: from Adobe RGB (1998) to sRGB" in text

@@ -1,0 +1,233 @@
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from flax_sd import StableDiffusion, data
+from flax_sd.cli import sample as command
+from flax_sd.commands import sample as sample_command
+from flax_sd.config import DataConfig
+from flax_sd.errors import UserError
+from flax_sd.generation import run as sample
+from flax_sd.lora.formats.exchange import write_kohya
+from flax_sd.weights import safetensors
+from flax_sd.weights.networks import load_vae
+from tests import tiny
+from tests.parity import randomise
+from tests.processes import finish, start
+from tests.random_loras import random_lora
+
+PROMPTS = ["a cat", "two dogs", "ein Bär"]
+STEPS = ["--steps", "2", "--sampler", "ddim", "--width", "40", "--height", "24", "--seed", "7"]
+
+
+def flags(model, out, *more):
+    return ["--model", str(model), "--out", str(out), *STEPS, *map(str, more)]
+
+
+def run(model, out, *more):
+    return sample.run(sample_command.parse(flags(model, out, *more)))
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("prompts") / "p.txt"
+    path.write_text("\n".join(PROMPTS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def drawn(model, prompts, tmp_path_factory):
+    """Three prompts, two pictures each, four at a time: the last batch is padded."""
+    out = tmp_path_factory.mktemp("drawn") / "out"
+    assert run(model, out, "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 4) == 0
+    return out
+
+
+def pixels(path):
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_each_picture_is_that_of_its_row_and_seed_alone(drawn, model):
+    sd = StableDiffusion.load(model)
+    for row, prompt in enumerate(PROMPTS):
+        for seed in (7, 8):
+            alone = sd.generate(prompt, "", 2, sampler="ddim", seed=seed, height=24, width=40)
+            ours = pixels(drawn / f"{row:05d}_seed{seed}.png")
+            assert ours.shape == (24, 40, 3) and ours.std() > 1
+            assert np.abs(ours - alone[0]).max() <= 1  # another batch, other rounding
+
+
+def test_the_folder_is_a_data_set(drawn):
+    pictures = data.open_pictures(DataConfig(path=str(drawn), resolution=16))
+    assert not pictures.bad and len(pictures) == 6
+    assert pictures.captions(2) == ("two dogs",)
+    lines = (drawn / "metadata.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(lines[3])["file_name"] == "00001_seed8.png"
+    assert json.loads(lines[3])["seed"] == 8 and json.loads(lines[3])["model"] == "tiny-sd"
+
+
+def test_the_same_command_changes_nothing(drawn, model, prompts, capsys):
+    before = {path: path.stat().st_mtime_ns for path in drawn.glob("*.png")}
+    more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 3
+    assert run(model, drawn, *more) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in drawn.glob("*.png")}
+    assert "6 pictures to draw, 6 of them there already" in capsys.readouterr().out
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(drawn, model, prompts):
+    whole = files(drawn)
+    for name in ("00000_seed8.png", "00002_seed7.png", "metadata.jsonl"):
+        (drawn / name).unlink()
+    (drawn / ".00000_seed8.png.part").write_bytes(b"half")
+    more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 4
+    assert run(model, drawn, *more) == 0
+    assert files(drawn) == whole
+
+
+def test_other_settings_are_refused(drawn, model, prompts):
+    before = files(drawn)
+    with pytest.raises(UserError, match=r"00000_seed8.png: guidance_scale is 7.5, not 3.0"):
+        run(model, drawn, "--prompts", prompts, "--seed", 8, "--guidance-scale", 3)
+    assert files(drawn) == before
+
+
+@pytest.mark.slow
+def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
+    """Rows of two programs; a LoRA in the place of its path; unguided rows ignore negatives."""
+    write_kohya(tmp_path / "cat.safetensors", random_lora(model))
+    text = {"clip_skip": 1, "max_token_length": 150}
+    rows = [
+        {"prompt": "a", "negative_prompt": "n"},
+        {"prompt": "b " * 99 + "c", "guidance_scale": 1, "seed": 3, **text},
+        {"prompt": "c", "guidance_scale": 2.0},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lora, out = f"{tmp_path / 'cat.safetensors'}:0.5", tmp_path / "out"
+    with caplog.at_level(logging.WARNING, "flax_sd"):
+        assert run(model, out, "--prompts", tmp_path / "p.jsonl", "--lora", lora) == 0
+    assert not caplog.records
+    sd = StableDiffusion.load(model)
+    sd.add_lora(tmp_path / "cat.safetensors", 0.5)
+    common = {"num_inference_steps": 2, "sampler": "ddim", "height": 24, "width": 40}
+    expected = {
+        "00000_seed7.png": sd.generate("a", "n", seed=7, **common),
+        "00001_seed3.png": sd.generate(
+            rows[1]["prompt"], guidance_scale=1, seed=3, **text, **common
+        ),
+        "00002_seed7.png": sd.generate("c", guidance_scale=2, seed=7, **common),
+    }
+    for name, alone in expected.items():
+        assert np.abs(pixels(out / name) - alone[0]).max() <= 1
+    with Image.open(out / "00000_seed7.png") as picture:
+        assert picture.text["parameters"].startswith("a <lora:cat:0.5>\nNegative prompt: n\nSteps")
+
+
+def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):
+    tiny.save("sd1", tmp_path, variant="fp16")
+    more = ["--variant", "fp16", "--dtype", "bfloat16", "--vae", tmp_path]
+    options = sample_command.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
+    sd = sample._load(options, sample.prepare(options))
+    for network in (sd.unet, sd.vae, sd.text_encoders[0]):
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(network))} == {"bfloat16"}
+
+
+@pytest.mark.slow
+def test_an_embedding_and_another_vae_are_drawn_with(model, tmp_path):
+    """Each as the Python interface does it, and neither as the model alone."""
+    path, vae = tmp_path / "my-cat.safetensors", tmp_path / "vae"
+    rows = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
+    safetensors.write(path, {"emb_params": rows})
+    randomise(tiny.build("sd1").vae, 7).save_pretrained(vae)
+    sd = StableDiffusion.load(model)
+
+    def ours(name, value):
+        assert run(model, tmp_path / name, "--prompt", "a <sks>", f"--{name}", value) == 0
+        return pixels(tmp_path / name / "00000_seed7.png")
+
+    def theirs():
+        common = {"num_inference_steps": 2, "sampler": "ddim", "height": 24, "width": 40}
+        return sd.generate("a <sks>", seed=7, **common)[0].astype(int)
+
+    plain = theirs()
+    sd.add_embedding(path, "<sks>")
+    pairs = [(ours("embedding", f"{path}:<sks>"), theirs())]
+    sd.remove_embedding("<sks>")
+    sd.vae = load_vae(str(vae), "float32")
+    pairs.append((ours("vae", vae), theirs()))
+    for drawn, expected in pairs:
+        assert np.abs(drawn - expected).max() <= 1
+        assert np.abs(drawn - plain).max() > 10
+
+
+def test_devices_share_a_batch(drawn, model, prompts, tmp_path):
+    code = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", 2)
+from flax_sd.commands import sample
+sys.exit(sample.run(sample.parse(sys.argv[1:])))
+"""
+    more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 5
+    printed = finish(start(code, *flags(model, tmp_path / "out", *more)), timeout=400)
+    assert "2 x cpu" in printed and "images/s" in printed
+    for path in drawn.glob("*.png"):
+        assert np.abs(pixels(path) - pixels(tmp_path / "out" / path.name)).max() <= 1
+
+
+def test_interrupted(model, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "_load", interrupt)
+    assert run(model, tmp_path / "out", "--prompt", "a") == 130
+    assert "stopped: 1 picture left; the same command goes on" in capsys.readouterr().out
+
+
+def test_all_mistakes_at_once_before_anything_is_read(tmp_path, capsys):
+    bad = ["--prompt", "a", "--prompts", "b", "--lora", "l:x", "--width", "44", "--sampler", "e"]
+    args = ["--model", str(tmp_path / "none"), *bad, "--batch-size", "0", "--vae", "./none"]
+    assert command([*args, "--out", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: 7 things are wrong:",
+        "  either --prompt or --prompts FILE is wanted: both are given",
+        "  LoRA l:x is not there; write PATH or PATH:SCALE",
+        "  --width is 44: should be a multiple of 8, such as 48",
+        "  --sampler is 'e': should be one of ddpm, ddim, pndm, euler, euler_a",
+        "  --batch-size is 0: should be 1 or more",
+        f"  folder {tmp_path / 'none'} does not exist",
+        "  folder ./none does not exist",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ([], "error: either --prompt or --prompts FILE is wanted: neither is given"),
+        (["--prompt", "a", "--clip-skip", "3"], "clip_skip is 3: this text encoder has 2 layers"),
+        (["--prompt", "a", "--steps", "1001"], "1001"),
+        (["--prompt", "a", "--vae", "{out}"], "out does not exist"),
+    ],
+)
+def test_what_the_model_cannot_draw(model, tmp_path, capsys, more, message):
+    more = [text.format(out=tmp_path / "out") for text in more]
+    assert command(flags(model, tmp_path / "out", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_flags(capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(["--model", "x", "--promt", "a cat"])
+    assert caught.value.code == 2
+    assert "--promt" in capsys.readouterr().err

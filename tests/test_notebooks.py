@@ -1,0 +1,60 @@
+"""The notebooks for free machines, run on this one: a tiny model, two steps, tiny pictures."""
+
+import html
+import os
+import pathlib
+import re
+import sysconfig
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import flax_sd
+from tests.training_runs import make_pictures
+
+DOCS = pathlib.Path(flax_sd.__file__).parents[1] / "docs"
+OPTIONS = """--train.steps 2 --train.remat none --data.resolution 32 --data.buckets none
+  --data.held_out_share none --validation.every none --lora.rank 2 --lora.alpha 2
+  --sample.every none --sample.steps 2 --sample.prompts a"""
+
+
+@pytest.fixture
+def parameters(tmp_path, model):
+    """The first cell of code as a user would write it, for what is here."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    make_pictures(pictures, 6)
+    values = {
+        "MODEL": str(model),
+        "PICTURES": str(pictures),
+        "OUTPUT": str(tmp_path / "run"),
+        "PROMPT": "a lemon",
+        "OPTIONS": " ".join(OPTIONS.split()),
+        "STEPS": 2,
+    }
+    return "\n".join(f"{name} = {value!r}" for name, value in values.items())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of Jupyter's own packages
+@pytest.mark.parametrize("name", ["colab", "kaggle"])
+def test_every_cell_runs(tmp_path, monkeypatch, compile_cache, parameters, name):
+    monkeypatch.setenv("PYTHONPATH", str(DOCS.parent))
+    commands = sysconfig.get_path("scripts")  # where flax-sd is, also if no one activated it
+    monkeypatch.setenv("PATH", commands, prepend=os.pathsep)
+    notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    assert set(re.findall("^[A-Z]+", parameters, re.M)) < set(
+        re.findall("^[A-Z]+", cell.source, re.M)
+    )
+    cell.source += f"\n{parameters}"
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "run" / "lora.safetensors").is_file()
+    shown = [out.get("data", {}) for c in notebook.cells for out in c.get("outputs", ())]
+    data_report, report = (
+        html.unescape(data["text/html"]) for data in shown if "srcdoc" in data.get("text/html", "")
+    )
+    assert "6 pictures and 6 captions are used" in data_report
+    assert "data:image/png;base64," in report and "samples/" not in report
+    assert sum("image/png" in data for data in shown) == 2

@@ -1,0 +1,105 @@
+"""A model's folder as it is written: what stands in it, and that it is whole or not there."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights.diffusers_folder import read_json
+from flax_sd.weights.safetensors import TensorFile
+from flax_sd.weights.save import save_model
+from tests.tiny import TOKENIZER
+
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+CONFIGS = {
+    "unet": {"_class_name": "UNet2DConditionModel"},
+    "vae": {"_class_name": "AutoencoderTiny"},
+    "text_encoder": {"architectures": ["CLIPTextModel"], "torch_dtype": "float32"},
+}
+
+
+def save(path, seed=0):
+    networks = {
+        name: nnx.Linear(3, 2 + i, rngs=nnx.Rngs(seed + i)) for i, name in enumerate(CONFIGS)
+    }
+    save_model(
+        path,
+        networks,
+        Tokenizer.load(TOKENIZER),
+        index=INDEX,
+        configs=CONFIGS,
+        scheduler_config={"_class_name": "DDIMScheduler"},
+        dtype="float16",
+    )
+    return networks
+
+
+def test_what_stands_in_the_folder(tmp_path):
+    networks = save(tmp_path / "model")
+    files = sorted(
+        str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*.*")
+    )
+    assert files == [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
+    file = TensorFile(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
+    assert np.array_equal(file["weight"], networks["vae"].kernel[...].T)
+
+
+def test_the_index_names_the_parts_that_are_there(tmp_path):
+    save(tmp_path / "model")
+    index = read_json(tmp_path / "model" / "model_index.json")
+    assert index["vae"] == ["diffusers", "AutoencoderTiny"]
+    assert index["safety_checker"] == index["feature_extractor"] == [None, None]
+    assert read_json(tmp_path / "model/text_encoder/config.json")["torch_dtype"] == "float16"
+    assert read_json(tmp_path / "model/unet/config.json") == CONFIGS["unet"]
+
+
+def test_equal_models_give_equal_bytes(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        save(tmp_path / name, seed)
+    name = "unet/diffusion_pytorch_model.safetensors"
+    a, b, c = ((tmp_path / folder / name).read_bytes() for folder in "abc")
+    assert a == b != c
+
+
+def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
+    save(tmp_path / "model")
+    before = (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    calls = []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="could not be written: No space left"):
+        save(tmp_path / "model", seed=1)
+    after = (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").read_bytes()
+    assert before == after and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_single_file_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}: single files are not written; name a folder"):
+        save(tmp_path / name)
