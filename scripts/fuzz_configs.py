@@ -27,8 +27,9 @@ from flax_sd.diffusion import diffusers_corrections
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.errors import UserError
 from flax_sd.models.tokenizer import Tokenizer
-from flax_sd.weights import networks, safetensors
+from flax_sd.weights import safetensors
 from flax_sd.weights.hub import BUNDLED
+from flax_sd.weights.model_files import ModelFiles
 
 SLOW = 5.0  # seconds
 FILES = (
@@ -133,26 +134,23 @@ def read(folder: pathlib.Path, file: str, *, trace: bool) -> None:
     Raises:
       UserError: it is refused.
     """
-    part = file.partition("/")[0]
+    part, files = file.partition("/")[0], ModelFiles(folder)
     if part == "model_index.json":
-        networks.check_kind(folder)
-        for name in ("unet", "vae", "text_encoder"):
-            networks.read_component_config(folder, name)
-        networks.read_scheduler_config(folder)
+        files.check_kind()
+        assert files.configs and files.scheduler_config
     elif part == "scheduler":
-        raw = networks.read_scheduler_config(folder)
+        raw = files.scheduler_config
         NoiseSchedule.from_config(raw)
         samplers.from_config(diffusers_corrections.scheduler_in_use(raw), 4)
         samplers.from_config(samplers.config_of("euler", raw), 4)
     elif part == "tokenizer":
         Tokenizer.load(folder / part)(["a cat"])
     else:
-        raw = networks.read_component_config(folder, part)
-        networks.network_config(raw, part)
+        files.network_config(part)
         if part == "unet":
-            diffusers_corrections.sample_size(raw)
+            diffusers_corrections.sample_size(files.config(part))
         if trace:
-            networks.abstract_network(raw, part)
+            files.abstract(part)
 
 
 def read_tensors(path: pathlib.Path) -> None:

@@ -9,14 +9,14 @@ import yaml
 from flax_sd.lora.adapter import Adapter, LoRAFile
 from flax_sd.lora.formats.exchange import kohya_metadata, write_kohya, write_peft
 from flax_sd.lora.targets import match, slots
-from flax_sd.weights.networks import abstract_network, read_component_config
+from flax_sd.weights.model_files import ModelFiles
 
 
 def random_lora(model: pathlib.Path, rank: int = 3, alpha: float = 2.0) -> LoRAFile:
     """Both halves random, in the attention of UNet and text encoder."""
     rng, lora = np.random.default_rng(rank), {}
     for component in ("unet", "text_encoder"):
-        network = abstract_network(read_component_config(model, component), component)
+        network = ModelFiles(model).abstract(component)
         for path in match(network, "attention"):
             base = slots(network)[path].base
             down = rng.normal(size=(rank, base.in_features)) / base.in_features**0.5

@@ -170,10 +170,10 @@ def objective(parse):
 def objective_of(config):
     """The objective of a config, with weights."""
     from flax_sd.system.precision import resolve_dtype
-    from flax_sd.training.setup.base_model import load_parts
+    from flax_sd.training.setup.base_model import load_model
     from flax_sd.training.setup.task import make_objective
 
-    return make_objective(config, load_parts(config, resolve_dtype(config.compute_dtype)))
+    return make_objective(config, load_model(config, resolve_dtype(config.compute_dtype)))
 
 
 def batch_of(objective, b=2):

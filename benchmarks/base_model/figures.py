@@ -17,7 +17,7 @@ from flax import nnx
 from benchmarks.common.options import base_pictures
 from flax_sd import data
 from flax_sd.generation.sheet import make_sheet
-from flax_sd.weights.networks import load_vae
+from flax_sd.weights.model_files import ModelFiles
 
 AT_ONCE = 8
 
@@ -29,7 +29,7 @@ def reconstructions(
 
     It decodes the mean of their latents.
     """
-    graph, state = nnx.split(load_vae(model, "float32"))
+    graph, state = nnx.split(ModelFiles.find(model).load("vae", "float32"))
 
     def through(state: nnx.State, pixels: jax.Array) -> jax.Array:
         vae = nnx.merge(graph, state)

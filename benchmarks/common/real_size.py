@@ -89,7 +89,7 @@ def write_folder(family: str, target: pathlib.Path) -> int:
         model_folder.write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
         for number, (name, raw) in enumerate(FAMILIES[family].items()):
             model_folder.write_json(aside / name / "config.json", raw)
-            network = networks.random_network(aside, name, jax.random.key(number), "float32")
+            network = networks.random_network(raw, name, jax.random.key(number), "float32")
             tensors = {key: not_zero(value) for key, value in state_tensors(network).items()}
             model_folder.save_component(aside, name, tensors, raw)
             count += sum(tensor.size for tensor in tensors.values())

@@ -22,7 +22,7 @@ from flax_sd.config import Config
 from flax_sd.system import sharding
 from flax_sd.training import optim
 from flax_sd.training import step as train_step
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective, trained_size
 
 
@@ -51,7 +51,7 @@ def compile_only(config: Config, mesh: Mesh) -> dict[str, Any]:
 
 def run(config: Config, mesh: Mesh, repeats: int) -> dict[str, Any]:
     """The same, and the seconds of each step after one to warm up."""
-    objective = make_objective(config, load_parts(config, config.compute_dtype))
+    objective = make_objective(config, load_model(config, config.compute_dtype))
     tx = optim.make_optimizer(config.optim, config.train.steps)
     fresh = train_step.init_state(objective.params, tx, config.seed, scaled=False)
     state = sharding.replicate(fresh, mesh)

@@ -1,6 +1,5 @@
 """A sampling command checked as far as it can be before any weights are read."""
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,11 +22,10 @@ from flax_sd.lora.formats.read import lora_hash
 from flax_sd.models.tokenizer import TEXT
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.weights import hub, identity
-from flax_sd.weights.diffusers_folder import component_files
-from flax_sd.weights.networks import find_vae, read_component_config, read_scheduler_config
+from flax_sd.weights.family import DDPM
+from flax_sd.weights.model_files import ModelFiles, find_vae
 
 T = TypeVar("T")
-NETWORKS = ("unet", "vae", "text_encoder")
 STEPS = 50  # denoising steps, unless asked for
 LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
 PIXELS = 8 * 8  # of a latent
@@ -38,14 +36,12 @@ class Job(NamedTuple):
     """What is to be drawn.
 
     Attributes:
-      folder: of the model.
-      unconditional: whether that draws without words.
+      files: the model's, with the VAE that the flags name.
       scheduler: the model's scheduler config, as the flags change it.
       records: file name -> the picture's settings, its line of metadata.jsonl.
     """
 
-    folder: pathlib.Path
-    unconditional: bool
+    files: ModelFiles
     dtype: str
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
@@ -61,9 +57,7 @@ class Found(NamedTuple):
     rows: list[Row]
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
-    unconditional: bool
-    folder: pathlib.Path
-    vae_folder: pathlib.Path | None
+    files: ModelFiles
 
 
 def prepare(options: SampleOptions) -> Job:
@@ -73,13 +67,13 @@ def prepare(options: SampleOptions) -> Job:
       UserError: something is missing, cannot be, or would be overwritten; all problems are named.
     """
     found = _find(options)
-    scheduler = _scheduler(options, found.folder)
+    scheduler = _scheduler(options, found.files)
     asked = settled_rows(found.rows, options.out)
-    if found.unconditional:
-        rows = [unprompted.resolve(row, found.folder, scheduler) for row in asked]
+    if found.files.kind == DDPM:
+        rows = [unprompted.resolve(row, found.files, scheduler) for row in asked]
         record, pixels = unprompted.record, 1
     else:
-        rows = _resolve(asked, found.folder, scheduler)
+        rows = _resolve(asked, found.files, scheduler)
         record, pixels = _record, PIXELS
     pictures = pictures_of(rows)
     common = _common(options, found)
@@ -89,8 +83,7 @@ def prepare(options: SampleOptions) -> Job:
     devices = len(jax.devices())
     size = options.batch_size or usual_batch(rows, devices, pixels)
     return Job(
-        found.folder,
-        found.unconditional,
+        found.files,
         common["dtype"],
         found.loras,
         found.embeddings,
@@ -122,24 +115,25 @@ def _find(options: SampleOptions) -> Found:
     if options.batch_size is not None and options.batch_size < 1:
         problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
     # The hub is asked only for a command that has no other mistake.
-    folder = vae_folder = None
+    folder = vae = None
     if not problems or identity.is_local(options.model):
         model = options.model, options.revision, options.variant
         folder = _gather(problems, hub.resolve, *model)
-    unconditional = folder is not None and unprompted.is_unconditional(folder)
-    if unconditional:
+    own = None if folder is None else ModelFiles(folder, variant=options.variant)
+    if own is not None and own.kind == DDPM:
         rows, problems = [unprompted.row(options)], problems + unprompted.faults(options)
     elif not worded:
         rows = _gather(problems, _rows, options)
     if options.vae is not None and (not problems or identity.is_local(options.vae)):
-        vae_folder = _gather(problems, find_vae, options.vae, options.variant)
+        vae = _gather(problems, find_vae, options.vae, options.variant)
     if problems:
         many = f"{len(problems)} things are wrong:"
         raise UserError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
     assert rows is not None and folder is not None
     there = [lora for lora in loras if lora is not None]
     found = [embedding for embedding in embeddings if embedding is not None]
-    return Found(rows, there, found, unconditional, folder, vae_folder)
+    files = ModelFiles(folder, source=options.model, variant=options.variant, vae=vae)
+    return Found(rows, there, found, files)
 
 
 def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
@@ -168,27 +162,25 @@ def _rows(options: SampleOptions) -> list[Row]:
     return [Row.model_validate({"prompt": options.prompt, **defaults})]
 
 
-def _scheduler(options: SampleOptions, folder: pathlib.Path) -> dict[str, Any]:
-    raw = read_scheduler_config(folder)
+def _scheduler(options: SampleOptions, files: ModelFiles) -> dict[str, Any]:
+    raw = files.scheduler_config
     try:
         return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
     except UserError as error:
         raise UserError(f"--{_flag(str(error))}") from error
 
 
-def _resolve(rows: list[Row], folder: pathlib.Path, scheduler: Mapping[str, Any]) -> list[Row]:
+def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, Any]) -> list[Row]:
     """Rows with their sizes and steps, held against the model's configs.
 
     Raises:
       UserError: the model is not whole, or cannot draw so; all problems are named.
     """
-    raw = {name: read_component_config(folder, name) for name in NETWORKS}
     rows = [row.model_copy(update={"steps": row.steps or STEPS}) for row in rows]
-    vae = raw["vae"]
-    widths = vae.get("block_out_channels") or vae.get("decoder_block_out_channels") or [0] * 4
-    stride = 2 ** (len(widths) - 1)
-    height, width = (side * stride for side in diffusers_corrections.sample_size(raw["unet"]))
-    layers = raw["text_encoder"].get("num_hidden_layers", 12)  # the default of CLIP's config
+    step = files.network_config("vae").pixels_per_latent
+    size = diffusers_corrections.sample_size(files.config("unet"))
+    height, width = (side * step for side in size)
+    layers = files.network_config("text_encoder").num_hidden_layers
     problems: dict[str, None] = {}  # each once, in order
     for name, steps in dict.fromkeys((row.sampler, row.steps or STEPS) for row in rows):
         try:
@@ -214,20 +206,19 @@ def own_sampler(scheduler: Mapping[str, Any]) -> str:
 
 def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
     """What all pictures' settings say of model, VAE and LoRAs."""
-    names = ("unet",) if found.unconditional else NETWORKS
-    networks = [component_files(found.folder, name, options.variant) for name in names]
+    files = found.files
+    own = ModelFiles(files.folder, variant=files.variant)  # with its own VAE
     overrides = {"prediction_type": options.prediction_type, "zero_snr": options.zero_snr}
     vae = None
-    if found.vae_folder is not None and options.vae is not None:
-        files = component_files(found.vae_folder.parent, found.vae_folder.name, options.variant)
-        vae = f"{identity.display_name(options.vae)} {identity.fingerprint(files)}"
+    if options.vae is not None:
+        vae = f"{identity.display_name(options.vae)} {files.fingerprint(['vae'])}"
     loras = [
         {"name": path.stem, "hash": lora_hash(path), "scale": scale} for path, scale in found.loras
     ]
     return {
         "model": identity.display_name(options.model),
-        "model_hash": identity.fingerprint(file for files in networks for file in files),
-        **({} if found.unconditional else {"vae": vae, "loras": loras, **_embeddings(found)}),
+        "model_hash": own.fingerprint(files.kind.networks),
+        **({} if files.kind == DDPM else {"vae": vae, "loras": loras, **_embeddings(found)}),
         "dtype": resolve_dtype(options.dtype),
         **{name: value for name, value in overrides.items() if value},
     }
@@ -235,7 +226,7 @@ def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
 
 def _embeddings(found: Found) -> dict[str, Any]:
     """What settings say of the embeddings, whose files are looked at; nothing without any."""
-    width = read_component_config(found.folder, "text_encoder").get("hidden_size", 512)
+    width = found.files.network_config("text_encoder").hidden_size
     named = []
     for source in found.embeddings:
         path = embedding_files.locate(source.path)

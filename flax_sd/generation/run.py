@@ -13,7 +13,7 @@ from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system import memory, sharding
 from flax_sd.system.progress import Progress
-from flax_sd.weights.networks import load_vae
+from flax_sd.weights.model import Model
 
 STOPPED = 130  # exit status after Ctrl-C
 SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
@@ -35,7 +35,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     try:
         if missing:
             with memory.explained(lambda: SMALLER):
-                sd = _load_unconditional(job, options) if job.unconditional else _load(options, job)
+                sd = _load(job)
                 progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
                 _draw(sd, job, progress, missing)
     except KeyboardInterrupt:
@@ -48,30 +48,21 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     return 0
 
 
-def _load(options: SampleOptions, job: Job) -> StableDiffusion:
-    sd = StableDiffusion.load(job.folder, job.dtype, variant=options.variant)
-    sd.scheduler_config = job.scheduler
-    if options.vae is not None:
-        sd.vae = load_vae(options.vae, job.dtype, options.variant)
-        if sd.vae.config.latent_channels != sd.unet.config.in_channels:
-            raise UserError(
-                f"VAE {options.vae} has {sd.vae.config.latent_channels} latent channels, "
-                f"the model {sd.unet.config.in_channels}: take one of the model's family"
-            )
+def _load(job: Job) -> StableDiffusion | DDPM:
+    model = Model.load(job.files, job.dtype, job.files.kind)
+    model.scheduler_config = job.scheduler
+    sd = StableDiffusion(model) if model.tokenizers else DDPM(model)
+    sd.distribute(sharding.make_mesh(-1, 1))
+    if isinstance(sd, StableDiffusion):
+        _attach(sd, job)
+    return sd
+
+
+def _attach(sd: StableDiffusion, job: Job) -> None:
     for number, lora in enumerate(job.loras):
         sd.add_lora(lora.path, lora.scale, f"{number}: {lora.path}")
     for embedding in job.embeddings:
         sd.add_embedding(embedding.path, embedding.token)
-    if len(jax.devices()) > 1:
-        sd.distribute(sharding.make_mesh(-1, 1))
-    return sd
-
-
-def _load_unconditional(job: Job, options: SampleOptions) -> DDPM:
-    model = DDPM.load(job.folder, job.dtype, variant=options.variant)
-    model.scheduler_config = job.scheduler
-    model.distribute(sharding.make_mesh(-1, 1))
-    return model
 
 
 def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:

@@ -1,6 +1,5 @@
 """The sampling command for an unconditional model, whose pictures have no prompts."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,19 +10,12 @@ from flax_sd.generation.batches import Picture
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings
 from flax_sd.pipelines.ddpm import sample_size, sampler_config, train_steps
-from flax_sd.weights.diffusers_folder import read_json
-from flax_sd.weights.networks import DDPM, read_component_config
+from flax_sd.weights.model_files import ModelFiles
 
 IDLE = (
     *("prompt", "prompts", "negative_prompt", "guidance_scale", "clip_skip"),
     *("max_token_length", "lora", "embedding", "vae"),
 )
-
-
-def is_unconditional(folder: pathlib.Path) -> bool:
-    """Whether a model's folder holds a DDPMPipeline."""
-    index = folder / "model_index.json"
-    return index.is_file() and read_json(index).get("_class_name") == DDPM
 
 
 def faults(options: SampleOptions) -> list[str]:
@@ -40,16 +32,16 @@ def row(options: SampleOptions) -> Row:
     return Row(prompt="", **{name: getattr(options, name) for name in Settings.model_fields})
 
 
-def resolve(row: Row, folder: pathlib.Path, scheduler: Mapping[str, Any]) -> Row:
+def resolve(row: Row, files: ModelFiles, scheduler: Mapping[str, Any]) -> Row:
     """The row with its size and steps, held against the model's configs.
 
     Raises:
       UserError: the model is not whole, or cannot draw so; all problems are named.
     """
-    raw, problems = read_component_config(folder, "unet"), []
-    height, width = sample_size(raw)
+    config, problems = files.network_config("unet"), []
+    height, width = sample_size(files.config("unet"))
     size = {"height": row.height or height, "width": row.width or width}
-    stride = 2 ** (len(raw.get("block_out_channels") or [0] * 4) - 1)
+    stride = 2 ** (len(config.block_out_channels) - 1)
     for name, side in size.items():
         if side % stride:
             problems.append(f"{name} is {side}: should be a multiple of {stride} for this model")

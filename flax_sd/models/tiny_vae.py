@@ -56,6 +56,11 @@ class AutoencoderTinyConfig:
             raw["upsampling_scaling_factor"] = int(factor)
         return read_config(cls, raw, UNSUPPORTED, where, choices=choices, alike=ALIKE)
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a latent, along each side."""
+        return 2 ** (len(self.decoder_block_out_channels) - 1)
+
     def __post_init__(self) -> None:
         problems = []
         for part in ("encoder", "decoder"):

@@ -64,6 +64,11 @@ class AutoencoderKLConfig:
         raw = diffusers_spelling(raw)
         return read_config(cls, raw, UNSUPPORTED, where, choices=supported, alike=ALIKE)
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a latent, along each side."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
     def __post_init__(self) -> None:
         problems = block_problems(self)
         if problems:

@@ -1,7 +1,6 @@
 """DDPM: an unconditional model of a diffusers folder, and the pictures that it draws of noise."""
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, SupportsIndex
 
@@ -14,35 +13,26 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
-from flax_sd.models.unet_2d import UNet2DModel
 from flax_sd.pipelines.request import read_seeds, to_uint8
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.system import sharding
 from flax_sd.system.compiler import jit
-from flax_sd.weights import hub, networks
-from flax_sd.weights.diffusers_folder import read_json, save_component, write_json, written_aside
-from flax_sd.weights.fill import as_dtype, state_tensors
+from flax_sd.weights import family
+from flax_sd.weights.fill import as_dtype
+from flax_sd.weights.model import Model
+from flax_sd.weights.model_files import ModelFiles
 
 
 class DDPM:
     """A UNet that draws pictures without words (Ho et al. 2020), with its scheduler's config.
 
     Attributes:
-      unet: an nnx module.
-      config: its raw config.json.
-      scheduler_config: the raw scheduler_config.json.
-      folder: where its files lie.
+      model: what was loaded, and where it came from.
     """
 
-    def __init__(self, folder: pathlib.Path, unet: UNet2DModel):
-        """Puts the network of `folder` beside its configs.
-
-        Raises:
-          UserError: a config is missing.
-        """
-        self.folder, self.unet = folder, unet
-        self.config = networks.read_component_config(folder, "unet")
-        self.scheduler_config = networks.read_scheduler_config(folder)
+    def __init__(self, model: Model):
+        """Draws with a loaded model, whose network stays where it is."""
+        self.model = model
         self._sample = jit(_sample, static_argnums=(0, 2))
         self._batch: Sharding | None = None
 
@@ -66,9 +56,18 @@ class DDPM:
           UserError: there is no such model, it is damaged or of a kind that is not supported.
         """
         as_dtype(dtype)
-        folder = hub.resolve(source, revision, variant)
-        networks.check_kind(folder, networks.DDPM)
-        return cls(folder, networks.load_network(folder, "unet", dtype, variant))
+        files = ModelFiles.find(source, revision, variant)
+        return cls(Model.load(files, dtype, family.DDPM))
+
+    @property
+    def unet(self) -> Any:
+        """The UNet."""
+        return self.model.networks["unet"]
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The raw scheduler_config.json."""
+        return self.model.scheduler_config
 
     def generate(
         self,
@@ -138,7 +137,7 @@ class DDPM:
     @property
     def sample_size(self) -> tuple[int, int]:
         """Height and width of the pictures that it was trained on."""
-        return sample_size(self.config)
+        return sample_size(self.model.files.config("unet"))
 
     def distribute(self, mesh: Mesh) -> None:
         """Copies the network to every device of a mesh, over which the pictures are divided."""
@@ -152,10 +151,7 @@ class DDPM:
         Raises:
           UserError: something else is in the place, or the disk is full.
         """
-        with written_aside(named(path)) as aside:
-            save_component(aside, "unet", state_tensors(self.unet), self.config)
-            write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
-            write_json(aside / "model_index.json", read_json(self.folder / "model_index.json"))
+        self.model.save(named(path))
 
 
 def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:

@@ -19,21 +19,14 @@ from flax_sd.embeddings.files import read as read_embedding
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.lora.attached import AttachedLoRAs
-from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.tokenizer import Tokenizer
-from flax_sd.models.unet import UNet2DConditionModel
-from flax_sd.models.vae import AutoencoderKL
 from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import OUTPUTS, draw_noise, guided, read_request, to_uint8
 from flax_sd.system import sharding
-from flax_sd.weights import hub
-from flax_sd.weights import networks as components
-from flax_sd.weights.diffusers_folder import read_json
-from flax_sd.weights.family import Family, family_of
+from flax_sd.weights.family import STABLE_DIFFUSION, Family
 from flax_sd.weights.fill import as_dtype
-from flax_sd.weights.save import save_model
-
-NETWORKS = ("unet", "vae", "text_encoder")
+from flax_sd.weights.model import Model
+from flax_sd.weights.model_files import ModelFiles
 
 
 class PromptStates(NamedTuple):
@@ -48,52 +41,31 @@ class PromptStates(NamedTuple):
     pooled: np.ndarray | None = None
 
 
+def _network(name: str, doc: str) -> Any:
+    """Returns a property: a component of the model."""
+    return property(
+        lambda self: self.model.networks[name],
+        lambda self, network: self.model.networks.update({name: network}),
+        doc=doc,
+    )
+
+
 class StableDiffusion:
     """A Stable Diffusion checkpoint: its networks, its tokenizer and its scheduler's config.
 
     Attributes:
-      family: "sd1", "sd2" or "sdxl".
-      unet, vae: nnx modules.
-      text_encoders, tokenizers: lists; one of each, but for SDXL.
-      scheduler_config: the raw scheduler_config.json.
-      configs: component -> its raw config.json.
-      folder: where its files lie.
-      source: what `load` was asked for.
+      model: all that was loaded, and where it came from.
       programs: what draws, and how often it was compiled.
     """
 
-    def __init__(
-        self,
-        folder: pathlib.Path,
-        networks: Mapping[str, nnx.Module],
-        tokenizer: Tokenizer,
-        *,
-        dtype: str,
-        source: str,
-    ):
-        """Puts loaded parts together; the configs come from `folder`.
-
-        Raises:
-          UserError: a config is missing or the parts do not fit each other.
-        """
-        self.folder, self.source = folder, source
-        self.configs = {name: components.read_component_config(folder, name) for name in NETWORKS}
-        self.scheduler_config = components.read_scheduler_config(folder)
-        self.family: Family = family_of(
-            self.configs["text_encoder"],
-            self.configs["unet"],
-            second_text_encoder=(folder / "text_encoder_2").is_dir(),
+    def __init__(self, model: Model):
+        """Draws with a loaded model, whose networks stay where they are."""
+        self.model = model
+        self.programs = shared_programs(
+            *(model.networks[name].config for name in STABLE_DIFFUSION.networks)
         )
-        self.unet: Any = networks["unet"]
-        self.vae: Any = networks["vae"]
-        self.text_encoders: list[Any] = [networks["text_encoder"]]
-        self.tokenizers = [tokenizer]
-        parts = (self.unet, self.vae, *self.text_encoders)
-        self.programs = shared_programs(*(part.config for part in parts))
-        self._dtype = dtype
-        self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(tokenizer)
+        self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(model.tokenizer)
         self._batch: Sharding | None = None
-        self._check()
 
     @classmethod
     def load(
@@ -117,54 +89,75 @@ class StableDiffusion:
             parts do not fit; every misfit is named.
         """
         as_dtype(dtype)
-        folder = hub.resolve(source, revision, variant)
-        components.check_kind(folder)
-        networks = {
-            name: components.load_network(folder, name, dtype, variant) for name in NETWORKS
-        }
-        tokenizer = Tokenizer.load(folder / "tokenizer")
-        return cls(folder, networks, tokenizer, dtype=dtype, source=os.fspath(source))
+        return cls(Model.load(ModelFiles.find(source, revision, variant), dtype))
 
     @classmethod
     def from_parts(
         cls,
         *,
         folder: pathlib.Path,
-        unet: UNet2DConditionModel,
-        vae: components.VAE,
-        text_encoder: CLIPTextModel,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
         tokenizer: Tokenizer,
     ) -> "StableDiffusion":
-        """A pipeline over networks that are in memory already, such as those in training.
+        """Makes a pipeline of networks that are in memory; the configs come from `folder`.
 
         Raises:
           UserError: a config is missing from the folder or the parts do not fit each other.
         """
+        files = ModelFiles(folder)
         networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-        dtype = str(nnx.to_flat_state(nnx.state(unet, nnx.Param))[0][1].dtype)
-        return cls(folder, networks, tokenizer, dtype=dtype, source=str(folder))
+        model = Model(files, networks, [tokenizer], files.scheduler_config)
+        model.check_fit()
+        return cls(model)
 
-    def _check(self) -> None:
-        unet, vae, text = self.unet.config, self.vae.config, self.text_encoders[0].config
-        problems = []
-        if (reads := unet.in_channels) != vae.latent_channels:
-            problems.append(
-                f"the UNet reads {reads} channels, the VAE makes {vae.latent_channels} "
-                "(a UNet that reads 9 is for inpainting, which is not supported)"
-            )
-        if (reads := unet.cross_attention_dim) != text.hidden_size:
-            problems.append(
-                f"the UNet reads text {reads} wide, the text encoder's is {text.hidden_size}"
-            )
-        if problems:
-            raise UserError(f"{self.folder}: its parts do not fit: {'; '.join(problems)}")
+    @property
+    def family(self) -> Family:
+        """Returns "sd1", "sd2" or "sdxl"."""
+        return self.model.files.family
+
+    @property
+    def source(self) -> str:
+        """What `load` was asked for."""
+        return self.model.files.source
+
+    unet = _network("unet", "The UNet; another one may be put in its place.")
+    vae = _network("vae", "The autoencoder; another one may be put in its place.")
+
+    @property
+    def text_encoders(self) -> tuple[Any, ...]:
+        """One, but for SDXL."""
+        return (self.model.networks["text_encoder"],)
+
+    @property
+    def tokenizers(self) -> list[Tokenizer]:
+        """Those of the text encoders."""
+        return self.model.tokenizers
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The raw scheduler_config.json; another one may be put in its place."""
+        return self.model.scheduler_config
+
+    @scheduler_config.setter
+    def scheduler_config(self, config: dict[str, Any]) -> None:
+        self.model.scheduler_config = config
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where its files lie."""
+        return self.model.files.folder
 
     @property
     def stride(self) -> int:
         """Pixels a latent, along each side."""
-        config, is_kl = self.vae.config, isinstance(self.vae, AutoencoderKL)
-        widths = config.block_out_channels if is_kl else config.decoder_block_out_channels
-        return 2 ** (len(widths) - 1)
+        return self.model.pixels_per_latent
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The raw config.json of each network, by component."""
+        return self.model.files.configs
 
     def encode_prompt(
         self,
@@ -238,9 +231,9 @@ class StableDiffusion:
             seed,
             (height, width),
             latents,
-            default_size=diffusers_corrections.sample_size(self.configs["unet"]),
+            default_size=diffusers_corrections.sample_size(self.model.files.config("unet")),
             channels=self.unet.config.in_channels,
-            stride=self.stride,
+            stride=self.model.pixels_per_latent,
         )
         config = samplers.config_of(sampler, self.scheduler_config)
         steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
@@ -269,7 +262,7 @@ class StableDiffusion:
         From then on the number of prompts of a call must be a multiple of the number of devices.
         """
         if mesh.size > 1:
-            for network in self._networks.values():
+            for network in self.model.networks.values():
                 nnx.update(network, sharding.replicate(nnx.state(network), mesh))
             self._batch = NamedSharding(mesh, sharding.BATCH)
 
@@ -297,7 +290,7 @@ class StableDiffusion:
         Raises:
           UserError: it is no LoRA, is one of another model, or the name that was given is taken.
         """
-        return self._loras.add(self._networks, path, float(scale), name)
+        return self._loras.add(self.model.networks, path, float(scale), name)
 
     def remove_lora(self, name: str) -> None:
         """Takes a LoRA out; what is drawn then is what was drawn before it came.
@@ -305,7 +298,7 @@ class StableDiffusion:
         Raises:
           UserError: there is none of that name.
         """
-        self._loras.remove(self._networks, name)
+        self._loras.remove(self.model.networks, name)
 
     def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
         """Teaches prompts a new token (textual inversion); returns what it is called there.
@@ -337,16 +330,4 @@ class StableDiffusion:
         Raises:
           UserError: something else is in the place, or the disk is full.
         """
-        save_model(
-            named(path),
-            self._networks,
-            self.tokenizers[0],
-            index=read_json(self.folder / "model_index.json"),
-            configs=self.configs,
-            scheduler_config=self.scheduler_config,
-            dtype=self._dtype,
-        )
-
-    @property
-    def _networks(self) -> dict[str, Any]:
-        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoders[0]}
+        self.model.save(named(path))

@@ -10,8 +10,7 @@ from flax_sd.run_folder import result_files
 from flax_sd.run_folder.layout import BEST_LORA, BEST_MODEL, LORA_FILE, MODEL_FOLDER
 from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
 from flax_sd.run_folder.saved_config import config_of
-from flax_sd.weights import hub
-from flax_sd.weights.networks import scheduler_of
+from flax_sd.weights.model_files import ModelFiles
 
 MARK = "flax_sd_export"  # in what was exported, so that a later export may replace it
 
@@ -35,21 +34,21 @@ class Source(NamedTuple):
     config: Config | None = None
     tokens: dict[str, pathlib.Path] = {}
 
-    def model_folder(self) -> pathlib.Path:
-        """Where the model lies, downloaded if need be.
+    def model_files(self) -> ModelFiles:
+        """Finds the model, with the VAE that the run had; it is downloaded if need be.
 
         Raises:
           UserError: it is not known or not there.
         """
         if self.model is None:
             raise UserError(f"--model is wanted: which model {self.lora} belongs to")
-        return hub.resolve(self.model, self.revision, self.variant)
+        return ModelFiles.find(self.model, self.revision, self.variant, vae=self.vae)
 
-    def scheduler(self, folder: pathlib.Path) -> dict[str, Any]:
-        """The scheduler config of the model in `folder`, as the run changed it."""
+    def scheduler(self, files: ModelFiles) -> dict[str, Any]:
+        """Returns the model's scheduler config, as the run changed it."""
         whole = self.lora is None  # a model that was trained whole was written with the changes
         changes = ModelConfig() if whole or self.config is None else self.config.model
-        return scheduler_of(folder, changes)
+        return files.trained_scheduler(changes)
 
 
 def find_source(

@@ -24,8 +24,8 @@ class StopRequest:
 
     A second Ctrl-C ends the process at once, even inside a long computation: what is being saved
     then is written aside and renamed, so nothing that counts is torn. Enter it after
-    `distributed.initialize_distributed`, which installs a SIGTERM handler of its own. A SIGHUP that is
-    ignored, as nohup has it, stays ignored.
+    `distributed.initialize_distributed`, which installs a SIGTERM handler of its own. A SIGHUP that
+    is ignored, as nohup has it, stays ignored.
 
     Attributes:
       reason: None, or what asked to stop, as "SIGTERM" or "Ctrl-C".

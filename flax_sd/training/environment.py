@@ -21,14 +21,12 @@ from flax_sd.lora.formats.read import locate
 from flax_sd.system.compiler import matmul_precision
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.training.inputs.datasets import Sets
-from flax_sd.training.setup.base_model import Parts
-from flax_sd.weights import identity
-from flax_sd.weights.diffusers_folder import component_files
+from flax_sd.weights.model import Model
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
-def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
+def facts(config: Config, sets: Sets, model: Model) -> dict[str, Any]:
     """What this process would train with; of paths only what the config says."""
     devices = jax.devices()
     named = {"train": sets.train, **sets.measured}
@@ -49,7 +47,7 @@ def facts(config: Config, sets: Sets, parts: Parts) -> dict[str, Any]:
         "matmul_precision": jax.config.values["jax_default_matmul_precision"]
         or matmul_precision({resolve_dtype(config.compute_dtype)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "model_hash": _model_hash(config, parts),
+        "model_hash": _model_hash(config, model),
         **({"start_hash": read.lora_hash(locate(start))} if start is not None else {}),
         "data": found,
     }
@@ -70,16 +68,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _model_hash(config: Config, parts: Parts) -> str | None:
+def _model_hash(config: Config, model: Model) -> str | None:
     """As sample.py's settings have it, of the networks that are loaded; None if none is."""
-    files = [
-        file
-        for name in parts.networks
-        if name not in config.model.from_scratch
-        for folder in [parts.component_folder(name)]
-        for file in component_files(folder.parent, folder.name, config.model.variant)
-    ]
-    return identity.fingerprint(files) if files else None
+    read = [name for name in model.networks if name not in config.model.from_scratch]
+    return model.files.fingerprint(read)
 
 
 def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:

@@ -46,11 +46,12 @@ from flax_sd.training.outputs.preview_samplers import Interrupted, make_drawer
 from flax_sd.training.outputs.results import Outputs
 from flax_sd.training.outputs.samples import Samples
 from flax_sd.training.outputs.summary import summary
-from flax_sd.training.setup.base_model import Parts, load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import Objective, make_objective, trained_size
 from flax_sd.training.step import TrainState
 from flax_sd.training.validation.log import ValidationLog
 from flax_sd.training.validation.validation import Validation, Verdict, exhausted, keeps_best
+from flax_sd.weights.model import Model
 
 # Why a run may end at once, before the first step and after the last.
 BEFORE = "nothing is trained yet that is not saved; the same command goes on from there"
@@ -81,11 +82,11 @@ def run(config: Config) -> int:
         progress.stage("found", report.text())
         for line in few_measured(sets):
             progress.say(line)
-        parts = load_parts(config, dtype)
+        model = load_model(config, dtype)
         # Nothing else may hold the objective: the run lets go of what is in it.
-        work = Run(config, sets, parts, make_objective(config, parts), mesh, progress, stop)
+        work = Run(config, sets, model, make_objective(config, model), mesh, progress, stop)
         progress.stage("loaded", f"{config.model.path} in {dtype}")
-        saved_config.check_content(config, moved, lambda: environment.facts(config, sets, parts))
+        saved_config.check_content(config, moved, lambda: environment.facts(config, sets, model))
         stack.enter_context(lock.held(config.output))
         saved_config.write(config)
         if not sets.shards:
@@ -115,22 +116,22 @@ class Run:
         self,
         config: Config,
         sets: Sets,
-        parts: Parts,
+        model: Model,
         objective: Objective,
         mesh: Mesh,
         progress: Progress,
         stop: StopRequest,
     ):
-        self.config, self.sets, self.parts = config, sets, parts
+        self.config, self.sets, self.model = config, sets, model
         self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
         self.total, self.order = total_steps(config, sets.train), order_of(config, sets.train)
         self.scaled = scales_loss(config.compute_dtype)
         self.tx = optim.make_optimizer(config.optim, self.total)
         self.stream = make_stream(config, sets, progress)
-        self.outputs = Outputs(config, parts, sets.train)
+        self.outputs = Outputs(config, model, sets.train)
         self.results = Results(self.outputs, sets.train, config, progress)
         new = sets.measured.get(VAL_LOSS, sets.train)  # what it was not trained on shows most
-        drawer = make_drawer(config, parts, new, lambda: stop.reason is not None)
+        drawer = make_drawer(config, model, new, lambda: stop.reason is not None)
         self.samples = Samples(config, drawer) if drawer else None
         self.report = LiveReport(config.output, self.total, progress)
 
@@ -151,7 +152,7 @@ class Run:
             self._write_missing(state, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
-        made_with = environment.facts(self.config, self.sets, self.parts)
+        made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
         self._prepare()
         trackers = self._open_trackers(start, made_with)
@@ -196,10 +197,10 @@ class Run:
         """Encodes what need be encoded only once, and lets go of what has then done its work."""
         before = self.objective
         self.inputs, measured, self.objective, self.frozen = prepare(
-            self.config, before, self.parts, self.sets, self.mesh, self.progress
+            self.config, before, self.model, self.sets, self.mesh, self.progress
         )
         for name in before.frozen.keys() - self.frozen.keys():
-            network = self.parts.networks.pop(name)
+            network = self.model.networks.pop(name)
             if self.samples is not None:  # which draws with it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
         self.log.rewind()

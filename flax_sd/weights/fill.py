@@ -133,7 +133,9 @@ def rounded(
     """
     target = as_dtype(dtype)
     with np.errstate(over="ignore"):  # named below
-        made = {key: np.asarray(tensor).astype(target) for key, tensor in tensors.items()}
+        made = {
+            key: np.asarray(tensor).astype(target, copy=False) for key, tensor in tensors.items()
+        }
     check_finite(where, made)
     return made
 
@@ -151,6 +153,11 @@ def check_finite(where: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
     if wrong:
         what = "numbers that are NaN, infinite or too large for the dtype"
         raise UserError("\n  ".join([f"{where} is not written, for {what} in:", *sorted(wrong)]))
+
+
+def dtype_name(module: nnx.Module | nnx.State) -> str:
+    """Returns the name of the dtype that a module's parameters are in."""
+    return next(iter(state_tensors(module).values())).dtype.name
 
 
 def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row
 from flax_sd.weights import hub, safetensors
 from flax_sd.weights.diffusers_folder import read_json
-from flax_sd.weights.networks import read_scheduler_config
+from flax_sd.weights.model_files import ModelFiles
 from tests import tiny
 
 
@@ -83,7 +83,7 @@ def test_an_own_sampler_of_an_unknown_class(tmp_path):
     index = tmp_path / "model_index.json"  # which diffusers goes by
     odd = {"scheduler": ["diffusers", "OddScheduler"]}
     index.write_text(json.dumps(read_json(index) | odd))
-    assert own_sampler(read_scheduler_config(tmp_path)) == "OddScheduler"
+    assert own_sampler(ModelFiles(tmp_path).scheduler_config) == "OddScheduler"
     with pytest.raises(UserError, match="OddScheduler"):
         job_of(tmp_path, tmp_path, "--prompt", "a")
     record = job_of(tmp_path, tmp_path, "--prompt", "a", "--sampler", "euler").records

@@ -15,7 +15,7 @@ from flax_sd.errors import UserError
 from flax_sd.generation import run as sample
 from flax_sd.lora.formats.exchange import write_kohya
 from flax_sd.weights import safetensors
-from flax_sd.weights.networks import load_vae
+from flax_sd.weights.model_files import ModelFiles
 from tests import tiny
 from tests.parity import randomise
 from tests.processes import finish, start
@@ -136,7 +136,7 @@ def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):
     tiny.save("sd1", tmp_path, variant="fp16")
     more = ["--variant", "fp16", "--dtype", "bfloat16", "--vae", tmp_path]
     options = sample_command.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
-    sd = sample._load(options, sample.prepare(options))
+    sd = sample._load(sample.prepare(options))
     for network in (sd.unet, sd.vae, sd.text_encoders[0]):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(network))} == {"bfloat16"}
 
@@ -162,7 +162,7 @@ def test_an_embedding_and_another_vae_are_drawn_with(model, tmp_path):
     sd.add_embedding(path, "<sks>")
     pairs = [(ours("embedding", f"{path}:<sks>"), theirs())]
     sd.remove_embedding("<sks>")
-    sd.vae = load_vae(str(vae), "float32")
+    sd.vae = ModelFiles(model, vae=vae).load("vae", "float32")
     pairs.append((ours("vae", vae), theirs()))
     for drawn, expected in pairs:
         assert np.abs(drawn - expected).max() <= 1
@@ -173,8 +173,8 @@ def test_devices_share_a_batch(drawn, model, prompts, tmp_path):
     code = """
 import sys, jax
 jax.config.update("jax_num_cpu_devices", 2)
-from flax_sd.commands import sample
-sys.exit(sample.run(sample.parse(sys.argv[1:])))
+from flax_sd.cli import sample
+sys.exit(sample(sys.argv[1:]))
 """
     more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 5
     printed = finish(start(code, *flags(model, tmp_path / "out", *more)), timeout=400)

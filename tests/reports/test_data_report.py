@@ -7,8 +7,7 @@ from PIL import Image
 
 from flax_sd.data import check, open_pictures
 from flax_sd.data.check import Finding
-from flax_sd.reports import data_report
-from flax_sd.reports.data_report import GLIMPSE, PICTURES
+from flax_sd.reports.data_report import GLIMPSE, PICTURES, report_page
 from tests.data import profiles
 from tests.data.messy import cut_off, messy_folder
 
@@ -19,7 +18,7 @@ def test_every_file_is_named_and_shown_where_it_can_be_read(tmp_path, config):
     messy_folder(tmp_path)
     pictures = open_pictures(config(tmp_path, resolution=16))
     findings = check(pictures, cut_off)
-    page = data_report({"data.path": pictures}, {"data.path": findings})
+    page = report_page({"data.path": pictures}, {"data.path": findings})
     for finding in findings:
         assert finding.kind in page and f"<b>{finding.name}</b>" in page
     readable = sum(f.name in pictures.names for f in findings)
@@ -29,7 +28,7 @@ def test_every_file_is_named_and_shown_where_it_can_be_read(tmp_path, config):
 def test_past_the_first_pictures_names_alone(folder, config):
     pictures = open_pictures(config(folder))
     findings = [Finding("turned", f"picture {i}.png", "x") for i in range(PICTURES + 9)]
-    page = data_report({"data.path": pictures}, {"data.path": findings})
+    page = report_page({"data.path": pictures}, {"data.path": findings})
     gallery, files = page.split('class="files"')
     assert gallery.count("<b>picture ") == PICTURES and files.count("<div>picture ") == 9
 
@@ -38,13 +37,13 @@ def test_a_picture_that_went_away_since_leaves_a_page(folder, config):
     pictures = open_pictures(config(folder))
     findings = [Finding("turned", "1.png", "x")]
     (folder / "1.png").unlink()
-    page = data_report({"data.path": pictures}, {"data.path": findings})
+    page = report_page({"data.path": pictures}, {"data.path": findings})
     assert "<b>1.png</b>" in page
 
 
 def test_a_folded_table_has_the_size_bucket_and_cut_of_every_picture(folder, config):
     pictures = open_pictures(config(folder, resolution=16, buckets="area", bucket_step=8))
-    page = data_report({"data.path": pictures}, {"data.path": []})
+    page = report_page({"data.path": pictures}, {"data.path": []})
     table = page.split("<summary>Every picture (5)</summary>")[1].split("</details>")[0]
     for i, (fit, width) in enumerate(zip(pictures.fits, range(20, 25), strict=True)):
         cells = [f"{i}.png", f"{width} x 12", "{} x {}".format(*fit.shape), f"{fit.cropped:.0%}"]
@@ -57,7 +56,7 @@ def test_the_table_has_the_share_of_each_mask(folder, config):
     mask.paste("white", (0, 0, 5, 12))
     mask.save(folder / "0-masklabel.png")
     pictures = open_pictures(config(folder, mask="file"))
-    page = data_report({"data.path": pictures}, {"data.path": []})
+    page = report_page({"data.path": pictures}, {"data.path": []})
     rows = page.split("white in its mask</th></tr>")[1].split("</details>")[0].splitlines()[1:]
     assert rows[0].endswith("<td>25%</td></tr>") and rows[1].endswith("<td>–</td></tr>")
 
@@ -77,7 +76,7 @@ def test_what_a_mask_hides_is_greyed_by_how_little_it_weighs(folder, config, lea
     mask.paste("white", (0, 0, 32, 32))  # the left of what the middle leaves
     mask.save(folder / "0-masklabel.png")
     cfg = config(folder, mask="file", unmasked_weight=least, resolution=32, center_crop=True)
-    page = data_report({"data.path": open_pictures(cfg)}, {"data.path": []})
+    page = report_page({"data.path": open_pictures(cfg)}, {"data.path": []})
     masked, words = shown(page, "0.png")
     whole, others = shown(page, "1.png")
     assert words.startswith("32 x 32 · mask 50% white · ") and "white" not in others
@@ -93,10 +92,10 @@ def test_a_converted_picture_is_shown_as_srgb(folder, config):
         image = Image.new("RGB", (64, 64), (200, 60, 40))
         image.save(folder / f"{i}.png", icc_profile=profiles.ADOBE_RGB)
     pictures = open_pictures(config(folder, resolution=32))
-    page = data_report({"data.path": pictures}, {"data.path": []})
+    page = report_page({"data.path": pictures}, {"data.path": []})
     np.testing.assert_allclose(shown(page, "0.png")[0].mean((0, 1)), [231, 57, 34], atol=4)
 
 
 def test_a_clean_set_is_called_so(folder, config):
     pictures = open_pictures(config(folder))
-    assert "Nothing is wrong" in data_report({"data.path": pictures}, {"data.path": []})
+    assert "Nothing is wrong" in report_page({"data.path": pictures}, {"data.path": []})

@@ -14,7 +14,7 @@ from flax_sd.training.inputs import batches as inputs
 from flax_sd.training.inputs.batches import feed
 from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.run import total_steps
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective
 from tests.parity import LAYER, assert_close
 from tests.training_runs import contents, make_pictures
@@ -54,7 +54,7 @@ def test_encoding_once_gives_the_batches_of_each_step(config_file, shapes, tmp_p
     mesh, fed = sharding.make_mesh(-1, 1), []
     for once in ("true", "false"):
         config = parse(config_file, [*flags, "--data.encode_once", once])
-        parts = load_parts(config, "float32")
+        parts = load_model(config, "float32")
         prepared = inputs.prepare(
             config, make_objective(config, parts), parts, open_sets(config), mesh, Progress()
         )

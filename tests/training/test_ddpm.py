@@ -20,7 +20,7 @@ from flax_sd.generation import run
 from flax_sd.generation.job import prepare
 from flax_sd.generation.sheet import make_grid
 from flax_sd.training.outputs.preview_samplers import Unprompted
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from tests import parity
 from tests.training_runs import contents, make_pictures
 
@@ -125,8 +125,7 @@ def test_the_command_reads_the_variant_in_the_dtype(ended, tmp_path):
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     flags = ["--variant", "fp16", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
-    options = sample_command.parse(["--model", str(model), *flags])
-    unet = run._load_unconditional(prepare(options), options).unet
+    unet = run._load(prepare(sample_command.parse(["--model", str(model), *flags]))).unet
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(unet))} == {"bfloat16"}
 
 
@@ -136,7 +135,7 @@ def test_samples_are_as_the_config_says(sizes):
     def drawn(*flags):
         counted = ["--sample.count", "3", "--sample.steps", "2", *flags]
         config = file.parse(CONFIG, [*small, *counted])
-        return Unprompted(config, load_parts(config, "float32")).draw({})
+        return Unprompted(config, load_model(config, "float32")).draw({})
 
     plain = drawn()
     assert plain.shape == (3, 16, 16, 3)  # the samples of a run are 16 unless it says otherwise

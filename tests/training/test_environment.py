@@ -9,8 +9,9 @@ from flax_sd.run_folder import environment as environment_record
 from flax_sd.run_folder import layout
 from flax_sd.training import environment
 from flax_sd.training.inputs.datasets import Sets
-from flax_sd.training.setup.base_model import Parts
 from flax_sd.weights.hub import BUNDLED
+from flax_sd.weights.model import Model
+from flax_sd.weights.model_files import ModelFiles
 from tests.training_runs import make_pictures
 
 
@@ -19,9 +20,9 @@ def found(pictures):
     """The facts of a run that begins now."""
     base = BUNDLED / "base"
     networks = dict.fromkeys(["unet", "vae", "text_encoder"])
-    parts = Parts(base, base / "vae", networks, tokenizer=None, scheduler_config={})
+    model = Model(ModelFiles(base), networks, [], {})
     config = options.Config.model_validate({"data": {"path": str(pictures), "resolution": 32}})
-    return environment.facts(config, Sets(open_pictures(config.data), {}), parts)
+    return environment.facts(config, Sets(open_pictures(config.data), {}), model)
 
 
 def test_what_a_run_is_made_with(found):

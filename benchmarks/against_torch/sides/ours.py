@@ -33,11 +33,10 @@ from flax_sd.training.inputs.encoded import EncodedPictures
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, diffusion_loss
 from flax_sd.training.optim import make_optimizer
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective
 from flax_sd.training.step import init_state, make_train_step
-from flax_sd.weights import networks
-from flax_sd.weights.networks import stride
+from flax_sd.weights.model_files import ModelFiles
 
 compiler.set_up()  # as the commands do
 
@@ -60,7 +59,7 @@ def device_peak() -> float | None:
 
 def unet(work: Work) -> Run:
     """A forward pass at the size that the UNet was trained on."""
-    network = networks.load_network(work.folder, "unet", work.dtype)
+    network = ModelFiles(work.folder).load("unet", work.dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
     graph, state = nnx.split(network)
     inputs = (
@@ -74,7 +73,7 @@ def unet(work: Work) -> Run:
 
 def vae(work: Work) -> Run:
     """Decoding."""
-    network = networks.load_network(work.folder, "vae", work.dtype)
+    network = ModelFiles(work.folder).load("vae", work.dtype)
     side = network.config.sample_size // 8
     graph, state = nnx.split(network)
     latents = jnp.asarray(normal(0, work.size, side, side, 4))
@@ -84,7 +83,7 @@ def vae(work: Work) -> Run:
 
 def text(work: Work) -> Run:
     """The text encoder over 77 tokens."""
-    graph, state = nnx.split(networks.load_network(work.folder, "text_encoder", work.dtype))
+    graph, state = nnx.split(ModelFiles(work.folder).load("text_encoder", work.dtype))
     ids = jnp.asarray(token_ids(work.size))
     encode = jit(lambda state, ids: nnx.merge(graph, state)(ids).text)
     return lambda: np.asarray(encode(state, ids), np.float32)
@@ -116,7 +115,7 @@ def first_step(work: Work) -> dict[str, float]:
 
 def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
     """The jitted step and its arguments."""
-    network = networks.load_network(work.folder, "unet", work.dtype)
+    network = ModelFiles(work.folder).load("unet", work.dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
     network.remat = _remat(work)
     inject(network, "attention", LORA_RANK, LORA_RANK, "gaussian", jax.random.key(0))
@@ -140,9 +139,9 @@ def whole_step(work: Work) -> Run:
     """The same from pixels and token ids: VAE and text encoder run in front of the step."""
     values = {"model": {"path": str(work.folder)}, "train": {"remat": _remat(work)}}
     given = Config.model_validate({**values, "compute_dtype": work.dtype})
-    parts = load_parts(given, work.dtype)
-    objective = make_objective(given, parts)
-    side = parts.networks["unet"].config.sample_size * stride(parts.networks["vae"])
+    model = load_model(given, work.dtype)
+    objective = make_objective(given, model)
+    side = model.networks["unet"].config.sample_size * model.pixels_per_latent
     tx = make_optimizer(given.optim, 1000)
     step = make_train_step(objective.loss, tx)
     state = init_state(objective.params, tx, 0, scaled=False)

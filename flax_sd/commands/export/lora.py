@@ -15,9 +15,7 @@ from flax_sd.run_folder.artifacts import MARK, Source
 from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
 from flax_sd.system.progress import Progress
 from flax_sd.training.outputs import lora_header
-from flax_sd.weights.family import family_of
 from flax_sd.weights.fill import DTYPES, as_dtype
-from flax_sd.weights.networks import abstract_network, load_network, read_component_config
 from flax_sd.weights.safetensors import TensorFile
 
 # What `write_kohya` says itself, and hashes of other bytes.
@@ -109,21 +107,15 @@ def _adapters(source: Source, file: TensorFile) -> LoRAFile:
     twin = PEFT_FILE if name == LORA_FILE else f"{file.path.stem}_peft.safetensors"
     if source.config is not None and file.path.with_name(twin).is_file():
         return _from_pair(file, TensorFile(file.path.with_name(twin)))
-    folder = source.model_folder()
-    networks = {
-        component: abstract_network(
-            read_component_config(folder, component), str(folder / component)
-        )
-        for component in ("unet", "text_encoder")
-    }
-    return read(file.path, networks)
+    files = source.model_files()
+    return read(file.path, {name: files.abstract(name) for name in ("unet", "text_encoder")})
 
 
 def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
     """The plain LoRA of that rank, and the largest share that is missing in a network."""
-    folder, baked, lost = source.model_folder(), {}, 0.0
+    files, baked, lost = source.model_files(), {}, 0.0
     for component, adapters in lora.items():
-        network = load_network(folder, component, "float32", source.variant)
+        network = files.load(component, "float32")
         attach(network, adapters, 1.0)
         baked[component], own = bake(network, rank)
         lost = max(lost, own)
@@ -153,6 +145,5 @@ def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
     if "ss_base_model_version" in file.metadata:
         kept = file.metadata.items()
         return {key: value for key, value in kept if not key.startswith(_REPLACED)}
-    folder = source.model_folder()
-    family = family_of(read_component_config(folder, "text_encoder"))
-    return kohya_metadata(family, source.scheduler(folder).get("prediction_type", "epsilon"))
+    files = source.model_files()
+    return kohya_metadata(files.family, source.scheduler(files).get("prediction_type", "epsilon"))

@@ -20,8 +20,7 @@ from flax_sd.run_folder.artifacts import find_source
 from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
 from flax_sd.run_folder.saved_config import config_of
 from flax_sd.system import terminal
-from flax_sd.weights import hub
-from flax_sd.weights.networks import abstract_network, read_component_config
+from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
 
 WHOLE, WANTING = 0, 1  # exit statuses; bad input is 2
@@ -79,11 +78,8 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
 
 
 def _networks(model: str) -> Mapping[str, Any]:
-    folder = hub.resolve(model)
-    return {
-        name: abstract_network(read_component_config(folder, name), str(folder / name))
-        for name in ("unet", "text_encoder")
-    }
+    files = ModelFiles.find(model)
+    return {name: files.abstract(name) for name in ("unet", "text_encoder")}
 
 
 def _inspect(

@@ -19,7 +19,7 @@ from flax_sd.training import optim
 from flax_sd.training import step as train_step
 from flax_sd.training.inputs.batches import frozen_in_steps, tokenize
 from flax_sd.training.inputs.encoding import rows_at_once
-from flax_sd.training.setup.base_model import abstract_parts
+from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.task import make_objective
 
 
@@ -55,9 +55,9 @@ class Program:
         Raises:
           UserError: the model cannot be found, or does not fit the config.
         """
-        parts = abstract_parts(config, config.compute_dtype)
-        self.parameters = {name: _size(nnx.state(net)) for name, net in parts.networks.items()}
-        self._objective = objective = make_objective(config, parts)
+        model = abstract_model(config, config.compute_dtype)
+        self.parameters = {name: _size(nnx.state(net)) for name, net in model.networks.items()}
+        self._objective = objective = make_objective(config, model)
         self.trained = {name: _size(tree) for name, tree in objective.params.items()}
         tx = optim.make_optimizer(config.optim, config.train.steps)
         scaled = scales_loss(config.compute_dtype)
@@ -88,7 +88,7 @@ class Program:
         self._rows = NamedSharding(mesh, sharding.BATCH)
         width, height = max(buckets.shapes(config.data), key=math.prod)
         self._picture, self._side = (height, width, 3), data.resolution
-        self._ids = tokenize([""], parts.tokenizer).shape[1:]
+        self._ids = tokenize([""], next(iter(model.tokenizers), None)).shape[1:]
 
     def compile_step(self, batch_size: int) -> Compiled | None:
         """The step for a batch of that size; None if the compiler finds no room for it."""

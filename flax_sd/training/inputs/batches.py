@@ -21,8 +21,8 @@ from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.training.inputs.encoding import Encoder
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, Trees
-from flax_sd.training.setup.base_model import Parts
 from flax_sd.training.setup.task import Objective
+from flax_sd.weights.model import Model
 
 SHARE = 0.5  # of the free space of a disk, which the store may take
 
@@ -127,7 +127,7 @@ class Prepared(NamedTuple):
 def prepare(
     config: Config,
     objective: Objective,
-    parts: Parts,
+    model: Model,
     sets: Sets,
     mesh: Mesh,
     progress: Progress,
@@ -138,15 +138,16 @@ def prepare(
       UserError: a picture is gone, or what was made of it cannot be kept.
     """
     opened = sets.all()
-    encoder = _encoder(config, objective, parts, opened, progress)
+    encoder = _encoder(config, objective, model, opened, progress)
+    tokenizer = next(iter(model.tokenizers), None)  # some modes read no captions
     if encoder is None:
         frozen = sharding.shard_frozen(objective.frozen, mesh)
-        inputs: list[Inputs] = [Live(p, objective, parts.tokenizer, frozen, mesh) for p in opened]
+        inputs: list[Inputs] = [Live(p, objective, tokenizer, frozen, mesh) for p in opened]
     else:
         encoder.run(progress)
         objective = objective._replace(frozen=frozen_in_steps(objective, config))
         frozen = sharding.shard_frozen(objective.frozen, mesh)
-        texts, tokenizer = encoder.captions, parts.tokenizer
+        texts = encoder.captions
         text = None if objective.text is None else functools.partial(objective.text, frozen)
         inputs = [Stored(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
     named = dict(zip(sets.measured, inputs[1:], strict=True))
@@ -163,7 +164,7 @@ def frozen_in_steps(objective: Objective, config: Config) -> dict[str, nnx.State
 def _encoder(
     config: Config,
     objective: Objective,
-    parts: Parts,
+    model: Model,
     sets: Sequence[data.Pictures],
     progress: Progress,
 ) -> Encoder | None:
@@ -174,7 +175,7 @@ def _encoder(
         progress.stage("encodes at each step", reason)
         return None
     store = Store()
-    encoder = Encoder(config, objective, parts, sets, store)
+    encoder = Encoder(config, objective, model, sets, store)
     needed = encoder.missing_bytes()
     if distributed.any_process(needed > SHARE * store.room()):
         reason = f"{show_size(needed)} would be more than half of what is free at {store.folder}"

@@ -16,8 +16,8 @@ from flax_sd.system import distributed, sharding
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.training.inputs.encoding_cache import Store, identity
-from flax_sd.training.setup.base_model import Parts
 from flax_sd.training.setup.task import Objective
+from flax_sd.weights.model import Model
 
 PIXELS_AT_ONCE = 512 * 512  # on each device; encoding a picture of that size takes 1 GB
 PICTURES_AT_ONCE = 16  # on each device, however small
@@ -67,12 +67,12 @@ class Encoder:
         self,
         config: Config,
         objective: Objective,
-        parts: Parts,
+        model: Model,
         sets: Sequence[data.Pictures],
         store: Store,
     ):
         """Finds out what there is to encode; `sets` share their resolution."""
-        self._workers, self._objective, self._parts = config.data.workers, objective, parts
+        self._workers, self._objective, self._model = config.data.workers, objective, model
         self._store = store
         self._mesh = sharding.make_mesh(-1, 1, jax.local_devices())
         self._frozen = sharding.shard_frozen(objective.frozen, self._mesh)
@@ -81,9 +81,8 @@ class Encoder:
         self._work = [self._pictures_work(sets)]
         self.captions: EncodedCaptions | None = None
         if objective.text is not None and not data.vary(config.data):
-            assert parts.tokenizer is not None, "a mode with a text encoder has a tokenizer"
             text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
-            self.captions = EncodedCaptions(parts.tokenizer, text_encoder, skip, store)
+            self.captions = EncodedCaptions(model.tokenizer, text_encoder, skip, store)
             self._work.append(self._captions_work(self.captions, sets))
 
     def missing_bytes(self) -> int:
@@ -115,7 +114,7 @@ class Encoder:
             )
 
     def _identity(self, name: str) -> str:
-        network = self._parts.networks[name]
+        network = self._model.networks[name]
         return identity(network, nnx.state(network))
 
     def _pictures_work(self, sets: Sequence[data.Pictures]) -> Work:

@@ -9,18 +9,16 @@ from flax_sd.lora.inject import extract
 from flax_sd.run_folder.layout import LORAS_FOLDER
 from flax_sd.run_folder.result_files import lora_files
 from flax_sd.training.outputs import lora_header
-from flax_sd.training.setup.base_model import Parts
-from flax_sd.weights.family import family_of
 from flax_sd.weights.fill import as_dtype
-from flax_sd.weights.networks import read_component_config
+from flax_sd.weights.model import Model
 
 
 class LoRAResults:
     """Writes them out of the networks."""
 
-    def __init__(self, config: Config, parts: Parts, pictures: Pictures):
+    def __init__(self, config: Config, model: Model, pictures: Pictures):
         """Takes the pictures whose tags the files name."""
-        self._config, self._parts, self._pictures = config, parts, pictures
+        self._config, self._model, self._pictures = config, model, pictures
         self._dtype = as_dtype(config.save_dtype)
 
     def save(self, name: str) -> None:
@@ -34,7 +32,7 @@ class LoRAResults:
         self._write(folder / f"{name}.safetensors", folder / f"{name}_peft.safetensors")
 
     def finish(self, *, best: bool = False) -> None:
-        """Writes the lora_files, of the last or of the best state.
+        """Writes the results, of the last or of the best state.
 
         Raises:
           UserError: one cannot be written.
@@ -42,18 +40,15 @@ class LoRAResults:
         self._write(*lora_files(self._config, best=best))
 
     def _write(
-        self, kohya: pathlib.Path, peft: pathlib.Path, lora_of_its_name: pathlib.Path | None = None
+        self, kohya: pathlib.Path, peft: pathlib.Path, named: pathlib.Path | None = None
     ) -> None:
-        networks = self._parts.networks
+        networks = self._model.networks
         lora = {name: extract(networks[name]) for name in self._config.lora_components}
-        text_config = read_component_config(self._parts.folder, "text_encoder")
-        prediction = self._parts.scheduler_config.get("prediction_type", "epsilon")
-        header = kohya_metadata(family_of(text_config), prediction)
+        prediction = self._model.scheduler_config.get("prediction_type", "epsilon")
+        header = kohya_metadata(self._model.files.family, prediction)
         header |= lora_header.tag_frequency(self._pictures)
         write_kohya(kohya, lora, header, dtype=self._dtype)
         write_peft(peft, lora, dtype=self._dtype)
-        if lora_of_its_name is not None:
-            header |= lora_header.said_of_run(self._config) | lora_header.title(
-                lora_of_its_name.stem
-            )
-            write_kohya(lora_of_its_name, lora, header, dtype=self._dtype)
+        if named is not None:
+            header |= lora_header.said_of_run(self._config) | lora_header.title(named.stem)
+            write_kohya(named, lora, header, dtype=self._dtype)

@@ -1,5 +1,6 @@
 """What draws the pictures of a run's samples, with the weights of the moment."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,7 +16,7 @@ from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.training.losses import Trees
-from flax_sd.training.setup.base_model import Parts
+from flax_sd.weights.model import Model
 
 AT_ONCE = 4  # pictures a batch of prompts
 UNCONDITIONAL_AT_ONCE = 16
@@ -48,7 +49,7 @@ class Drawer(Protocol):
 
 
 def make_drawer(
-    config: Config, parts: Parts, pictures: Pictures, stopping: Callable[[], bool]
+    config: Config, model: Model, pictures: Pictures, stopping: Callable[[], bool]
 ) -> Drawer | None:
     """The drawer of the mode; None if the config asks for no samples.
 
@@ -56,9 +57,9 @@ def make_drawer(
       stopping: whether the run is to be saved and ended rather than draw on.
     """
     if config.mode.unconditional:
-        return Unprompted(config, parts, stopping) if config.sample.wanted else None
+        return Unprompted(config, model, stopping) if config.sample.wanted else None
     prompts = choose_prompts(config, pictures)
-    return Prompted(config, parts, prompts, stopping) if prompts else None
+    return Prompted(config, model, prompts, stopping) if prompts else None
 
 
 def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
@@ -74,21 +75,15 @@ class Prompted:
     def __init__(
         self,
         config: Config,
-        parts: Parts,
+        model: Model,
         prompts: Sequence[str],
         stopping: Callable[[], bool] = lambda: False,
     ):
-        assert parts.tokenizer is not None, "mode vae draws nothing"
         self.prompts = self.labels = list(prompts)
-        self._config, self._networks, self._stopping = config, parts.networks, stopping
-        self._pipeline = StableDiffusion.from_parts(
-            folder=parts.folder,
-            unet=parts.networks["unet"],
-            vae=parts.networks["vae"],
-            text_encoder=parts.networks["text_encoder"],
-            tokenizer=parts.tokenizer,
-        )
-        self._pipeline.scheduler_config = parts.scheduler_config
+        self._config, self._networks, self._stopping = config, model.networks, stopping
+        # Of its own: the run takes networks out of `model` once all is encoded.
+        own = dataclasses.replace(model, networks=dict(model.networks))
+        self._pipeline = StableDiffusion(own)
 
     def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
         """One picture a prompt."""
@@ -117,13 +112,12 @@ class Prompted:
 class Unprompted:
     """Draws pictures of an unconditional model from fixed seeds."""
 
-    def __init__(self, config: Config, parts: Parts, stopping: Callable[[], bool] = lambda: False):
+    def __init__(self, config: Config, model: Model, stopping: Callable[[], bool] = lambda: False):
         first, count = config.sample.seed, config.sample.count
         self.prompts: list[str] = []
         self.labels = [f"seed {seed}" for seed in range(first, first + count)]
-        self._config, self._networks, self._stopping = config, parts.networks, stopping
-        self._model = DDPM(parts.folder, parts.networks["unet"])
-        self._model.scheduler_config = parts.scheduler_config
+        self._config, self._networks, self._stopping = config, model.networks, stopping
+        self._model = DDPM(model)
 
     def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
         """`sample.count` pictures."""

@@ -1,7 +1,6 @@
 """The files of a run that other tools read: LoRAs and tokens at every save, or a whole model."""
 
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -20,25 +19,18 @@ from flax_sd.run_folder.result_files import trained_files
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs import lora_results
 from flax_sd.training.setup import new_tokens
-from flax_sd.training.setup.base_model import Parts
-from flax_sd.weights import diffusers_folder as model_folder
-from flax_sd.weights.fill import rounded, state_tensors
-from flax_sd.weights.networks import read_component_config
-
-NETWORKS = ("unet", "vae", "text_encoder")
+from flax_sd.weights.family import STABLE_DIFFUSION
+from flax_sd.weights.model import Model
 
 
 class Outputs:
     """Writes what the run has learned; only the first of several processes does."""
 
-    def __init__(self, config: Config, parts: Parts, pictures: Pictures):
+    def __init__(self, config: Config, model: Model, pictures: Pictures):
         """Takes the pictures that the run is of: LoRA files name their tags."""
-        self._config, self._parts = config, parts
-        lora = lora_results.LoRAResults(config, parts, pictures)
+        self._config, self._model = config, model
+        lora = lora_results.LoRAResults(config, model, pictures)
         self._lora = lora if config.mode.adapters else None
-        unconditional = not config.mode.captioned
-        self._networks = ("unet",) if unconditional else NETWORKS
-        self._copied = ("scheduler",) if unconditional else ("tokenizer", "scheduler")
 
     def save(self, step: int, params: Trees) -> None:
         """At a checkpoint: LoRA files as loras/step-N, new tokens as embeddings/step-N.
@@ -79,9 +71,10 @@ class Outputs:
             if self._config.tokens.names:
                 self._write_tokens(self._token_results(best))
             return self._results(best)
-        target = self._model(best)
+        target = self._folder(best)
         _clear_remains(target)
-        self._write_model(target, params, frozen, dict(changed or {}))
+        trained = {name: nnx.merge_state(params[name], frozen[name]) for name in params}
+        self._model.save(target, trained, dtype=self._config.save_dtype, changed=changed)
         return [target]
 
     def missing(self, *, best: bool = False) -> list[pathlib.Path]:
@@ -104,7 +97,7 @@ class Outputs:
         if jax.process_index() == 0 and self.finished_step() != step:
             write_aside(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
 
-    def _model(self, best: bool) -> pathlib.Path:
+    def _folder(self, best: bool) -> pathlib.Path:
         return self._config.output / (BEST_MODEL if best else MODEL_FOLDER)
 
     def _results(self, best: bool) -> list[pathlib.Path]:
@@ -113,10 +106,10 @@ class Outputs:
             tokens = self._token_results(best).values()
             lora = result_files.lora_files(self._config, best=best) if self._lora else ()
             return [*lora, *tokens]
-        configs = [f"{name}/config.json" for name in self._networks]
+        configs = [f"{name}/config.json" for name in self._model.files.kind.networks]
         weights = [f"{name}/{stem}.safetensors" for name, stem in trained_files(self._config)]
         names = ["model_index.json", *configs, *weights]
-        return [self._model(best) / name for name in names]
+        return [self._folder(best) / name for name in names]
 
     def _token_results(self, best: bool) -> dict[str, pathlib.Path]:
         return result_files.token_files(self._config.tokens, self._config.output, best=best)
@@ -125,91 +118,17 @@ class Outputs:
         """Puts trained leaves into the networks, from which they are written."""
         for name, leaves in params.items():
             # Host copies: the leaves themselves are donated to the next step.
-            nnx.update(self._parts.networks[name], jax.tree.map(np.asarray, leaves))
+            nnx.update(self._model.networks[name], jax.tree.map(np.asarray, leaves))
 
     def _write_tokens(self, paths: dict[str, pathlib.Path]) -> None:
-        parts = self._parts
-        assert parts.tokenizer is not None, "new tokens are found by a tokenizer"
-        text_encoder = parts.networks["text_encoder"]
+        model, text_encoder = self._model, self._model.networks["text_encoder"]
         new_tokens.write_all(
-            self._config.tokens, text_encoder, parts.tokenizer, paths, self._config.save_dtype
+            self._config.tokens, text_encoder, model.tokenizer, paths, self._config.save_dtype
         )
-
-    def _write_model(
-        self, target: pathlib.Path, params: Trees, frozen: Trees, changed: dict[str, Any]
-    ) -> None:
-        """The whole model as a diffusers folder: trained parts new, the rest as they were."""
-        parts, trained = self._parts, self._config.fully_trained
-        raw = {
-            name: read_component_config(parts.component_folder(name).parent, folder.name)
-            for name in self._networks
-            for folder in [parts.component_folder(name)]
-        }
-        with model_folder.written_aside(target) as aside:
-            for name in self._networks:
-                if name in trained:
-                    state = nnx.merge_state(params[name], frozen[name])
-                    dtype = self._config.save_dtype
-                    kept = {**raw[name], **changed, **_in_dtype(raw[name], dtype)}
-                    tensors = rounded(state_tensors(state), dtype, target / name)
-                    model_folder.save_component(aside, name, tensors, kept)
-                else:
-                    self._copy(name, raw[name], aside)
-            for name in self._copied:
-                shutil.copytree(parts.folder / name, aside / name)
-            scheduler = aside / "scheduler" / "scheduler_config.json"
-            if parts.scheduler_config != model_folder.read_json(scheduler):
-                model_folder.write_json(scheduler, parts.scheduler_config)
-            index = model_folder.read_json(parts.folder / "model_index.json")
-            index = _present(index, raw, parts.scheduler_config)
-            model_folder.write_json(aside / "model_index.json", index)
-
-    def _copy(self, name: str, raw: Mapping[str, Any], aside: pathlib.Path) -> None:
-        """A component as it was: byte for byte, or, if it is of a variant, under plain names."""
-        source, variant = self._parts.component_folder(name), self._config.model.variant
-        if variant is None:
-            shutil.copytree(source, aside / name, ignore=_not_for_models)
-        else:
-            tensors = model_folder.component_tensors(source.parent, source.name, variant)
-            model_folder.save_component(aside, name, tensors, raw)
 
 
 def _clear_remains(target: pathlib.Path) -> None:
     """Removes a model folder of ours out of which somebody took the index."""
-    ours = {*NETWORKS, "tokenizer", "scheduler"}
+    ours = {*STABLE_DIFFUSION.networks, *STABLE_DIFFUSION.tokenizers, "scheduler"}
     if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
         shutil.rmtree(target)
-
-
-def _in_dtype(raw: Mapping[str, Any], dtype: str) -> dict[str, str]:
-    """transformers' configs say the dtype, and its loader believes them."""
-    return {key: dtype for key in ("dtype", "torch_dtype") if key in raw}
-
-
-def _present(
-    index: Mapping[str, Any], raw: Mapping[str, Any], scheduler: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The index, which names the parts that are there and says that the others are not."""
-    if name := scheduler.get("_class_name"):
-        index = {**index, "scheduler": ["diffusers", name]}
-    if "vae" not in raw:
-        return dict(index)
-    absent = [None, None]
-    return dict(index) | {
-        "vae": ["diffusers", raw["vae"]["_class_name"]],
-        "safety_checker": absent,
-        "feature_extractor": absent,
-        "image_encoder": absent,
-        "requires_safety_checker": False,
-    }
-
-
-def _not_for_models(folder: str, names: list[str]) -> set[str]:
-    """Sub-folders, hidden files, model cards and pickles stay where they are."""
-    return {
-        name
-        for name in names
-        if name.startswith(".")
-        or name.endswith((".md", ".bin", ".ckpt", ".pt", ".msgpack"))
-        or os.path.isdir(os.path.join(folder, name))
-    }

@@ -24,10 +24,10 @@ from flax_sd.training.losses import (
     pixel_loss,
     vae_loss,
 )
-from flax_sd.training.setup.base_model import Parts, noise_schedule
+from flax_sd.training.setup.base_model import noise_schedule
 from flax_sd.training.setup.lora import add_adapters, constraint, dropout_rates
 from flax_sd.training.setup.trained_layers import reached
-from flax_sd.weights.networks import stride
+from flax_sd.weights.model import Model
 
 
 class Objective(NamedTuple):
@@ -52,13 +52,13 @@ class Objective(NamedTuple):
     constrain: Callable[[Trees, Trees], Trees] | None = None
 
 
-def make_objective(config: Config, parts: Parts) -> Objective:
+def make_objective(config: Config, model: Model) -> Objective:
     """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
 
     Raises:
       UserError: the LoRA that the config describes cannot be put into the networks.
     """
-    networks = dict(parts.networks)
+    networks = dict(model.networks)
     if config.mode.adapters:
         add_adapters(config, networks)
     if "unet" in networks:
@@ -75,14 +75,14 @@ def make_objective(config: Config, parts: Parts) -> Objective:
         return Objective(graphs, params, frozen, loss, loss, _pixels_alone())
     options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
     if config.mode.unconditional:
-        dtype, schedule = _compute_dtype(config), noise_schedule(parts)
+        dtype, schedule = _compute_dtype(config), noise_schedule(model)
         loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
         measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
         return Objective(graphs, params, frozen, loss, measure, _pixels_alone())
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
-        noise_schedule(parts),
+        noise_schedule(model),
         scaling_factor=networks["vae"].config.scaling_factor,
         clip_skip=config.model.clip_skip,
         compute_dtype=_compute_dtype(config),
@@ -119,7 +119,7 @@ def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
 def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
     return vae_loss(
         graphs,
-        stride=stride(vae),
+        stride=vae.config.pixels_per_latent,
         latent_channels=vae.config.latent_channels,
         kl_weight=config.vae_loss.kl_weight,
         l1_weight=config.vae_loss.l1_weight,

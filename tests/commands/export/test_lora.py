@@ -8,7 +8,7 @@ from flax_sd.lora.formats.exchange import read
 from flax_sd.run_folder.artifacts import find_source
 from flax_sd.system.progress import Progress
 from flax_sd.weights import safetensors
-from flax_sd.weights.networks import abstract_network, read_component_config
+from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
 from tests.random_loras import random_lora, write_run
 
@@ -27,10 +27,7 @@ def cat(lora, tmp_path):
 
 def deltas(model, path):
     """component, layer -> what the file adds to its weights."""
-    networks = {
-        name: abstract_network(read_component_config(model, name), name)
-        for name in ("unet", "text_encoder")
-    }
+    networks = {name: ModelFiles(model).abstract(name) for name in ("unet", "text_encoder")}
     file = read(path, networks)
     return {(name, key): one.delta() for name, own in file.items() for key, one in own.items()}
 
@@ -173,5 +170,5 @@ def test_a_dora_is_exported_as_it_is_or_baked(model, tmp_path, capsys):
 
 
 def adapters_of(model, path):
-    network = abstract_network(read_component_config(model, "unet"), "unet")
+    network = ModelFiles(model).abstract("unet")
     return read(path, {"unet": network})["unet"]

@@ -14,7 +14,7 @@ from flax_sd.config import file as config_file
 from flax_sd.system import sharding
 from flax_sd.system.memory import bytes_per_device
 from flax_sd.training import optim, step
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective, trained_size
 from tests.processes import run
 
@@ -22,7 +22,8 @@ PLAN = """
 import sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-from flax_sd import cli, sharding
+from flax_sd import cli
+from flax_sd.system import sharding
 sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
 print("status", cli.plan(sys.argv[2:]))
 """
@@ -52,7 +53,7 @@ def plan(config_file, capsys, monkeypatch):
 def test_shapes_are_those_of_a_run(config_file, mode):
     config = _config(config_file, MODES[mode])
     mesh = sharding.make_mesh(1, 1, jax.devices()[:1])
-    program, parts = Program(config, mesh), load_parts(config, config.compute_dtype)
+    program, parts = Program(config, mesh), load_model(config, config.compute_dtype)
     parameters = {
         name: sum(leaf.size for leaf in jax.tree.leaves(jax.tree.map(np.asarray, _state(network))))
         for name, network in parts.networks.items()

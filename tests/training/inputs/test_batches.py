@@ -21,7 +21,7 @@ from flax_sd.training.inputs import batches as inputs
 from flax_sd.training.inputs.batches import feed
 from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.inputs.encoding import rows_at_once
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective
 from tests.threads import meeting
 from tests.training_runs import assert_same_lora, contents, make_pictures
@@ -192,7 +192,7 @@ def prepared(config_file):
 
     def make(*flags):
         config = parse(config_file, list(flags))
-        parts = load_parts(config, "float32")
+        parts = load_model(config, "float32")
         objective = make_objective(config, parts)
         sets = open_sets(config)
         mesh = sharding.make_mesh(-1, 1)
@@ -253,7 +253,7 @@ def test_they_leave_the_device(train, monkeypatch, samples):
     from flax_sd.training import run as module
 
     seen, loaded = {}, []
-    load, go = module.load_parts, module.Run._train
+    load, go = module.load_model, module.Run._train
 
     def watched(*args):
         parts = load(*args)
@@ -272,7 +272,7 @@ def test_they_leave_the_device(train, monkeypatch, samples):
         seen.update({n: {type(x).__module__ for x in found} for n, found in leaves.items()})
         return go(self, *args)
 
-    monkeypatch.setattr(module, "load_parts", watched)
+    monkeypatch.setattr(module, "load_model", watched)
     monkeypatch.setattr(module.Run, "_train", look)
     flags = ["--sample.prompts", "a cat", "--sample.steps", 2] if samples else []
     run = train("a", *ONCE, *flags)

@@ -20,7 +20,7 @@ from flax_sd.training.inputs.data_check import check
 from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.outputs.summary import summary
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_objective
 
 LONGER = ["--data.max_token_length", 150]
@@ -31,7 +31,7 @@ INVERSION = ["--train.mode", "textual_inversion", "--tokens.names", "<cat>=cat"]
 
 def test_all_of_a_caption_is_encoded(parse):
     for more, shape in ([], (2, 77, 12)), (LONGER, (2, 152, 12)):
-        parts = load_parts(parse(*more), "float32")
+        parts = load_model(parse(*more), "float32")
         made = make_objective(parse(*more), parts)
         ids = tokenize(ENDS, parts.tokenizer)
         red, blue = states = np.asarray(made.text(made.frozen, ids))
@@ -43,7 +43,7 @@ def test_all_of_a_caption_is_encoded(parse):
 def test_a_new_token_past_the_75th_is_read(parse):
     caption = "dog " * 80 + "<cat>"
     short, long = (
-        load_parts(parse(*INVERSION, *more), "float32").tokenizer([caption])
+        load_model(parse(*INVERSION, *more), "float32").tokenizer([caption])
         for more in ([], LONGER)
     )
     assert 49408 not in short and np.argwhere(long == 49408).tolist() == [[0, 1, 6]]
@@ -51,7 +51,7 @@ def test_a_new_token_past_the_75th_is_read(parse):
 
 def test_states_of_another_length_are_not_found(parse, tmp_path):
     def key(*flags):
-        tokenizer = load_parts(parse(*flags), "float32").tokenizer
+        tokenizer = load_model(parse(*flags), "float32").tokenizer
         return encoded.EncodedCaptions(tokenizer, "a text encoder", 0, Store(tmp_path)).key("a cat")
 
     assert key() == key("--data.max_token_length", 75) != key(*LONGER)

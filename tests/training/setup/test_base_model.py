@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from flax_sd.config.file import parse
-from flax_sd.training.setup.base_model import load_parts
+from flax_sd.training.setup.base_model import load_model
 from flax_sd.weights import hub
 from tests import tiny
 
@@ -22,7 +22,7 @@ def networks(config_file):
     """The weights of the tiny run's networks, with flags."""
 
     def load(*flags):
-        parts = load_parts(parse(config_file, list(flags)), "float32")
+        parts = load_model(parse(config_file, list(flags)), "float32")
         return {name: jax.tree.leaves(nnx.state(net)) for name, net in parts.networks.items()}
 
     return load

@@ -13,7 +13,7 @@ from flax_sd.lora.formats.exchange import read, write_kohya, write_peft
 from flax_sd.lora.formats.folded import unfolded
 from flax_sd.lora.inject import extract
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
-from flax_sd.training.setup.base_model import abstract_parts
+from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
 from flax_sd.training.setup.task import make_objective
 from flax_sd.weights.networks import OneKey
@@ -44,7 +44,7 @@ def lora(model):
 
 
 def assert_trains(config, lora):
-    parts = abstract_parts(config, "float32")
+    parts = abstract_model(config, "float32")
     objective = make_objective(config, parts)
     assert objective.params.keys() == lora.keys()
     for name, own in lora.items():
@@ -62,7 +62,7 @@ def assert_trains(config, lora):
 def test_what_is_trained_is_what_the_file_holds(config, lora, model, tmp_path, write):
     write(tmp_path / "a.safetensors", lora)
     cfg = config("a.safetensors", *TEXT)
-    networks = abstract_parts(cfg, "float32").networks
+    networks = abstract_model(cfg, "float32").networks
     held = read(tmp_path / "a.safetensors", {name: networks[name] for name in lora})
     ranks = {adapter.rank for own in held.values() for adapter in own.values()}
     assert len(ranks) == 2
@@ -87,7 +87,7 @@ def test_what_the_options_say_otherwise_is_named_at_once(config, lora, tmp_path)
     flags = ["--lora.rank", 8, "--lora.alpha", 9, "--lora.targets", "attention+ff"]
     cfg = config("a", *flags, *TEXT)
     with pytest.raises(UserError) as error:
-        add_adapters(cfg, abstract_parts(cfg, "float32").networks)
+        add_adapters(cfg, abstract_model(cfg, "float32").networks)
     said = str(error.value)
     for line in (
         "it has no layers of the text_encoder",
@@ -102,7 +102,7 @@ def test_a_text_encoder_that_would_be_lost_is_named(config, lora, tmp_path):
     write_kohya(tmp_path / "a", lora)
     cfg = config("a")
     with pytest.raises(UserError, match="has layers of the text_encoder.*train.text_encoder does"):
-        add_adapters(cfg, abstract_parts(cfg, "float32").networks)
+        add_adapters(cfg, abstract_model(cfg, "float32").networks)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from flax_sd.config import file as config_files
 from flax_sd.lora.formats.exchange import write_kohya
 from flax_sd.lora.inject import extract
-from flax_sd.training.setup.base_model import abstract_parts
+from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
 from tests.lora.formats.test_write import header
 from tests.random_loras import random_lora, write_run
@@ -33,7 +33,7 @@ def started(config_file):
     def start(path, *flags):
         given = ["--lora.start", path, "--lora.rank", 4, "--train.text_encoder", "true", *flags]
         config = config_files.parse(config_file, [str(flag) for flag in given])
-        networks = abstract_parts(config, "float32").networks
+        networks = abstract_model(config, "float32").networks
         add_adapters(config, networks)
         return {name: extract(networks[name]) for name in ("unet", "text_encoder")}
 

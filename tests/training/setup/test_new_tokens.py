@@ -21,7 +21,7 @@ from flax_sd.training.losses import DiffusionDraws, EncodedBatch, Loss
 from flax_sd.training.optim import make_optimizer
 from flax_sd.training.optim.rates import peak_rate
 from flax_sd.training.setup import new_tokens
-from flax_sd.training.setup.base_model import abstract_parts, load_parts
+from flax_sd.training.setup.base_model import abstract_model, load_model
 from flax_sd.training.setup.task import make_objective
 from flax_sd.training.step import init_state, make_train_step
 from tests import tiny
@@ -99,7 +99,7 @@ INVERSION = ["--train.mode", "textual_inversion", "--tokens.names", "<cat>=cat"]
 
 
 def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
-    made = make_objective(alone := parse(*INVERSION), load_parts(alone, "bfloat16"))
+    made = make_objective(alone := parse(*INVERSION), load_model(alone, "bfloat16"))
     ((path, leaf),) = jax.tree_util.tree_leaves_with_path(made.params)
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     assert name.startswith("text_encoder.text_model.embeddings.new_tokens")
@@ -107,11 +107,11 @@ def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
     assert made.text is None  # token ids go to the step, and nothing of captions is kept
     flags = ["--tokens.names", "<cat>=cat", "--optim.rates", "new_tokens=5"]
     assert peak_rate(parse(*flags).optim, name) == pytest.approx(5e-3)
-    both = make_objective(parse(*flags), load_parts(parse(*flags), "float32"))
+    both = make_objective(parse(*flags), load_model(parse(*flags), "float32"))
     assert {*both.params} == {"unet", "text_encoder"}
     assert len(jax.tree.leaves(both.params["text_encoder"])) == 1
     text = make_objective(
-        cfg := parse(*flags, "--train.text_encoder"), abstract_parts(cfg, "float32")
+        cfg := parse(*flags, "--train.text_encoder"), abstract_model(cfg, "float32")
     )
     assert len(jax.tree.leaves(text.params["text_encoder"])) == 1 + 2 * 8
 
@@ -129,7 +129,7 @@ def test_steps_are_those_of_the_reference_script(parse, model):
     config = parse(
         *INVERSION, "--tokens.vectors", 2, "--optim.max_grad_norm", 0, "--optim.learning_rate", RATE
     )
-    parts = load_parts(config, "float32")
+    parts = load_model(config, "float32")
     made, tokenizer = make_objective(config, parts), parts.tokenizer
     fed = Loss(lambda key, pair: pair[1], lambda p, f, pair, d: made.loss.loss(p, f, pair[0], d))
     tx = make_optimizer(config.optim, STEPS)

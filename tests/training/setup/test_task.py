@@ -7,7 +7,7 @@ from flax import nnx
 
 from flax_sd.training.inputs import batches
 from flax_sd.training.losses import PixelBatch
-from flax_sd.training.setup.base_model import abstract_parts
+from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.task import make_objective
 from tests.parity import LAYER, NETWORK, assert_close
 from tests.training_runs import batch_of
@@ -167,7 +167,7 @@ def test_the_base_of_what_is_trained_is_held_in_8_bits(parse):
 
     def frozen(*flags):
         config = parse(*flags)
-        return make_objective(config, abstract_parts(config, "float32")).frozen
+        return make_objective(config, abstract_model(config, "float32")).frozen
 
     def size(leaves, dtype):
         return sum(leaf.size for leaf in jax.tree.leaves(leaves) if leaf.dtype == dtype)

@@ -12,7 +12,7 @@ from flax_sd.config import file
 from flax_sd.errors import UserError
 from flax_sd.models.vae import Moments
 from flax_sd.training.losses import EncodedBatch, PixelBatch
-from flax_sd.training.setup.base_model import abstract_parts
+from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.task import make_objective
 from tests.random_loras import random_lora, write_run
 
@@ -22,7 +22,7 @@ FULL = ["--train.mode", "full"]
 
 
 def abstract(config):
-    return make_objective(config, abstract_parts(config, "float32"))
+    return make_objective(config, abstract_model(config, "float32"))
 
 
 def names(objective):
@@ -88,7 +88,7 @@ def test_a_lora_that_has_them_keeps_them_as_they_are(parse, model, tmp_path):
     write_run(tmp_path / "cat", random_lora(model, rank=4, alpha=4.0), model)
     flags = [*TEXT, "--model.clip_skip", 1, "--lora.rank", 4, "--lora.start", tmp_path / "cat"]
     config = parse(*flags, "--lora.max_norm", 1)
-    parts = abstract_parts(config, "float32")
+    parts = abstract_model(config, "float32")
     objective = make_objective(config, parts)
     assert not [path for path in names(objective) if ".encoder.layers.1." in path]
     held = parts.networks["text_encoder"].text_model.encoder.layers[1].self_attn.q_proj
@@ -100,4 +100,4 @@ def test_a_text_encoder_without_layers_has_no_lora(parse):
     """B3."""
     config = parse(*TEXT, "--model.clip_skip", 2)
     with pytest.raises(UserError, match="clip_skip 2 leaves out all layers of the text encoder"):
-        abstract_parts(config, "float32")
+        abstract_model(config, "float32")

@@ -9,15 +9,15 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.models.tokenizer import Tokenizer
-from flax_sd.weights.diffusers_folder import read_json
+from flax_sd.weights.diffusers_folder import read_json, write_json
+from flax_sd.weights.model import Model
+from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
-from flax_sd.weights.save import save_model
 from tests.tiny import TOKENIZER
 
 INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
-    "vae": ["diffusers", "AutoencoderKL"],
 }
 CONFIGS = {
     "unet": {"_class_name": "UNet2DConditionModel"},
@@ -26,23 +26,34 @@ CONFIGS = {
 }
 
 
-def save(path, seed=0):
-    networks = {
-        name: nnx.Linear(3, 2 + i, rngs=nnx.Rngs(seed + i)) for i, name in enumerate(CONFIGS)
-    }
-    save_model(
-        path,
-        networks,
-        Tokenizer.load(TOKENIZER),
-        index=INDEX,
-        configs=CONFIGS,
-        scheduler_config={"_class_name": "DDIMScheduler"},
-        dtype="float16",
-    )
-    return networks
+@pytest.fixture
+def files(tmp_path):
+    """A folder of configs and a tokenizer."""
+    folder = tmp_path / "loaded"
+    write_json(folder / "model_index.json", INDEX)
+    write_json(folder / "scheduler" / "scheduler_config.json", {"_class_name": "DDIMScheduler"})
+    for name, raw in CONFIGS.items():
+        write_json(folder / name / "config.json", raw)
+    Tokenizer.load(TOKENIZER).save(folder / "tokenizer")
+    return ModelFiles(folder)
 
 
-def test_what_stands_in_the_folder(tmp_path):
+@pytest.fixture
+def save(files):
+    """Saves small networks in place of the real ones."""
+
+    def save(path, seed=0):
+        networks = {
+            name: nnx.Linear(3, 2 + i, rngs=nnx.Rngs(seed + i)) for i, name in enumerate(CONFIGS)
+        }
+        model = Model(files, networks, [files.tokenizer()], files.scheduler_config)
+        model.save(path, dtype="float16")
+        return networks
+
+    return save
+
+
+def test_what_stands_in_the_folder(save, tmp_path):
     networks = save(tmp_path / "model")
     files = sorted(
         str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model").rglob("*.*")
@@ -62,10 +73,10 @@ def test_what_stands_in_the_folder(tmp_path):
         "vae/diffusion_pytorch_model.safetensors",
     ]
     file = TensorFile(tmp_path / "model/vae/diffusion_pytorch_model.safetensors")
-    assert np.array_equal(file["weight"], networks["vae"].kernel[...].T)
+    assert np.array_equal(file["weight"], networks["vae"].kernel[...].T.astype("float16"))
 
 
-def test_the_index_names_the_parts_that_are_there(tmp_path):
+def test_the_index_names_the_parts_that_are_there(save, tmp_path):
     save(tmp_path / "model")
     index = read_json(tmp_path / "model" / "model_index.json")
     assert index["vae"] == ["diffusers", "AutoencoderTiny"]
@@ -74,7 +85,7 @@ def test_the_index_names_the_parts_that_are_there(tmp_path):
     assert read_json(tmp_path / "model/unet/config.json") == CONFIGS["unet"]
 
 
-def test_equal_models_give_equal_bytes(tmp_path):
+def test_equal_models_give_equal_bytes(save, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         save(tmp_path / name, seed)
     name = "unet/diffusion_pytorch_model.safetensors"
@@ -82,7 +93,7 @@ def test_equal_models_give_equal_bytes(tmp_path):
     assert a == b != c
 
 
-def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_model(save, tmp_path, monkeypatch):
     save(tmp_path / "model")
     before = (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").read_bytes()
     calls = []
@@ -96,10 +107,10 @@ def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not be written: No space left"):
         save(tmp_path / "model", seed=1)
     after = (tmp_path / "model/unet/diffusion_pytorch_model.safetensors").read_bytes()
-    assert before == after and os.listdir(tmp_path) == ["model"]
+    assert before == after and sorted(os.listdir(tmp_path)) == ["loaded", "model"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
-def test_a_single_file_is_refused(tmp_path, name):
+def test_a_single_file_is_refused(save, tmp_path, name):
     with pytest.raises(UserError, match=f"{name}: single files are not written; name a folder"):
         save(tmp_path / name)

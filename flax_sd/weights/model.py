@@ -1,0 +1,144 @@
+"""A model in memory: networks, tokenizers, scheduler config, and where they came from."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from flax_sd.errors import UserError
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights.diffusers_folder import save_component, write_json, written_aside
+from flax_sd.weights.family import STABLE_DIFFUSION, ModelKind
+from flax_sd.weights.fill import dtype_name, rounded, state_tensors
+from flax_sd.weights.model_files import ModelFiles
+
+
+@dataclasses.dataclass
+class Model:
+    """A loaded model.
+
+    Attributes:
+      files: where it came from.
+      networks: by component; in training those alone that the mode needs.
+      tokenizers: one a text encoder.
+      scheduler_config: the raw scheduler_config.json, as options may have changed it.
+    """
+
+    files: ModelFiles
+    networks: dict[str, Any]
+    tokenizers: list[Tokenizer]
+    scheduler_config: dict[str, Any]
+
+    @classmethod
+    def load(cls, files: ModelFiles, dtype: str, wanted: ModelKind = STABLE_DIFFUSION) -> "Model":
+        """Loads every component.
+
+        Args:
+          dtype: of all weights: float32, bfloat16 or float16.
+
+        Raises:
+          UserError: it is of another kind, damaged or not supported, or its parts do not fit; every
+            misfit is named.
+        """
+        files.check_kind(wanted)
+        loaded = {name: files.load(name, dtype) for name in wanted.networks}
+        tokenizers = [files.tokenizer(name) for name in wanted.tokenizers]
+        model = cls(files, loaded, tokenizers, files.scheduler_config)
+        model.check_fit()
+        return model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The first text encoder's."""
+        return self.tokenizers[0]
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a latent, along each side."""
+        return self.networks["vae"].config.pixels_per_latent
+
+    def check_fit(self) -> None:
+        """Sees that the networks fit each other.
+
+        Raises:
+          UserError: they do not; every misfit is named.
+        """
+        if problems := self.misfits():
+            raise UserError(f"{self.files.folder}: its parts do not fit: {'; '.join(problems)}")
+
+    def misfits(self) -> list[str]:
+        """Returns a sentence for each pair of networks that do not fit each other."""
+        configs = {name: network.config for name, network in self.networks.items()}
+        unet, vae, text = (configs.get(name) for name in ("unet", "vae", "text_encoder"))
+        problems = []
+        if unet and vae and unet.in_channels != vae.latent_channels:
+            place = self.files.place("vae")
+            named = "the VAE" if place.parent == self.files.folder else f"the VAE {place}"
+            problems.append(
+                f"the UNet reads {unet.in_channels} channels, {named} makes {vae.latent_channels} "
+                "(a UNet that reads 9 is for inpainting, which is not supported)"
+            )
+        if unet and text and unet.cross_attention_dim != text.hidden_size:
+            problems.append(
+                f"the UNet reads text {unet.cross_attention_dim} wide, the text encoder's is "
+                f"{text.hidden_size}"
+            )
+        return problems
+
+    def save(
+        self,
+        path: pathlib.Path,
+        parts: Mapping[str, nnx.Module | nnx.State] | None = None,
+        *,
+        dtype: str | None = None,
+        changed: Mapping[str, Any] | None = None,
+        index: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes the folder that diffusers' `from_pretrained` reads, whole or not at all.
+
+        LoRAs and new tokens inside the networks stay out of it.
+
+        Args:
+          path: a new or empty folder, or a model that is replaced.
+          parts: components whose weights are written, the others being copied as they lie; None
+            for all networks.
+          dtype: of the weights that are written; None for what they are in.
+          changed: values of their config.json that are other ones now.
+          index: further entries of model_index.json.
+
+        Raises:
+          UserError: something else is in the place, a number is not finite, or the disk is full.
+        """
+        if path.suffix in (".safetensors", ".ckpt"):
+            raise UserError(f"{path}: single files are not written; name a folder")
+        files, parts = self.files, self.networks if parts is None else parts
+        with written_aside(path) as aside:
+            for name in files.kind.networks:
+                if name not in parts:
+                    files.copy(name, aside)
+                    continue
+                target = dtype or dtype_name(parts[name])
+                config = files.config(name)
+                # transformers' configs say the dtype, and its loader believes them.
+                said = {key: target for key in ("dtype", "torch_dtype") if key in config}
+                tensors = rounded(state_tensors(parts[name]), target, path / name)
+                save_component(aside, name, tensors, {**config, **(changed or {}), **said})
+            for name in files.kind.tokenizers:
+                files.tokenizer(name).save(aside / name)
+            write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
+            write_json(aside / "model_index.json", self._index() | dict(index or {}))
+
+    def _index(self) -> dict[str, Any]:
+        """The index, which names the parts that are there and says that the others are not."""
+        index = self.files.index
+        if name := self.scheduler_config.get("_class_name"):
+            index["scheduler"] = ["diffusers", name]
+        if self.files.kind != STABLE_DIFFUSION:
+            return index
+        index["vae"] = ["diffusers", self.files.config("vae")["_class_name"]]
+        absent = dict.fromkeys(
+            ("safety_checker", "feature_extractor", "image_encoder"), [None, None]
+        )
+        return {**index, **absent, "requires_safety_checker": False}

@@ -1,0 +1,272 @@
+"""A model as it lies on disk: its configs, each read once, and its weights when asked for."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flax_sd.config import ModelConfig
+from flax_sd.diffusion.scheduler_config import overridden
+from flax_sd.errors import UserError
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights import hub, networks
+from flax_sd.weights.diffusers_folder import (
+    component_files,
+    component_tensors,
+    read_json,
+    save_component,
+)
+from flax_sd.weights.family import DDPM, STABLE_DIFFUSION, Family, ModelKind, family_of
+from flax_sd.weights.fill import as_dtype, fill
+from flax_sd.weights.identity import fingerprint
+
+
+class ModelFiles:
+    """A diffusers folder, and perhaps a VAE that lies elsewhere.
+
+    Attributes:
+      folder: where it lies.
+      source: what it was asked for by, as a hub id.
+      variant: of the weight files that are read, as fp16.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        source: str | None = None,
+        variant: str | None = None,
+        vae: pathlib.Path | None = None,
+    ):
+        """Names the folder, and that of another VAE; reads nothing."""
+        self.folder, self.variant = folder, variant
+        self.source = str(folder) if source is None else source
+        self._vae = folder / "vae" if vae is None else vae
+        self._read: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def find(
+        cls,
+        source: str | os.PathLike[str],
+        revision: str | None = None,
+        variant: str | None = None,
+        *,
+        vae: str | None = None,
+    ) -> "ModelFiles":
+        """Finds a folder, a bundled model or a hub id, which is downloaded if need be.
+
+        Args:
+          vae: another VAE in place of the model's: a folder or hub id.
+
+        Raises:
+          UserError: there is no such model or VAE.
+        """
+        folder = hub.resolve(source, revision, variant)
+        other = None if vae is None else find_vae(vae, variant)
+        return cls(folder, source=os.fspath(source), variant=variant, vae=other)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What it consists of, by its index; a Stable Diffusion where that does not say."""
+        return DDPM if self.index.get("_class_name") == DDPM.name else STABLE_DIFFUSION
+
+    def check_kind(self, wanted: ModelKind = STABLE_DIFFUSION) -> None:
+        """Sees before any weights are read that it is a model of the wanted kind.
+
+        Raises:
+          UserError: it is something else.
+        """
+        if not (self.folder / "model_index.json").is_file():
+            raise UserError(f"{self.folder} is not a diffusers model: it has no model_index.json")
+        named = self.index.get("_class_name") or wanted.name
+        if named not in (wanted.name, *wanted.same_parts):
+            versions = " (1.x or 2.x)" if wanted == STABLE_DIFFUSION else ""
+            raise UserError(
+                f"{self.folder} is a {named}; a {wanted.name}{versions} is what can be loaded"
+            )
+
+    def place(self, component: str) -> pathlib.Path:
+        """Returns the folder of a component's config.json and weights."""
+        return self._vae if component == "vae" else self.folder / component
+
+    def _json(self, path: pathlib.Path) -> dict[str, Any]:
+        key = str(path)
+        if key not in self._read:
+            self._read[key] = read_json(path)
+        return dict(self._read[key])
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """The raw model_index.json; empty where there is none."""
+        return self._index(self.folder)
+
+    def _index(self, folder: pathlib.Path) -> dict[str, Any]:
+        path = folder / "model_index.json"
+        return self._json(path) if path.is_file() else {}
+
+    def _class_of(self, place: pathlib.Path) -> tuple[str | None, str | None]:
+        """Library and class of a component by its model's index; None where it names none."""
+        match self._index(place.parent).get(place.name):
+            case [str(library), str(name)]:
+                return library, name
+        return None, None
+
+    def config(self, component: str) -> dict[str, Any]:
+        """Returns the raw config.json of a component, with the class that its index names.
+
+        diffusers goes by the index alone; a config need not name a class, or may name an old one.
+
+        Raises:
+          UserError: there is none.
+        """
+        place = self.place(component)
+        raw = self._json(place / "config.json")
+        library, name = self._class_of(place)
+        if name is None:
+            return raw
+        return raw | (
+            {"_class_name": name} if library == "diffusers" else {"architectures": [name]}
+        )
+
+    @property
+    def configs(self) -> dict[str, dict[str, Any]]:
+        """The raw config.json of every component with weights."""
+        return {name: self.config(name) for name in self.kind.networks}
+
+    def network_config(self, component: str) -> Any:
+        """Returns a component's config, checked: what its network is built from.
+
+        Raises:
+          UserError: there is none, or a value is not supported.
+        """
+        return networks.network_config(self.config(component), str(self.place(component)))[1]
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The raw scheduler_config.json, with the class that the index names.
+
+        Raises:
+          UserError: there is none.
+        """
+        place = self.folder / "scheduler"
+        raw = self._json(place / "scheduler_config.json")
+        _, name = self._class_of(place)
+        return raw if name is None else raw | {"_class_name": name}
+
+    def trained_scheduler(self, cfg: ModelConfig) -> dict[str, Any]:
+        """Returns the scheduler's config with what the options of a run change in it.
+
+        Raises:
+          UserError: the changes do not go together.
+        """
+        try:
+            return overridden(self.scheduler_config, cfg.prediction_type, zero_snr=cfg.zero_snr)
+        except UserError as error:
+            raise UserError(f"model.{error}") from error
+
+    @property
+    def family(self) -> Family:
+        """Which Stable Diffusion it is."""
+        second = (self.folder / "text_encoder_2").is_dir()
+        unet = self.config("unet") if self.place("unet").is_dir() else None
+        return family_of(self.config("text_encoder"), unet, second_text_encoder=second)
+
+    def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
+        """Reads a tokenizer.
+
+        Raises:
+          UserError: it is not there, or not one of CLIP's.
+        """
+        return Tokenizer.load(self.folder / name)
+
+    def files(self, component: str) -> list[pathlib.Path]:
+        """Returns a component's safetensors files.
+
+        Raises:
+          UserError: there are none, or shards that its index names are missing.
+        """
+        place = self.place(component)
+        return component_files(place.parent, place.name, self.variant)
+
+    def tensors(self, component: str) -> Mapping[str, np.ndarray]:
+        """Returns a component's tensors, each mapped from its file when it is asked for.
+
+        Raises:
+          UserError: as `files`, or a file is damaged.
+        """
+        place = self.place(component)
+        return component_tensors(place.parent, place.name, self.variant)
+
+    def load(self, component: str, dtype: str) -> Any:
+        """Returns a component's network, filled with its tensors.
+
+        Raises:
+          UserError: the config or the tensors do not fit; every misfit is named.
+        """
+        where = str(self.place(component))
+        model = networks.abstract_network(self.config(component), where)
+        return fill(model, self.tensors(component), dtype, where)
+
+    def random(self, component: str, dtype: str, key: jax.Array) -> Any:
+        """Returns a component's network with fresh random weights; its tensors are not read.
+
+        Raises:
+          UserError: the config is missing or not supported.
+        """
+        where = str(self.place(component))
+        return networks.random_network(self.config(component), where, key, dtype)
+
+    def abstract(self, component: str, dtype: str | None = None) -> Any:
+        """Returns a component's network with shapes in place of weights, in a dtype if named.
+
+        Raises:
+          UserError: the config is missing or not supported.
+        """
+        network = networks.abstract_network(self.config(component), str(self.place(component)))
+        if dtype is None:
+            return network
+        target, (graph, state) = as_dtype(dtype), nnx.split(network)
+        typed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, target), state)
+        return nnx.merge(graph, typed)
+
+    def fingerprint(self, components: Iterable[str]) -> str | None:
+        """Returns what tells the weights of these components from others; None for no component."""
+        found = [file for component in components for file in self.files(component)]
+        return fingerprint(found) if found else None
+
+    def copy(self, component: str, target: pathlib.Path) -> None:
+        """Copies a component into a model's folder: byte for byte, or a variant under plain names.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        if self.variant is None:
+            shutil.copytree(self.place(component), target / component, ignore=_not_for_models)
+        else:
+            save_component(target, component, self.tensors(component), self.config(component))
+
+
+def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
+    """Finds the folder of a VAE of its own: one with its config.json, or a model's `vae`.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = hub.resolve(source, None, variant).absolute()
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def _not_for_models(folder: str, names: list[str]) -> set[str]:
+    """Sub-folders, hidden files, model cards and pickles stay where they are."""
+    return {
+        name
+        for name in names
+        if name.startswith(".")
+        or name.endswith((".md", ".bin", ".ckpt", ".pt", ".msgpack"))
+        or os.path.isdir(os.path.join(folder, name))
+    }
