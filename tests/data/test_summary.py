@@ -5,7 +5,7 @@ from PIL import Image
 from flax_sd.data import Finding, check, open_pictures, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.summary import LETTERS, NAMED
-from flax_sd.reports import data_report
+from flax_sd.reports.data_report import report_page
 from tests.data import profiles
 
 
@@ -47,7 +47,7 @@ def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(fo
     words = "captions: 2 from files, 4 from the folder's name"
     lines = summary(pictures, []).splitlines()
     assert lines[0].endswith("5 pictures, 6 captions") and lines[1] == words
-    assert escape(words) in data_report({"data.path": pictures}, {"data.path": []})
+    assert escape(words) in report_page({"data.path": pictures}, {"data.path": []})
 
 
 def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
@@ -85,7 +85,7 @@ def test_what_is_converted_is_counted_by_its_colours(folder, config):
     findings = check(pictures, None)
     text, page = (
         summary(pictures, findings),
-        data_report({"data.path": pictures}, {"data.path": findings}),
+        report_page({"data.path": pictures}, {"data.path": findings}),
     )
     for line in (
         "3 pictures converted from Display P3 to sRGB",

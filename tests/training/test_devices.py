@@ -14,7 +14,8 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_default_matmul_precision", "highest")
-from flax_sd import cli, sharding
+from flax_sd import cli
+from flax_sd.system import sharding
 sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
 shard_frozen, divided = sharding.shard_frozen, []
 def counted(*args):

@@ -1,0 +1,5 @@
+"""The captioned pictures of tests/data, of which reports are made too."""
+
+from tests.data.conftest import config, folder, noise
+
+__all__ = ["config", "folder", "noise"]
