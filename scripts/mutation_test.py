@@ -100,7 +100,7 @@ MUTATIONS = (
     Mutation(
         "the learning rate's schedule ends at train.steps where epochs end the run sooner",
         "flax_sd/training/run.py",
-        "make_optimizer(config.optim, self.total)",
+        "make_optimizer(config.optim, total)",
         "make_optimizer(config.optim, config.train.steps)",
         (
             "tests/training/test_run.py",
@@ -200,7 +200,7 @@ MUTATIONS = (
     Mutation(
         "the best checkpoint is deleted as it gets old",
         "flax_sd/training/checkpoints.py",
-        "i >= first or each.step == best",
+        "i >= first or each.step == self.best",
         "i >= first",
         ("tests/training/test_checkpoints.py", "tests/training/validation/test_validation.py"),
     ),
@@ -214,8 +214,8 @@ MUTATIONS = (
     Mutation(
         "a run's results are its last weights where a running mean is kept",
         "flax_sd/training/run.py",
-        "self.results.write(state.learned, self.objective)\n        if self.best is not None:",
-        "self.results.write(state.params, self.objective)\n        if self.best is not None:",
+        "self.results.write(state.learned, self.objective)\n        if best is not None:",
+        "self.results.write(state.params, self.objective)\n        if best is not None:",
         (
             "tests/training/test_modes.py",
             "tests/training/test_step.py",

@@ -36,36 +36,33 @@ UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
 class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """The newest checkpoints, and the one of a step that is asked for at each save."""
+    """The newest checkpoints, and that of the step `best`, if there is one."""
 
-    def __init__(self, newest: int, best: Callable[[], int | None]) -> None:
-        self._newest, self._best = newest, best
+    def __init__(self, newest: int) -> None:
+        self._newest = newest
+        self.best: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        first, best = len(checkpoints) - self._newest, self._best()
-        return [i >= first or each.step == best for i, each in enumerate(checkpoints)]
+        first = len(checkpoints) - self._newest
+        return [i >= first or each.step == self.best for i, each in enumerate(checkpoints)]
 
 
 class Checkpoints:
     """The newest `keep` states of a run and its best, in a folder that all its processes see."""
 
-    def __init__(
-        self, folder: pathlib.Path, keep: int, best: Callable[[], int | None] = lambda: None
-    ) -> None:
+    def __init__(self, folder: pathlib.Path, keep: int) -> None:
         """Opens or creates the folder and clears away what a killed save left.
-
-        Args:
-          best: the step, if any, whose state is to stay however old it is.
 
         Raises:
           UserError: the folder cannot be created or written.
         """
+        self._kept = _Kept(keep)
         self.folder = folder.resolve()  # Orbax refuses relative paths, tensorstore those with ..
         self._manager = self._write(
             lambda: ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=_Kept(keep, best), cleanup_tmp_directories=True
+                    preservation_policy=self._kept, cleanup_tmp_directories=True
                 ),
                 item_handlers={
                     "state": ocp.PyTreeCheckpointHandler(),
@@ -78,17 +75,21 @@ class Checkpoints:
         """The steps that are on disk, oldest first."""
         return sorted(s for s in self._manager.all_steps() if (self.folder / str(s)).is_dir())
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(self, step: int, state: PyTree, best: int | None = None) -> None:
         """Copies and hashes the state, then writes it in the background.
 
         The state may be donated or changed when this returns. A step that is there already is left
         as it is. All processes call it together.
+
+        Args:
+          best: the step, if any, whose state is to stay however old it is.
 
         Raises:
           UserError: this save, or the one before, could not be written.
         """
         if step in self._manager.all_steps():
             return
+        self._kept.best = best
         arrays = {name: _to_host(leaf) for name, leaf in _named_leaves(state).items()}
         self._write(lambda: self._see_room(arrays))
         kinds = {name: _kind(leaf) for name, leaf in _named_leaves(state).items()}

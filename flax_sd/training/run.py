@@ -26,7 +26,7 @@ from flax_sd.training import step as train_step
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.due import Due
 from flax_sd.training.inputs import class_images, data_check
-from flax_sd.training.inputs.batches import feed, prepare
+from flax_sd.training.inputs.batches import Inputs, feed, prepare
 from flax_sd.training.inputs.datasets import (
     Sets,
     describe,
@@ -37,12 +37,15 @@ from flax_sd.training.inputs.datasets import (
     total_steps,
 )
 from flax_sd.training.loop import Loop
+from flax_sd.training.losses import Trees
+from flax_sd.training.milestones import Milestones
 from flax_sd.training.monitoring.memory import advice, warn_if_too_large
 from flax_sd.training.monitoring.nonfinite import Guard
+from flax_sd.training.monitoring.step_report import StepReport
 from flax_sd.training.monitoring.throughput import Pace, peak_flops
 from flax_sd.training.monitoring.trackers import Trackers
 from flax_sd.training.outputs.final_results import Results
-from flax_sd.training.outputs.preview_samplers import Interrupted, make_drawer
+from flax_sd.training.outputs.preview_samplers import make_drawer
 from flax_sd.training.outputs.results import Outputs
 from flax_sd.training.outputs.samples import Samples
 from flax_sd.training.outputs.summary import summary
@@ -50,7 +53,7 @@ from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import Objective, make_objective, trained_size
 from flax_sd.training.step import TrainState
 from flax_sd.training.validation.log import ValidationLog
-from flax_sd.training.validation.validation import Validation, Verdict, exhausted, keeps_best
+from flax_sd.training.validation.validation import Validation, best_step, patience_exhausted
 from flax_sd.weights.model import Model
 
 # Why a run may end at once, before the first step and after the last.
@@ -110,7 +113,7 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 
 
 class Run:
-    """The arrays of a run and what is done with them; it is the loop's `Hooks`."""
+    """The arrays of a run and what is done with them."""
 
     def __init__(
         self,
@@ -122,55 +125,57 @@ class Run:
         progress: Progress,
         stop: StopRequest,
     ):
+        """Takes what was found and loaded; nothing is written yet."""
         self.config, self.sets, self.model = config, sets, model
         self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
-        self.total, self.order = total_steps(config, sets.train), order_of(config, sets.train)
-        self.scaled = scales_loss(config.compute_dtype)
-        self.tx = optim.make_optimizer(config.optim, self.total)
+        self.order, total = order_of(config, sets.train), total_steps(config, sets.train)
+        self.due = Due(config, self.order, total)
+        self.tx = optim.make_optimizer(config.optim, total)
         self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, model, sets.train)
         self.results = Results(self.outputs, sets.train, config, progress)
         new = sets.measured.get(VAL_LOSS, sets.train)  # what it was not trained on shows most
         drawer = make_drawer(config, model, new, lambda: stop.reason is not None)
         self.samples = Samples(config, drawer) if drawer else None
-        self.report = LiveReport(config.output, self.total, progress)
+        self.report = LiveReport(config.output, total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:
         """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
         if self.stream is not None:
             self.stream.ledger.begin()
         folder = self.config.output / CHECKPOINTS_FOLDER
-        keep = self.config.checkpoint.keep
-        checkpoints = Checkpoints(folder, keep, lambda: self.best)
+        checkpoints = Checkpoints(folder, self.config.checkpoint.keep)
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(distributed.together())  # before closing them waits for other processes
         stack.enter_context(self.report.of_an_error())
         stack.enter_context(memory.explained(self._smaller))
         start, state = self._restore(checkpoints)
-        self.log = ValidationLog(self.config.output, start or -1)
-        if self.outputs.finished_step() == start and self._done(start):
-            self._write_missing(state, checkpoints)
+        log = ValidationLog(self.config.output, start or -1)
+        if self.outputs.finished_step() == start and self._is_done(start, log):
+            self._write_missing(state, log, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return 0
         made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
-        self._prepare()
+        inputs, validation, frozen = self._prepare(log)
         trackers = self._open_trackers(start, made_with)
-        self.trackers = stack.enter_context(contextlib.closing(trackers))
+        stack.enter_context(contextlib.closing(trackers))
+        milestones = Milestones(
+            validation, checkpoints, self.outputs, self.samples, trackers, self.progress
+        )
         if start == 0:
-            self._look_before(state)
-        if not self._done(start):
-            start, state = self._train(start, state, checkpoints, stack)
+            self._look_before(state, frozen, milestones, trackers)
+        if not self._is_done(start, log):
+            batches = feed(self.config, inputs, self.mesh, start, self.stream)
+            stack.enter_context(contextlib.closing(batches))
+            warn_if_too_large(state, frozen, self.progress)
+            loop = self._loop(start, milestones, trackers)
+            start, state = loop.run(start, state, frozen, batches)
             checkpoints.wait()
             self.stop.at_once = AFTER
-            if distributed.any_process(self.stop.reason is not None):
-                reason = self.stop.reason or "another process was told to stop"
-                self.progress.say(
-                    f"{reason}: saved at step {start}; the same command goes on from there"
-                )
-                self.report.write("stopped")
+            if self._was_stopped(start):
                 return STOPPED
-        self._finish(start, state, checkpoints)
+        self._finish(start, state, log, checkpoints, milestones)
         return 0
 
     def _smaller(self) -> list[str]:
@@ -179,41 +184,13 @@ class Run:
         parts = ["a smaller --train.batch_size, or a larger --train.accumulate"] * (batch > 1)
         return [*parts, *advice(self.config, self.mesh.size, 0), "flax-sd plan says what fits"]
 
-    def _write_missing(self, state: TrainState, checkpoints: Checkpoints) -> None:
-        if self.outputs.missing():
-            self.results.write(state.learned, self.objective)
-        if self.best is not None and self.outputs.missing(best=True):
-            self.results.write_best(self.best, state, checkpoints, self.objective)
-
-    @property
-    def best(self) -> int | None:
-        """The step whose state is kept as the best one, if any is."""
-        return self.log.best() if keeps_best(self.config) else None
-
-    def _done(self, step: int) -> bool:
-        return step >= self.total or exhausted(self.config, self.log)
-
-    def _prepare(self) -> None:
-        """Encodes what need be encoded only once, and lets go of what has then done its work."""
-        before = self.objective
-        self.inputs, measured, self.objective, self.frozen = prepare(
-            self.config, before, self.model, self.sets, self.mesh, self.progress
-        )
-        for name in before.frozen.keys() - self.frozen.keys():
-            network = self.model.networks.pop(name)
-            if self.samples is not None:  # which draws with it: it waits in main memory
-                nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
-        self.log.rewind()
-        self.validation = Validation(
-            self.sets, measured, self.objective.measure, self.mesh, self.log, self.progress
-        )
-
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
+        """The newest state that is on disk and its step, or the first one."""
         fresh = train_step.init_state(
             self.objective.params,
             self.tx,
             self.config.seed,
-            scaled=self.scaled,
+            scaled=scales_loss(self.config.compute_dtype),
             averaged=self.config.train.ema_decay is not None,
         )
         state = sharding.replicate(fresh, self.mesh)
@@ -227,6 +204,37 @@ class Run:
         self.progress.stage("resumes", f"step {restored[0]}; {count}")
         return restored
 
+    def _is_done(self, step: int, log: ValidationLog) -> bool:
+        return step >= self.due.total or patience_exhausted(self.config, log)
+
+    def _write_missing(
+        self, state: TrainState, log: ValidationLog, checkpoints: Checkpoints
+    ) -> None:
+        """The results of a finished run that were deleted since."""
+        if self.outputs.missing():
+            self.results.write(state.learned, self.objective)
+        best = best_step(self.config, log)
+        if best is not None and self.outputs.missing(best=True):
+            self.results.write_best(best, state, checkpoints, self.objective)
+
+    def _prepare(self, log: ValidationLog) -> tuple[Inputs, Validation, Trees]:
+        """Encodes what need be encoded only once, and lets go of what has then done its work."""
+        before = set(self.objective.frozen)
+        prepared = prepare(
+            self.config, self.objective, self.model, self.sets, self.mesh, self.progress
+        )
+        self.objective = prepared.objective
+        for name in before - prepared.frozen.keys():
+            network = self.model.networks.pop(name)
+            if self.samples is not None:  # which draws with it: it waits in main memory
+                nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
+        log.rewind()
+        loss, measured = prepared.objective.measure, prepared.measured
+        validation = Validation(
+            self.config, self.sets, measured, loss, self.mesh, log, self.progress
+        )
+        return prepared.train, validation, prepared.frozen
+
     def _open_trackers(self, start: int, made_with: Mapping[str, Any]) -> Trackers:
         log = self.config.log
         return Trackers(
@@ -239,39 +247,30 @@ class Run:
             changed=self.report.refresh,
         )
 
-    def _train(
-        self,
-        start: int,
-        state: TrainState,
-        checkpoints: Checkpoints,
-        stack: contextlib.ExitStack,
-    ) -> tuple[int, TrainState]:
+    def _look_before(
+        self, state: TrainState, frozen: Trees, milestones: Milestones, trackers: Trackers
+    ) -> None:
+        """Loss and pictures of the model as it was."""
+        if values := milestones.evaluate(0, state, frozen).values:
+            trackers.log(0, values)
+        if self.config.sample.at_first:
+            milestones.sample(0, state)
+
+    def _loop(self, start: int, milestones: Milestones, trackers: Trackers) -> Loop:
+        config, scaled = self.config, scales_loss(self.config.compute_dtype)
         step = train_step.make_train_step(
             self.objective.loss,
             self.tx,
-            accumulate=self.config.train.accumulate,
-            scaled=self.scaled,
-            ema_decay=self.config.train.ema_decay,
+            accumulate=config.train.accumulate,
+            scaled=scaled,
+            ema_decay=config.train.ema_decay,
             constrain=self.objective.constrain,
             mesh=self.mesh,
         )
-        batches = feed(self.config, self.inputs, self.mesh, start, self.stream)
-        stack.enter_context(contextlib.closing(batches))
-        warn_if_too_large(state, self.frozen, self.progress)
-        loop = Loop(
-            self.config,
-            self.total,
-            step,
-            checkpoints,
-            self.trackers,
-            self.progress,
-            self.stop,
-            self,
-            Due(self.config, self.order),
-            self._pace(),
-            self._guard(start),
+        report = StepReport(
+            config, self.due.total, trackers, self.progress, self._pace(), self._guard(start)
         )
-        return loop.run(start, state, self.frozen, batches)
+        return Loop(config, step, self.due, milestones, report, self.progress, self.stop)
 
     def _pace(self) -> Pace:
         devices = self.mesh.devices.flatten()
@@ -291,56 +290,30 @@ class Run:
         guard.resume(config.output / METRICS, start)
         return guard
 
-    def measured(self, step: int, state: TrainState) -> Verdict:
-        """The losses of the pictures that stay the same, and what they say of the run.
+    def _was_stopped(self, step: int) -> bool:
+        """Whether any process was told to stop, which is said."""
+        if not distributed.any_process(self.stop.reason is not None):
+            return False
+        reason = self.stop.reason or "another process was told to stop"
+        self.progress.say(f"{reason}: saved at step {step}; the same command goes on from there")
+        self.report.write("stopped")
+        return True
 
-        Raises:
-          UserError: one is not finite.
-        """
-        if step:
-            self.progress.stage("trained", f"to step {step}")
-        values, curves = self.validation.measure(step, state.learned, self.frozen)
-        self.trackers.show(step, curves)
-        enough = exhausted(self.config, self.log)
-        if enough:
-            patience = self.config.validation.patience
-            self.progress.say(f"val_loss has not surely improved {patience} times: this is the end")
-        return Verdict(values, self.best == step, enough)
-
-    def saving(self, step: int, state: TrainState) -> None:
-        """The LoRA of every checkpoint, since people choose the best one."""
-        self.outputs.save(step, state.learned)
-
-    def sampled(self, step: int, state: TrainState) -> None:
-        """A grid, unless it was drawn before a kill."""
-        if self.samples is not None and not self.samples.has(step):
-            with contextlib.suppress(Interrupted):
-                self._show_grid(step, self.samples.grid(step, state.learned))
-
-    def _look_before(self, state: TrainState) -> None:
-        """Loss and pictures of the model as it was."""
-        if values := self.measured(0, state).values:
-            self.trackers.log(0, values)
-        if self.config.sample.at_first:
-            self.sampled(0, state)
-
-    def _show_grid(self, step: int, grid: np.ndarray) -> None:
-        self.trackers.image(step, "samples", grid)
-        assert self.samples is not None
-        self.progress.stage("sampled", str(self.samples.path(step)))
-
-    def _finish(self, step: int, state: TrainState, checkpoints: Checkpoints) -> None:
+    def _finish(
+        self,
+        step: int,
+        state: TrainState,
+        log: ValidationLog,
+        checkpoints: Checkpoints,
+        milestones: Milestones,
+    ) -> None:
         """All that the trained model is asked for; a killed run does it again."""
+        best = best_step(self.config, log)
         self.results.write(state.learned, self.objective)
-        if self.best is not None:
-            self.results.write_best(self.best, state, checkpoints, self.objective)
-        if self.samples is not None:
-            grid, sheet = self.samples.finish(step, state.learned)
-            self._show_grid(step, grid)
-            if sheet is not None:
-                self.trackers.image(step, "before_after", sheet)
-                self.progress.stage("before and after", str(self.samples.sheet))
+        if best is not None:
+            self.results.write_best(best, state, checkpoints, self.objective)
+        milestones.finish(step, state)
         self.report.write("finished")
         self.outputs.mark_finished(step)
-        for line in summary(self.config, self.best, early=step < self.total):
+        for line in summary(self.config, best, early=step < self.due.total):
             self.progress.say(line)

@@ -96,16 +96,14 @@ def test_the_newest_are_kept_and_a_step_is_saved_once(tmp_path):
 
 
 def test_the_best_stays_beside_the_newest_until_another_is_better(tmp_path, caplog):
-    best = 1
-    checkpoints = Checkpoints(tmp_path, 2, lambda: best)
+    checkpoints = Checkpoints(tmp_path, 2)
     for step in (1, 2, 3, 4):
-        checkpoints.save(step, make_state(step))
+        checkpoints.save(step, make_state(step), best=1)
     checkpoints.wait()
     assert checkpoints.steps() == [1, 3, 4]
     assert_same(checkpoints.restore(1, abstract(make_state())), make_state(1))
-    best = 5
     for step in (5, 6, 7, 8):
-        checkpoints.save(step, make_state(step))
+        checkpoints.save(step, make_state(step), best=5)
     checkpoints.wait()
     assert checkpoints.steps() == [5, 7, 8]
     assert checkpoints.restore(6, abstract(make_state())) is None

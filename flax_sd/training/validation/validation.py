@@ -23,20 +23,20 @@ class Verdict(NamedTuple):
     Attributes:
       values: figures for the step's line in metrics.jsonl.
       best: the state is the best so far, and is to be kept.
-      enough: the run is to end.
+      stop: the run is to end, for validation.patience is at its end.
     """
 
     values: Mapping[str, float] = {}
     best: bool = False
-    enough: bool = False
+    stop: bool = False
 
 
-def keeps_best(config: Config) -> bool:
-    """Whether the run has a best state beside its last."""
-    return config.validation.every is not None
+def best_step(config: Config, log: ValidationLog) -> int | None:
+    """Returns the step whose state is kept as the best one; None if the run keeps none."""
+    return None if config.validation.every is None else log.best()
 
 
-def exhausted(config: Config, log: ValidationLog) -> bool:
+def patience_exhausted(config: Config, log: ValidationLog) -> bool:
     """Whether validation.patience is at its end."""
     patience = config.validation.patience
     return patience is not None and log.without_improvement() >= patience
@@ -47,6 +47,7 @@ class Validation:
 
     def __init__(
         self,
+        config: Config,
         sets: Sets,
         inputs: Mapping[str, Inputs],
         loss: Loss,
@@ -59,14 +60,17 @@ class Validation:
         Raises:
           UserError: a picture cannot be read any more.
         """
-        self._log, self._progress = log, progress
+        self._config, self._log, self._progress = config, log, progress
         self._names = {name: sets.measured[name].names for name in inputs}
         self._sets = {name: Evaluator(given, loss, mesh) for name, given in inputs.items()}
 
-    def measure(
-        self, step: int, params: Trees, frozen: Trees
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Measures every set: figures for metrics.jsonl, and the courses by timestep.
+    @property
+    def best(self) -> int | None:
+        """The step whose state is the best one so far, where a run keeps it."""
+        return best_step(self._config, self._log)
+
+    def measure(self, step: int, params: Trees, frozen: Trees) -> tuple[Verdict, dict[str, float]]:
+        """Measures every set: what that comes to, and the losses by timestep.
 
         Raises:
           UserError: a loss is not finite, or the log cannot be written.
@@ -90,7 +94,13 @@ class Validation:
                 values |= {f"{name}_change": change.mean, f"{name}_change_ci": change.half}
             for (first, last), mean in zip(evaluator.bands, losses.curve, strict=False):
                 curves[f"{name}/t{first:03}-{last:03}"] = mean
-        return values, curves
+        stop = patience_exhausted(self._config, self._log)
+        if stop:
+            patience = self._config.validation.patience
+            self._progress.say(
+                f"val_loss has not surely improved {patience} times: this is the end"
+            )
+        return Verdict(values, self.best == step, stop), curves
 
 
 def _said(measured: Measured, pictures: str) -> str:

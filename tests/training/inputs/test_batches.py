@@ -253,18 +253,18 @@ def test_they_leave_the_device(train, monkeypatch, samples):
     from flax_sd.training import run as module
 
     seen, loaded = {}, []
-    load, go = module.load_model, module.Run._train
+    load, go = module.load_model, module.Run._loop
 
     def watched(*args):
-        parts = load(*args)
-        networks = [parts.networks[name] for name in ("vae", "text_encoder")]
+        model = load(*args)
+        networks = [model.networks[name] for name in ("vae", "text_encoder")]
         loaded.extend(map(weakref.ref, jax.tree.leaves([nnx.state(net) for net in networks])))
-        return parts
+        return model
 
     def look(self, *args):
         gc.collect()
         seen["on the device"] = {type(ref()) for ref in loaded}
-        networks = dict(self.parts.networks)
+        networks = dict(self.model.networks)
         if self.samples is not None:
             pipeline = self.samples._drawer._pipeline
             networks |= {"vae": pipeline.vae, "text_encoder": pipeline.text_encoders[0]}
@@ -273,7 +273,7 @@ def test_they_leave_the_device(train, monkeypatch, samples):
         return go(self, *args)
 
     monkeypatch.setattr(module, "load_model", watched)
-    monkeypatch.setattr(module.Run, "_train", look)
+    monkeypatch.setattr(module.Run, "_loop", look)
     flags = ["--sample.prompts", "a cat", "--sample.steps", 2] if samples else []
     run = train("a", *ONCE, *flags)
     assert run.status == 0, run.err

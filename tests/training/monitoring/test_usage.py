@@ -49,7 +49,7 @@ def test_no_more_than_two_steps_are_under_way(train, monkeypatch):
     losses, under_way, begin = [], [], Loop.__init__
     slow = jax.jit(lambda x: jax.lax.fori_loop(0, 100, lambda i, y: jax.numpy.tanh(y @ y), x).sum())
 
-    def spied(self, config, total, step, *rest):
+    def spied(self, config, step, *rest):
         def slower(state, frozen, batch):
             under_way.append(1 + sum(not loss.is_ready() for loss in losses))
             state, metrics = step(state, frozen, batch)
@@ -57,7 +57,7 @@ def test_no_more_than_two_steps_are_under_way(train, monkeypatch):
             losses.append(metrics.loss)
             return state, metrics
 
-        begin(self, config, total, slower, *rest)
+        begin(self, config, slower, *rest)
 
     monkeypatch.setattr(Loop, "__init__", spied)
     monkeypatch.setattr("flax_sd.training.loop.count_flops", lambda *args: 1)
