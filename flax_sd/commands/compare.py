@@ -8,7 +8,7 @@ import tyro
 from flax_sd.config import Section, flags
 from flax_sd.config.section import UserPath
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.reports.comparison import Table, compare_page, different, figures, read_all
 from flax_sd.system.progress import Progress
 
@@ -45,7 +45,7 @@ def run(options: CompareOptions) -> int:
     progress = Progress()
     for line in text_table([["", *runs], *figures(runs), *different(runs)]):
         progress.say(line)
-    write_aside(options.out, compare_page(runs, options.out.absolute().parent))
+    write_atomically(options.out, compare_page(runs, options.out.absolute().parent))
     progress.stage("written", str(options.out))
     return 0
 

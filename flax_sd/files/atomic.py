@@ -1,9 +1,12 @@
-"""Why a file could not be written, in the user's terms: a full disk is named."""
+"""Writes files that are there whole or not at all, and names the full disk where one is."""
 
 import contextlib
 import errno
 import os
 import pathlib
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO
 
 from flax_sd.errors import UserError
 
@@ -27,18 +30,52 @@ def mount_point(path: pathlib.Path) -> pathlib.Path:
     return next((p for p in (real, *real.parents) if os.path.ismount(p)), real)
 
 
-def write_aside(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all.
+@contextlib.contextmanager
+def explain_write_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError of the block, which writes `path`, into a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {reason(error, path)}") from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: pathlib.Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """Opens a new file that takes its place at `path` when the block ends without an error.
+
+    Until then it lies beside `path`, as the file's `name` says; after an error nothing of it stays.
+
+    Args:
+      shared: whether several processes may write this path at once.
 
     Raises:
       UserError: it cannot be written.
     """
-    aside = path.with_name(f".{path.name}.part")
-    try:
+    aside = path.with_name(f".{uuid.uuid4().hex if shared else path.name}.part")
+    with explain_write_errors(path):
+        try:
+            with aside.open("wb") as file:
+                yield file
+            os.replace(aside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+            raise
+
+
+def write_atomically(path: pathlib.Path, content: bytes | str) -> None:
+    """Writes a file, text as UTF-8, so that it is there whole or not at all; makes its folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, "utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def flush_to_disk(file: IO[Any]) -> None:
+    """Waits until all that was written to an open file is on its disk."""
+    file.flush()
+    os.fsync(file.fileno())

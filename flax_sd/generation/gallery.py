@@ -1,13 +1,13 @@
 """The folder of a sampling run: which pictures are there, and metadata.jsonl beside them."""
 
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from flax_sd.errors import UserError
+from flax_sd.files.atomic import write_atomically
 from flax_sd.generation import png
 
 METADATA = "metadata.jsonl"
@@ -78,16 +78,8 @@ class Gallery:
         """
         ours = {name: json.dumps(r, ensure_ascii=False) for name, r in self.done.items()}
         lines = [line for _, line in sorted((self._others | ours).items())]
-        if not lines:
-            return
-        path = self.folder / METADATA
-        aside = path.with_name(f".{path.name}.part")
-        try:
-            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-            os.replace(aside, path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+        if lines:
+            write_atomically(self.folder / METADATA, "".join(f"{line}\n" for line in lines))
 
     def _read_others(self, wanted: Mapping[str, Any]) -> dict[str, str]:
         """file name -> its line as it stands, of what this run does not draw."""

@@ -1,7 +1,6 @@
 """Pictures as PNG files that carry what they were drawn with."""
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from flax_sd.errors import UserError
+from flax_sd.files.atomic import atomic_file
 from flax_sd.pipelines.request import guided
 
 TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: web UIs' and our own
@@ -78,13 +77,8 @@ def write(
     text = PngInfo()
     text.add_text(TEXT, parameters(record))
     text.add_text(RECORD, json.dumps(record))
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        Image.fromarray(pixels).save(aside, format="PNG", pnginfo=text)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {error.strerror or error}") from error
+    with atomic_file(path) as file:
+        Image.fromarray(pixels).save(file, format="PNG", pnginfo=text)
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import yaml
 
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.reports import chart, curves, html
 from flax_sd.reports.html import slides
 from flax_sd.reports.interval import said_change
@@ -64,7 +64,7 @@ class LiveReport:
         start = time.monotonic()
         try:
             text = report_page(history.read(self._folder), self._total, state, why)
-            write_aside(self._folder / REPORT, text)
+            write_atomically(self._folder / REPORT, text)
         except UserError as error:
             self._progress.say(f"warning: {error}")
         took = time.monotonic() - start

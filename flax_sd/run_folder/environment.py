@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.run_folder.layout import ENVIRONMENT
 
 
@@ -22,7 +22,9 @@ def record(folder: pathlib.Path, step: int, found: dict[str, Any]) -> None:
     if {**known, "step": 0} != {**found, "step": 0}:
         kept.append({"step": step, **found})
     if jax.process_index() == 0 and kept != before:
-        write_aside(folder / ENVIRONMENT, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        write_atomically(
+            folder / ENVIRONMENT, json.dumps(kept, indent=1, ensure_ascii=False) + "\n"
+        )
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:

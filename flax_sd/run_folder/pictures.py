@@ -9,7 +9,7 @@ import jax
 
 from flax_sd.data import Pictures
 from flax_sd.errors import UserError, some
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.files.text import read_objects
 from flax_sd.run_folder import saved_config
 from flax_sd.run_folder.layout import PICTURES
@@ -62,4 +62,4 @@ def write(folder: pathlib.Path, pictures: Pictures) -> None:
     """
     if jax.process_index() == 0:
         rows = ({"file": name, "hash": digest} for name, digest in pictures.digests().items())
-        write_aside(folder / PICTURES, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(folder / PICTURES, "".join(json.dumps(row) + "\n" for row in rows))

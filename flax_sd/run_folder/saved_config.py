@@ -10,7 +10,7 @@ import yaml
 from flax_sd.config import Config, file, to_dict
 from flax_sd.config.section import MAY_DIFFER, OnResume, marks
 from flax_sd.errors import UserError, listed
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.run_folder import environment
 from flax_sd.run_folder.layout import CHECKPOINTS_FOLDER, CONFIG, DATA_REPORT, QUARANTINE
 from flax_sd.system import distributed, seeds
@@ -179,7 +179,7 @@ def write(config: Config) -> None:
     path = config.output / CONFIG
     text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
     if jax.process_index() == 0 and not (path.exists() and path.read_text("utf-8") == text):
-        write_aside(path, text)
+        write_atomically(path, text)
 
 
 def config_of(path: pathlib.Path) -> Config | None:

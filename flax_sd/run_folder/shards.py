@@ -14,7 +14,7 @@ import jax
 
 from flax_sd import data
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import reason, write_aside
+from flax_sd.files.atomic import explain_write_errors, write_atomically
 from flax_sd.files.text import read_objects
 from flax_sd.run_folder.layout import QUARANTINE, SHARDS, quarantined
 from flax_sd.run_folder.pictures import differences
@@ -51,7 +51,7 @@ class Ledger:
           UserError: it cannot be written.
         """
         if jax.process_index() == 0:
-            write_aside(self._folder / SHARDS, _text([*self._listed, *self._known.values()]))
+            write_atomically(self._folder / SHARDS, _text([*self._listed, *self._known.values()]))
         for name, line in self._known.items():
             if name != self._first:
                 self._append(QUARANTINE, quarantined(name, line["left_out"]))
@@ -82,11 +82,8 @@ class Ledger:
         if jax.process_index() != 0:
             return
         path = self._folder / file
-        try:
-            with path.open("a", encoding="utf-8") as opened:
-                opened.write(_text(lines))
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {reason(error, path)}") from error
+        with explain_write_errors(path), path.open("a", encoding="utf-8") as opened:
+            opened.write(_text(lines))
 
 
 def _text(lines: Iterable[dict[str, Any]]) -> str:

@@ -2,13 +2,12 @@
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import atomic_file, explain_write_errors, flush_to_disk
 
 
 class StepLines:
@@ -27,11 +26,8 @@ class StepLines:
           UserError: the line cannot be written.
         """
         line = json.dumps({name: _plain(value) for name, value in record.items()}) + "\n"
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {reason(error, self.path)}") from error
+        with explain_write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def read(self, last: int) -> Iterator[dict[str, Any]]:
         """The whole lines up to step `last`; none if the file is not there.
@@ -51,15 +47,10 @@ class StepLines:
         """
         if not self.path.exists():
             return
-        lines, aside = self._text(), self.path.with_suffix(".tmp")
-        try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines if _step_of(line) <= step)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path)
-        except OSError as error:
-            raise UserError(f"cannot write {self.path}: {reason(error, self.path)}") from error
+        lines = self._text()
+        with atomic_file(self.path) as file:
+            file.writelines(f"{line}\n".encode() for line in lines if _step_of(line) <= step)
+            flush_to_disk(file)
 
     def _text(self) -> list[str]:
         try:

@@ -18,7 +18,7 @@ import numpy as np
 
 from flax_sd.errors import UserError
 from flax_sd.files import file_kind
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import explain_write_errors, flush_to_disk
 from flax_sd.files.json_values import parse_object
 from flax_sd.weights.safetensors import TensorFile, write
 
@@ -166,16 +166,15 @@ def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"{path} exists and is no model folder; name a new or an empty folder")
     aside, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        if path.exists():
+        with explain_write_errors(path):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.rename(old)
+            aside.rename(path)
             shutil.rmtree(old, ignore_errors=True)
-            path.rename(old)
-        aside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -189,8 +188,7 @@ def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
 
 
 def save_component(

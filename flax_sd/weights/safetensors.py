@@ -20,7 +20,7 @@ import numpy as np
 
 from flax_sd.errors import UserError
 from flax_sd.files import file_kind
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import atomic_file, flush_to_disk, reason
 from flax_sd.files.json_values import parse_object, shown
 
 _DTYPES = {
@@ -166,6 +166,8 @@ def write(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
+    *,
+    shared: bool = False,
 ) -> None:
     """Writes a safetensors file: equal content, equal bytes; it appears whole or not at all.
 
@@ -174,39 +176,32 @@ def write(
 
     Tensors are fetched from `tensors` one at a time, twice (for the header, then for the bytes).
 
+    Args:
+      shared: whether several processes may write this path at once.
+
     Raises:
       UserError: the file cannot be written (a full disk, a missing folder), or the disk gives back
         something else.
     """
     path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.part")
     order = sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
-    try:
-        header, size = _header(tensors, order, metadata or {})
-        digest = hashlib.sha256(header) if size <= _COMPARED else None
-        with aside.open("wb") as file:
-            file.write(header)
-            for key in order:
-                flat = np.ascontiguousarray(tensors[key]).reshape(-1).view(np.uint8)
-                file.write(flat.data)
-                if digest:
-                    digest.update(flat.data)
-            file.flush()
-            os.fsync(file.fileno())
-            _forget(file.fileno())
-        if not _gives_back(aside, header, size, digest.digest() if digest else None):
+    header, size = _header(tensors, order, metadata or {})
+    digest = hashlib.sha256(header) if size <= _COMPARED else None
+    with atomic_file(path, shared=shared) as file:
+        file.write(header)
+        for key in order:
+            flat = np.ascontiguousarray(tensors[key]).reshape(-1).view(np.uint8)
+            file.write(flat.data)
+            if digest:
+                digest.update(flat.data)
+        flush_to_disk(file)
+        _forget(file.fileno())
+        written = pathlib.Path(file.name)
+        if not _gives_back(written, header, size, digest.digest() if digest else None):
             raise UserError(
-                f"{path} could not be written: its disk or drive gave back other bytes than were "
-                f"written to it; any older file is left as it was. Check the disk, or write to "
-                f"another"
+                f"cannot write {path}: its disk or drive gave back other bytes than were written "
+                f"to it; any older file is left as it was. Check the disk, or write to another"
             )
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 def _forget(descriptor: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import mount_point, reason, with_disk, write_aside
+from flax_sd.files.atomic import atomic_file, mount_point, reason, with_disk, write_atomically
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.inputs.encoding_cache import Store
 
@@ -32,12 +32,30 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch, write):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(UserError, match="could not be written: No space left on device"):
+    with pytest.raises(UserError, match="cannot write .*: No space left on device"):
         if write == "text":
-            write_aside(tmp_path / "config.yaml", "a: 1")
+            write_atomically(tmp_path / "config.yaml", "a: 1")
         else:
             Store(tmp_path).write("ab1", {"mean": np.zeros(3, np.float32)})
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    write_atomically(tmp_path / "folder" / "a", "ä")
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / "folder" / "a") as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert {path.name: path.read_bytes() for path in (tmp_path / "folder").iterdir()} == {
+        "a": "ä".encode()
+    }
+
+
+def test_two_processes_may_write_one_path(tmp_path):
+    path = tmp_path / "a"
+    with atomic_file(path, shared=True) as one, atomic_file(path, shared=True) as other:
+        one.write(b"one")
+        other.write(b"two")
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a", b"one")]
 
 
 def test_a_disk_without_room_for_a_state_is_named_before_anything_is_written(tmp_path, monkeypatch):

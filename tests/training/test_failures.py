@@ -118,11 +118,8 @@ def full(*args, **kwargs):
 @pytest.mark.parametrize(
     ("place", "named"),
     [
-        (
-            "flax_sd.training.outputs.results.os.replace",
-            "config.yaml could not be written: No space left",
-        ),
-        ("flax_sd.weights.safetensors.os.fsync", "step-000002.safetensors could not be written"),
+        ("flax_sd.files.atomic.os.replace", "config.yaml: No space left"),
+        ("flax_sd.files.atomic.os.fsync", "step-000002.safetensors: No space left"),
         ("orbax.checkpoint.CheckpointManager.save", "cannot write checkpoints to"),
         ("flax_sd.run_folder.step_lines.json.dumps", None),
     ],

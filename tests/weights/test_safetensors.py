@@ -161,13 +161,13 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"a\.safetensors could not be written: No space left"):
+    with pytest.raises(UserError, match=r"cannot write .*a\.safetensors: No space left"):
         ours.write(path, {"x": np.ones(30, np.float32)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere/a.safetensors could not be written: No such file"):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere/a\.safetensors: No such file"):
         ours.write(tmp_path / "nowhere" / "a.safetensors", {})
 
 
@@ -220,7 +220,7 @@ def test_a_disk_that_gives_back_other_bytes_is_noticed(
     before = path.read_bytes()
     monkeypatch.setattr(ours, "_COMPARED", compared)
     damaged(change)
-    with pytest.raises(UserError, match=r"a\.safetensors could not be written: its disk or drive"):
+    with pytest.raises(UserError, match=r"cannot write .*a\.safetensors: its disk or drive"):
         ours.write(path, {"long": np.ones(30, np.float32)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
 

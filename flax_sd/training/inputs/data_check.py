@@ -9,7 +9,7 @@ import jax
 from flax_sd import data
 from flax_sd.config import Config
 from flax_sd.data import Bad, Finding, Pictures
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.reports import data_report
 from flax_sd.run_folder.layout import BASE_LOSS, DATA_REPORT, QUARANTINE, VAL_LOSS, quarantined
@@ -53,11 +53,11 @@ class Report(NamedTuple):
         """
         if jax.process_index() != 0:
             return
-        write_aside(folder / DATA_REPORT, data_report.report_page(self.sets, self.findings))
+        write_atomically(folder / DATA_REPORT, data_report.report_page(self.sets, self.findings))
         left_out = [(pictures.cfg.path, pictures.bad) for pictures in self.sets.values()]
         left_out += self.beyond.items()
         lines = [json.dumps(line) for each in left_out for line in quarantined(*each)]
-        write_aside(folder / QUARANTINE, "".join(line + "\n" for line in lines))
+        write_atomically(folder / QUARANTINE, "".join(line + "\n" for line in lines))
 
 
 def check(config: Config, sets: Sets) -> Report:

@@ -1,13 +1,10 @@
 """Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 
 import flax_sd
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import explain_write_errors
 from flax_sd.files.retry import patiently
 from flax_sd.files.user_cache import user_cache
 from flax_sd.weights import safetensors
@@ -61,19 +58,14 @@ class Store:
           UserError: they cannot be written.
         """
         path = self._path(key)
-        aside = path.with_name(f".{uuid.uuid4().hex}")  # two runs may write the same key at once
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            safetensors.write(aside, arrays)
-            os.replace(aside, path)
-        except (UserError, OSError) as error:
-            with contextlib.suppress(OSError):
-                aside.unlink()
-            system = error if isinstance(error, OSError) else error.__cause__
-            why = reason(system, path) if isinstance(system, OSError) else str(error)
+            with explain_write_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.write(path, arrays, shared=True)  # two runs may encode the same picture
+        except UserError as error:
             raise UserError(
-                f"{path} could not be written: {why}; it is a cache: free some room there, set "
-                "XDG_CACHE_HOME to another disk, or data.encode_once to false"
+                f"{error}; it is a cache: free some room there, set XDG_CACHE_HOME to another "
+                "disk, or data.encode_once to false"
             ) from error
 
     def room(self) -> int:

@@ -12,7 +12,7 @@ from flax import nnx
 
 from flax_sd.config import Config
 from flax_sd.data import Pictures
-from flax_sd.files.atomic import write_aside
+from flax_sd.files.atomic import write_atomically
 from flax_sd.run_folder import layout, result_files
 from flax_sd.run_folder.layout import BEST_MODEL, FINISHED, MODEL_FOLDER
 from flax_sd.run_folder.result_files import trained_files
@@ -95,7 +95,7 @@ class Outputs:
           UserError: it cannot be written.
         """
         if jax.process_index() == 0 and self.finished_step() != step:
-            write_aside(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
+            write_atomically(self._config.output / FINISHED, json.dumps({"step": step}) + "\n")
 
     def _folder(self, best: bool) -> pathlib.Path:
         return self._config.output / (BEST_MODEL if best else MODEL_FOLDER)

@@ -5,9 +5,7 @@ sheet is made.
 """
 
 import io
-import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from flax_sd.config import Config
-from flax_sd.errors import UserError
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import write_atomically
 from flax_sd.generation.sheet import make_grid, make_sheet
 from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
 from flax_sd.training.losses import Trees
@@ -56,7 +53,7 @@ class Samples:
             rows = [list(before), list(pictures)]
             sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
             if jax.process_index() == 0:
-                save_png(self.sheet, sheet)
+                _save_png(self.sheet, sheet)
         return self._write_grid(step, pictures), None if sheet is None else np.asarray(sheet)
 
     def has(self, step: int) -> bool:
@@ -79,14 +76,14 @@ class Samples:
         across = min(ACROSS, len(pictures))
         sheet = make_grid(list(pictures), self._drawer.labels, across)
         if jax.process_index() == 0:
-            save_png(self.path(step), sheet)
+            _save_png(self.path(step), sheet)
         return np.asarray(sheet)
 
     def _keep(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> None:
         if jax.process_index() == 0:
             memory = io.BytesIO()
             np.savez_compressed(memory, pictures=pictures, prompts=np.array(self._prompts))
-            _write(self._folder / BEFORE, memory.getvalue())
+            write_atomically(self._folder / BEFORE, memory.getvalue())
 
     def _before(self) -> UInt8[np.ndarray, "n h w 3"] | None:
         """The pictures of step 0, unless others were drawn then."""
@@ -100,23 +97,7 @@ class Samples:
         return pictures if fits else None
 
 
-def save_png(path: pathlib.Path, picture: Image.Image, **options: Any) -> None:
-    """Writes a PNG aside and renames it, so that none is ever half there.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+def _save_png(path: pathlib.Path, picture: Image.Image) -> None:
     memory = io.BytesIO()
-    picture.save(memory, format="PNG", **options)
-    _write(path, memory.getvalue())
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise UserError(f"{path} could not be written: {reason(error, path)}") from error
+    picture.save(memory, format="PNG")
+    write_atomically(path, memory.getvalue())
