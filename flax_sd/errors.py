@@ -3,8 +3,8 @@
 import unicodedata
 from collections.abc import Sequence
 
-NAMED = 8  # things that a message names before it counts the rest
-LISTED = 20  # problems, a line each, that it lists before it counts the rest
+MAX_NAMES_IN_MESSAGE = 8  # things that a message names before it counts the rest
+MAX_PROBLEMS_IN_MESSAGE = 20  # problems, a line each, that it lists before it counts the rest
 # Control characters, halves of surrogate pairs (bytes that are no UTF-8), and ends of lines.
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
 TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
@@ -19,8 +19,8 @@ class UserError(ValueError):
 
 def some(names: Sequence[str]) -> str:
     """Returns "a, b, c", or the first few of many and how many more there are."""
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES_IN_MESSAGE
+    return ", ".join(names[:MAX_NAMES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
 
 
 def listed(head: str, problems: Sequence[str]) -> str:
@@ -30,8 +30,16 @@ def listed(head: str, problems: Sequence[str]) -> str:
     """
     if len(problems) == 1:
         return f"{head} {problems[0]}"
-    more = len(problems) - LISTED
-    return "\n  ".join([head, *problems[:LISTED], *([f"and {more} more"] if more > 0 else [])])
+    more = len(problems) - MAX_PROBLEMS_IN_MESSAGE
+    return "\n  ".join(
+        [head, *problems[:MAX_PROBLEMS_IN_MESSAGE], *([f"and {more} more"] if more > 0 else [])]
+    )
+
+
+def all_of(problems: Sequence[str]) -> str:
+    """Returns the only problem, or how many there are and a line for each, as `listed`."""
+    head = f"{len(problems)} things are wrong:"
+    return problems[0] if len(problems) == 1 else listed(head, problems)
 
 
 def shown(name: object) -> str:

@@ -1,10 +1,11 @@
-from flax_sd.errors import LISTED, listed, shown, some
+from flax_sd.errors import MAX_PROBLEMS_IN_MESSAGE, all_of, listed, shown, some
 
 
 def test_many_names_and_problems_are_counted():
     assert some(list("abcdefghij")) == "a, b, c, d, e, f, g, h and 2 more"
     assert listed("head:", ["a", "b"]) == "head:\n  a\n  b"
-    assert listed("head:", ["x"] * (LISTED + 3)).endswith("\n  x\n  and 3 more")
+    assert listed("head:", ["x"] * (MAX_PROBLEMS_IN_MESSAGE + 3)).endswith("\n  x\n  and 3 more")
+    assert all_of(["a"]) == "a" and all_of(["a", "b"]) == "2 things are wrong:\n  a\n  b"
 
 
 def test_what_is_unseen_in_a_name_is_escaped_and_the_rest_is_left():

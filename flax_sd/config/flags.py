@@ -12,7 +12,7 @@ import pydantic
 import tyro
 from pydantic.fields import FieldInfo
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, all_of
 
 LOGGER = logging.getLogger("flax_sd")
 SCRIPTS = ("train", "sample")  # which a checkout has beside the package
@@ -48,7 +48,7 @@ def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
     try:
         return kind.model_validate(found)
     except pydantic.ValidationError as error:
-        raise UserError("\n  ".join(_described(error))) from error
+        raise UserError(all_of(_described(error))) from error
 
 
 def _say_repeated(kind: type[Options], args: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.dataset import Pictures
 from flax_sd.errors import shown
 
-SHOWN = 3  # captions, enough to see that the right column was taken
-NAMED = 8  # files of each harmless kind, the rest of which the page names
+MAX_CAPTIONS = 3  # captions, enough to see that the right column was taken
+MAX_FILES_OF_KIND = 8  # files of each harmless kind, the rest of which the page names
 LETTERS = 120  # of a caption, enough to know it by
 
 
@@ -21,7 +21,7 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
     count = len(pictures)
     words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
     lines = [f"{shown(pictures.cfg.path)}: {many(count, 'picture')}{words}", *sources(pictures)]
-    quoted = min(SHOWN, count) if pictures.captioned else 0
+    quoted = min(MAX_CAPTIONS, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, quoted - 1) for k in range(quoted)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
     lines += _shapes(pictures) + _masks(pictures) + converted(pictures)
@@ -79,7 +79,7 @@ def _masks(pictures: Pictures) -> list[str]:
 
 
 def _kind(kind: str, found: Sequence[Finding]) -> list[str]:
-    named = found if kind == "left out" else found[:NAMED]
+    named = found if kind == "left out" else found[:MAX_FILES_OF_KIND]
     lines = [f"{kind} ({len(found)}): {KINDS[kind]}"]
     quoting = kind == "long caption"  # the page has the whole of it
     lines += [f"  {each.name}: {short(each.text) if quoting else each.text}" for each in named]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import as_json, is_finite, never_set, shown
 
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # a share of noise
@@ -93,8 +93,7 @@ def read_config(
         if not problems:
             return config
     title = raw.get("_class_name", "")
-    lines = "\n  ".join(problems)
-    raise UserError(f"scheduler config {title} cannot be used:\n  {lines}")
+    raise UserError(listed(f"scheduler config {title} cannot be used:", problems))
 
 
 ZERO_SNR_SAMPLERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")

@@ -6,12 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.files.atomic import write_atomically
 from flax_sd.generation import png
 
 METADATA = "metadata.jsonl"
-SHOWN = 5  # pictures that an error names
 _OURS = re.compile(r"(\d{5,})_seed(\d+)\.png")
 Records = dict[str, dict[str, Any]]  # file name -> the picture's settings
 
@@ -47,8 +46,7 @@ class Gallery:
                 problems.append(f"{name}: {_difference(there, record)}")
         if problems:
             head = f"{folder} holds pictures of another run; choose another folder, or delete them:"
-            more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-            raise UserError("\n  ".join([head, *problems[:SHOWN], *more]))
+            raise UserError(listed(head, problems))
 
     def make(self) -> None:
         """Makes the folder.

@@ -10,7 +10,7 @@ from flax_sd.diffusion import diffusers_corrections
 from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.embeddings import files as embedding_files
 from flax_sd.embeddings.files import embedding_hash
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, all_of
 from flax_sd.generation import sources
 from flax_sd.generation import unconditional as unprompted
 from flax_sd.generation.batches import Batch, Picture, make_batches, pictures_of
@@ -29,7 +29,7 @@ T = TypeVar("T")
 STEPS = 50  # denoising steps, unless asked for
 LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
 PIXELS = 8 * 8  # of a latent
-MOST = 8  # pictures a device, unless asked for
+MAX_IMAGES_PER_DEVICE = 8  # at once, unless --batch-size asks for more
 
 
 class Job(NamedTuple):
@@ -102,7 +102,7 @@ def usual_batch(rows: list[Row], devices: int, pixels: int = PIXELS) -> int:
     """
     latents = max((row.height or 8) * (row.width or 8) // pixels for row in rows)
     room = LATENTS * (1 if jax.default_backend() == "cpu" else 4)
-    return devices * min(MOST, max(1, room // latents))
+    return devices * min(MAX_IMAGES_PER_DEVICE, max(1, room // latents))
 
 
 def _find(options: SampleOptions) -> Found:
@@ -127,8 +127,7 @@ def _find(options: SampleOptions) -> Found:
     if options.vae is not None and (not problems or identity.is_local(options.vae)):
         vae = _gather(problems, find_vae, options.vae, options.variant)
     if problems:
-        many = f"{len(problems)} things are wrong:"
-        raise UserError(problems[0] if len(problems) == 1 else "\n  ".join([many, *problems]))
+        raise UserError(all_of(problems))
     assert rows is not None and folder is not None
     there = [lora for lora in loras if lora is not None]
     found = [embedding for embedding in embeddings if embedding is not None]
@@ -192,7 +191,7 @@ def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, Any]) -
             found = f"clip_skip is {row.clip_skip}: this text encoder has {layers} layers"
             problems[found] = None
     if problems:
-        raise UserError("\n  ".join(problems))
+        raise UserError(all_of(list(problems)))
     sizes = [{"height": row.height or height, "width": row.width or width} for row in rows]
     return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax_sd import samplers
 from flax_sd.config.section import changed
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, all_of
 from flax_sd.generation.batches import Picture
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings
@@ -51,7 +51,7 @@ def resolve(row: Row, files: ModelFiles, scheduler: Mapping[str, Any]) -> Row:
     except UserError as error:
         problems.append(str(error))
     if problems:
-        raise UserError("\n  ".join(problems))
+        raise UserError(all_of(problems))
     return row.model_copy(update={**size, "steps": steps})
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import is_finite, never_set, shown
 
 Config = TypeVar("Config")
@@ -62,8 +62,8 @@ def read_config(
     else:
         if not problems:
             return config
-    lines = "\n  ".join(problems)
-    raise UserError(f"{where} does not describe a network that flax_sd can build:\n  {lines}")
+    head = f"{where} does not describe a network that flax_sd can build:"
+    raise UserError(listed(head, problems))
 
 
 def diffusers_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, all_of
 from flax_sd.reports import chart, curves, html
 from flax_sd.reports.html import slides
 from flax_sd.reports.interval import said_change
@@ -40,7 +40,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n  ".join(problems))
+        raise UserError(all_of(problems))
     names = [run.folder.name for run in found]
     unlike = len(set(names)) == len(names)
     return {run.folder.name if unlike else str(run.folder): run for run in found}

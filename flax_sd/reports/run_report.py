@@ -26,7 +26,7 @@ from flax_sd.run_folder.saved_config import flatten
 from flax_sd.system.progress import Progress
 
 EVERY = 20  # seconds between two writings, at least
-SHARE = 0.005  # of the time that writing may take, at most
+MAX_SHARE_OF_TIME = 0.005  # that writing may take
 State = Literal["training", "stopped", "finished", "failed"]
 STYLE = chart.WEB / "report.css"
 
@@ -68,7 +68,7 @@ class LiveReport:
         except UserError as error:
             self._progress.say(f"warning: {error}")
         took = time.monotonic() - start
-        self._next = time.monotonic() + max(EVERY, took / SHARE)
+        self._next = time.monotonic() + max(EVERY, took / MAX_SHARE_OF_TIME)
 
 
 def report_page(run: History, total: int, state: State, why: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from flax_sd.data import Pictures
-from flax_sd.errors import UserError, some
+from flax_sd.errors import UserError, listed, some
 from flax_sd.files.atomic import write_atomically
 from flax_sd.files.text import read_objects
 from flax_sd.run_folder import saved_config
@@ -51,7 +51,7 @@ def check(folder: pathlib.Path, pictures: Pictures) -> None:
         "put them back as they were, and the same command goes on, or begin a new run "
         "(lora.start takes the LoRA of this one along):"
     )
-    raise UserError("\n  ".join([head, *others]))
+    raise UserError(listed(head, others))
 
 
 def write(folder: pathlib.Path, pictures: Pictures) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flax_sd.diffusion import diffusers_corrections
 from flax_sd.diffusion.scheduler_config import explicit_fields
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 from flax_sd.samplers.methods.ddim import make_ddim
 from flax_sd.samplers.methods.ddpm import make_ddpm
 from flax_sd.samplers.methods.euler import make_euler
@@ -86,7 +86,7 @@ def _read_options(
         elif not isinstance(value, numbers.Real):
             problems.append(f"{option} is {value!r}: should be a number")
     if problems:
-        raise UserError("\n  ".join([f"step options of {name}:", *problems]))
+        raise UserError(listed(f"step options of {name}:", problems))
     return {option: type(defaults[option])(value) for option, value in step_options.items()}
 
 

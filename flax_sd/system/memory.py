@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed
 
 CHIPS = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}  # GB of a TPU's chip, by generation
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12} | {
@@ -93,4 +93,4 @@ def explained(advice: Callable[[], Sequence[str]]) -> Iterator[None]:
         if not isinstance(error, MemoryError) and EXHAUSTED not in said:
             raise
         head = f"there is not enough memory ({said.splitlines()[0]}); what makes it smaller:"
-        raise UserError("\n  ".join([head, *advice()])) from error
+        raise UserError(listed(head, advice())) from error

@@ -23,13 +23,12 @@ import tensorstore as ts
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, listed, some
 from flax_sd.files.atomic import with_disk
 from flax_sd.system import distributed
 
 LOGGER = logging.getLogger("flax_sd")
-SPARE = 2**20  # bytes of a checkpoint beside its arrays
-NAMED = 12  # misfits that a message lists before it counts the rest
+BYTES_BESIDE_ARRAYS = 2**20  # bytes of a checkpoint beside its arrays
 
 # What json and tensorstore raise for files that are missing, cut off or wrong.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
@@ -149,10 +148,10 @@ class Checkpoints:
             damaged[step] = problem
         if not damaged:
             return None
-        reasons = "\n  ".join(f"step {step}: {reason}" for step, reason in damaged.items())
+        reasons = [f"step {step}: {reason}" for step, reason in damaged.items()]
         raise UserError(
-            f"no checkpoint in {self.folder} is good:\n  {reasons}\n"
-            "put back a copy of the folder, or start anew with another output folder"
+            listed(f"no checkpoint in {self.folder} is good:", reasons)
+            + "\nput back a copy of the folder, or start anew with another output folder"
         )
 
     def restore(self, step: int, abstract_state: PyTree) -> Any | None:
@@ -211,7 +210,7 @@ class Checkpoints:
         digests = _digests(arrays)
         changed = [name for name in leaves if digests[name] != leaves[name][2]]
         if changed:
-            raise ValueError(f"not what was saved (SHA-256): {', '.join(_some(changed))}")
+            raise ValueError(f"not what was saved (SHA-256): {some(changed)}")
         return arrays
 
     def _check_fits(self, step: int, leaves: dict[str, list[Any]], abstract: PyTree) -> None:
@@ -227,10 +226,10 @@ class Checkpoints:
             if saved[name] != wanted[name]
         ]
         if problems:
-            lines = "\n  ".join(_some(sorted(problems)))
+            head = f"checkpoint {self.folder / str(step)} is of another config:"
             raise UserError(
-                f"checkpoint {self.folder / str(step)} is of another config:\n  {lines}\n"
-                "resume with the config that it was saved with, or use another output folder"
+                listed(head, sorted(problems))
+                + "\nresume with the config that it was saved with, or use another output folder"
             )
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -251,7 +250,7 @@ class Checkpoints:
 
         tensorstore would find out too, but then prints a traceback for every leaf.
         """
-        needed = SPARE + sum(array.nbytes for array in arrays.values())
+        needed = BYTES_BESIDE_ARRAYS + sum(array.nbytes for array in arrays.values())
         if shutil.disk_usage(self.folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -314,12 +313,6 @@ def _digests(arrays: dict[str, np.ndarray]) -> dict[str, str]:
 
 def _digest_of_listing(leaves: dict[str, list[Any]]) -> str:
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
-
-
-def _some(lines: list[str]) -> list[str]:
-    """The first lines, and how many there are besides."""
-    more = len(lines) - NAMED
-    return lines[:NAMED] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _place(arrays: dict[str, np.ndarray], abstract: PyTree) -> PyTree:

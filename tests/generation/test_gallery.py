@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from flax_sd.errors import UserError
+from flax_sd.errors import MAX_PROBLEMS_IN_MESSAGE, UserError
 from flax_sd.generation.gallery import Gallery
 from tests.generation.test_png import PIXELS, RECORD
 
@@ -45,12 +45,12 @@ def test_metadata_is_a_data_set(tmp_path):
 
 
 def test_pictures_with_other_settings_are_refused_by_name(tmp_path):
-    fill(tmp_path, records(*range(7)))
+    fill(tmp_path, records(*range(MAX_PROBLEMS_IN_MESSAGE + 2)))
     with pytest.raises(UserError) as caught:
-        Gallery(tmp_path, records(*range(8), steps=30, text="a dog"))
+        Gallery(tmp_path, records(*range(MAX_PROBLEMS_IN_MESSAGE + 3), steps=30, text="a dog"))
     message = str(caught.value)
     assert "00004_seed42.png: text is 'a cat, 猫', not 'a dog', steps is 20, not 30" in message
-    assert "00005" not in message and message.endswith("and 2 more")
+    assert f"{MAX_PROBLEMS_IN_MESSAGE:05}" not in message and message.endswith("and 2 more")
 
 
 def test_foreign_pictures_are_refused(tmp_path):

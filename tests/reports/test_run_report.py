@@ -152,7 +152,7 @@ def test_it_is_written_no_more_often_than_it_may(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run_report.history, "read", read)
     assert written_after(run_report.EVERY)
-    assert not written_after(slow / run_report.SHARE - 1) and written_after(1)
+    assert not written_after(slow / run_report.MAX_SHARE_OF_TIME - 1) and written_after(1)
 
 
 def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):

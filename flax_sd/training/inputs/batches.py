@@ -24,7 +24,7 @@ from flax_sd.training.losses import EncodedBatch, Trees
 from flax_sd.training.setup.task import Objective
 from flax_sd.weights.model import Model
 
-SHARE = 0.5  # of the free space of a disk, which the store may take
+MAX_SHARE_OF_DISK = 0.5  # of its free space, which the store may take
 
 DROPOUT_STREAM = 1  # keeps the draws of caption dropout apart from the data's own
 
@@ -177,7 +177,7 @@ def _encoder(
     store = Store()
     encoder = Encoder(config, objective, model, sets, store)
     needed = encoder.missing_bytes()
-    if distributed.any_process(needed > SHARE * store.room()):
+    if distributed.any_process(needed > MAX_SHARE_OF_DISK * store.room()):
         reason = f"{show_size(needed)} would be more than half of what is free at {store.folder}"
         progress.stage("encodes at each step", reason)
         return None

@@ -19,7 +19,7 @@ from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs.preview_samplers import Drawer
 
-ACROSS = 4  # of a grid
+GRID_COLUMNS = 4
 
 
 class Samples:
@@ -73,7 +73,7 @@ class Samples:
     def _write_grid(
         self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
-        across = min(ACROSS, len(pictures))
+        across = min(GRID_COLUMNS, len(pictures))
         sheet = make_grid(list(pictures), self._drawer.labels, across)
         if jax.process_index() == 0:
             _save_png(self.path(step), sheet)
