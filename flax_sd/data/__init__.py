@@ -2,7 +2,7 @@
 
 from flax_sd.data.batches import Batch, Source, batches
 from flax_sd.data.buckets import alike
-from flax_sd.data.captions import vary
+from flax_sd.data.captions import drop_captions, vary
 from flax_sd.data.check import Finding, check, in_order, shared
 from flax_sd.data.dataset import Pictures, open_pictures
 from flax_sd.data.masks import place_weights
@@ -26,6 +26,7 @@ __all__ = [
     "alike",
     "batches",
     "check",
+    "drop_captions",
     "find_all",
     "find_shards",
     "fingerprint",

@@ -1,16 +1,20 @@
 """The endless stream of batches: what step s sees is a function of (seed, s) alone."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
+import jax
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, PyTree
 
 from flax_sd.config import DataConfig
 from flax_sd.data.images.image_file import Size
 from flax_sd.data.order import Order
+
+# Pixels of one picture or of many, or a tuple of what was made of them.
+Arrays = PyTree[Float32[np.ndarray, "..."]]
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -32,7 +36,7 @@ class Source(Protocol):
         """The caption that sample number `sample` draws for picture i."""
         ...
 
-    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "..."]:
+    def load(self, i: int, *, seed: int, sample: int) -> Arrays:
         """Picture i as sample number `sample` draws it."""
         ...
 
@@ -45,6 +49,7 @@ class Batch(NamedTuple):
     """The rows of one step (this process's share), all pictures of one shape.
 
     Attributes:
+      pictures: as the source loads them, stacked.
       indices: of the pictures.
       samples: their numbers in the stream.
       weight: of each in the loss (see `Order`); None where all weigh 1.
@@ -53,7 +58,7 @@ class Batch(NamedTuple):
       mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
-    pictures: Float32[np.ndarray, "b ..."]
+    pictures: Arrays
     captions: list[str]
     indices: Int64[np.ndarray, " b"]
     samples: Int64[np.ndarray, " b"]
@@ -82,7 +87,7 @@ class _Steps:
         drawn = [pictures.mask(i, seed=seed, sample=sample) for i, sample in pairs]
         masks = [mask for mask in drawn if mask is not None]
         return Batch(
-            np.stack([pictures.load(i, seed=seed, sample=sample) for i, sample in pairs]),
+            stack([pictures.load(i, seed=seed, sample=sample) for i, sample in pairs]),
             [pictures.caption(i, seed=seed, sample=sample) for i, sample in pairs],
             np.array([i for i, _ in pairs], np.int64),
             samples,
@@ -91,6 +96,11 @@ class _Steps:
             pictures.shapes[pairs[0][0]],
             np.stack(masks) if masks else None,
         )
+
+
+def stack(rows: Sequence[Arrays]) -> Arrays:
+    """Returns the rows as one, each of their arrays with an axis more."""
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
 
 
 def batches(

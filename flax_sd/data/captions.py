@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Int64
 
 from flax_sd.config import DataConfig
 
 WILDCARD = re.compile(r"\{([^{}]*\|[^{}]*)\}")  # {a|b|c}
+DROPOUT_STREAM = 1  # keeps the draws of `drop_captions` apart from all others
 # The counter keeps clear of what images.draw and batches.permutation take from the same key.
 STREAM = [0, 0, 1, 0]
 
@@ -40,6 +42,20 @@ def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
         first, free, last = _parts(cfg, shown)
         shown = _joined(cfg, [*first, *_varied(cfg, free, stream), *last])
     return _finished(cfg, shown, written=caption)
+
+
+def drop_captions(
+    captions: list[str], samples: Int64[np.ndarray, " b"], *, seed: int, share: float
+) -> list[str]:
+    """Empties a share of the captions, drawn from (seed, sample number)."""
+    if not share:
+        return captions
+
+    def dropped(sample: int) -> bool:
+        stream = np.random.SeedSequence([seed, DROPOUT_STREAM, sample])
+        return np.random.Generator(np.random.Philox(stream)).random() < share
+
+    return ["" if dropped(n) else text for text, n in zip(captions, samples.tolist(), strict=True)]
 
 
 def _finished(cfg: DataConfig, shown: str, *, written: str) -> str:

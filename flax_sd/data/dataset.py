@@ -19,6 +19,7 @@ from flax_sd.data.probe import Seen, look, open_mask, read
 from flax_sd.data.sources import folder as folders
 from flax_sd.data.sources import tables
 from flax_sd.data.sources.records import Bad, Listing, Record
+from flax_sd.data.transform import PixelTransform, transform_of
 from flax_sd.errors import UserError, listed, shown
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
@@ -93,7 +94,16 @@ class Pictures:
         Raises:
           UserError: the picture cannot be read any more.
         """
-        return self.cut(i, image_file.draw(seed, sample))
+        return self.cut(i, self.transform(i, image_file.draw(seed, sample)))
+
+    def transform(self, i: int, draw: image_file.Draw) -> PixelTransform:
+        """Returns how the pixels of picture i are made for a sample that draws so."""
+        return transform_of(self.cfg, self.fits[i], draw)
+
+    def transforms(self, i: int) -> list[PixelTransform]:
+        """Returns those that a sample may draw, if its place in the picture is not drawn."""
+        flips = (self.transform(i, image_file.Draw(0, flip, 0, 0)) for flip in (0, 1))
+        return list(dict.fromkeys(flips))
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
         """The mask of picture i in [0, 1], cut and mirrored as the picture; None without data.mask.
@@ -103,10 +113,10 @@ class Pictures:
         Raises:
           UserError: it cannot be read any more.
         """
-        return self.cut_mask(i, image_file.draw(seed, sample))
+        return self.cut_mask(i, self.transform(i, image_file.draw(seed, sample)))
 
-    def cut_mask(self, i: int, drawn: image_file.Draw) -> Float32[np.ndarray, "h w"] | None:
-        """The same, cropped and mirrored as drawn."""
+    def cut_mask(self, i: int, transform: PixelTransform) -> Float32[np.ndarray, "h w"] | None:
+        """Returns the same for a transform of the picture."""
         if self.cfg.mask == "none":
             return None
         try:
@@ -114,7 +124,7 @@ class Pictures:
         except image_file.BadPicture as error:
             raise self._changed(i, error) from error
         whole = Image.new("L", self.seen[i].size, "white")
-        return (self._fitted(i, mask or whole, drawn) + 1) / 2
+        return (transform.pixels(self._unchanged(i, mask or whole)) + 1) / 2
 
     def fingerprint(self) -> str:
         """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""
@@ -128,37 +138,23 @@ class Pictures:
             by_name.setdefault(record.name, []).append(made)
         return {name: _sha256(listed) for name, listed in by_name.items()}
 
-    def mirrored(self, *, seed: int, sample: int) -> bool:
-        """Whether sample number `sample` is shown mirrored."""
-        return self.cfg.random_flip and image_file.draw(seed, sample).flip % 2 == 1
-
-    def cut(self, i: int, drawn: image_file.Draw) -> Float[np.ndarray, "h w 3"]:
-        """Reads picture i, cropped and mirrored as drawn.
+    def cut(self, i: int, transform: PixelTransform) -> Float[np.ndarray, "h w 3"]:
+        """Reads picture i and makes its pixels.
 
         Raises:
           UserError: the picture cannot be read any more, or is another.
         """
-        return self._fitted(i, self.original(i), drawn)
+        return transform.pixels(self._unchanged(i, self._decoded(i, transform.background)))
 
-    def _fitted(
-        self, i: int, picture: Image.Image, drawn: image_file.Draw
-    ) -> Float[np.ndarray, "h w *c"]:
-        """Picture i, or its mask, as it is trained on."""
-        cfg = self.cfg
+    def _unchanged(self, i: int, picture: Image.Image) -> Image.Image:
+        """Picture i, or its mask, if it has the size that it had when the run began."""
         if picture.size != self.seen[i].size:
             then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
             raise UserError(
                 f"{self.names[i]} was {then} pixels when the run began and is {now} now: put the "
                 "file back, or begin a new run"
             )
-        return image_file.to_pixels(
-            picture,
-            self.fits[i],
-            drawn,
-            interpolation=cfg.interpolation,
-            center_crop=cfg.center_crop,
-            random_flip=cfg.random_flip,
-        )
+        return picture
 
     def original(self, i: int) -> Image.Image:
         """Reads picture i, upright and whole.
@@ -166,8 +162,11 @@ class Pictures:
         Raises:
           UserError: the picture cannot be read any more.
         """
+        return self._decoded(i, self.cfg.background)
+
+    def _decoded(self, i: int, background: str) -> Image.Image:
         try:
-            return image_file.decode(read(self._found[i]), self.cfg.background)
+            return image_file.decode(read(self._found[i]), background)
         except image_file.BadPicture as error:
             raise self._changed(i, error) from error
 

@@ -11,13 +11,12 @@ from PIL import Image
 from flax_sd.data.buckets import alike
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.dataset import Pictures
-from flax_sd.data.images.image_file import Draw, Size
+from flax_sd.data.images.image_file import Size
 from flax_sd.data.summary import captions, converted, many, short, sources
 from flax_sd.errors import UserError
 from flax_sd.reports import html
 
 PICTURES = 24  # shown of each kind; every file is named
-MIDDLE = Draw(0, 0, 0, 0)
 GLIMPSE = 0.15  # how much still shows, on grey, where a mask hides a picture
 
 
@@ -122,7 +121,8 @@ def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
 def _trained(pictures: Pictures, i: int) -> Image.Image | None:
     """A picture as it is learned from; None where it cannot be read any more."""
     with contextlib.suppress(UserError):
-        pixels, mask = pictures.cut(i, MIDDLE), pictures.cut_mask(i, MIDDLE)
+        transform = pictures.transforms(i)[0]
+        pixels, mask = pictures.cut(i, transform), pictures.cut_mask(i, transform)
         if mask is not None:
             weights = np.maximum(mask, pictures.cfg.unmasked_weight)[..., None]
             pixels = pixels * (GLIMPSE + (1 - GLIMPSE) * weights)  # 0 is grey

@@ -1,12 +1,13 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_sd.config import DataConfig
 from flax_sd.data import open_pictures
-from flax_sd.data.captions import drawn, plain, vary
+from flax_sd.data.captions import drawn, drop_captions, plain, vary
 
 TAGS = "1girl, solo, red hat, smile, outdoors"
 
@@ -132,3 +133,15 @@ def test_pictures_list_plain_captions_and_draw_varied_ones(folder, config):
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         DataConfig(**options)
+
+
+def test_a_share_of_the_captions_is_dropped():
+    captions = [f"{i}" for i in range(2000)]
+    dropped = drop_captions(captions, np.arange(2000), seed=0, share=0.25)
+    assert 0.2 < dropped.count("") / 2000 < 0.3
+    assert all(a in ("", b) for a, b in zip(dropped, captions, strict=True))
+    # Sample 7 is treated alike wherever in a batch it stands.
+    assert drop_captions(["7"], np.array([7]), seed=0, share=0.25) == [dropped[7]]
+    assert drop_captions(captions, np.arange(2000), seed=1, share=0.25) != dropped
+    # Written down once: a run must empty the same ones after an upgrade too.
+    assert [i for i, text in enumerate(dropped[:20]) if not text] == [7, 8, 17]

@@ -176,7 +176,9 @@ def moments(work: Work) -> Run:
     side = RESOLUTION // 8
     for i in range(len(opened)):
         names = ("mean", "logvar")
-        store.write(encoded.key(i, False), {n: normal(i, side, side, 4) for n in names})
+        store.write(
+            encoded.key(i, opened.transforms(i)[0]), {n: normal(i, side, side, 4) for n in names}
+        )
     return _read_once(encoded)
 
 
@@ -191,7 +193,8 @@ def _read_once(source: Source) -> Run:
     def run() -> np.ndarray:
         stream = batches(source, PICTURES_AT_ONCE, seed=0)
         for batch in itertools.islice(stream, len(source) // PICTURES_AT_ONCE):
-            means[batch.indices] = batch.pictures.reshape(PICTURES_AT_ONCE, -1).mean(axis=1)
+            rows = [x.reshape(PICTURES_AT_ONCE, -1) for x in jax.tree.leaves(batch.pictures)]
+            means[batch.indices] = np.concatenate(rows, axis=1).mean(axis=1)
         return means
 
     return run

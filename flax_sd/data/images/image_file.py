@@ -1,4 +1,4 @@
-"""One picture: from the bytes of a file to float32 pixels in [-1, 1], channels last."""
+"""One picture: from the bytes of a file to an image, and to the size that it is trained in."""
 
 import contextlib
 import io
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from flax_sd.data.images import colours, file_metadata, samples, tags
 from flax_sd.data.images.samples import BadPicture
@@ -224,31 +223,3 @@ def cover(size: Size, shape: Size) -> Fit:
 
 def _too_narrow(size: Size, shape: str) -> BadPicture:
     return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut {shape} from")
-
-
-def to_pixels(
-    image: Image.Image,
-    fit: Fit,
-    draw: Draw,
-    *,
-    interpolation: str = "lanczos",
-    center_crop: bool,
-    random_flip: bool,
-) -> Float[np.ndarray, "h w *c"]:
-    """Resizes and crops as `fit` says, at a place that is drawn or the middle; perhaps mirrors.
-
-    Args:
-      image: of mode RGB, or L, which has no axis of channels.
-      interpolation: one of Pillow's resampling filters, in lower case.
-    """
-    filtered = Image.Resampling[interpolation.upper()]
-    image, (width, height) = image.resize(fit.resized, filtered), fit.shape
-    spare_x, spare_y = image.width - width, image.height - height
-    if center_crop:
-        left, top = round(spare_x / 2), round(spare_y / 2)
-    else:
-        left, top = draw.left % (spare_x + 1), draw.top % (spare_y + 1)
-    image = image.crop((left, top, left + width, top + height))
-    if random_flip and draw.flip % 2:
-        image = ImageOps.mirror(image)
-    return np.asarray(image, np.float32) / 127.5 - 1

@@ -12,7 +12,6 @@ from flax_sd import data
 from flax_sd.config import Config, DataConfig
 from flax_sd.data.images.image_file import Size
 from flax_sd.models.tokenizer import Tokenizer
-from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
 from flax_sd.system.memory import show_size
 from flax_sd.system.progress import Progress
@@ -25,8 +24,6 @@ from flax_sd.training.setup.task import Objective
 from flax_sd.weights.model import Model
 
 MAX_SHARE_OF_DISK = 0.5  # of its free space, which the store may take
-
-DROPOUT_STREAM = 1  # keeps the draws of caption dropout apart from the data's own
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -89,11 +86,11 @@ class Stored:
             text = tokenize(rows.captions, self._tokenizer)
         else:
             text = self._captions.states(rows.captions)
-        given = rows.pictures[:, 0], rows.pictures[:, 1], text, rows.weight
-        mean, logvar, text, weight = sharding.shard_batch(given, self._mesh)
+        given = rows.pictures, text, rows.weight
+        moments, text, weight = sharding.shard_batch(given, self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
-        batch = EncodedBatch(Moments(mean, logvar), text, weight)
+        batch = EncodedBatch(moments, text, weight)
         return masked(batch, rows.mask, self.source.cfg, self._mesh)
 
 
@@ -227,26 +224,13 @@ def feed(
     Raises:
       UserError: the batch does not divide over the devices, or a picture is gone.
     """
-    size, seed = config.train.batch_size, config.seed
+    size, seed, dropout = config.train.batch_size, config.seed, config.train.caption_dropout
     rows = sharding.process_rows(size, mesh)
     if stream is not None:
         batches = stream.batches(start_step, rows=rows)
     else:
         batches = data.batches(inputs.source, size, seed=seed, start_step=start_step, rows=rows)
     for each in batches:
-        captions = drop_captions(each.captions, each.samples, config)
+        captions = data.drop_captions(each.captions, each.samples, seed=seed, share=dropout)
         batch = inputs.batch(each._replace(captions=captions))
         yield Fed(batch, each.real, each.shape)
-
-
-def drop_captions(captions: list[str], samples: np.ndarray, config: Config) -> list[str]:
-    """Empties a share of the captions, drawn from (seed, sample number)."""
-    share = config.train.caption_dropout
-    if not share:
-        return captions
-
-    def dropped(sample: int) -> bool:
-        stream = np.random.SeedSequence([config.seed, DROPOUT_STREAM, sample])
-        return np.random.Generator(np.random.Philox(stream)).random() < share
-
-    return ["" if dropped(n) else text for text, n in zip(captions, samples.tolist(), strict=True)]

@@ -1,6 +1,7 @@
 """What was made of pictures and captions before the first step, read from the store."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import PIL
@@ -8,7 +9,10 @@ from jaxtyping import Float, Float32, Int32
 
 from flax_sd import data
 from flax_sd.config import DataConfig
+from flax_sd.data.images.image_file import draw
+from flax_sd.data.transform import PixelTransform
 from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.models.vae import Moments
 from flax_sd.training.inputs.encoding_cache import Store, code_version, key_of
 
 
@@ -34,15 +38,15 @@ class EncodedPictures:
         """The caption that sample number `sample` draws for picture i."""
         return self._pictures.caption(i, seed=seed, sample=sample)
 
-    def load(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "2 h w c"]:
-        """Mean and log variance of picture i, or of its mirror image.
+    def load(self, i: int, *, seed: int, sample: int) -> Moments:
+        """Reads the moments of picture i, or of its mirror image, without an axis of rows.
 
         Raises:
           UserError: they are not in the store any more.
         """
-        key = self.key(i, self._pictures.mirrored(seed=seed, sample=sample))
-        moments = self._store.read(key)
-        return np.stack([moments["mean"], moments["logvar"]])
+        transform = self._pictures.transform(i, draw(seed, sample))
+        arrays: dict[str, Any] = self._store.read(self.key(i, transform))
+        return Moments(**arrays)
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
         """The mask of picture i, which is read each time.
@@ -52,11 +56,9 @@ class EncodedPictures:
         """
         return self._pictures.mask(i, seed=seed, sample=sample)
 
-    def key(self, i: int, mirrored: bool) -> str:
-        """Returns a hash of everything that determines the moments; the crop is the centre's."""
-        cfg, fit = self.cfg, self._pictures.fits[i]
-        made = [*fit.resized, *fit.shape, cfg.interpolation, cfg.background, mirrored]
-        return key_of("moments", self._pictures.seen[i].digest, *made, *self._made_by)
+    def key(self, i: int, transform: PixelTransform) -> str:
+        """Returns a hash of everything that determines the moments."""
+        return key_of("moments", self._pictures.seen[i].digest, transform, *self._made_by)
 
 
 class EncodedCaptions:

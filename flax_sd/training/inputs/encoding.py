@@ -10,7 +10,7 @@ from flax import nnx
 
 from flax_sd import data
 from flax_sd.config import Config
-from flax_sd.data.images.image_file import Draw
+from flax_sd.data.transform import PixelTransform
 from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
 from flax_sd.system.progress import Progress
@@ -120,19 +120,19 @@ class Encoder:
     def _pictures_work(self, sets: Sequence[data.Pictures]) -> Work:
         """All pictures, and the mirror images of those that are sometimes shown so."""
         items = {
-            encoded.key(i, mirrored): (pictures, i, mirrored)
+            encoded.key(i, transform): (pictures, i, transform)
             for encoded, pictures in zip(self.pictures, sets, strict=True)
             for i in range(len(pictures))
-            for mirrored in ((False, True) if pictures.cfg.random_flip else (False,))
+            for transform in pictures.transforms(i)
         }
 
-        def shape(item: tuple[data.Pictures, int, bool]) -> Hashable:
-            pictures, i, _ = item
-            return pictures.shapes[i]
+        def shape(item: tuple[data.Pictures, int, PixelTransform]) -> Hashable:
+            _, _, transform = item
+            return transform.fit.shape
 
-        def load(item: tuple[data.Pictures, int, bool]) -> np.ndarray:
-            pictures, i, mirrored = item
-            return pictures.cut(i, Draw(caption=0, flip=int(mirrored), top=0, left=0))
+        def load(item: tuple[data.Pictures, int, PixelTransform]) -> np.ndarray:
+            pictures, i, transform = item
+            return pictures.cut(i, transform)
 
         def named(moments: Moments) -> Arrays:
             return {name: array.astype(np.float32) for name, array in moments._asdict().items()}

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int
 
-from flax_sd.data import Batch
+from flax_sd.data import Batch, alike
+from flax_sd.data.batches import stack
 from flax_sd.system import sharding
 from flax_sd.system.compiler import jit, remembered
 from flax_sd.training.inputs.batches import Inputs
@@ -42,8 +43,8 @@ class Evaluator:
         loaded = [inputs.source.load(i, seed=0, sample=i) for i in range(self._count)]
         self._batches = [
             (_batch(inputs, loaded, padded[mine]), padded, valid)
-            for group in _of_one_shape(loaded)
-            for padded, valid in _chunks(group, rows)
+            for group in alike(inputs.source.shapes)
+            for padded, valid in _chunks(np.array(group), rows)
         ]
         total = loss.timesteps
         self.bands = [] if total is None else band_edges(total)
@@ -83,20 +84,18 @@ def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
     return np.minimum(places * timesteps, timesteps - 1).astype(np.int32)
 
 
-def _batch(inputs: Inputs, loaded: Sequence[np.ndarray], rows: np.ndarray) -> Any:
+def _batch(inputs: Inputs, loaded: Sequence[Any], rows: np.ndarray) -> Any:
     """These pictures as a batch; `rows` are this process's."""
-    captions = [inputs.source.captions(i)[0] for i in rows.tolist()]
-    pictures = np.stack([loaded[i] for i in rows])
-    shape = inputs.source.shapes[rows[0]]
-    return inputs.batch(Batch(pictures, captions, rows, rows, None, len(rows), shape))
-
-
-def _of_one_shape(loaded: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The indices of the arrays, those of each shape together."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for i, array in enumerate(loaded):
-        groups.setdefault(array.shape, []).append(i)
-    return [np.array(group) for group in groups.values()]
+    batch = Batch(
+        pictures=stack([loaded[i] for i in rows]),
+        captions=[inputs.source.captions(i)[0] for i in rows.tolist()],
+        indices=rows,
+        samples=rows,
+        weight=None,
+        real=len(rows),
+        shape=inputs.source.shapes[rows[0]],
+    )
+    return inputs.batch(batch)
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:

@@ -4,6 +4,7 @@ from PIL import Image
 
 from flax_sd.config import DataConfig
 from flax_sd.data import open_pictures
+from flax_sd.data.images.image_file import Fit
 from flax_sd.training.inputs import encoded
 
 
@@ -15,9 +16,39 @@ def test_what_was_kept_goes_by_how_files_are_decoded(tmp_path, monkeypatch):
 
     def key():
         store = encoded.Store(tmp_path)
-        return encoded.EncodedPictures(pictures, "an autoencoder", store).key(0, False)
+        return encoded.EncodedPictures(pictures, "an autoencoder", store).key(
+            0, pictures.transforms(0)[0]
+        )
 
     before = key()
     assert key() == before
     monkeypatch.setattr(encoded, "code_version", lambda: "another")
     assert key() != before
+
+
+def test_a_transform_with_any_other_part_has_another_key(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    (tmp_path / "1.txt").write_text("a cat")
+    pictures = open_pictures(DataConfig(path=str(tmp_path), resolution=8))
+    reader = encoded.EncodedPictures(pictures, "an autoencoder", encoded.Store(tmp_path))
+    (one,) = pictures.transforms(0)
+    others = [
+        one._replace(background="red"),
+        one._replace(fit=Fit((9, 8), (8, 8))),
+        one._replace(fit=Fit((8, 8), (8, 4))),
+        one._replace(interpolation="box"),
+        one._replace(left=1),
+        one._replace(top=1),
+        one._replace(mirrored=True),
+    ]
+    assert {n for t in others for n in one._fields if getattr(t, n) != getattr(one, n)} == {
+        *one._fields
+    }
+    assert len({reader.key(0, transform) for transform in (one, *others)}) == len(others) + 1
+
+
+def test_mirrored_pictures_are_kept_where_they_are_shown(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
+    (tmp_path / "1.txt").write_text("a cat")
+    cfg = DataConfig(path=str(tmp_path), resolution=8, random_flip=True)
+    assert [t.mirrored for t in open_pictures(cfg).transforms(0)] == [False, True]

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flax_sd.training.inputs import batches
 from flax_sd.training.losses import PixelBatch
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.task import make_objective
@@ -51,18 +50,6 @@ def test_frozen_weights_have_the_dtype_of_the_arithmetic(objective):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.params)} == {"float32"}
     whole = objective("--compute_dtype", "bfloat16", "--train.mode", "full")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(whole.params)} == {"float32"}
-
-
-def test_a_share_of_the_captions_is_dropped(parse):
-    config = parse("--train.caption_dropout", 0.25)
-    captions = [f"{i}" for i in range(2000)]
-    dropped = batches.drop_captions(captions, np.arange(2000), config)
-    assert 0.2 < dropped.count("") / 2000 < 0.3
-    assert all(a in ("", b) for a, b in zip(dropped, captions, strict=True))
-    # Sample 7 is treated alike wherever in a batch it stands.
-    assert batches.drop_captions(["7"], np.array([7]), config) == [dropped[7]]
-    other = batches.drop_captions(captions, np.arange(2000), config.model_copy(update={"seed": 1}))
-    assert other != dropped
 
 
 def paths(objective):

@@ -1,0 +1,55 @@
+"""Everything that makes the pixels of a picture, once its file is decoded: one value."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+from flax_sd.config import DataConfig
+from flax_sd.data.images.image_file import Draw, Fit
+
+
+class PixelTransform(NamedTuple):
+    """How a picture's file becomes pixels; no other option has an effect on them.
+
+    Attributes:
+      background: the colour under what is transparent.
+      fit: the sizes that it is resized and cut to.
+      interpolation: one of Pillow's resampling filters, in lower case.
+      left: where it is cut, in pixels of the resized picture.
+      top: likewise.
+      mirrored: whether left and right change places.
+    """
+
+    background: str
+    fit: Fit
+    interpolation: str
+    left: int
+    top: int
+    mirrored: bool
+
+    def pixels(self, image: Image.Image) -> Float[np.ndarray, "h w *c"]:
+        """Returns an image, which was decoded over the background, as numbers in [-1, 1].
+
+        Args:
+          image: of mode RGB, or L, which has no axis of channels.
+        """
+        width, height = self.fit.shape
+        box = self.left, self.top, self.left + width, self.top + height
+        filtered = Image.Resampling[self.interpolation.upper()]
+        image = image.resize(self.fit.resized, filtered).crop(box)
+        if self.mirrored:
+            image = ImageOps.mirror(image)
+        return np.asarray(image, np.float32) / 127.5 - 1
+
+
+def transform_of(cfg: DataConfig, fit: Fit, draw: Draw) -> PixelTransform:
+    """Returns the transform of a picture with that fit, cut in the middle or as drawn."""
+    spare_x, spare_y = (a - b for a, b in zip(fit.resized, fit.shape, strict=True))
+    if cfg.center_crop:
+        left, top = round(spare_x / 2), round(spare_y / 2)
+    else:
+        left, top = draw.left % (spare_x + 1), draw.top % (spare_y + 1)
+    mirrored = cfg.random_flip and draw.flip % 2 == 1
+    return PixelTransform(cfg.background, fit, cfg.interpolation, left, top, mirrored)
