@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from flax_sd.commands.export.command import ExportOptions
+from flax_sd.commands.plan.command import PlanOptions
+from flax_sd.commands.train.repeat import RepeatOptions
 from flax_sd.config import Config
 from flax_sd.config.file import option_fields
 from flax_sd.generation.options import SampleOptions
@@ -19,9 +21,9 @@ FIELDS = option_fields(Config)
 FLAGS = {  # of the commands that the page writes down
     "flax-sd export": set(ExportOptions.model_fields),
     "flax-sd check-data": set(FIELDS),
-    "flax-sd plan": set(FIELDS) | {"topology", "device_memory"},
+    "flax-sd plan": FIELDS.keys() | PlanOptions.model_fields,
     "sample.py": set(SampleOptions.model_fields),
-    "train.py": set(FIELDS) | {"repeat", "output"},
+    "train.py": FIELDS.keys() | RepeatOptions.model_fields,
 }
 
 

@@ -1,23 +1,26 @@
 """flax-sd check-data: what is wrong with a run's pictures and captions."""
 
+from collections.abc import Sequence
+
 from flax_sd import data
 from flax_sd.config import Config
+from flax_sd.config import file as config_file
 from flax_sd.data import Bad
 from flax_sd.run_folder.layout import DATA_REPORT, QUARANTINE
+from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs import class_images
 from flax_sd.training.inputs.data_check import check
 from flax_sd.training.inputs.datasets import Sets, open_sets
 
-CLEAN, LEFT_OUT = 0, 1  # exit statuses of the command
 
-
-def run(config: Config) -> int:
-    """`flax-sd check-data`: writes the report into the run's folder; 1 if a picture is left out.
+def main(args: Sequence[str]) -> int:
+    """`flax-sd check-data [CONFIG.yaml] [--flag value …]`; 1 if a picture is left out.
 
     Raises:
       UserError: no picture can be used, or the report cannot be written.
     """
+    config = config_file.from_args("check-data", args)
     skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
     config, progress = config.model_copy(update={"data": skipping}), Progress()
     whole, config = config, class_images.without_undrawn(config)
@@ -30,7 +33,7 @@ def run(config: Config) -> int:
     progress.say(report.text())
     progress.say(f"written: {config.output / DATA_REPORT} and {config.output / QUARANTINE}")
     bad = [*(p.bad for p in report.sets.values()), *report.beyond.values()]
-    return LEFT_OUT if any(bad) else CLEAN
+    return FAILED if any(bad) else DONE
 
 
 def _beyond(

@@ -10,6 +10,7 @@ from flax_sd.config.section import UserPath
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
 from flax_sd.reports.comparison import Table, compare_page, different, figures, read_all
+from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
 
 WIDEST = 50  # letters of a cell in the terminal
@@ -24,21 +25,13 @@ class CompareOptions(Section):
     """The page to write; pictures stay in the runs' folders."""
 
 
-def parse(args: Sequence[str]) -> CompareOptions:
-    """Reads the flags.
-
-    Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
-    """
-    return flags.read_flags(CompareOptions, "compare", args)
-
-
-def run(options: CompareOptions) -> int:
-    """Prints the table and writes the page; returns the exit status 0.
+def main(args: Sequence[str]) -> int:
+    """`flax-sd compare RUN RUN … [--out compare.html]`: prints the table and writes the page.
 
     Raises:
       UserError: there is no run in a folder, or the page cannot be written.
     """
+    options = flags.read_flags(CompareOptions, "compare", args)
     runs = read_all(options.runs)
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder: name a file, as compare.html")
@@ -47,7 +40,7 @@ def run(options: CompareOptions) -> int:
         progress.say(line)
     write_atomically(options.out, compare_page(runs, options.out.absolute().parent))
     progress.stage("written", str(options.out))
-    return 0
+    return DONE
 
 
 def text_table(rows: Table) -> list[str]:

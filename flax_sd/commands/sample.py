@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 
 from flax_sd.config import flags
+from flax_sd.generation import run
 from flax_sd.generation.options import SampleOptions
+from flax_sd.system import compiler
+from flax_sd.system.allocator import take_gpu_memory
 
 
-def parse(args: Sequence[str]) -> SampleOptions:
-    """Reads the flags.
+def main(args: Sequence[str]) -> int:
+    """`sample.py --model MODEL --prompt TEXT [--flag value …]`.
 
     Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
+      UserError: anything about the flags, the prompts, the model or the folder is wrong.
     """
-    return flags.read_flags(SampleOptions, "sample", args)
+    compiler.set_up()
+    take_gpu_memory()
+    return run.run(flags.read_flags(SampleOptions, "sample", args))

@@ -16,6 +16,7 @@ from flax_sd.config import flags as command
 from flax_sd.config.section import is_section
 from flax_sd.errors import UserError, listed
 from flax_sd.files import strict_yaml
+from flax_sd.files.paths import user_path
 from flax_sd.files.text import read_text
 
 NOTHING = ("none", "null")  # which unset what may be unset
@@ -29,6 +30,37 @@ SHOULD = {
 SECTIONS = {name for name, field in Config.model_fields.items() if is_section(field)}
 
 LOGGER = logging.getLogger("flax_sd")
+
+
+def from_args(name: str, args: Sequence[str]) -> Config:
+    """Reads the arguments of a command: a config (the quickstart if none comes first) and flags.
+
+    Raises:
+      UserError, SystemExit: as of `parse`.
+    """
+    named = bool(args) and not args[0].startswith("-")
+    path = config_path(args[0] if named else "quickstart.yaml")
+    return parse(path, args[1:] if named else args, name)
+
+
+def config_path(name: str) -> pathlib.Path:
+    """Finds a config by its path, or by its name among those that come with the package.
+
+    Raises:
+      UserError: the name is empty, or names a user without a home folder.
+    """
+    try:
+        path = user_path(name)
+    except ValueError as error:
+        raise UserError(f"the config's name {error}") from error
+    if path.exists():
+        return path
+    package = pathlib.Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    return path
 
 
 def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Config:

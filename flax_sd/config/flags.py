@@ -33,31 +33,48 @@ def words(name: str) -> list[str]:
 
 
 def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
-    """Reads the flags of a command other than train.
+    """Reads the flags of a command that takes no config.
 
     Raises:
       UserError: a flag has a value that it cannot have; all are named.
       SystemExit: a flag is unknown (status 2) or --help was asked for (status 0).
     """
+    return _read(kind, name, args)[0]
+
+
+def take_flags(kind: type[Options], name: str, args: Sequence[str]) -> tuple[Options, list[str]]:
+    """Reads a command's own flags, and returns the other words in their order: a config's.
+
+    Raises:
+      UserError: a flag has a value that it cannot have; all are named.
+      SystemExit: a flag lacks its value (status 2).
+    """
+    return _read(kind, name, args, return_unknown_args=True, add_help=False)
+
+
+def _read(
+    kind: type[Options], name: str, args: Sequence[str], **taking: Any
+) -> tuple[Options, list[str]]:
     _say_repeated(kind, args)
     found: dict[str, Any] = {}
     # tyro would print pydantic's own words: it only collects the values, and the check is ours.
     collected = {"__init__": lambda self, **values: found.update(values)}
     named = {"__doc__": kind.__doc__, "__module__": kind.__module__}
-    tyro.cli(type(kind.__name__, (kind,), collected | named), args=list(args), prog=typed(name))
+    collecting: Any = type(kind.__name__, (kind,), collected | named)
+    made: Any = tyro.cli(collecting, args=list(args), prog=typed(name), **taking)
     try:
-        return kind.model_validate(found)
+        return kind.model_validate(found), made[1] if taking else []
     except pydantic.ValidationError as error:
         raise UserError(all_of(_described(error))) from error
 
 
 def _say_repeated(kind: type[Options], args: Sequence[str]) -> None:
     """Warns of flags that are there twice, of which tyro takes the last."""
-    items = {name for name, field in kind.model_fields.items() if _takes_several(field)}
+    single = {name for name, field in kind.model_fields.items() if not _takes_several(field)}
     flags = [word.partition("=")[0] for word in args if word.startswith("--")]
     names = [flag[2:].replace("-", "_") for flag in flags]
     for name in dict.fromkeys(names):
-        if names.count(name) > 1 and name not in items:
+        if names.count(name) > 1 and name in single:
             LOGGER.warning("--%s is there twice: the last one holds", name.replace("_", "-"))
 
 

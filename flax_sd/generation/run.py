@@ -12,10 +12,10 @@ from flax_sd.generation.options import SampleOptions
 from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system import memory, sharding
+from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.progress import Progress
 from flax_sd.weights.model import Model
 
-STOPPED = 130  # exit status after Ctrl-C
 SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
 
 
@@ -45,7 +45,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     finally:
         gallery.write_metadata()
     progress.stage("written", f"{_pictures(len(job.records))} in {gallery.folder}")
-    return 0
+    return DONE
 
 
 def _load(job: Job) -> StableDiffusion | DDPM:

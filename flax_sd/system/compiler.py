@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import functools
+import importlib.util
 import os
 import platform
 import pwd
@@ -18,6 +19,7 @@ from flax_sd.files.user_cache import user_cache
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty turns the cache off
 MAX_BYTES = 8 * 2**30  # a step at the size of SD 1.5 takes 3 MB on a CPU; the oldest go first
 BUILDERS = 16  # results that each builder of functions keeps
+DETERMINISTIC = "--xla_gpu_deterministic_ops"
 LONG = 1.0  # seconds of compiling that leave memory worth giving back
 # A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
 # operation runs after another then; where each is too small for all cores, side by side is faster.
@@ -163,6 +165,18 @@ def _compiler_options() -> dict[str, str | bool] | None:
     except jax.errors.JaxRuntimeError:
         return None
     return CPU_OPTIONS
+
+
+def ask_for_determinism() -> None:
+    """Tells XLA to use only such operations on a GPU as give the same bytes each time.
+
+    It must be called before JAX looks for devices. On a CPU the flag is known and has no effect; a
+    TPU's compiler, which is always deterministic, may stop at flags that it does not know.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    on_tpu = importlib.util.find_spec("libtpu") is not None
+    if DETERMINISTIC not in flags and not on_tpu:  # the user may have said otherwise
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}=true".strip()
 
 
 def set_up() -> None:

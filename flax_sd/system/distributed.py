@@ -16,8 +16,8 @@ from jax.experimental import multihost_utils
 
 from flax_sd.errors import UserError
 from flax_sd.system import terminal
+from flax_sd.system.exit_status import BAD_INPUT, FAILED
 
-BAD_INPUT, FAILED = 2, 1  # exit statuses
 GRACE = 3.0  # seconds that the first process leaves the others for their own last words
 # What JAX's transports say when the other end of a connection is not there any more.
 GONE = re.compile(

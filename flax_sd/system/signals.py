@@ -6,7 +6,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-STOPPED = 130  # exit status, as after Ctrl-C
+from flax_sd.system.exit_status import STOPPED
+
 NOTICE = b"\nCtrl-C: saving after this step; press it again to end at once.\n"
 NAMES = {
     signal.SIGTERM: "SIGTERM",

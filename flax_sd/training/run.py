@@ -18,9 +18,10 @@ from flax_sd.run_folder import lock, saved_config
 from flax_sd.run_folder import pictures as same_data
 from flax_sd.run_folder.layout import CHECKPOINTS_FOLDER, METRICS, VAL_LOSS
 from flax_sd.system import distributed, memory, sharding
+from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.precision import resolve_dtype, scales_loss
 from flax_sd.system.progress import Progress
-from flax_sd.system.signals import STOPPED, StopRequest
+from flax_sd.system.signals import StopRequest
 from flax_sd.training import checkpoint_trial, environment, optim
 from flax_sd.training import step as train_step
 from flax_sd.training.checkpoints import Checkpoints
@@ -154,7 +155,7 @@ class Run:
         if self.outputs.finished_step() == start and self._is_done(start, log):
             self._write_missing(state, log, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
-            return 0
+            return DONE
         made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
         inputs, validation, frozen = self._prepare(log)
@@ -176,7 +177,7 @@ class Run:
             if self._was_stopped(start):
                 return STOPPED
         self._finish(start, state, log, checkpoints, milestones)
-        return 0
+        return DONE
 
     def _smaller(self) -> list[str]:
         """Flags for want of memory."""

@@ -252,3 +252,23 @@ def test_help_lists_every_option(write, capsys):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_of_the_project_is_valid(path):
     file.load(path)
+
+
+def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
+    own = tmp_path / "quickstart.yaml"
+    own.write_text("")
+    assert file.config_path(str(own)) == own
+    monkeypatch.chdir(tmp_path)
+    own.unlink()
+    for name in ("quickstart.yaml", "configs/quickstart.yaml", "quickstart"):
+        assert file.config_path(name).is_file()
+    assert not file.config_path("other.yaml").exists()
+
+
+def test_a_config_may_lie_in_a_home(monkeypatch, tmp_path):
+    """F11."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("")
+    assert file.config_path("~/c.yaml") == tmp_path / "c.yaml"
+    with pytest.raises(UserError, match="the config's name is empty"):
+        file.config_path("")

@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
-from flax_sd.commands import compare, sample
-from flax_sd.commands.export import command as export
-from flax_sd.commands.inspect import command as inspect
+from flax_sd.commands.compare import CompareOptions
+from flax_sd.commands.export.command import ExportOptions
+from flax_sd.commands.inspect.command import InspectOptions
+from flax_sd.commands.plan.command import PlanOptions
 from flax_sd.config import flags
 from flax_sd.errors import UserError
+from flax_sd.generation.options import SampleOptions
 
 
 @pytest.mark.parametrize(
@@ -32,33 +34,37 @@ def test_a_command_is_named_as_it_was_typed(monkeypatch, started, name, typed):
 def test_every_path_of_the_commands_may_begin_at_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/anna")
     home = pathlib.Path("/home/anna")
-    drawn = sample.parse(
+    drawn = flags.read_flags(
+        SampleOptions,
+        "sample",
         ["--model", "~/m", "--vae", "~/v", "--lora", "~/a:0.5", "--lora", "~/b", "--embedding"]
-        + ["~/e:<x>", "--prompts", "~/p.txt", "--out", "~/out"]
+        + ["~/e:<x>", "--prompts", "~/p.txt", "--out", "~/out"],
     )
     assert (drawn.model, drawn.vae) == ("/home/anna/m", "/home/anna/v")
     assert drawn.lora == ("/home/anna/a:0.5", "/home/anna/b")
     assert drawn.embedding == ("/home/anna/e:<x>",)
     assert (drawn.prompts, drawn.out) == (home / "p.txt", home / "out")
-    written = export.parse(["~/run", "--to", "kohya", "--out", "~/o", "--model", "~/m"])
+    written = flags.read_flags(
+        ExportOptions, "export", ["~/run", "--to", "kohya", "--out", "~/o", "--model", "~/m"]
+    )
     assert (written.run, written.out, written.model) == (home / "run", home / "o", "/home/anna/m")
-    looked = inspect.parse(["~/f", "--model", "~/m"])
+    looked = flags.read_flags(InspectOptions, "inspect", ["~/f", "--model", "~/m"])
     assert (looked.path, looked.model) == (home / "f", "/home/anna/m")
-    beside = compare.parse(["~/a", "~/b", "--out", "~/c.html"])
+    beside = flags.read_flags(CompareOptions, "compare", ["~/a", "~/b", "--out", "~/c.html"])
     assert beside.runs == (home / "a", home / "b") and beside.out == home / "c.html"
 
 
 def test_a_value_that_cannot_be_is_one_sentence():
     with pytest.raises(UserError, match="^--out is empty: name a file or a folder$"):
-        sample.parse(["--model", "m", "--out", ""])
+        flags.read_flags(SampleOptions, "sample", ["--model", "m", "--out", ""])
     with pytest.raises(UserError, match="--path is empty"):
-        inspect.parse([""])
+        flags.read_flags(InspectOptions, "inspect", [""])
 
 
 def test_the_help_offers_what_there_is(capsys):
     """U6."""
     with pytest.raises(SystemExit):
-        export.parse(["--help"])
+        flags.read_flags(ExportOptions, "export", ["--help"])
     shown = capsys.readouterr().out
     assert "single-file" not in shown and "{diffusers,kohya,peft,merged}" in shown
 
@@ -66,8 +72,21 @@ def test_the_help_offers_what_there_is(capsys):
 def test_a_flag_that_is_there_twice_is_named(caplog):
     """F10's sibling: tyro takes the last one."""
     words = ["--model", "m", "--prompt", "a", "--lora", "x", "--lora", "y", "--prompt=b"]
-    options = sample.parse(words)
+    options = flags.read_flags(SampleOptions, "sample", words)
     assert options.prompt == "b" and options.lora == ("x", "y")
     assert [record.getMessage() for record in caplog.records] == [
         "--prompt is there twice: the last one holds"
     ]
+
+
+def test_a_command_takes_its_own_flags_out_of_a_configs(caplog):
+    """In any order, written either way; --help, and what comes twice, is the config's to read."""
+    own = ["--topology", "v5e:2x2", "--device_memory=24GB"]
+    others = ["c.yaml", "--data.folders", "a", "--data.folders", "b_b", "--mesh.data", "-1", "-h"]
+    options, rest = flags.take_flags(PlanOptions, "plan", [*others[:3], *own, *others[3:]])
+    assert options == PlanOptions(topology="v5e:2x2", device_memory="24GB")
+    assert rest == others and not caplog.records
+    assert flags.take_flags(PlanOptions, "plan", ["--topo", "a"])[1] == ["--topo", "a"]
+    with pytest.raises(SystemExit) as ended:
+        flags.take_flags(PlanOptions, "plan", ["--topology"])
+    assert ended.value.code == 2

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_sd.commands.sample import parse
+from flax_sd.config.flags import read_flags
 from flax_sd.errors import UserError
 from flax_sd.generation.job import own_sampler, prepare, usual_batch
 from flax_sd.generation.options import SampleOptions
@@ -14,6 +14,10 @@ from flax_sd.weights import hub, safetensors
 from flax_sd.weights.diffusers_folder import read_json
 from flax_sd.weights.model_files import ModelFiles
 from tests import tiny
+
+
+def parse(words):
+    return read_flags(SampleOptions, "sample", words)
 
 
 def job_of(model, tmp_path, *more):

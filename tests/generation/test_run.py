@@ -9,10 +9,11 @@ from PIL import Image
 
 from flax_sd import StableDiffusion, data
 from flax_sd.cli import sample as command
-from flax_sd.commands import sample as sample_command
 from flax_sd.config import DataConfig
+from flax_sd.config.flags import read_flags
 from flax_sd.errors import UserError
 from flax_sd.generation import run as sample
+from flax_sd.generation.options import SampleOptions
 from flax_sd.lora.formats.exchange import write_kohya
 from flax_sd.weights import safetensors
 from flax_sd.weights.model_files import ModelFiles
@@ -30,7 +31,7 @@ def flags(model, out, *more):
 
 
 def run(model, out, *more):
-    return sample.run(sample_command.parse(flags(model, out, *more)))
+    return sample.run(read_flags(SampleOptions, "sample", flags(model, out, *more)))
 
 
 @pytest.fixture(scope="session")
@@ -135,8 +136,8 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
 def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):
     tiny.save("sd1", tmp_path, variant="fp16")
     more = ["--variant", "fp16", "--dtype", "bfloat16", "--vae", tmp_path]
-    options = sample_command.parse(flags(tmp_path, tmp_path / "out", "--prompt", "a", *more))
-    sd = sample._load(sample.prepare(options))
+    words = flags(tmp_path, tmp_path / "out", "--prompt", "a", *more)
+    sd = sample._load(sample.prepare(read_flags(SampleOptions, "sample", words)))
     for network in (sd.unet, sd.vae, sd.text_encoders[0]):
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(network))} == {"bfloat16"}
 

@@ -41,7 +41,7 @@ def test_the_table_says_how_they_ended_and_what_differs(runs, tmp_path, capsys):
 @needs_chromium
 def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
     out = tmp_path / "pages" / "both.html"
-    compare_command.run(compare_command.CompareOptions(runs=runs, out=out))
+    assert cli.compare([*map(str, runs), "--out", str(out)]) == 0
     seen = values(out, LOOK)
     assert seen["errors"] == []
     assert seen["labels"] == ["step", "one", "two"] and seen["last"] == 90

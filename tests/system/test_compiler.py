@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import platform
 
 import jax
@@ -191,3 +192,18 @@ def test_the_memory_of_compiling_is_given_back():
         for args in ([], ["give"])  # optimised as programs are: that takes the memory
     )
     assert given < 0.7 * kept
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "--xla_gpu_deterministic_ops=true"),
+        ("--xla_a=1", "--xla_a=1 --xla_gpu_deterministic_ops=true"),
+        ("--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
+    ],
+)
+def test_determinism_leaves_the_users_flags_alone(monkeypatch, before, after):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    compiler.ask_for_determinism()
+    compiler.ask_for_determinism()
+    assert os.environ["XLA_FLAGS"] == after

@@ -14,10 +14,11 @@ from PIL import Image
 
 import flax_sd
 from flax_sd import cli, data
-from flax_sd.commands import sample as sample_command
 from flax_sd.config import DataConfig, file
+from flax_sd.config.flags import read_flags
 from flax_sd.generation import run
 from flax_sd.generation.job import prepare
+from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.sheet import make_grid
 from flax_sd.training.outputs.preview_samplers import Unprompted
 from flax_sd.training.setup.base_model import load_model
@@ -115,7 +116,8 @@ def test_the_command_takes_size_sampler_and_batch_size(ended, tmp_path):
     )
     picture = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
     np.testing.assert_array_equal(picture, expected)
-    job = prepare(sample_command.parse([*args, "--images-per-prompt", "5", "--batch-size", "2"]))
+    several = [*args, "--images-per-prompt", "5", "--batch-size", "2"]
+    job = prepare(read_flags(SampleOptions, "sample", several))
     assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
 
 
@@ -125,7 +127,8 @@ def test_the_command_reads_the_variant_in_the_dtype(ended, tmp_path):
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     flags = ["--variant", "fp16", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
-    unet = run._load(prepare(sample_command.parse(["--model", str(model), *flags]))).unet
+    options = read_flags(SampleOptions, "sample", ["--model", str(model), *flags])
+    unet = run._load(prepare(options)).unet
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(unet))} == {"bfloat16"}
 
 

@@ -15,6 +15,7 @@ from flax_sd.errors import UserError
 from flax_sd.generation.options import Dtype
 from flax_sd.run_folder.artifacts import Source as Exported
 from flax_sd.run_folder.artifacts import find_source
+from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
 
 FOR_LORAS = ("model", "revision", "variant", "strength")  # flags that nothing else reads
@@ -47,22 +48,13 @@ class ExportOptions(Section):
     """Of the tensors that are written; auto is what the LoRA file, or the model's UNet, has."""
 
 
-def parse(args: Sequence[str]) -> ExportOptions:
-    """Reads the flags.
-
-    Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
-    """
-    return flags.read_flags(ExportOptions, "export", args)
-
-
-def run(options: ExportOptions) -> int:
-    """Writes the export; returns the exit status 0.
+def main(args: Sequence[str]) -> int:
+    """`flax-sd export RUN --to FORMAT --out PATH [--flag value …]`.
 
     Raises:
       UserError: there is nothing to export, it does not fit, or something else is in the place.
     """
-    progress = Progress()
+    options, progress = flags.read_flags(ExportOptions, "export", args), Progress()
     source = find_source(
         options.run, options.model, options.revision, options.variant, step=options.step
     )
@@ -79,7 +71,7 @@ def run(options: ExportOptions) -> int:
     if source.tokens and not alone:
         files = ", ".join(map(str, source.tokens.values()))
         progress.say(f"its new tokens are files of their own, as every tool reads them: {files}")
-    return 0
+    return DONE
 
 
 def _check(options: ExportOptions, source: Exported) -> None:

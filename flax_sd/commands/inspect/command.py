@@ -20,10 +20,9 @@ from flax_sd.run_folder.artifacts import find_source
 from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
 from flax_sd.run_folder.saved_config import config_of
 from flax_sd.system import terminal
+from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
-
-WHOLE, WANTING = 0, 1  # exit statuses; bad input is 2
 
 
 class InspectOptions(Section):
@@ -40,26 +39,18 @@ class InspectOptions(Section):
     """Name every key that a program does not load, not the first few."""
 
 
-def parse(args: Sequence[str]) -> InspectOptions:
-    """Reads the flags.
-
-    Raises:
-      SystemExit: a flag is wrong (status 2) or --help was asked for (status 0).
-    """
-    return flags.read_flags(InspectOptions, "inspect", args)
-
-
-def run(options: InspectOptions) -> int:
-    """Prints what is in each file; returns the exit status 0, or 1 if one is wanting.
+def main(args: Sequence[str]) -> int:
+    """`flax-sd inspect FILE_OR_FOLDER [--model MODEL]`: 0, or 1 if a file is wanting.
 
     Raises:
       UserError: there is no such file, it is damaged, or it is neither LoRA nor embedding.
     """
+    options = flags.read_flags(InspectOptions, "inspect", args)
     paths, config = _find(options.path)
     networks = None if options.model is None else _networks(options.model)
     pages = [_inspect(path, networks, config, options) for path in paths]
     terminal.show("\n\n".join(page.text() for page in pages))
-    return WHOLE if all(page.whole for page in pages) else WANTING
+    return DONE if all(page.whole for page in pages) else FAILED
 
 
 def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:

@@ -1,57 +1,53 @@
 """Before a run: what it takes, whether that fits, and what to change where it does not."""
 
-import argparse
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from flax_sd.commands.plan.devices import Target, local_target, topology_target
 from flax_sd.commands.plan.program import Compiled, Program
 from flax_sd.commands.plan.search import MOST, largest_batch
-from flax_sd.config import Config
+from flax_sd.config import Config, Section, flags
+from flax_sd.config import file as config_file
 from flax_sd.run_folder import saved_config
-from flax_sd.system import sharding
+from flax_sd.system import compiler, sharding
+from flax_sd.system.allocator import take_gpu_memory
+from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.system.memory import bytes_per_device, parse_size, show_size
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.system.progress import Progress
 from flax_sd.training.monitoring.memory import advice
 from flax_sd.training.run import check_batch
 
-FITS, TOO_LARGE = 0, 1  # exit statuses
 NO_ROOM = "more than the compiler has"
 
 
-class Options(NamedTuple):
+class PlanOptions(Section):
     """What the command takes beside a config's flags."""
 
     topology: str | None = None
-    device_memory: int | None = None  # bytes
+    """The TPU to plan for, as v5e:4x4, in place of this machine's devices."""
+    device_memory: str | None = None
+    """What each device has, as 24GB, in place of what it says itself."""
 
 
-def parse(args: Sequence[str]) -> tuple[Options, list[str]]:
-    """The command's own options, and all other arguments in their order.
+def main(args: Sequence[str]) -> int:
+    """`flax-sd plan [CONFIG.yaml] [--topology v5e:4x4] [--device-memory 24GB] [--flag value …]`.
 
-    Raises:
-      UserError: the memory is no size.
-    """
-    parser = argparse.ArgumentParser("flax-sd plan", add_help=False, allow_abbrev=False)
-    parser.add_argument("--topology")
-    parser.add_argument("--device-memory", "--device_memory", type=str)
-    own, rest = parser.parse_known_args(args)
-    memory = None if own.device_memory is None else parse_size(own.device_memory)
-    return Options(own.topology, memory), rest
-
-
-def run(config: Config, options: Options) -> int:
-    """Prints the plan; 0 if the run fits or nobody knows the device's memory, 1 if it does not.
+    Prints the plan; 0 if the run fits or nobody knows the device's memory, 1 if it does not.
 
     Raises:
       UserError: the config, the model or the options are wrong.
     """
+    take_gpu_memory()
+    options, rest = flags.take_flags(PlanOptions, "plan", args)
+    memory = None if options.device_memory is None else parse_size(options.device_memory)
+    config = config_file.from_args("plan", rest)
+    if config.train.deterministic and options.topology is None:
+        compiler.ask_for_determinism()
     config, named = saved_config.settled(config), options.topology
     target = local_target() if named is None else topology_target(named)
-    if options.device_memory is not None:
-        target = target._replace(memory=options.device_memory)
+    if memory is not None:
+        target = target._replace(memory=memory)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, target.devices)
     check_batch(config, mesh)
     dtype = "bfloat16" if named and config.compute_dtype == "auto" else config.compute_dtype
@@ -82,17 +78,17 @@ class Plan:
         if limit is None:
             name = self._target.name
             self._say(f"\nnobody knows the memory of {name}: --device-memory 24GB names it")
-            return FITS
+            return DONE
         largest = largest_batch(self._needed, limit, self._unit, self._batch)
         more = " or more" if largest >= self._unit * MOST else ""
         self._say(f"\nlargest train.batch_size that fits  {largest or 'none'}{more}")
         if total <= limit:
             self._say(f"train.batch_size {self._batch} fits")
-            return FITS
+            return DONE
         self._say(f"train.batch_size {self._batch} does not fit; what makes it smaller:")
         for line in advice(self._config, len(self._target.devices), largest):
             self._say(f"  {line}")
-        return TOO_LARGE
+        return FAILED
 
     def _needed(self, batch_size: int) -> float:
         """Bytes on each device at the worst moment; infinite if the compiler finds no room."""

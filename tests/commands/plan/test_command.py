@@ -11,7 +11,7 @@ from flax import nnx
 from flax_sd import cli
 from flax_sd.commands.plan.program import Program
 from flax_sd.config import file as config_file
-from flax_sd.system import sharding
+from flax_sd.system import compiler, sharding
 from flax_sd.system.memory import bytes_per_device
 from flax_sd.training import optim, step
 from flax_sd.training.setup.base_model import load_model
@@ -189,7 +189,7 @@ def test_a_mistake_is_one_message(plan, args, message):
 )
 def test_determinism_is_asked_for_as_in_a_run(plan, monkeypatch, flags, asked):
     calls = []
-    monkeypatch.setattr(cli, "ask_for_determinism", lambda: calls.append("asked"))
+    monkeypatch.setattr(compiler, "ask_for_determinism", lambda: calls.append("asked"))
     plan("--model.path", "nowhere", *flags)
     assert calls == ["asked"] * asked
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from flax_sd.commands.plan import program
-from flax_sd.commands.sample import parse as parse_sample
+from flax_sd.config.flags import read_flags
 from flax_sd.generation.job import prepare
+from flax_sd.generation.options import SampleOptions
 from flax_sd.run_folder import saved_config
 from flax_sd.system import sharding
 from flax_sd.system.progress import Progress
@@ -102,7 +103,7 @@ def test_what_is_drawn_with_it_reads_as_much(parse, model, tmp_path):
 def test_a_picture_says_how_much_was_read(model, tmp_path):
     def records(*more):
         flags = ["--model", model, "--prompt", "a", "--out", tmp_path / "out", *more]
-        return [*prepare(parse_sample([*map(str, flags)])).records.values()]
+        return [*prepare(read_flags(SampleOptions, "sample", [*map(str, flags)])).records.values()]
 
     (plain,), (longer,) = records(), records("--max-token-length", 150)
     assert longer == plain | {"max_token_length": 150} and "max_token_length" not in plain

@@ -3,8 +3,6 @@
 from diffusers import DDIMScheduler
 
 from flax_sd import cli
-from flax_sd.commands import sample as sample_command
-from flax_sd.generation import run as sample
 from flax_sd.weights.diffusers_folder import read_json
 from flax_sd.weights.safetensors import TensorFile
 
@@ -47,7 +45,7 @@ def test_the_sampling_command_takes_the_same_two(model, tmp_path):
         out = tmp_path / name
         size = ["--steps", "2", "--width", "16", "--height", "16"]
         args = ["--model", str(model), "--prompt", "a", "--out", str(out), *size, *flags]
-        assert sample.run(sample_command.parse(args)) == 0
+        assert cli.sample(args) == 0
         (record,) = (out / "metadata.jsonl").read_text().splitlines()
         return next(out.glob("*.png")).read_bytes(), record
 

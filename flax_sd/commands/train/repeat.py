@@ -1,46 +1,41 @@
 """A run trained anew beside the old one, and whether it ends in the same bytes."""
 
-import argparse
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from flax_sd.config import Config, flags
+from flax_sd.config import Config, Section, flags
 from flax_sd.config import file as config_file
+from flax_sd.config.section import UserPath
 from flax_sd.errors import UserError
-from flax_sd.files.paths import user_path
 from flax_sd.run_folder import environment
 from flax_sd.run_folder.layout import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
 from flax_sd.run_folder.saved_config import flatten
+from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.system.progress import Progress
-from flax_sd.training import run as train
 from flax_sd.weights.safetensors import TensorFile
 
-SAME, DIFFERENT = 0, 1  # exit statuses
 # The LoRA of each save comes first: the earliest that differs says when the runs parted.
 RESULTS = ("loras/*.safetensors", LORA_FILE, PEFT_FILE, f"{MODEL_FOLDER}/**/*")
 
 
-class Repeat(NamedTuple):
-    """What is to be repeated, and where."""
+class RepeatOptions(Section):
+    """Trains a finished run anew, and says whether it ends in the same bytes."""
 
-    old: pathlib.Path
-    config: Config
+    repeat: UserPath
+    """The config.yaml in the run's folder."""
+    output: UserPath | None = None
+    """The new run's folder; RUN-repeated by default."""
 
 
-def parse(args: Sequence[str]) -> Repeat:
-    """`train.py --repeat RUN/config.yaml [--output FOLDER]`; by default RUN-repeated.
+def parse(args: Sequence[str]) -> tuple[pathlib.Path, Config]:
+    """Returns the run's folder, and its config with the new one's.
 
     Raises:
       UserError: the run is not finished, or is to be repeated into its own folder.
     """
-    parser = argparse.ArgumentParser(prog=flags.typed("train"), description=parse.__doc__)
-    parser.add_argument("--repeat", type=user_path, required=True)
-    parser.add_argument("--output", type=user_path)
-    options = parser.parse_args(args)
+    options = flags.read_flags(RepeatOptions, "train", args)
     old = options.repeat.parent
     config = config_file.load(options.repeat)
     if not (old / FINISHED).is_file():
@@ -48,25 +43,18 @@ def parse(args: Sequence[str]) -> Repeat:
     output = options.output or old.absolute().with_name(f"{old.absolute().name}-repeated")
     if output.resolve() == old.resolve():
         raise UserError(f"{old} is the run that is to be repeated; take another --output")
-    return Repeat(old, config.model_copy(update={"output": output}))
+    return old, config.model_copy(update={"output": output})
 
 
-def run(repeat: Repeat) -> int:
-    """Trains, compares and says; 0 if all results have the same bytes, 1 if not.
-
-    Raises:
-      UserError: as of a run.
-    """
-    if status := train.run(repeat.config):
-        return status
-    old, new, progress = repeat.old, repeat.config.output, Progress()
+def compare(old: pathlib.Path, new: pathlib.Path) -> int:
+    """Says whether all results of two runs have the same bytes; the exit status."""
+    progress = Progress()
     for line in other_environment(old, new):
         progress.say(line)
     differences = list(first_difference(old, new))
-    verdict = differences or [f"the results of {new} and {old} are the same, byte for byte"]
-    for line in verdict if jax.process_index() == 0 else ():
+    for line in differences or [f"the results of {new} and {old} are the same, byte for byte"]:
         progress.say(line)
-    return DIFFERENT if differences else SAME
+    return FAILED if differences else DONE
 
 
 def other_environment(old: pathlib.Path, new: pathlib.Path) -> list[str]:
