@@ -9,7 +9,7 @@ from flax_sd.config import Section, flags
 from flax_sd.config.section import UserPath
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
-from flax_sd.reports.comparison import Table, compare_page, different, figures, read_all
+from flax_sd.reports.comparison import compare_page, different, figures, read_all
 from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
 
@@ -36,24 +36,14 @@ def main(args: Sequence[str]) -> int:
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder: name a file, as compare.html")
     progress = Progress()
-    for line in text_table([["", *runs], *figures(runs), *different(runs)]):
-        progress.say(line)
+    rows = [[_cell(value) for value in row] for row in (*figures(runs), *different(runs))]
+    progress.table([["", *runs], *rows], "<")
     write_atomically(options.out, compare_page(runs, options.out.absolute().parent))
     progress.stage("written", str(options.out))
     return DONE
 
 
-def text_table(rows: Table) -> list[str]:
-    """Lines with columns as wide as they must be; a long list is shown by its beginning."""
-    head, *rows = rows
-    below = [["–" if cell is None else _begun(str(cell)) for cell in row] for row in rows]
-    texts = [list(map(str, head)), *below]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in texts
-    ]
-
-
-def _begun(text: str) -> str:
+def _cell(value: object) -> str:
+    """Returns the value as text, a long one by its beginning."""
+    text = "–" if value is None else str(value)
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"

@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import SupportsFloat, TypeVar
 
@@ -35,6 +35,14 @@ class Progress:
         """Prints a line as it is, above the bar if there is one."""
         shown = terminal.escaped(line)
         self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, rows: Sequence[Sequence[str]], side: str = ">") -> None:
+        """Prints columns as wide as they must be: the first to the left, the others to a side."""
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        sides = ["<", *side * (len(widths) - 1)]
+        for row in rows:
+            placed = zip(row, sides, widths, strict=True)
+            self.say("  ".join(f"{cell:{at}{width}}" for cell, at, width in placed).rstrip())
 
     def count(self, total: int, name: str, *, interval: float = 30.0) -> "Count":
         """The display of work on `total` things, as "encoding pictures"; none if there are none."""

@@ -1,7 +1,8 @@
+import re
+
 import pytest
 
 from flax_sd import cli
-from flax_sd.commands import compare as compare_command
 from flax_sd.errors import UserError
 from flax_sd.reports import comparison
 from tests.browser import needs_chromium, values
@@ -53,11 +54,14 @@ def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
     ]
 
 
-def test_a_long_list_does_not_push_the_others_out_of_sight(tmp_path):
-    rows = [["", "x" * 70, "b"], ["sample.prompts", ["a cat"] * 40, None]]
-    head, line = compare_command.text_table(rows)
-    assert "x" * 70 in head  # a run's name is whole
-    assert line.split("  ")[1].startswith("['a cat', 'a cat'") and line.split()[-2].endswith("…")
+def test_a_long_list_does_not_push_the_others_out_of_sight(tmp_path, capsys):
+    name, prompts = "x" * 70, {"prompts": ["a cat"] * 40}
+    folders = [make_run(tmp_path / name, sample=prompts), make_run(tmp_path / "b")]
+    assert cli.compare([*map(str, folders), "--out", str(tmp_path / "c.html")]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert name in head  # a run's name is whole
+    (line,) = [line for line in lines if line.startswith("sample.prompts")]
+    assert re.fullmatch(r"sample.prompts +\['a cat', 'a cat'.{32}… +\S.*", line)
 
 
 def test_runs_of_one_name_go_by_their_paths(tmp_path):

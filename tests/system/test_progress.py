@@ -32,6 +32,19 @@ def test_a_long_line_is_not_wrapped():
     assert out.getvalue() == "x" * 300 + "\n"
 
 
+def test_a_table_has_columns_as_wide_as_they_must_be():
+    out, progress = capture(False)
+    progress.table([["", "one"], ["steps", "10"]], "<")
+    progress.table([["a", "parameters", "trained"], ["all", "1,000", "x" * 100]])
+    progress.table([])
+    assert out.getvalue().splitlines() == [
+        "       one",
+        "steps  10",
+        f"a    parameters  {'trained':>100}",
+        f"all       1,000  {'x' * 100}",
+    ]
+
+
 def test_plain_lines_come_at_intervals_and_at_the_end():
     out, progress = capture(False)
     with progress.steps(total=50, done=10, interval=1000.0) as steps:

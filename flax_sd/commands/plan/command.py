@@ -119,7 +119,7 @@ class Plan:
         rows = [(name, f"{n:,}", f"{trained[name]:,}") for name, n in program.parameters.items()]
         whole = sum(program.parameters.values()), sum(trained.values())
         rows.append(("all", f"{whole[0]:,}", f"{whole[1]:,}"))
-        self._table([("", "parameters", "trained"), *rows])
+        self._progress.table([("", "parameters", "trained"), *rows])
 
     def _say_costs(self, total: float) -> None:
         """The memory of a device, the work and the messages between devices."""
@@ -128,7 +128,7 @@ class Plan:
         encoding = self._while_encoding(self._batch) - self._all_weights
         when = "once, before the first step" if self._program.encodes_once else "before each step"
         self._say("\nmemory of each device")
-        self._table(
+        self._progress.table(
             [
                 ("  frozen weights", show_size(self._all_weights)),
                 ("  of these in the steps", show_size(self._weights)),
@@ -140,7 +140,7 @@ class Plan:
         )
         work, before = (count / self._batch / 1e12 for count in self._program.flops(self._batch))
         self._say("")
-        self._table(
+        self._progress.table(
             [
                 ("TFLOP an image, step", f"{work:.4g}"),
                 (
@@ -151,19 +151,12 @@ class Plan:
             ]
         )
         self._say("\nbetween devices, a step" + ("" if step and step.traffic else "  nothing"))
-        self._table(
+        self._progress.table(
             [
                 (f"  {kind}", f"{traffic.times} x", show_size(traffic.size))
                 for kind, traffic in sorted(step.traffic.items() if step else ())
             ]
         )
-
-    def _table(self, rows: Sequence[tuple[str, ...]]) -> None:
-        """Columns: the first to the left, the others to the right."""
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for first, *others in rows:
-            cells = [text.rjust(n) for text, n in zip(others, widths[1:], strict=True)]
-            self._say("  ".join([first.ljust(widths[0]), *cells]))
 
     def _say(self, line: str) -> None:
         self._progress.say(line)
