@@ -42,8 +42,8 @@ def _beyond(
     """What is left out of and unused in all shards but the first, opened one after another."""
     left_out, unused, captioned = {}, {}, config.mode.captioned
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
-        for shard in sets.shards[1:]:
+        for done, shard in enumerate(sets.shards[1:], 1):
             pictures = data.open_shard(shard, config.data, captioned=captioned)
             left_out[shard.name], unused[shard.name] = pictures.bad, pictures.unused
-            shown.advance(1)
+            shown.update(done)
     return left_out, unused

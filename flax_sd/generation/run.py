@@ -7,7 +7,6 @@ from jaxtyping import Float, UInt8
 from flax_sd.errors import UserError
 from flax_sd.generation.batches import Batch
 from flax_sd.generation.job import STEPS, Job, prepare
-from flax_sd.generation.meter import Meter
 from flax_sd.generation.options import SampleOptions
 from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
@@ -67,7 +66,7 @@ def _attach(sd: StableDiffusion, job: Job) -> None:
 
 def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
     """Draws every batch of which a picture is missing, the same batches whatever is there."""
-    with Meter(progress, missing).shown() as meter:
+    with progress.loop(missing) as shown:
         for batch in job.batches:
             wanted = [p.name not in job.gallery.done for p in batch.pictures]
             if not any(wanted):
@@ -76,7 +75,8 @@ def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int
             for picture, new, drawn in zip(batch.pictures, wanted, pixels, strict=False):
                 if new:
                     job.gallery.add(drawn, job.records[picture.name])
-            meter.add(sum(wanted))
+            done = shown.done + sum(wanted)
+            shown.update(done, f"{shown.rate(done):.2f} images/s")
 
 
 def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:

@@ -3,18 +3,16 @@
 import datetime
 import math
 import time
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import SupportsFloat, TypeVar
+from collections.abc import Sequence
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from flax_sd.system import terminal
 
-WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
+INTERVAL = 30.0  # seconds between two plain lines where the output is no terminal
 
 
 class Progress:
@@ -44,121 +42,87 @@ class Progress:
             placed = zip(row, sides, widths, strict=True)
             self.say("  ".join(f"{cell:{at}{width}}" for cell, at, width in placed).rstrip())
 
-    def count(self, total: int, name: str, *, interval: float = 30.0) -> "Count":
-        """The display of work on `total` things, as "encoding pictures"; none if there are none."""
-        return Count(self, total, name, interval)
-
-    def steps(self, total: int, done: int = 0, *, interval: float = 30.0) -> "Steps":
-        """The display of a loop that goes from `done` to `total` steps.
+    def loop(
+        self, total: int, done: int = 0, name: str = "", *, interval: float = INTERVAL
+    ) -> "Display":
+        """The display of what a command is for; its first update and its last are always shown.
 
         Args:
-          total: steps of the whole run.
-          done: steps that were done before, if it resumes.
+          done: what was done before, if it resumes.
+          name: of each thing, as "step".
           interval: seconds between two plain lines; a log does not want one a step.
         """
-        return Steps(self, total, done, interval)
+        return Display(self, name, total, done, interval, aside=False)
 
-
-Shown = TypeVar("Shown", bound="Display")
+    def count(self, total: int, name: str, *, interval: float = INTERVAL) -> "Display":
+        """The display of work beside that, as "encoding pictures"; nothing stays if it is short."""
+        return Display(self, name, total, 0, interval, aside=True)
 
 
 class Display:
-    """A bar on a terminal while the `with` block runs; elsewhere plain lines at an interval."""
+    """How much is done: a bar on a terminal while the `with` block runs, else lines now and then.
+
+    Attributes:
+      done: how many things are.
+    """
 
     def __init__(
-        self, progress: Progress, bar: Bar, interval: float, first_line: float, *, shown: bool
-    ) -> None:
-        self._progress, self._bar, self._interval = progress, bar, interval
-        self._last_line = first_line
-        self._live = shown and progress.console.is_terminal
+        self, progress: Progress, name: str, total: int, done: int, interval: float, *, aside: bool
+    ):
+        self._progress, self._name, self._total, self.done = progress, name, total, done
+        self._interval, self._aside = interval, aside
+        self._start = done, time.monotonic()
+        # The first update of a loop compiles: what follows it tells the rate.
+        self._since = self._start if aside else None
+        self._last_line = self._start[1] if aside else -math.inf
+        columns = BarColumn(), TextColumn("{task.description}", markup=False)
+        self._bar = Bar(*columns, console=progress.console, transient=aside)
+        text = self._text() if aside else self._text("compiling")
+        self._task = self._bar.add_task(text, total=total, completed=done)
+        self._live = progress.console.is_terminal and total > 0
 
-    def __enter__(self: Shown) -> Shown:
+    def __enter__(self) -> "Display":
         if self._live:
             self._bar.start()
             # A second Ctrl-C ends the process without cleaning up, which would leave it hidden.
             self._progress.console.show_cursor(True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live:
             self._bar.stop()
 
-
-class Count(Display):
-    """How many of some things are done, and the time left."""
-
-    def __init__(self, progress: Progress, total: int, name: str, interval: float) -> None:
-        self._total, self._name, self._done = total, name, 0
-        self._start = time.monotonic()
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn(name), TimeRemainingColumn())
-        bar = Bar(*columns, console=progress.console, transient=True)
-        self._task = bar.add_task("", total=total)
-        super().__init__(progress, bar, interval, self._start, shown=total > 0)
-
-    def advance(self, number: int) -> None:
-        """Shows that so many more are done."""
-        self._done += number
-        now = time.monotonic()
-        if self._live:
-            self._bar.advance(self._task, number)
-        elif now - self._last_line >= self._interval:
-            self._last_line = now
-            left = (now - self._start) / self._done * (self._total - self._done)
-            clock = datetime.timedelta(seconds=round(left))
-            self._progress.say(f"{self._name} {self._done}/{self._total}  {clock} left")
-
-
-class Steps(Display):
-    """Steps with their loss, images/s and time left."""
-
-    def __init__(self, progress: Progress, total: int, done: int, interval: float) -> None:
-        self._total = total
-        # Time left is reckoned from the first update on: the first step compiles.
-        self._first: tuple[int, float] | None = None
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"))
-        bar = Bar(*columns, console=progress.console)
-        self._task = bar.add_task("", total=total, completed=done, said="")
-        super().__init__(progress, bar, interval, -math.inf, shown=True)
-
     def compiling(self, what: str) -> None:
-        """Says what is compiled before the next step, which can take minutes."""
+        """Says what is compiled before the next update, which can take minutes."""
+        text = f"compiling {what}"
         if self._live:
-            self._bar.update(self._task, said=f"compiling {what}", refresh=True)
+            self._bar.update(self._task, description=self._text(text), refresh=True)
         else:
-            self._progress.say(f"compiling {what}")
+            self._progress.say(text)
 
-    def update(self, step: int, loss: SupportsFloat, pace: Mapping[str, float]) -> None:
-        """Shows that `step` steps are done.
-
-        Args:
-          pace: images_per_second, and of wait_share and mfu (both 0 to 1) what is known.
-        """
-        now = time.monotonic()
-        shown, rate = f"{float(loss):.4f}", f"{pace['images_per_second']:.2f} images/s"
-        if "mfu" in pace:
-            rate += f"  MFU {pace['mfu']:.0%}"
-        if pace.get("wait_share", 0.0) >= WORTH_SAYING:
-            rate += f"  waits for pictures {pace['wait_share']:.0%}"
-        said = f"loss {shown}  {rate}  {self._left(step, now)} left"
+    def update(self, done: int, *columns: str) -> None:
+        """Shows how many are done, what else is to be said, and the time left."""
+        self.done, now = done, time.monotonic()
+        text = self._text(*columns, f"{self._left()} left")
+        self._since = self._since or (done, now)
+        ended = done == self._total and not self._aside
         if self._live:
-            self._bar.update(self._task, completed=step, said=said)
-        elif now - self._last_line >= self._interval or step == self._total:
+            self._bar.update(self._task, completed=done, description=text)
+        elif ended or now - self._last_line >= self._interval:
             self._last_line = now
-            self._progress.say(f"step {step}/{self._total}  {said}")
+            self._progress.say(text)
 
-    def _left(self, step: int, now: float) -> str:
-        """Time left, as hours:minutes:seconds, by the mean over the steps since the first."""
-        if self._first is None:
-            self._first = step, now
-        first_step, first_time = self._first
-        if step >= self._total:
-            return "0:00:00"
-        if step <= first_step:
+    def rate(self, done: int) -> float:
+        """Returns how many a second; of a loop's first update only while there is no other."""
+        before, since = self._since or self._start
+        return (done - before) / max(time.monotonic() - since, 1e-9)
+
+    def _left(self) -> str:
+        """Returns the time left, as hours:minutes:seconds."""
+        left, rate = self._total - self.done, self.rate(self.done) if self._since else 0.0
+        if left and not rate:
             return "-:--:--"
-        seconds = (now - first_time) / (step - first_step) * (self._total - step)
-        return str(datetime.timedelta(seconds=round(seconds)))
+        return str(datetime.timedelta(seconds=round(left / (rate or 1.0))))
+
+    def _text(self, *columns: str) -> str:
+        return "  ".join([f"{self._name} {self.done}/{self._total}".lstrip(), *columns])

@@ -12,7 +12,7 @@ from flax_sd.data.images.image_file import Size
 from flax_sd.run_folder.layout import PROFILE_FOLDER
 from flax_sd.system import distributed
 from flax_sd.system.flops import count_flops
-from flax_sd.system.progress import Progress, Steps
+from flax_sd.system.progress import Display, Progress
 from flax_sd.system.signals import StopRequest
 from flax_sd.training.due import Due
 from flax_sd.training.inputs.batches import Fed
@@ -62,7 +62,7 @@ class Loop:
         done, stopping, guard = start, False, self._report.guard
         self._sample(start, state)
         profile = Profile(self._config.profile, self._config.output / PROFILE_FOLDER)
-        steps = self._progress.steps(self._due.total, start)
+        steps = self._progress.loop(self._due.total, start, "step")
         with contextlib.closing(profile), steps as line:
             while done < self._due.total and not stopping:
                 asked = time.monotonic()
@@ -92,7 +92,7 @@ class Loop:
         return done, state
 
     def _take(
-        self, number: int, state: TrainState, frozen: Trees, fed: Fed, line: Steps
+        self, number: int, state: TrainState, frozen: Trees, fed: Fed, line: Display
     ) -> tuple[TrainState, Metrics]:
         """Starts a step; says so where it has to be compiled for the shape of its pictures."""
         new = fed.shape not in self._flops
@@ -112,7 +112,7 @@ class Loop:
         self,
         step: int,
         metrics: Metrics,
-        line: Steps,
+        line: Display,
         judged: tuple[TrainState, Trees] | None = None,
     ) -> Verdict:
         """Checks, shows and logs a step.

@@ -47,9 +47,9 @@ def test_a_table_has_columns_as_wide_as_they_must_be():
 
 def test_plain_lines_come_at_intervals_and_at_the_end():
     out, progress = capture(False)
-    with progress.steps(total=50, done=10, interval=1000.0) as steps:
+    with progress.loop(50, 10, "step", interval=1000.0) as shown:
         for step in range(11, 51):
-            steps.update(step, 0.5 / step, {"images_per_second": 3.14159})
+            shown.update(step, f"loss {0.5 / step:.4f}", "3.14 images/s")
     lines = out.getvalue().splitlines()
     assert lines == [
         "step 11/50  loss 0.0455  3.14 images/s  -:--:-- left",
@@ -60,42 +60,57 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
 def test_what_is_compiled_is_said_before_the_step():
     """U10."""
     out, progress = capture(False)
-    with progress.steps(total=2) as steps:
-        steps.compiling("the training step at 8 x 8")
+    with progress.loop(2, name="step") as shown:
+        shown.compiling("the training step at 8 x 8")
     assert out.getvalue() == "compiling the training step at 8 x 8\n"
     out, progress = capture(True)
-    with progress.steps(total=2) as steps:
-        steps.compiling("the training step at 8 x 8")
-        steps.update(1, 1.0, {"images_per_second": 2.0})
-    shown = out.getvalue()
-    assert "0/2 compiling the training step at 8 x 8" in shown and "1/2 loss 1.0000" in shown
+    with progress.loop(2, name="step") as shown:
+        shown.compiling("the training step at 8 x 8")
+        shown.update(1, "loss 1.0000")
+    said = out.getvalue()
+    assert "step 0/2  compiling the training step at 8 x 8" in said
+    assert "step 1/2  loss 1.0000  -:--:-- left" in said
 
 
-def test_utilisation_and_waiting_are_shown_where_known():
+def test_the_rate_leaves_the_first_update_out_which_compiles(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     out, progress = capture(False)
-    with progress.steps(total=2, interval=0.0) as steps:
-        steps.update(1, 1.0, {"images_per_second": 2.0, "wait_share": 0.004})
-        steps.update(2, 1.0, {"images_per_second": 2.0, "wait_share": 0.25, "mfu": 0.451})
-    first, second = out.getvalue().splitlines()
-    assert first == "step 1/2  loss 1.0000  2.00 images/s  -:--:-- left"
-    assert "2.00 images/s  MFU 45%  waits for pictures 25%  " in second
+    with progress.loop(8, interval=0.0) as shown:
+        for done, seconds in ((2, 10.0), (6, 1.0), (8, 1.0)):
+            clock[0] += seconds
+            shown.update(done, f"{shown.rate(done):.2f} images/s")
+    assert out.getvalue().splitlines() == [
+        "2/8  0.20 images/s  -:--:-- left",  # nothing else to go by
+        "6/8  4.00 images/s  0:00:00 left",
+        "8/8  3.00 images/s  0:00:00 left",
+    ]
 
 
-def test_a_count_says_how_far_it_is_and_what_is_left():
+def test_a_loop_of_one_update_has_no_time_left():
+    out, progress = capture(False)
+    with progress.loop(2) as shown:
+        shown.update(2)
+    assert out.getvalue() == "2/2  0:00:00 left\n"
+
+
+def test_a_count_says_how_far_it_is_and_what_is_left(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     out, progress = capture(False)
     with progress.count(30, "encoding pictures", interval=0.0) as shown:
-        time.sleep(0.2)
-        shown.advance(10)
-        shown.advance(20)
+        for done in (10, 30):
+            clock[0] += 100.0
+            shown.update(done)
     first, second = out.getvalue().splitlines()
-    assert first == "encoding pictures 10/30  0:00:00 left"
+    assert first == "encoding pictures 10/30  0:03:20 left"
     assert second == "encoding pictures 30/30  0:00:00 left"
 
 
 def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
     out, progress = capture(False)
     with progress.count(30, "encoding pictures") as shown:
-        shown.advance(30)
+        shown.update(30)
     with progress.count(0, "encoding captions"):
         pass
     assert out.getvalue() == ""
@@ -108,39 +123,43 @@ def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
 def test_a_count_on_a_terminal_is_a_bar_that_goes_away():
     out, progress = capture(True)
     with progress.count(2, "encoding pictures") as shown:
-        shown.advance(1)
+        shown.update(1)
         shown._bar.refresh()
-    assert "1/2" in out.getvalue() and "encoding pictures" in out.getvalue()
+    text = out.getvalue()
+    assert "encoding pictures 1/2  0:00:00 left" in text and text.endswith("\x1b[1A\x1b[2K")
 
 
-def test_interval_zero_shows_every_step_with_the_time_left():
+def test_interval_zero_shows_every_step_with_the_time_left(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     out, progress = capture(False)
-    with progress.steps(total=10_000, interval=0.0) as steps:
+    with progress.loop(10_000, interval=0.0) as shown:
         for step in (1, 2, 3):
-            steps.update(step, 1.0, {"images_per_second": 1.0})
-            time.sleep(0.1)
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 3
-    minutes = int(re.search(r"0:(\d\d):\d\d left", lines[2]).group(1))
-    assert 16 <= minutes <= 50  # 10 thousand steps of 0.1 s and a busy machine
+            shown.update(step)
+            clock[0] += 0.5
+    assert out.getvalue().splitlines() == [
+        "1/10000  -:--:-- left",
+        "2/10000  1:23:19 left",
+        "3/10000  1:23:18 left",
+    ]
 
 
 def test_a_terminal_gets_a_bar_and_messages_above_it():
     out, progress = capture(True)
-    with progress.steps(total=4) as steps:
-        steps.update(1, 0.25, {"images_per_second": 2.0})
+    with progress.loop(4, name="step") as shown:
+        shown.update(1, "loss 0.2500")
         progress.say("saved step 1")
-        steps.update(4, 0.125, {"images_per_second": 2.0})
+        shown.update(4, "loss 0.1250")
     text = out.getvalue()
-    assert "saved step 1\n" in text
-    assert "4/4 loss 0.1250  2.00 images/s  0:00:00 left" in text
+    assert "0/4  compiling" in text and "saved step 1\n" in text and "━" in text
+    assert "step 4/4  loss 0.1250  0:00:00 left" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is left visible
 
 
 def test_other_processes_are_quiet():
     out = io.StringIO()
     progress = Progress(Console(file=out, quiet=True))
-    with progress.steps(total=1) as steps:
-        steps.update(1, 1.0, {"images_per_second": 1.0})
+    with progress.loop(1) as shown:
+        shown.update(1)
     progress.stage("done")
     assert out.getvalue() == ""

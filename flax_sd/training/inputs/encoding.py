@@ -162,7 +162,7 @@ class Encoder:
             for part, arrays in self._encoded(work, keys):
                 for row, key in enumerate(part):
                     self._store.write(key, {name: array[row] for name, array in arrays.items()})
-                shown.advance(len(part))
+                shown.update(shown.done + len(part))
 
     def _encoded(self, work: Work, keys: list[str]) -> Iterable[tuple[list[str], Arrays]]:
         """Keys and their rows, chunk after chunk; the next is read while the devices work."""

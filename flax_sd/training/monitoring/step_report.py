@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 
 from flax_sd.config import Config
 from flax_sd.system.precision import scales_loss
-from flax_sd.system.progress import Progress, Steps
+from flax_sd.system.progress import Display, Progress
 from flax_sd.training import optim
 from flax_sd.training.monitoring.memory import SpillWatch, memory
 from flax_sd.training.monitoring.nonfinite import Guard
-from flax_sd.training.monitoring.throughput import Pace
+from flax_sd.training.monitoring.throughput import Pace, columns
 from flax_sd.training.monitoring.trackers import Trackers
 from flax_sd.training.step import Metrics
 
@@ -42,7 +42,7 @@ class StepReport:
         self._recent = collections.deque[float](maxlen=RECENT)  # losses that the line shows
         self._unlogged: list[float] = []  # losses since the last line of the log
 
-    def see(self, step: int, metrics: Metrics, line: Steps) -> tuple[str, ...]:
+    def see(self, step: int, metrics: Metrics, line: Display) -> tuple[str, ...]:
         """Counts and shows a step; the first look at its metrics waits for the device.
 
         Returns:
@@ -58,7 +58,7 @@ class StepReport:
         if math.isfinite(loss):
             self._recent.append(loss)
             self._unlogged.append(loss)
-        line.update(step, _mean(self._recent, loss), self.pace.values())
+        line.update(step, f"loss {_mean(self._recent, loss):.4f}", *columns(self.pace.values()))
         return skipped
 
     def log(

@@ -3,10 +3,11 @@
 import collections
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 OVER = 10  # steps
+WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
 # Peak FLOP/s of one device in bfloat16 or float16 with float32 sums, dense, from the makers' data
 # sheets, by a part of `device_kind`; the first that fits counts.
 PEAKS = {
@@ -108,3 +109,13 @@ class Pace:
         if self._peak is not None:
             values["mfu"] = values["tflops"] * 1e12 / self._peak
         return values
+
+
+def columns(pace: Mapping[str, float]) -> list[str]:
+    """Returns what the progress line says of a pace's values."""
+    said = [f"{pace['images_per_second']:.2f} images/s"]
+    if "mfu" in pace:
+        said.append(f"MFU {pace['mfu']:.0%}")
+    if pace["wait_share"] >= WORTH_SAYING:
+        said.append(f"waits for pictures {pace['wait_share']:.0%}")
+    return said

@@ -81,3 +81,10 @@ def test_what_is_done_between_steps_takes_no_time_from_them(clock):
 )
 def test_peaks(kind, dtype, peak):
     assert throughput.peak_flops(kind, dtype) == peak
+
+
+def test_utilisation_and_waiting_are_said_where_known():
+    assert throughput.columns({"images_per_second": 2.0, "wait_share": 0.004}) == ["2.00 images/s"]
+    pace = {"images_per_second": 2.0, "wait_share": 0.25, "tflops": 1.0, "mfu": 0.451}
+    said = ["2.00 images/s", "MFU 45%", "waits for pictures 25%"]
+    assert throughput.columns(pace) == said
