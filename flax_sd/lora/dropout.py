@@ -8,8 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from flax_sd.lora.dropout_masks import Rates, draw_masks
-from flax_sd.lora.layers import LoRA
-from flax_sd.lora.targets import slots
+from flax_sd.lora.targets import injected
 
 
 def drop(model: nnx.Module, rates: Rates, keys: Key[Array, " b"]) -> None:
@@ -18,8 +17,7 @@ def drop(model: nnx.Module, rates: Rates, keys: Key[Array, " b"]) -> None:
     What a row loses depends on its own key and the layer's path alone, so that parts of a batch
     and devices see what the whole batch does.
     """
-    table = {path: slot.layer for path, slot in slots(model).items()}
-    layers = {path: layer for path, layer in table.items() if isinstance(layer, LoRA)}
+    layers = {path: layer for path, _, layer in injected(model)}
     if not layers:
         return
     # crc32 is the same in every process.

@@ -21,7 +21,7 @@ from flax_sd.lora.layers import (
     down_shape,
     output_norms,
 )
-from flax_sd.lora.targets import Slot, match, slots
+from flax_sd.lora.targets import Slot, injected, match, slots
 from flax_sd.models.int8 import in_int8
 
 Init = Literal["gaussian", "kaiming"]
@@ -171,20 +171,16 @@ def detach(model: nnx.Module, name: str = "default") -> None:
     Raises:
       UserError: the model has no LoRA of that name.
     """
-    wrapped = _wrapped(model)
-    names = sorted({name for _, lora in wrapped for name in lora.adapters})
+    layers = injected(model)
+    names = sorted({name for _, _, lora in layers for name in lora.adapters})
     if name not in names:
         raise UserError(
             f"no LoRA called {name!r} is attached; there is {', '.join(names) or 'none'}"
         )
-    for slot, lora in wrapped:
+    for _, slot, lora in layers:
         lora.adapters.pop(name, None)
         if not lora.adapters:
             setattr(slot.parent, slot.name, lora.base)
-
-
-def _wrapped(model: nnx.Module) -> list[tuple[Slot, LoRA]]:
-    return [(slot, slot.layer) for slot in slots(model).values() if isinstance(slot.layer, LoRA)]
 
 
 def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, Adapter]:

@@ -49,6 +49,12 @@ def _walk(module: nnx.Module, prefix: str) -> Iterator[tuple[str, Slot]]:
             yield from _walk(child, f"{prefix}{name}.")
 
 
+def injected(model: nnx.Module) -> list[tuple[str, Slot, LoRA]]:
+    """Returns the layers that have a LoRA around them, with their dotted paths."""
+    found = slots(model).items()
+    return [(path, slot, slot.layer) for path, slot in found if isinstance(slot.layer, LoRA)]
+
+
 def match(model: nnx.Module, targets: str) -> list[str]:
     """The dotted paths that a preset or a regular expression (matching in full) picks.
 

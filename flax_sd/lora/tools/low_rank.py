@@ -9,7 +9,7 @@ from flax import nnx
 from flax_sd.lora.adapter import Adapter
 from flax_sd.lora.inject import to_torch
 from flax_sd.lora.layers import LoRA
-from flax_sd.lora.targets import slots
+from flax_sd.lora.targets import injected
 
 
 def bake(model: nnx.Module, rank: int) -> tuple[dict[str, Adapter], float]:
@@ -21,19 +21,16 @@ def bake(model: nnx.Module, rank: int) -> tuple[dict[str, Adapter], float]:
       The adapters, and ‖what they miss‖ / ‖W' - W‖ over all layers, from 0 to 1.
     """
     adapters, missed, whole = {}, 0.0, 0.0
-    for path, slot in slots(model).items():
-        if isinstance(slot.layer, LoRA):
-            change = _change(slot.layer)
-            matrix = change.reshape(-1, change.shape[-1])
-            left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-            roots = np.sqrt(sizes[:rank])
-            down = (left[:, :rank] * roots).reshape(*change.shape[:-1], -1)
-            up = (roots[:, None] * right[:rank]).reshape(
-                *(1,) * (change.ndim - 2), -1, len(right.T)
-            )
-            adapters[path] = Adapter(to_torch(down), to_torch(up), len(roots))
-            missed += float(np.sum(np.square(sizes[rank:])))
-            whole += float(np.sum(np.square(sizes)))
+    for path, _, layer in injected(model):
+        change = _change(layer)
+        matrix = change.reshape(-1, change.shape[-1])
+        left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
+        roots = np.sqrt(sizes[:rank])
+        down = (left[:, :rank] * roots).reshape(*change.shape[:-1], -1)
+        up = (roots[:, None] * right[:rank]).reshape(*(1,) * (change.ndim - 2), -1, len(right.T))
+        adapters[path] = Adapter(to_torch(down), to_torch(up), len(roots))
+        missed += float(np.sum(np.square(sizes[rank:])))
+        whole += float(np.sum(np.square(sizes)))
     return adapters, math.sqrt(missed / whole) if whole else 0.0
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from flax_sd.lora.inject import _wrapped
+from flax_sd.lora.targets import injected
 
 
 def merge(model: nnx.Module) -> None:
@@ -11,7 +11,7 @@ def merge(model: nnx.Module) -> None:
 
     A DoRA gives W' - W for the weights as they were, whatever else is folded in.
     """
-    for slot, lora in _wrapped(model):
+    for _, slot, lora in injected(model):
         kernel = lora.base.kernel
         changes = [lora.adapters[name].change(kernel[...]) for name in sorted(lora.adapters)]
         kernel[...] = sum(changes, start=kernel[...].astype(jnp.float32)).astype(kernel.dtype)
