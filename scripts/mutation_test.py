@@ -131,10 +131,10 @@ MUTATIONS = (
     ),
     Mutation(
         "alpha / rank is not multiplied into the up matrices of a PEFT file",
-        "flax_sd/lora/formats/write.py",
-        "_with_alpha(adapter, adapter.rank, dtype)",
-        "_with_alpha(adapter, adapter.alpha, dtype)",
-        ("tests/lora/formats/test_write.py", "tests/lora/formats/test_diffusers.py"),
+        "flax_sd/lora/formats/peft.py",
+        "with_alpha(adapter, adapter.rank, dtype)",
+        "with_alpha(adapter, adapter.alpha, dtype)",
+        ("tests/lora/formats/test_peft.py", "tests/lora/formats/test_diffusers.py"),
     ),
     Mutation(
         "dropout leaves the same out of every layer's LoRA",

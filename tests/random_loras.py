@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 
 from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.formats.exchange import kohya_metadata, write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
 from flax_sd.lora.targets import match, slots
 from flax_sd.weights.model_files import ModelFiles
 
@@ -32,5 +32,5 @@ def write_run(folder: pathlib.Path, lora: LoRAFile, base: pathlib.Path | str, /,
     config = {"output": str(folder), **config}
     config["model"] = {"path": str(base), **config.get("model", {})}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    write_kohya(folder / "lora.safetensors", lora, kohya_metadata("sd1", "epsilon"))
-    write_peft(folder / "pytorch_lora_weights.safetensors", lora)
+    kohya.write(folder / "lora.safetensors", lora, kohya.metadata("sd1", "epsilon"))
+    peft.write(folder / "pytorch_lora_weights.safetensors", lora)

@@ -12,7 +12,7 @@ import transformers
 
 import flax_sd
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.formats.exchange import write_peft
+from flax_sd.lora.formats import peft
 from tests.parity import randomise
 
 PROMPTS, NEGATIVES, SEEDS = ["a cat", "two DOGS, one bone!"], ["bad", "worse hands"], [3, 4]
@@ -120,5 +120,5 @@ def write_lora(
         name: Adapter(down.astype(np.float32), up.astype(np.float32), float(len(down)))
         for name, (down, up) in layers.items()
     }
-    write_peft(path, {"unet": adapters})
+    peft.write(path, {"unet": adapters})
     return path

@@ -45,6 +45,14 @@ class Adapter(NamedTuple):
         flat = self.scale * (up @ down.reshape(self.rank, -1))
         return flat.reshape(len(up), *down.shape[1:]).astype(np.float32)
 
+    def norm(self) -> float:
+        """Returns ‖ΔW‖ (Frobenius), without the product."""
+        down, up = (array.astype(np.float64) for array in (self.down, self.up))
+        down, up = down.reshape(self.rank, -1), up.reshape(-1, self.rank)
+        with np.errstate(invalid="ignore", over="ignore"):  # of numbers that are not finite
+            squared = np.sum((up.T @ up) * (down @ down.T))
+        return abs(self.scale) * float(np.sqrt(max(squared, 0)))
+
 
 # component ("unet", "text_encoder", "text_encoder_2") -> dotted path of the module -> its update
 LoRAFile = dict[str, dict[str, Adapter]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
-from flax_sd.lora.formats.exchange import read
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach, detach
 
 COMPONENTS = ("unet", "text_encoder")

@@ -16,8 +16,7 @@ import jax
 import flax_sd
 from flax_sd.config import Config
 from flax_sd.data import Pictures, Shard, fingerprint
-from flax_sd.lora.formats import read
-from flax_sd.lora.formats.read import locate
+from flax_sd.lora.formats.read import lora_hash
 from flax_sd.system.compiler import matmul_precision
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.training.inputs.datasets import Sets
@@ -48,7 +47,7 @@ def facts(config: Config, sets: Sets, model: Model) -> dict[str, Any]:
         or matmul_precision({resolve_dtype(config.compute_dtype)}),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "model_hash": _model_hash(config, model),
-        **({"start_hash": read.lora_hash(locate(start))} if start is not None else {}),
+        **({"start_hash": lora_hash(start)} if start is not None else {}),
         "data": found,
     }
 

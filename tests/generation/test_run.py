@@ -14,7 +14,7 @@ from flax_sd.config.flags import read_flags
 from flax_sd.errors import UserError
 from flax_sd.generation import run as sample
 from flax_sd.generation.options import SampleOptions
-from flax_sd.lora.formats.exchange import write_kohya
+from flax_sd.lora.formats import kohya
 from flax_sd.weights import safetensors
 from flax_sd.weights.model_files import ModelFiles
 from tests import tiny
@@ -105,7 +105,7 @@ def test_other_settings_are_refused(drawn, model, prompts):
 @pytest.mark.slow
 def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
     """Rows of two programs; a LoRA in the place of its path; unguided rows ignore negatives."""
-    write_kohya(tmp_path / "cat.safetensors", random_lora(model))
+    kohya.write(tmp_path / "cat.safetensors", random_lora(model))
     text = {"clip_skip": 1, "max_token_length": 150}
     rows = [
         {"prompt": "a", "negative_prompt": "n"},

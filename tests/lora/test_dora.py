@@ -10,7 +10,8 @@ from peft.tuners.lora import Conv2d, Linear, LoraConfig
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.formats.exchange import read, write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach, extract, inject
 from flax_sd.lora.targets import slots
 from flax_sd.lora.tools.low_rank import bake
@@ -133,8 +134,8 @@ def doras(alpha=3.0):
 @pytest.mark.parametrize(
     ("write", "alpha", "linear", "conv"),
     [
-        (write_kohya, 3.0, ("lora_unet_attn2_to_q.dora_scale", (8, 1)), (8, 1, 1, 1)),
-        (write_peft, 2.0, ("unet.attn2.to_q.lora_magnitude_vector", (8,)), (1, 8, 1, 1)),
+        (kohya.write, 3.0, ("lora_unet_attn2_to_q.dora_scale", (8, 1)), (8, 1, 1, 1)),
+        (peft.write, 2.0, ("unet.attn2.to_q.lora_magnitude_vector", (8,)), (1, 8, 1, 1)),
     ],
 )
 def test_files_keep_the_magnitudes_along_the_outputs(tmp_path, write, alpha, linear, conv):
@@ -159,7 +160,7 @@ def test_files_keep_the_magnitudes_along_the_outputs(tmp_path, write, alpha, lin
     ],
 )
 def test_magnitudes_that_cannot_be_used_are_named(tmp_path, shape, said):
-    write_kohya(tmp_path / "a", {"unet": doras()})
+    kohya.write(tmp_path / "a", {"unet": doras()})
     file = safetensors.TensorFile(tmp_path / "a")
     key = "lora_unet_attn2_to_q.dora_scale"
     tensors = {k: np.asarray(file[k]) for k in file} | {key: np.ones(shape, np.float32)}

@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from flax_sd.errors import UserError
-from flax_sd.lora.formats.keys import kohya_name
+from flax_sd.lora.formats import kohya
+from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.inject import detach, inject
 from flax_sd.lora.targets import PRESETS, match, slots
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
@@ -22,8 +23,8 @@ def test_paths_are_those_of_diffusers(sd15):
 
 @pytest.mark.slow  # the abstract UNet takes seconds to build
 def test_kohya_names(sd15):
-    everything = [kohya_name("unet", path) for path in match(sd15, "conv")]
-    default = [kohya_name("unet", path) for path in match(sd15, "sd-scripts")]
+    everything = [kohya.names(LayerRef("unet", path))[0] for path in match(sd15, "conv")]
+    default = [kohya.names(LayerRef("unet", path))[0] for path in match(sd15, "sd-scripts")]
     assert (len(everything), len(set(everything))) == (282, 282)
     assert names_hash(everything) == "e42284eed01d957d"
     # Of sd-scripts' networks/lora.py: 128 of attention, 32 of feed-forward, 32 projections.
@@ -36,7 +37,9 @@ def test_kohya_names_of_the_text_encoder(layers, count):
     """D: sd-scripts trains every linear of CLIPAttention and CLIPMLP."""
     config = CLIPTextConfig(num_hidden_layers=layers)
     encoder = nnx.eval_shape(lambda: CLIPTextModel(config, rngs=OneKey()))
-    names = {kohya_name("text_encoder", path) for path in match(encoder, "sd-scripts")}
+    names = {
+        kohya.names(LayerRef("text_encoder", path))[0] for path in match(encoder, "sd-scripts")
+    }
     modules = [f"self_attn_{name}_proj" for name in ("q", "k", "v", "out")]
     modules += ["mlp_fc1", "mlp_fc2"]
     expected = {

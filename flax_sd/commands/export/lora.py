@@ -6,9 +6,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from flax_sd.errors import UserError
-from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.formats.exchange import kohya_metadata, read, write_kohya, write_peft
-from flax_sd.lora.formats.keys import kohya_name
+from flax_sd.lora.adapter import LoRAFile
+from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats.base_models import foreign_model
+from flax_sd.lora.formats.contents import read_contents
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
 from flax_sd.lora.tools.low_rank import bake
 from flax_sd.run_folder.artifacts import MARK, Source
@@ -18,7 +20,7 @@ from flax_sd.training.outputs import lora_header
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
-# What `write_kohya` says itself, and hashes of other bytes.
+# What `kohya.write` says itself, and hashes of other bytes.
 _REPLACED = ("ss_network_", "sshs_", MARK)
 
 
@@ -68,9 +70,9 @@ def write_lora(
         metadata = _model_metadata(source, file) | lora_header.title(path.stem) | {MARK: to}
         if source.config is not None:
             metadata |= lora_header.said_of_run(source.config)
-        write_kohya(path, lora, metadata, dtype=target)
+        kohya.write(path, lora, metadata, dtype=target)
     else:
-        write_peft(path, lora, {MARK: to}, dtype=target)
+        peft.write(path, lora, {MARK: to}, dtype=target)
     return path
 
 
@@ -102,11 +104,10 @@ def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
 
 
 def _adapters(source: Source, file: TensorFile) -> LoRAFile:
-    """The LoRA; that of a run without its model, for the files beside it spell out every path."""
-    name = file.path.name
-    twin = PEFT_FILE if name == LORA_FILE else f"{file.path.stem}_peft.safetensors"
-    if source.config is not None and file.path.with_name(twin).is_file():
-        return _from_pair(file, TensorFile(file.path.with_name(twin)))
+    """The LoRA; that of a run without its model, if all layers are those of a Stable Diffusion."""
+    if source.config is not None and not foreign_model(file):
+        if not read_contents(file).unknown:
+            return read(file.path)
     files = source.model_files()
     return read(file.path, {name: files.abstract(name) for name in ("unet", "text_encoder")})
 
@@ -122,28 +123,10 @@ def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
     return baked, lost
 
 
-def _from_pair(kohya: TensorFile, peft: TensorFile) -> LoRAFile:
-    lora: LoRAFile = {}
-    for key in sorted(peft):
-        component, _, rest = key.partition(".")
-        if not rest.endswith(".lora_A.weight"):
-            continue
-        path = rest.removesuffix(".lora_A.weight")
-        name = kohya_name(component, path)
-        if f"{name}.lora_down.weight" not in kohya:
-            raise UserError(f"{kohya.path} and {peft.path.name} beside it are of different runs")
-        down, up = (np.asarray(kohya[f"{name}.lora_{part}.weight"]) for part in ("down", "up"))
-        magnitude = kohya.get(f"{name}.dora_scale")
-        norms = None if magnitude is None else np.asarray(magnitude).reshape(-1)
-        adapter = Adapter(down, up, float(kohya[f"{name}.alpha"]), norms)
-        lora.setdefault(component, {})[path] = adapter
-    return lora
-
-
 def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
     """What the LoRA's own header says of its base and training, or else its model's family."""
     if "ss_base_model_version" in file.metadata:
         kept = file.metadata.items()
         return {key: value for key, value in kept if not key.startswith(_REPLACED)}
     files = source.model_files()
-    return kohya_metadata(files.family, source.scheduler(files).get("prediction_type", "epsilon"))
+    return kohya.metadata(files.family, source.scheduler(files).get("prediction_type", "epsilon"))

@@ -3,7 +3,7 @@
 import pathlib
 
 from flax_sd.errors import UserError
-from flax_sd.lora.formats.exchange import read
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
 from flax_sd.lora.tools.merge import merge
 from flax_sd.run_folder.artifacts import MARK, Source

@@ -13,8 +13,8 @@ from flax_sd.config import Config, Section, flags
 from flax_sd.config.section import Source, UserPath
 from flax_sd.embeddings import files as token_files
 from flax_sd.errors import UserError
-from flax_sd.lora.formats import read as lora_files
 from flax_sd.lora.formats.base_models import foreign_model
+from flax_sd.lora.formats.read import locate
 from flax_sd.lora.formats.unsupported import unread_format
 from flax_sd.run_folder.artifacts import find_source
 from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
@@ -65,7 +65,7 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
         return found, source.config
     if (path / token_files.EMBEDS_FILE).is_file():
         return [path / token_files.EMBEDS_FILE], None
-    return [lora_files.locate(path)], config_of(path)
+    return [locate(path)], config_of(path)
 
 
 def _networks(model: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 from flax_sd.commands.inspect.printout import Page
 from flax_sd.embeddings.files import KOHYA_KEY, family, read
 from flax_sd.errors import UserError
-from flax_sd.lora.formats.compatibility import Opening
+from flax_sd.lora.formats.compatibility import Support
 from flax_sd.weights.safetensors import TensorFile
 
 
@@ -27,9 +27,8 @@ def inspect_embedding(page: Page, file: TensorFile, networks: Mapping[str, Any] 
     page.add("vectors", f"{count}, {width} wide: {family(width)}")
     page.add("norms", ", ".join(f"{norm:.3g}" for norm in np.linalg.norm(vectors, axis=1)))
     remark = "" if named else f"load_textual_inversion wants token='{file.path.stem}'"
-    page.add_openings(
-        {"diffusers": Opening({}, remark), "ComfyUI": Opening({}), "A1111": Opening({})}, 1
-    )
+    whole = Support({})
+    page.add_support({"diffusers": Support({}, remark), "ComfyUI": whole, "A1111": whole}, 1)
     if networks is not None:
         _add_fit(page, file, networks["text_encoder"])
 

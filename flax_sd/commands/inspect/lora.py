@@ -10,13 +10,11 @@ from typing import Any
 from flax_sd.commands.inspect.printout import Page
 from flax_sd.config import Config
 from flax_sd.errors import UserError
-from flax_sd.lora.formats import sd_layers
-from flax_sd.lora.formats.base_models import foreign_model
-from flax_sd.lora.formats.compatibility import opens_in
-from flax_sd.lora.formats.contents import KOHYA, Contents, Layer, read_contents
-from flax_sd.lora.formats.keys import Place
+from flax_sd.lora.formats import kohya, sd_layers
+from flax_sd.lora.formats.base_models import FAMILIES, family, foreign_model, text_widths
+from flax_sd.lora.formats.compatibility import support
+from flax_sd.lora.formats.contents import LoRAContents, read_contents
 from flax_sd.lora.formats.read import read
-from flax_sd.lora.formats.unsupported import FAMILIES, family, refuse_format, widths
 from flax_sd.weights.identity import display_name
 from flax_sd.weights.safetensors import TensorFile
 
@@ -54,41 +52,37 @@ def inspect_lora(
     Raises:
       UserError: it is no LoRA, or PEFT's config is not there or not readable.
     """
-    shapes = {key: file.shape(key) for key in file}
-    refuse_format(f"{file.path}", shapes)
     contents = read_contents(file)
-    width, text_width = widths(shapes)
-    page.add("format", f"{_kind(contents)}, {contents.format}")
+    width, text_width = text_widths(contents.inputs())
+    kind = "DoRA" if contents.is_dora else "LoRA"
+    stabilised = ", rank-stabilised" if contents.is_rank_stabilised else ""
+    page.add("format", f"{kind}{stabilised}, {contents.formats}")
     odd = "" if width in FAMILIES else ", so no Stable Diffusion: web UIs hold no such model"
-    model = foreign_model(shapes) or (family(width) + odd if width else "")
+    model = foreign_model(file) or (family(width) + odd if width else "")
     page.add("for", *([model] if model else ()))
-    _add_layers(page, contents.layers)
+    _add_layers(page, contents)
     page.add_problem("broken", *page.names(contents.problems))
     _add_header(page, file.metadata)
     if config is not None:
         _add_run(page, config)
-    page.add_openings(opens_in(contents, sd2=_SD2 in (width, text_width)), len(file))
+    page.add_support(support(contents, sd2=_SD2 in (width, text_width)), len(file))
     page.add("for all", *_remedy(file.path, contents))
     if networks is not None:
         _add_fit(page, file, networks)
 
 
-def _remedy(path: pathlib.Path, contents: Contents) -> list[str]:
+def _remedy(path: pathlib.Path, contents: LoRAContents) -> list[str]:
     """The command that writes what all three programs load, if this file is not so."""
-    dora = any("magnitude" in layer.keys for layer in contents.layers.values())
-    if not dora and contents.format == KOHYA:
+    if not contents.is_dora and contents.formats == kohya.TITLE:
         return []
-    bake = f" --bake {max(layer.rank for layer in contents.layers.values())}" if dora else ""
+    rank = max((layer.rank for layer in contents.layers.values()), default=0)
+    bake = f" --bake {rank}" if contents.is_dora else ""
     return [f"flax-sd export {shlex.quote(str(path))} --to kohya{bake} --out FILE [--model MODEL]"]
 
 
-def _kind(contents: Contents) -> str:
-    dora = any("magnitude" in layer.keys for layer in contents.layers.values())
-    return f"{'DoRA' if dora else 'LoRA'}{', rank-stabilised' * contents.rank_stabilised}"
-
-
-def _add_layers(page: Page, layers: Mapping[Place, Layer]) -> None:
-    for component in dict.fromkeys(place.component for place in layers):
+def _add_layers(page: Page, contents: LoRAContents) -> None:
+    layers = contents.layers
+    for component in dict.fromkeys(ref.component for ref in layers):
         kinds = collections.Counter(
             sd_layers.kind(p.path) for p in layers if p.component == component
         )
@@ -99,9 +93,10 @@ def _add_layers(page: Page, layers: Mapping[Place, Layer]) -> None:
     page.add("rank", _span(layer.rank for layer in layers.values()))
     scale = _span(layer.alpha / layer.rank for layer in layers.values())
     page.add("alpha", f"{_span(layer.alpha for layer in layers.values())} (alpha / rank {scale})")
-    largest = sorted(layers.items(), key=lambda item: -item[1].norm)[:_LARGEST]
-    page.add("largest ‖ΔW‖", *(f"{layer.norm:.3g}  {'.'.join(place)}" for place, layer in largest))
-    zero = sum(layer.norm == 0 for layer in layers.values())
+    norms = {ref: contents.adapter(ref)[0].norm() for ref in layers}
+    largest = sorted(layers, key=lambda ref: -norms[ref])[:_LARGEST]
+    page.add("largest ‖ΔW‖", *(f"{norms[ref]:.3g}  {'.'.join(ref)}" for ref in largest))
+    zero = sum(norm == 0 for norm in norms.values())
     page.add("zero", *([f"{zero} of {len(layers)} layers change nothing"] if zero else ()))
 
 

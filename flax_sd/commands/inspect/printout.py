@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flax_sd.lora.formats.compatibility import Opening
+from flax_sd.lora.formats.compatibility import Support
 from flax_sd.weights.safetensors import TensorFile
 
 _FEW = 3  # names in a line, unless all are asked for
@@ -36,14 +36,14 @@ class Page:
         self.add(label, *lines)
         self.whole = self.whole and not lines
 
-    def add_openings(self, openings: Mapping[str, Opening], total: int) -> None:
+    def add_support(self, support: Mapping[str, Support], total: int) -> None:
         """Which of the file's keys each program loads, and the others by reason."""
         self._lines.append("  opens in")
-        for program, (left_out, remark) in openings.items():
-            count = f"{total - len(left_out)} of {total} keys"
+        for program, (not_loaded, remark) in support.items():
+            count = f"{total - len(not_loaded)} of {total} keys"
             self.add(f"  {program}", count + (f"; {remark}" if remark else ""))
             reasons: dict[str, list[str]] = collections.defaultdict(list)
-            for key, why in left_out.items():
+            for key, why in not_loaded.items():
                 reasons[why].append(key)
             for why, keys in reasons.items():
                 self.add_problem("", f"  {len(keys)} not: {why}", *self._names(keys))

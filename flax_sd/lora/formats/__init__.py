@@ -1,1 +1,5 @@
-"""LoRA files: read, written, described and refused."""
+"""LoRA files: a module for each format, and one reading of all of them (`contents`)."""
+
+from flax_sd.lora.formats import kohya, peft
+
+FORMATS = (kohya.FORMAT, peft.FORMAT)

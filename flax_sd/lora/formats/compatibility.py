@@ -9,60 +9,55 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from flax_sd.lora.formats.contents import Contents
-from flax_sd.lora.formats.keys import Place, kohya_names, parse
+from flax_sd.lora.formats import kohya
+from flax_sd.lora.formats.contents import LoRAContents
+from flax_sd.lora.formats.format import LayerRef
+from flax_sd.lora.formats.keys import split_key
 
 _NO_LAYER = "no layer of a Stable Diffusion has such a name"
 _ATTENTION = re.compile(r".*\.(attn[12]|self_attn)\..*")
 _WIDE = 4  # projections of an attention: queries, keys, values, output
 
 
-class _Tensor(NamedTuple):
-    key: str
-    part: str
-    place: Place
+_Tensor = tuple[str, str, LayerRef]  # key, part, layer
 
 
-class Opening(NamedTuple):
-    """What a program does with a file.
+class Support(NamedTuple):
+    """How much of a file a program loads.
 
     Attributes:
-      left_out: keys that it does not load, each with the reason.
+      not_loaded: keys that it leaves out, each with the reason.
       remark: on what it loads.
     """
 
-    left_out: dict[str, str]
+    not_loaded: dict[str, str]
     remark: str = ""
 
 
-def opens_in(contents: Contents, *, sd2: bool) -> dict[str, Opening]:
-    """The programs' names, and what they do with the file.
+def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
+    """Returns how much of the file each program loads, by the program's name.
 
     Args:
       sd2: it is for Stable Diffusion 2, whose text encoder A1111 holds in another shape.
     """
-    tensors = [
-        _Tensor(key, part, place)
-        for place, layer in contents.layers.items()
-        for part, key in layer.keys.items()
-    ]
+    layers = contents.layers.items()
+    tensors = [(key, part, ref) for ref, layer in layers for part, key in layer.keys.items()]
     unknown = dict.fromkeys(contents.unknown, _NO_LAYER)
-    dora = any(tensor.part == "magnitude" for tensor in tensors)
-    comfyui = {tensor.key: why for tensor in tensors if (why := _comfyui(*tensor))}
-    a1111 = {tensor.key: why for tensor in tensors if (why := _a1111(*tensor))}
+    comfyui = {tensor[0]: why for tensor in tensors if (why := _comfyui(*tensor))}
+    a1111 = {tensor[0]: why for tensor in tensors if (why := _a1111(*tensor))}
     if sd2:
         a1111 |= dict(_packed(contents))
-    remark = "of a DoRA it divides by ‖W‖, not ‖W + ΔW‖: other pictures" if dora else ""
+    remark = "of a DoRA it divides by ‖W‖, not ‖W + ΔW‖: other pictures" if contents.is_dora else ""
     return {
-        "diffusers": Opening(unknown | _diffusers(contents, tensors)),
-        "ComfyUI": Opening(unknown | comfyui, remark),
-        "A1111": Opening(unknown | a1111),
+        "diffusers": Support(unknown | _diffusers(contents, tensors)),
+        "ComfyUI": Support(unknown | comfyui, remark),
+        "A1111": Support(unknown | a1111),
     }
 
 
-def _diffusers(contents: Contents, tensors: list[_Tensor]) -> dict[str, str]:
+def _diffusers(contents: LoRAContents, tensors: list[_Tensor]) -> dict[str, str]:
     """Of `load_lora_weights`, which takes kohya's names if a file has no others."""
-    keys = [*contents.unknown, *(tensor.key for tensor in tensors)]
+    keys = [*contents.unknown, *(key for key, _, _ in tensors)]
     if all(re.match(r"lora_(unet|te[12]?)_", key) for key in keys):
         left_out = _minority(contents)
         for key, part, _ in tensors:
@@ -72,36 +67,36 @@ def _diffusers(contents: Contents, tensors: list[_Tensor]) -> dict[str, str]:
         odd = [key for key in keys if "lora" not in key and not key.endswith(".dora_scale")]
         if odd:
             return dict.fromkeys(keys, f"it refuses a file with a key without 'lora' ({odd[0]})")
-        left_out = {tensor.key: why for tensor in tensors if (why := _dotted(*tensor))}
+        left_out = {tensor[0]: why for tensor in tensors if (why := _dotted(*tensor))}
     return left_out | _headless(contents)
 
 
-def _minority(contents: Contents) -> dict[str, str]:
+def _minority(contents: LoRAContents) -> dict[str, str]:
     """Alphas of attention, and of all of a text encoder: the network's commonest is taken."""
     counts: dict[str, collections.Counter[float]] = {}
-    for place, layer in contents.layers.items():
+    for ref, layer in contents.layers.items():
         if "alpha" in layer.keys:
-            counts.setdefault(place.component, collections.Counter())[layer.alpha] += 1
+            counts.setdefault(ref.component, collections.Counter())[layer.alpha] += 1
     common = {component: count.most_common(1)[0][0] for component, count in counts.items()}
     return {
-        layer.keys["alpha"]: f"alpha: {common[place.component]:g} is taken for all such layers"
-        for place, layer in contents.layers.items()
+        layer.keys["alpha"]: f"alpha: {common[ref.component]:g} is taken for all such layers"
+        for ref, layer in contents.layers.items()
         if "alpha" in layer.keys
-        and (place.component != "unet" or _ATTENTION.match(place.path))
-        and layer.alpha != common[place.component]
+        and (ref.component != "unet" or _ATTENTION.match(ref.path))
+        and layer.alpha != common[ref.component]
     }
 
 
-def _headless(contents: Contents) -> dict[str, str]:
+def _headless(contents: LoRAContents) -> dict[str, str]:
     """Attention of a text encoder under `to_q_lora`, which it tells by `to_out_lora` alone."""
     left_out = {}
     for component in ("text_encoder", "text_encoder_2"):
         own = {
-            place.path: layer
-            for place, layer in contents.layers.items()
-            if place.component == component
+            ref.path: layer
+            for ref, layer in contents.layers.items()
+            if ref.component == component
             and re.search(r"lora_te|\.to_\w+_lora\.", layer.keys["down"])
-            and _ATTENTION.match(place.path)
+            and _ATTENTION.match(ref.path)
         }
         if own and not any(path.endswith("out_proj") for path in own):
             why = "text encoder's attention: not read without any layer out_proj"
@@ -109,60 +104,59 @@ def _headless(contents: Contents) -> dict[str, str]:
     return left_out
 
 
-def _dotted(key: str, part: str, place: Place) -> str | None:
+def _dotted(key: str, part: str, ref: LayerRef) -> str | None:
     if key.startswith("lora_"):
         return "kohya's names: not read beside others"
-    if not key.startswith(f"{place.component}."):
-        return f"names without `{place.component}.` before them: not found"
+    if not key.startswith(f"{ref.component}."):
+        return f"names without `{ref.component}.` before them: not found"
     if key.endswith(".dora_scale"):
         return "DoRA magnitude: left out with a warning"
     if part == "alpha":
         return "alpha beside names with dots: not read"
     if part == "magnitude":
-        bare = place.component != "unet" and not key.endswith(".weight")
+        bare = ref.component != "unet" and not key.endswith(".weight")
         return "DoRA magnitude of a text encoder: not read without `.weight`" if bare else None
     if re.search(r"\.lora_[AB]\b", key) and not re.search(r"\.lora_[AB]\.weight$", key):
         return "names with an adapter's name, or without `.weight`: not read"
     return None
 
 
-def _comfyui(key: str, part: str, place: Place) -> str | None:
-    name = parse(key)
-    assert name, key
+def _comfyui(key: str, part: str, ref: LayerRef) -> str | None:
+    name = (split_key(key) or ("",))[0]
     if part == "magnitude" and not key.endswith(".dora_scale"):
         return "DoRA magnitude of PEFT's name: not read"
-    if part == "alpha" and key != f"{name.module}.alpha":
+    if part == "alpha" and key != f"{name}.alpha":
         return "alpha of an attention processor: not read"
-    if name.module in kohya_names(place) or name.module in _of_comfyui(place):
+    if name in kohya.names(ref) or name in _of_comfyui(ref):
         return None
-    if place.component == "unet" and _ATTENTION.match(place.path):
+    if ref.component == "unet" and _ATTENTION.match(ref.path):
         return "attention with dots in its names: read as `attn1.processor.to_q` alone"
     return "names with dots: not read in this spelling"
 
 
-def _of_comfyui(place: Place) -> set[str]:
+def _of_comfyui(ref: LayerRef) -> set[str]:
     """The dotted names that it reads a layer under, beside kohya's."""
-    if place.component != "unet":
-        return {f"{place.component}.{place.path}"}
-    old = place.path.replace(".to_", ".processor.to_")
+    if ref.component != "unet":
+        return {f"{ref.component}.{ref.path}"}
+    old = ref.path.replace(".to_", ".processor.to_")
     old = re.sub(r"\.to_out\.0$", ".to_out", old)
     return {old, f"unet.{old}"}
 
 
-def _a1111(key: str, part: str, place: Place) -> str | None:
-    if key.partition(".")[0] not in kohya_names(place):
+def _a1111(key: str, part: str, ref: LayerRef) -> str | None:
+    if key.partition(".")[0] not in kohya.names(ref):
         return "names with dots: it reads kohya's alone"
     if part == "magnitude":
         return "DoRA magnitude: taken for one of the inputs"
     return None
 
 
-def _packed(contents: Contents) -> Iterator[tuple[str, str]]:
+def _packed(contents: LoRAContents) -> Iterator[tuple[str, str]]:
     """Attention of OpenCLIP, which is one tensor there and changed if all four layers are."""
     groups: Mapping[str, list[dict[str, str]]] = collections.defaultdict(list)
-    for place, layer in contents.layers.items():
-        if place.component == "text_encoder" and ".self_attn." in place.path:
-            groups[place.path.rpartition(".")[0]].append(layer.keys)
+    for ref, layer in contents.layers.items():
+        if ref.component == "text_encoder" and ".self_attn." in ref.path:
+            groups[ref.path.rpartition(".")[0]].append(layer.keys)
     for layers in groups.values():
         if len(layers) < _WIDE:
             why = "text encoder's attention of SD 2: read if q, k, v and out are all there"

@@ -1,105 +1,130 @@
-"""What a LoRA file holds, found out without the model that it belongs to."""
+"""What a LoRA file holds, layer by layer: read once for loading, `inspect` and `export`."""
 
-import collections
-import re
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from flax_sd.lora.formats import sd_layers
-from flax_sd.lora.formats.keys import Place, by_layer
-from flax_sd.lora.formats.peft_config import AlphaRule, alpha_rule, is_rank_stabilised, is_raw_peft
+from flax_sd.lora.adapter import Adapter
+from flax_sd.lora.formats import kohya, peft, sd_layers
+from flax_sd.lora.formats.format import LayerRef
+from flax_sd.lora.formats.keys import format_titles, name_table, split_key
+from flax_sd.lora.formats.unsupported import refuse_format
 from flax_sd.weights.safetensors import TensorFile
 
-KOHYA = "kohya's names"
-_FORMATS = {  # the first whose pattern a key begins with
-    KOHYA: r"lora_(unet|te\d?)_",
-    "PEFT's names, as peft saves them": r"base_model\.model\.",
-    "PEFT's names (diffusers writes them too)": r".*\.lora_([AB]\b|magnitude_vector)",
-    "diffusers' old names (attention processors)": r".*(\.processor\.|_lora\.)",
-    "diffusers' old names (lora.down)": r".*\.(lora|lora_linear_layer)\.(down|up)",
-}
 
-
-class Layer(NamedTuple):
+class LayerTensors(NamedTuple):
     """One layer's update.
 
     Attributes:
       keys: of the file, by part: "down", "up", "alpha", "magnitude".
-      norm: Frobenius norm of alpha / rank · up @ down.
+      alpha: such that the scale is alpha / rank, also of a rank-stabilised LoRA.
     """
 
     keys: dict[str, str]
     rank: int
     alpha: float
-    norm: float
 
 
-class Contents(NamedTuple):
+class LoRAContents(NamedTuple):
     """The layers of a file.
 
     Attributes:
-      format: whose names it has.
-      rank_stabilised: its config says that the scale is alpha / √rank; alphas here are such that
-        the scale is alpha / rank.
-      unknown: keys of no layer that a Stable Diffusion has.
-      problems: what is wrong with the file itself, other than numbers that are not finite.
+      formats: whose names it has.
+      layers: those whose tensors fit one another.
+      is_rank_stabilised: its config says that the scale is alpha / √rank.
+      unknown: keys of no layer.
+      problems: tensors that are missing, there twice or that do not fit one another.
     """
 
-    format: str
-    layers: dict[Place, Layer]
-    rank_stabilised: bool
+    file: TensorFile
+    formats: str
+    layers: dict[LayerRef, LayerTensors]
+    is_rank_stabilised: bool
     unknown: list[str]
     problems: list[str]
 
+    @property
+    def is_dora(self) -> bool:
+        """Whether a layer has magnitudes."""
+        return any("magnitude" in layer.keys for layer in self.layers.values())
 
-def read_contents(file: TensorFile) -> Contents:
-    """Looks at every tensor of a LoRA file.
+    def inputs(self) -> dict[LayerRef, int]:
+        """Returns the number of inputs of each layer."""
+        return {ref: self.file.shape(one.keys["down"])[1] for ref, one in self.layers.items()}
+
+    def adapter(self, ref: LayerRef) -> tuple[Adapter, list[str]]:
+        """Returns a layer's update in float32, and what is wrong with its numbers."""
+        keys, _, alpha = self.layers[ref]
+        arrays = {part: np.asarray(self.file[key], np.float32) for part, key in keys.items()}
+        finite = {part: np.isfinite(array).all() for part, array in arrays.items()}
+        wrong = [f"NaN or infinite: {keys[part]}" for part in arrays if not finite[part]]
+        magnitude = arrays.get("magnitude")
+        if magnitude is not None:
+            if kohya.is_of_inputs(keys["magnitude"], magnitude.shape):
+                wrong.append(f"{keys['magnitude']} has a magnitude for each input, not each output")
+            magnitude = magnitude.reshape(-1)
+        return Adapter(arrays["down"], arrays["up"], alpha, magnitude), wrong
+
+
+def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAContents:
+    """Finds the layers of a LoRA file.
+
+    Args:
+      known: layers of a model, beside those that any Stable Diffusion may have.
 
     Raises:
-      UserError: the scale stands in a config of PEFT's that is not there or not readable.
+      UserError: it is no LoRA, is of a format that is not read, or its scale stands in a config of
+        PEFT's that is not there or not readable.
     """
-    groups, unknown, problems = by_layer(file, sd_layers.places())
-    peft = (file.path, file.metadata, is_raw_peft(file))
-    layers: dict[Place, Layer] = {}
-    rule = alpha_rule(*peft)
-    for place, keys in groups.items():
-        wrong = _misshaped(file, keys)
-        problems += wrong
-        if not wrong:
-            layers[place] = _layer(file, place, keys, rule)
-    return Contents(_format(file), layers, is_rank_stabilised(*peft), unknown, problems)
+    refuse_format(file)
+    names = {**sd_layers.names(), **name_table(known)}
+    groups, unknown, problems = _by_layer(file, names)
+    config = peft.read_config(file)
+    found: dict[LayerRef, LayerTensors] = {}
+    for ref, keys in groups.items():
+        if wrong := _misshaped(file, keys):
+            problems.append(wrong)
+            continue
+        rank = file.shape(keys["down"])[0]
+        if "alpha" in keys:
+            alpha = np.asarray(file[keys["alpha"]], np.float32).item()
+        else:
+            alpha = float(rank) if config is None else config.alpha(ref, rank)
+        found[ref] = LayerTensors(keys, rank, alpha)
+    stabilised = config is not None and config.is_rank_stabilised
+    return LoRAContents(file, format_titles(file), found, stabilised, unknown, problems)
 
 
-def _format(file: TensorFile) -> str:
-    """Whose names the keys have; the commonest first, if they differ."""
-    found = collections.Counter(
-        name
-        for key in file
-        for name in [next((n for n, p in _FORMATS.items() if re.match(p, key)), None)]
-        if name
-    )
-    return " and ".join(name for name, _ in found.most_common())
+def _by_layer(
+    file: TensorFile, names: Mapping[str, LayerRef]
+) -> tuple[dict[LayerRef, dict[str, str]], list[str], list[str]]:
+    """Keys by layer and part, those of no layer, and a line for each that is there twice."""
+    groups: dict[LayerRef, dict[str, str]] = {}
+    unknown, twice = [], []
+    for key in sorted(file):
+        name, part = split_key(key) or ("", "")
+        ref = names.get(name)
+        if ref is None:
+            unknown.append(key)
+        elif part in groups.setdefault(ref, {}):
+            twice.append(f"the same tensor twice: {groups[ref][part]} and {key}")
+        else:
+            groups[ref][part] = key
+    return groups, unknown, twice
 
 
-def _misshaped(file: TensorFile, keys: dict[str, str]) -> list[str]:
-    """What keeps a layer's tensors from being an update."""
+def _misshaped(file: TensorFile, keys: dict[str, str]) -> str:
+    """Says what keeps a layer's tensors from being an update; empty if nothing does."""
     missing = {"down", "up"} - keys.keys()
     if missing:
-        return [f"no {' or '.join(sorted(missing))} beside {min(keys.values())}"]
+        return f"no {' or '.join(sorted(missing))} beside {min(keys.values())}"
     down, up = file.shape(keys["down"]), file.shape(keys["up"])
-    if len(down) < 2 or len(up) < 2 or down[0] != up[1] or not down[0]:
-        return [f"{keys['down']} is {list(down)} and up {list(up)}: [rank, …] and [out, rank, …]"]
-    if "alpha" in keys and file[keys["alpha"]].size != 1:
-        return [f"{keys['alpha']} is {list(file.shape(keys['alpha']))}, not one number"]
-    return []
-
-
-def _layer(file: TensorFile, place: Place, keys: dict[str, str], rule: AlphaRule) -> Layer:
-    down, up = (file[keys[part]].astype(np.float64) for part in ("down", "up"))
-    down, up = down.reshape(len(down), -1), up.reshape(len(up), -1)
-    rank = len(down)
-    alpha = float(file[keys["alpha"]].item()) if "alpha" in keys else rule(place, rank)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named by itself
-        squared = np.sum((up.T @ up) * (down @ down.T))  # ‖up @ down‖², without the product
-    return Layer(keys, rank, alpha, abs(alpha) / rank * float(np.sqrt(max(squared, 0))))
+    if not math.prod(down):
+        return f"rank 0: {keys['down']}"
+    if len(down) < 2 or len(up) < 2 or math.prod(up[1:]) != down[0]:
+        return f"{keys['down']} is {list(down)} and up {list(up)}: not [rank, …] and [out, rank, …]"
+    if "alpha" in keys and math.prod(file.shape(keys["alpha"])) != 1:
+        return f"{keys['alpha']} is {list(file.shape(keys['alpha']))}, not one number"
+    return ""

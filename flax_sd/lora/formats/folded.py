@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from flax_sd.lora.adapter import LoRAFile
-from flax_sd.lora.formats.peft_config import has_config, is_raw_peft
+from flax_sd.lora.formats import peft
 from flax_sd.lora.formats.read import locate
 from flax_sd.weights.safetensors import TensorFile
 
@@ -19,7 +19,7 @@ def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
     """Whether the alphas of a file are not those that it was trained at.
 
     It has none, as our PEFT files, or one for all of several ranks, the largest of these, as
-    `write_kohya` makes it.
+    `kohya.write` makes it.
 
     Args:
       lora: what was read from the file.
@@ -29,7 +29,7 @@ def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
     """
     file = TensorFile(locate(path))
     if not any(key.endswith(".alpha") for key in file):
-        return not has_config(file.path, file.metadata, is_raw_peft(file))
+        return peft.read_config(file) is None
     adapters = [adapter for own in lora.values() for adapter in own.values()]
     ranks = {adapter.rank for adapter in adapters}
     return len(ranks) > 1 and {adapter.alpha for adapter in adapters} == {max(ranks)}

@@ -1,4 +1,4 @@
-"""LoRA files read: kohya's, PEFT's and diffusers', new and old."""
+"""LoRA files of any format, read for a model."""
 
 import hashlib
 import os
@@ -11,10 +11,11 @@ from flax import nnx
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.formats.keys import Place, by_layer, table
-from flax_sd.lora.formats.peft_config import AlphaRule, alpha_rule, is_raw_peft
-from flax_sd.lora.formats.unsupported import refuse_family, refuse_format
+from flax_sd.lora.formats.base_models import family, foreign_model, text_widths
+from flax_sd.lora.formats.contents import LoRAContents, read_contents
+from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.inject import misfits
+from flax_sd.lora.layers import Layer
 from flax_sd.lora.targets import Slot, slots
 from flax_sd.weights.safetensors import TensorFile
 
@@ -29,39 +30,40 @@ _OTHERS = {  # what else such a folder may be
 }
 
 
-def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module]) -> LoRAFile:
-    """Reads a LoRA of kohya, PEFT or diffusers (new or old) for the given networks.
+def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None = None) -> LoRAFile:
+    """Reads a LoRA of kohya, PEFT or diffusers (new or old).
 
     Each module keeps its own rank and alpha; a 1x1 convolution's tensors and a linear's stand for
     one another, as the model's layer needs them.
 
     Args:
       path: the file, or a folder that holds it under one of its usual names.
-      modules: component ("unet", "text_encoder", "text_encoder_2") -> network; may be abstract.
+      modules: component ("unet", "text_encoder", "text_encoder_2") -> network that it should fit;
+        may be abstract. None takes the layers that a Stable Diffusion may have.
 
     Raises:
       UserError: it is no LoRA, of a format or a family that does not fit, or a key of it cannot be
         used; every such key is named.
     """
-    file = TensorFile(locate(path))
-    where = f"LoRA {file.path}"
-    layers = {component: slots(module) for component, module in modules.items()}
-    shapes = {key: file.shape(key) for key in file}
-    refuse_family(where, shapes, *_widths(layers))
-    refuse_format(where, shapes)
-
-    groups, unknown, problems = by_layer(file, table(layers))
-    problems += [f"no such layer: {key}" for key in unknown]
-    rule = alpha_rule(file.path, file.metadata, is_raw_peft(file))
+    table = {
+        LayerRef(component, path): slot
+        for component, module in (modules or {}).items()
+        for path, slot in slots(module).items()
+    }
+    contents = read_contents(TensorFile(locate(path)), table)
+    where = f"LoRA {contents.file.path}"
+    _check_family(where, contents, table)
+    problems = [*contents.problems, *(f"no such layer: {key}" for key in contents.unknown)]
     lora: LoRAFile = {}
-    for place, parts in groups.items():
-        slot = layers[place.component][place.path]
-        adapter, wrong = _adapter(file, place, parts, slot, rule)
+    for ref, layer in contents.layers.items():
+        adapter, wrong = contents.adapter(ref)
+        if modules is not None and not wrong:
+            adapter, wrong = _fitted(adapter, layer.keys, table.get(ref))
         problems += wrong
-        if adapter:
-            lora.setdefault(place.component, {})[place.path] = adapter
+        lora.setdefault(ref.component, {})[ref.path] = adapter
     if problems:
-        raise UserError("\n  ".join([f"{where} does not fit the model:", *sorted(problems)]))
+        what = "does not fit the model" if modules is not None else "cannot be used"
+        raise UserError("\n  ".join([f"{where} {what}:", *sorted(problems)]))
     return lora
 
 
@@ -87,59 +89,35 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def _widths(layers: Mapping[str, Mapping[str, Slot]]) -> tuple[int, int]:
-    """Width of the text that the UNet attends to, and of the first text encoder; 0 if absent."""
-
-    def inputs(component: str, end: str) -> int:
-        found = (s.base for path, s in layers.get(component, {}).items() if path.endswith(end))
-        return next((base.kernel.shape[-2] for base in found), 0)
-
-    return inputs("unet", "attn2.to_k"), inputs("text_encoder", "self_attn.q_proj")
-
-
-def _adapter(
-    file: TensorFile, place: Place, parts: dict[str, str], slot: Slot, rule: AlphaRule
-) -> tuple[Adapter | None, list[str]]:
-    """One layer's update, or what is wrong with it."""
-    missing = {"down", "up"} - parts.keys()
-    if missing:
-        return None, [f"no {' or '.join(sorted(missing))} beside {min(parts.values())}"]
-    tensors = {part: np.asarray(file[key], np.float32) for part, key in parts.items()}
-    problems = [f"NaN or infinite: {parts[p]}" for p, t in tensors.items() if not _finite(t)]
-    if "alpha" in tensors and tensors["alpha"].size != 1:
-        problems.append(f"{parts['alpha']} is {list(tensors['alpha'].shape)}, not one number")
-    rank = next(iter(tensors["down"].shape), 0)
-    if problems or not rank:
-        return None, problems or [f"rank 0: {parts['down']}"]
-    alpha = tensors["alpha"].item() if "alpha" in tensors else rule(place, rank)
-    is_conv = isinstance(slot.base, nnx.Conv)
-    down, up = (_as_layer(tensors[part], is_conv) for part in ("down", "up"))
-    magnitude = None
-    if "magnitude" in tensors:
-        magnitude = _of_outputs(tensors["magnitude"], parts["magnitude"])
-        if magnitude is None:
-            return None, [f"{parts['magnitude']} has a magnitude for each input, not each output"]
-    adapter = Adapter(down, up, alpha, magnitude)
-    wrong = misfits(slot.base, adapter)
-    return (None if wrong else adapter), [f"{parts['down']}: {what}" for what in wrong]
+def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, Slot]) -> None:
+    """Refuses a LoRA of another family of models, told by the widths of the text."""
+    cross, text = text_widths({ref: slot.base.in_features for ref, slot in table.items()})
+    its_cross, its_text = text_widths(contents.inputs())
+    this = f"this model is {family(cross)}" if cross else "this model is not"
+    if (cross or text) and (model := foreign_model(contents.file)):
+        raise UserError(f"{where} is a LoRA for {model}; {this}")
+    if cross and its_cross not in (0, cross):
+        raise UserError(f"{where} is a LoRA for {family(its_cross)}; {this}")
+    if text and its_text not in (0, text):
+        raise UserError(
+            f"{where} is a LoRA for a text encoder {its_text} wide; this model's is {text} wide"
+        )
 
 
-def _finite(array: np.ndarray) -> bool:
-    return bool(np.isfinite(array).all())
+def _fitted(
+    adapter: Adapter, keys: Mapping[str, str], slot: Slot | None
+) -> tuple[Adapter, list[str]]:
+    """The update in the shape of the model's layer, and what keeps it from fitting there."""
+    if slot is None:
+        return adapter, [f"no such layer: {key}" for key in keys.values()]
+    down, up = (_shaped(array, slot.base) for array in (adapter.down, adapter.up))
+    adapter = adapter._replace(down=down, up=up)
+    return adapter, [f"{keys['down']}: {what}" for what in misfits(slot.base, adapter)]
 
 
-def _of_outputs(array: np.ndarray, key: str) -> np.ndarray | None:
-    """A DoRA's magnitudes [out]; None where they are of inputs, as in LyCORIS before 3.
-
-    peft's are always of outputs, [out] or [1, out, 1, 1]; LyCORIS has [out, 1] or [out, 1, 1, 1],
-    and [1, in] or [1, in, 1, 1] for inputs.
-    """
-    inputs = key.endswith(".dora_scale") and array.ndim > 1 and array.size > len(array)
-    return None if inputs else array.reshape(-1)
-
-
-def _as_layer(array: np.ndarray, is_conv: bool) -> np.ndarray:
+def _shaped(array: np.ndarray, base: Layer) -> np.ndarray:
     """[a, b] or [a, b, 1, 1], as the layer has it; a larger window is left to `misfits`."""
+    is_conv = isinstance(base, nnx.Conv)
     if is_conv and array.ndim == 2:
         return array[:, :, None, None]
     if not is_conv and array.ndim == 4 and array.shape[2:] == (1, 1):

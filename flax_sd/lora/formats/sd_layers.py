@@ -4,7 +4,8 @@ import functools
 import re
 from collections.abc import Mapping
 
-from flax_sd.lora.formats.keys import Place, table
+from flax_sd.lora.formats.format import LayerRef
+from flax_sd.lora.formats.keys import name_table
 from flax_sd.lora.targets import PRESETS
 
 # More of everything than SD 1, SD 2 and SDXL have: block i, layer j, transformer d, text layer n.
@@ -19,13 +20,13 @@ _KINDS = {  # the first whose pattern a path matches
 
 
 def kind(path: str) -> str:
-    """What a layer is for: attention, feed-forward, …"""
+    """Says what a layer is for: attention, feed-forward, …"""
     return next(name for name, pattern in _KINDS.items() if re.fullmatch(pattern, path))
 
 
 @functools.cache
-def places() -> Mapping[str, Place]:
-    """Every name that a file may use for a layer of a Stable Diffusion."""
+def names() -> Mapping[str, LayerRef]:
+    """Returns every name that a file may have for a layer of a Stable Diffusion."""
     text = [
         f"text_model.encoder.layers.{n}.{layer}"
         for n in range(_TEXT_LAYERS)
@@ -35,7 +36,8 @@ def places() -> Mapping[str, Place]:
             "mlp.fc2",
         )
     ]
-    return table({"unet": _unet(), "text_encoder": text, "text_encoder_2": text})
+    layers = {"unet": _unet(), "text_encoder": text, "text_encoder_2": text}
+    return name_table(LayerRef(name, path) for name, paths in layers.items() for path in paths)
 
 
 def _unet() -> list[str]:

@@ -4,7 +4,7 @@ import pathlib
 
 from flax_sd.config import Config
 from flax_sd.data import Pictures
-from flax_sd.lora.formats.write import kohya_metadata, write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
 from flax_sd.lora.inject import extract
 from flax_sd.run_folder.layout import LORAS_FOLDER
 from flax_sd.run_folder.result_files import lora_files
@@ -40,15 +40,15 @@ class LoRAResults:
         self._write(*lora_files(self._config, best=best))
 
     def _write(
-        self, kohya: pathlib.Path, peft: pathlib.Path, named: pathlib.Path | None = None
+        self, for_uis: pathlib.Path, for_peft: pathlib.Path, named: pathlib.Path | None = None
     ) -> None:
         networks = self._model.networks
         lora = {name: extract(networks[name]) for name in self._config.lora_components}
         prediction = self._model.scheduler_config.get("prediction_type", "epsilon")
-        header = kohya_metadata(self._model.files.family, prediction)
+        header = kohya.metadata(self._model.files.family, prediction)
         header |= lora_header.tag_frequency(self._pictures)
-        write_kohya(kohya, lora, header, dtype=self._dtype)
-        write_peft(peft, lora, dtype=self._dtype)
+        kohya.write(for_uis, lora, header, dtype=self._dtype)
+        peft.write(for_peft, lora, dtype=self._dtype)
         if named is not None:
             header |= lora_header.said_of_run(self._config) | lora_header.title(named.stem)
-            write_kohya(named, lora, header, dtype=self._dtype)
+            kohya.write(named, lora, header, dtype=self._dtype)

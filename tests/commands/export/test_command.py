@@ -9,7 +9,8 @@ from diffusers.utils import logging as diffusers_logging
 
 from flax_sd import StableDiffusion
 from flax_sd.cli import export as command
-from flax_sd.lora.formats.exchange import read, write_kohya
+from flax_sd.lora.formats import kohya
+from flax_sd.lora.formats.read import read
 from flax_sd.weights import hub
 from flax_sd.weights.diffusers_folder import component_files, read_json
 from flax_sd.weights.model_files import ModelFiles
@@ -127,7 +128,7 @@ def test_a_lora_file_is_as_the_flags_say(cat, model, tmp_path, to):
 def test_the_best_state_is_what_is_exported_if_it_is_asked_for(model, tmp_path):
     write_run(tmp_path / "cat", random_lora(model), model)
     best = tmp_path / "cat" / "lora_best.safetensors"
-    write_kohya(best, random_lora(model, rank=5))
+    kohya.write(best, random_lora(model, rank=5))
     args = [str(tmp_path / "cat"), "--to", "kohya", "--step", "best"]
     assert command([*args, "--out", str(tmp_path / "out.safetensors")]) == 0
     file, wanted = TensorFile(tmp_path / "out.safetensors"), TensorFile(best)

@@ -4,7 +4,7 @@ import pytest
 
 from flax_sd.commands.export.lora import LoRAForm, write_lora
 from flax_sd.errors import UserError
-from flax_sd.lora.formats.exchange import read
+from flax_sd.lora.formats.read import read
 from flax_sd.run_folder.artifacts import find_source
 from flax_sd.system.progress import Progress
 from flax_sd.weights import safetensors
@@ -144,11 +144,33 @@ def test_too_large_for_float16(cat, tmp_path):
     assert not list(out.parent.iterdir())
 
 
-def test_files_of_two_runs(cat, model, tmp_path):
-    write_run(tmp_path / "b", {"unet": random_lora(model)["unet"]}, model)
-    (tmp_path / "b" / "lora.safetensors").replace(cat / "lora.safetensors")
-    with pytest.raises(UserError, match="beside it are of different runs"):
-        export(cat, "kohya", tmp_path / "c.safetensors")
+@pytest.mark.parametrize("name", ["lora", "pytorch_lora_weights"])
+def test_a_file_of_a_run_needs_neither_its_twin_nor_the_model(cat, lora, model, tmp_path, name):
+    other = {"lora": "pytorch_lora_weights", "pytorch_lora_weights": "lora"}[name]
+    (cat / f"{other}.safetensors").unlink()
+    file = cat / f"{name}.safetensors"
+    assert_scaled(model, export(file, "peft", tmp_path / "a.safetensors"), lora, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("mid_block", "odd_block"), ("lora_te_", "lora_te2_")], ids=["odd", "SDXL"]
+)
+def test_a_run_with_other_layers_needs_its_model(cat, tmp_path, old, new):
+    file = TensorFile(cat / "lora.safetensors")
+    tensors = {key.replace(old, new): np.array(file[key]) for key in file}
+    safetensors.write(cat / "lora.safetensors", tensors, file.metadata)
+    with pytest.raises(UserError, match="/models/gone"):
+        export(cat, "kohya", tmp_path / "a.safetensors")
+
+
+def test_a_broken_file_of_a_run(cat, tmp_path):
+    file = TensorFile(cat / "lora.safetensors")
+    tensors = {key: np.array(file[key]) for key in file}
+    key = next(key for key in tensors if key.endswith("up.weight"))
+    tensors[key][0] = np.nan
+    safetensors.write(cat / "lora.safetensors", tensors, file.metadata)
+    with pytest.raises(UserError, match=f"(?s)cannot be used:.*NaN or infinite: {key}"):
+        export(cat, "kohya", tmp_path / "a.safetensors")
 
 
 def test_a_dora_is_exported_as_it_is_or_baked(model, tmp_path, capsys):

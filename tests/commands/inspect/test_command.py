@@ -6,7 +6,7 @@ import yaml
 
 from flax_sd import cli
 from flax_sd.embeddings.files import Embedding, write
-from flax_sd.lora.formats.exchange import write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
 from tests.random_loras import random_lora, write_run
@@ -53,7 +53,7 @@ def test_a_runs_folder(inspect, lora, model, tmp_path):
 
 def test_what_is_not_loaded_is_named_and_how_to_mend_it(inspect, lora, tmp_path):
     path = tmp_path / "peft.safetensors"
-    write_peft(path, lora)
+    peft.write(path, lora)
     status, said = inspect(path)
     assert status == 1 and "diffusers   32 of 32 keys" in said and "ComfyUI     16 of 32" in said
     assert f"for all       flax-sd export {path} --to kohya --out FILE" in said
@@ -68,7 +68,7 @@ def test_a_dora_is_baked_for_others(inspect, lora, tmp_path):
         component: {path: one._replace(magnitude=np.ones(len(one.up))) for path, one in own.items()}
         for component, own in lora.items()
     }
-    write_kohya(tmp_path / "a.safetensors", dora)
+    kohya.write(tmp_path / "a.safetensors", dora)
     status, said = inspect(tmp_path / "a.safetensors")
     assert status == 1 and "format        DoRA" in said and "--to kohya --bake 3" in said
     assert "16 not: DoRA magnitude: taken for one of the inputs" in said
@@ -78,13 +78,13 @@ def test_what_does_not_fit_the_model(inspect, lora, model, folders, tmp_path):
     lora = {"unet": {path: one for path, one in lora["unet"].items() if "attn1" in path}}
     path = next(iter(lora["unet"]))
     lora["unet"][path] = lora["unet"][path]._replace(down=np.ones((3, 5), np.float32))
-    write_kohya(tmp_path / "a.safetensors", lora)
+    kohya.write(tmp_path / "a.safetensors", lora)
     status, said = inspect(tmp_path / "a.safetensors", "--model", folders / "sd1")
     assert status == 1 and "does not fit the model:" in said and "down is [3, 5]" in said
 
 
 def test_numbers_that_are_not_finite(inspect, lora, tmp_path):
-    write_kohya(tmp_path / "a.safetensors", lora)
+    kohya.write(tmp_path / "a.safetensors", lora)
     tensors = {key: np.array(t) for key, t in TensorFile(tmp_path / "a.safetensors").items()}
     key = next(key for key in tensors if key.endswith("lora_up.weight"))
     tensors[key][0, 0] = np.nan
@@ -111,14 +111,14 @@ def test_a_header_in_kohyas_way(inspect, lora, tmp_path):
     tags = '{"10_cat": {"cat": 20, "sofa": 3}, "5_dog": {"sofa": 1, "dog": 8}}'
     header = {"ss_tag_frequency": tags, "ss_max_train_steps": "900", "ss_odd": "1"}
     header |= {"ss_clip_skip": "None"}  # which sd-scripts writes of what is not set
-    write_kohya(tmp_path / "a.safetensors", lora, header)
+    kohya.write(tmp_path / "a.safetensors", lora, header)
     said = inspect(tmp_path / "a.safetensors")[1]
     assert "tags          cat (20), dog (8), sofa (4)" in said
     assert "training      max train steps 900\n" in said and "further entries:" in said
 
 
 def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
-    write_kohya(tmp_path / "a.safetensors", lora)
+    kohya.write(tmp_path / "a.safetensors", lora)
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
     safetensors.write(tmp_path / "vae.safetensors", {"a": np.ones(2), "b": np.ones(2)})

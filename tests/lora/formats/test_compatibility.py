@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flax_sd.lora.formats.compatibility import opens_in
+from flax_sd.lora.formats.compatibility import support
 from flax_sd.lora.formats.contents import read_contents
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
@@ -58,7 +58,7 @@ def opened(folder, content, *, sd2=False):
     path = folder / "lora.safetensors"
     (folder / "adapter_config.json").write_text('{"lora_alpha": 2}')  # which peft's own files want
     safetensors.write(path, {key: np.asarray(tensor) for key, tensor in content.items()})
-    return opens_in(read_contents(TensorFile(path)), sd2=sd2)
+    return support(read_contents(TensorFile(path)), sd2=sd2)
 
 
 def loaded_by_diffusers(folder):
@@ -115,7 +115,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_diffusers_loads_what_is_said(tmp_path, case):
     content = CASES[case]
-    left_out = opened(tmp_path, content)["diffusers"].left_out
+    left_out = opened(tmp_path, content)["diffusers"].not_loaded
     found, _ = loaded_by_diffusers(tmp_path)
 
     def there(tensor):
@@ -132,7 +132,7 @@ def test_diffusers_takes_one_alpha_for_attention_and_text(tmp_path):
     for path, alpha in alphas.items():
         of_text = path.startswith("text_model")
         content |= text(path, alpha) if of_text else unet(path, alpha, 8, 32 if path == FF else 8)
-    left_out = opened(tmp_path, content)["diffusers"].left_out
+    left_out = opened(tmp_path, content)["diffusers"].not_loaded
     _, scales = loaded_by_diffusers(tmp_path)
     wrong = {
         path
@@ -214,12 +214,14 @@ def test_web_uis_by_their_own_maps(tmp_path, reference, case):
     bases = {
         k: next((k.removesuffix(e) for e in COMFYUIS_ENDS if k.endswith(e)), "") for k in content
     }
-    assert set(opening["ComfyUI"].left_out) == {k for k, base in bases.items() if base not in names}
+    assert set(opening["ComfyUI"].not_loaded) == {
+        k for k, base in bases.items() if base not in names
+    }
     theirs = {name for name in names if "." not in name}
     unread = {k for k in content if k.split(".")[0] not in theirs or k.endswith(".dora_scale")}
-    assert set(opening["A1111"].left_out) == unread
+    assert set(opening["A1111"].not_loaded) == unread
     if case == "PEFT":  # as counted for whole files
-        layers = {k for k in opening["ComfyUI"].left_out if k.endswith("lora_A.weight")}
+        layers = {k for k in opening["ComfyUI"].not_loaded if k.endswith("lora_A.weight")}
         assert len(layers) == 128
 
 
@@ -228,10 +230,10 @@ def test_a1111_wants_all_of_an_attention_of_sd2(tmp_path):
     content = {}
     for path in whole:
         content |= text(path)
-    assert not opened(tmp_path, content, sd2=True)["A1111"].left_out
+    assert not opened(tmp_path, content, sd2=True)["A1111"].not_loaded
     missing = {k: t for k, t in content.items() if "v_proj" not in k}
-    assert set(opened(tmp_path, missing, sd2=True)["A1111"].left_out) == set(missing)
-    assert not opened(tmp_path, missing)["A1111"].left_out
+    assert set(opened(tmp_path, missing, sd2=True)["A1111"].not_loaded) == set(missing)
+    assert not opened(tmp_path, missing)["A1111"].not_loaded
 
 
 def test_a_dora_is_remarked_on(tmp_path):

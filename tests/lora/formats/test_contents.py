@@ -1,4 +1,5 @@
 import json
+import re
 
 import ml_dtypes
 import numpy as np
@@ -6,11 +7,9 @@ import pytest
 
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.formats import sd_layers
+from flax_sd.lora.formats import kohya, peft
 from flax_sd.lora.formats.contents import read_contents
-from flax_sd.lora.formats.exchange import write_kohya, write_peft
-from flax_sd.lora.formats.keys import Place
-from flax_sd.lora.targets import slots
+from flax_sd.lora.formats.format import LayerRef
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
 
@@ -34,19 +33,20 @@ def contents(path, content, metadata=None):
     return read_contents(TensorFile(path))
 
 
-@pytest.mark.parametrize("write", [write_kohya, write_peft])
+@pytest.mark.parametrize("write", [kohya.write, peft.write])
 def test_layers_ranks_and_norms_without_a_model(tmp_path, write):
     ours = lora()
     write(tmp_path / "a", ours)
     found = read_contents(TensorFile(tmp_path / "a"))
-    assert not found.problems and not found.unknown and not found.rank_stabilised
-    assert found.format.startswith("kohya" if write is write_kohya else "PEFT")
-    want = {Place(c, path): one for c, own in ours.items() for path, one in own.items()}
+    assert not found.problems and not found.unknown and not found.is_rank_stabilised
+    assert found.formats.startswith("kohya" if write is kohya.write else "PEFT")
+    want = {LayerRef(c, path): one for c, own in ours.items() for path, one in own.items()}
     assert found.layers.keys() == want.keys()
-    for place, layer in found.layers.items():
-        assert layer.rank == want[place].rank
-        np.testing.assert_allclose(layer.norm, np.linalg.norm(want[place].delta()), rtol=1e-5)
-    if write is write_kohya:
+    for ref, layer in found.layers.items():
+        assert layer.rank == want[ref].rank
+        norm = found.adapter(ref)[0].norm()
+        np.testing.assert_allclose(norm, np.linalg.norm(want[ref].delta()), rtol=1e-5)
+    if write is kohya.write:
         assert {layer.alpha for layer in found.layers.values()} == {3.0}
 
 
@@ -65,6 +65,23 @@ def test_what_is_broken_is_named(tmp_path):
     assert "no down beside" in said and "nowhere" not in said
 
 
+@pytest.mark.parametrize(
+    ("down", "up", "said"),
+    [
+        ((0, 6), (8, 0), "rank 0: lora_unet"),
+        ((), (8, 2), r"is \[\] and up \[8, 2\]"),
+        ((2, 6), (8,), r"is \[2, 6\] and up \[8\]"),
+        ((2, 3, 3, 3), (8, 2, 3, 3), r"up \[8, 2, 3, 3\]: not \[rank"),
+    ],
+)
+def test_shapes_that_are_no_update(tmp_path, down, up, said):
+    name = f"lora_unet_{CONV.replace('.', '_')}"
+    content = {"down": np.zeros(down, np.float32), "up": np.zeros(up, np.float32)}
+    content = {f"{name}.lora_{part}.weight": array for part, array in content.items()}
+    found = contents(tmp_path / "a", content)
+    assert not found.layers and re.search(said, *found.problems)
+
+
 def test_the_config_of_peft_gives_alpha_and_rslora(tmp_path):
     key = f"unet.{TO_Q}"
     content = {
@@ -74,29 +91,7 @@ def test_the_config_of_peft_gives_alpha_and_rslora(tmp_path):
     config = {"unet.r": 4, "unet.lora_alpha": 8, "unet.use_rslora": True}
     header = {"lora_adapter_metadata": json.dumps(config)}
     found = contents(tmp_path / "a", content, header)
-    assert found.rank_stabilised and found.layers["unet", TO_Q].alpha == 16
+    assert found.is_rank_stabilised and found.layers["unet", TO_Q].alpha == 16
     raw = {f"base_model.model.{k.removeprefix('unet.')}": t for k, t in content.items()}
     with pytest.raises(UserError, match=r"adapter_config\.json"):
         contents(tmp_path / "b", raw)
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        (TO_Q, "attention"),
-        (CONV, "convolution"),
-        (TEXT, "feed-forward"),
-        ("mid_block.attentions.0.proj_in", "proj_in/out"),
-        ("time_embedding.linear_1", "time embedding"),
-        ("mid_block.resnets.0.time_emb_proj", "time embedding"),
-        ("conv_in", "convolution"),
-    ],
-)
-def test_kinds(path, kind):
-    assert sd_layers.kind(path) == kind
-
-
-@pytest.mark.slow
-def test_every_layer_of_a_real_unet_is_known(sd15, sd21):
-    for unet in (sd15, sd21):
-        assert {Place("unet", path) for path in slots(unet)} <= set(sd_layers.places().values())

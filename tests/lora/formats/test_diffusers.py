@@ -13,7 +13,8 @@ from diffusers.utils import logging as diffusers_logging
 from flax import nnx
 
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.formats.exchange import read, write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
 from flax_sd.lora.targets import match, slots
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
@@ -120,10 +121,10 @@ def assert_same_output(modules, pipeline):
 @pytest.mark.parametrize(
     ("write", "targets", "alphas"),
     [
-        (write_kohya, "attention", [5.0]),
-        (write_kohya, "conv", [1.0, 2.0, 6.0]),  # diffusers itself reads only one alpha right
-        (write_peft, "attention+ff", [1.0, 2.0, 6.0]),
-        (write_peft, "conv", [5.0]),
+        (kohya.write, "attention", [5.0]),
+        (kohya.write, "conv", [1.0, 2.0, 6.0]),  # diffusers itself reads only one alpha right
+        (peft.write, "attention+ff", [1.0, 2.0, 6.0]),
+        (peft.write, "conv", [5.0]),
     ],
 )
 def test_our_files_in_diffusers(pipeline, tmp_path, caplog, write, targets, alphas):
@@ -155,7 +156,7 @@ def test_our_dora_in_diffusers(pipeline, tmp_path):
         }
         for name, own in random_lora(modules, "conv", [5.0]).items()
     }
-    write_peft(tmp_path / "lora.safetensors", lora)
+    peft.write(tmp_path / "lora.safetensors", lora)
     pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     for component, module in modules.items():
         attach(module, lora[component], 1.0)

@@ -2,23 +2,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_sd.lora.formats.keys import Place, TensorName, parse, table
+from flax_sd.lora.formats.format import LayerRef
+from flax_sd.lora.formats.keys import name_table, split_key
 from flax_sd.lora.targets import slots
 
 UNET = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 TEXT = "text_model.encoder.layers.0.self_attn"
-LAYERS = {
-    "unet": [f"{UNET}.to_q", f"{UNET}.to_out.0", "down_blocks.0.resnets.1.conv_shortcut"],
-    "text_encoder": [f"{TEXT}.q_proj", f"{TEXT}.out_proj", TEXT.replace("self_attn", "mlp.fc1")],
-}
+LAYERS = [
+    LayerRef("unet", f"{UNET}.to_q"),
+    LayerRef("unet", f"{UNET}.to_out.0"),
+    LayerRef("unet", "down_blocks.0.resnets.1.conv_shortcut"),
+    LayerRef("text_encoder", f"{TEXT}.q_proj"),
+    LayerRef("text_encoder", f"{TEXT}.out_proj"),
+    LayerRef("text_encoder", TEXT.replace("self_attn", "mlp.fc1")),
+]
 FLAT = UNET.replace(".", "_")
-TO_Q, TO_OUT = Place("unet", f"{UNET}.to_q"), Place("unet", f"{UNET}.to_out.0")
-Q_PROJ = Place("text_encoder", f"{TEXT}.q_proj")
-OUT_PROJ = Place("text_encoder", f"{TEXT}.out_proj")
+TO_Q, TO_OUT, _, Q_PROJ, OUT_PROJ, _ = LAYERS
 
 
 @pytest.mark.parametrize(
-    ("key", "place", "part"),
+    ("key", "ref", "part"),
     [
         (f"lora_unet_{FLAT}_to_q.lora_down.weight", TO_Q, "down"),
         (f"lora_unet_{FLAT}_to_out_0.lora_up.weight", TO_OUT, "up"),
@@ -44,15 +47,15 @@ OUT_PROJ = Place("text_encoder", f"{TEXT}.out_proj")
         (f"text_encoder.{TEXT}.to_out_lora.up.weight", OUT_PROJ, "up"),
         (
             "lora_unet_down_blocks_0_resnets_1_conv_shortcut.lora_down.weight",
-            Place("unet", "down_blocks.0.resnets.1.conv_shortcut"),
+            LayerRef("unet", "down_blocks.0.resnets.1.conv_shortcut"),
             "down",
         ),
     ],
 )
-def test_every_formats_key_finds_its_layer(key, place, part):
-    name = parse(key)
-    assert name is not None and name.part == part
-    assert table(LAYERS)[name.module] == place
+def test_every_formats_key_finds_its_layer(key, ref, part):
+    found = split_key(key)
+    assert found is not None and found[1] == part
+    assert name_table(LAYERS)[found[0]] == ref
 
 
 @settings(deadline=None)
@@ -61,18 +64,18 @@ def test_every_formats_key_finds_its_layer(key, place, part):
     st.sampled_from(["down", "up"]),
 )
 def test_kohya_keys_parse_for_any_module(module, part):
-    assert parse(f"{module}.lora_{part}.weight") == TensorName(module, part)
+    assert split_key(f"{module}.lora_{part}.weight") == (module, part)
 
 
 @pytest.mark.parametrize("key", ["", "conv.weight", "unet:0:up", "x.lora_mid.weight", "emb_params"])
 def test_other_keys_are_left_alone(key):
-    assert parse(key) is None
+    assert split_key(key) is None
 
 
 @pytest.mark.slow
 def test_names_of_different_layers_never_meet(sd15):
     paths = list(slots(sd15))
-    names = table({"unet": paths, "text_encoder": LAYERS["text_encoder"]})
+    names = name_table([*(LayerRef("unet", path) for path in paths), *LAYERS[3:]])
     assert len(set(names.values())) == len(paths) + 3
     # An attention layer has two spellings, each for itself: none was taken by another layer.
     assert sum(name.startswith("lora_unet_") for name in names) == 282 + 128

@@ -1,39 +1,13 @@
-import json
-
 import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
 
 from flax_sd.errors import UserError
-from flax_sd.lora.formats.exchange import read
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.targets import slots
 from flax_sd.weights import safetensors
-from tests.lora.networks import small
-
-Q = "lora_unet_attn2_to_q"
-RNG = np.random.default_rng(0)
-
-
-def tensors(*shape):
-    return RNG.normal(size=shape).astype(np.float32)
-
-
-def pair(name, c_in=8, c_out=8, rank=2, down="lora_down", up="lora_up"):
-    return {
-        f"{name}.{down}.weight": tensors(rank, c_in),
-        f"{name}.{up}.weight": tensors(c_out, rank),
-    }
-
-
-def saved(folder, content, metadata=None, name="lora.safetensors"):
-    path = folder / name
-    safetensors.write(path, content, metadata)
-    return path
-
-
-def read_small(path):
-    return read(path, {"unet": nnx.eval_shape(small)})["unet"]
+from tests.lora.formats.files import Q, pair, read_small, saved, tensors
 
 
 def test_each_module_keeps_its_own_rank_and_alpha(tmp_path):
@@ -73,52 +47,6 @@ def test_narrow_files_are_read_as_float32(tmp_path, dtype):
     adapter = read_small(saved(tmp_path, content))["attn2.to_q"]
     assert adapter.down.dtype == np.float32
     np.testing.assert_array_equal(adapter.down, content[f"{Q}.lora_down.weight"].astype(np.float32))
-
-
-@pytest.mark.parametrize(
-    ("config", "scale"),
-    [
-        ({"r": 2, "lora_alpha": 8}, 4.0),
-        ({"r": 2, "lora_alpha": 8, "use_rslora": True}, 8 / 2**0.5),
-        ({"r": 2, "lora_alpha": 8, "alpha_pattern": {"to_q": 3}}, 1.5),
-        ({"r": 2, "lora_alpha": 8, "alpha_pattern": {"to_k": 3}}, 4.0),
-    ],
-)
-def test_alpha_of_peft(tmp_path, config, scale):
-    raw = pair("base_model.model.attn2.to_q", down="lora_A", up="lora_B")
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    saved(tmp_path, raw, name="adapter_model.safetensors")
-    assert read_small(tmp_path)["attn2.to_q"].scale == pytest.approx(scale)
-
-    header = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()})}
-    of_diffusers = pair("unet.attn2.to_q", down="lora_A", up="lora_B")
-    path = saved(tmp_path, of_diffusers, header)
-    assert read_small(path)["attn2.to_q"].scale == pytest.approx(scale)
-
-
-def test_raw_peft_file_needs_its_config(tmp_path):
-    raw = pair("base_model.model.attn2.to_q", down="lora_A", up="lora_B")
-    with pytest.raises(UserError, match=r"adapter_config\.json"):
-        read_small(saved(tmp_path, raw))
-    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 2, "lora_bias": true}')
-    with pytest.raises(UserError, match="lora_bias is not supported"):
-        read_small(saved(tmp_path, raw))
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        (b"\xff", "is not JSON"),
-        (b"[]", "is not a JSON object"),
-        (b'{"lora_alpha": "8"}', "alpha of attn2.to_q is '8', not a number"),
-        (b'{"alpha_pattern": {"to_(": 8}}', r"alpha_pattern 'to_\('"),
-    ],
-)
-def test_broken_peft_config(tmp_path, config, said):
-    (tmp_path / "adapter_config.json").write_bytes(config)
-    raw = pair("base_model.model.attn2.to_q", down="lora_A", up="lora_B")
-    with pytest.raises(UserError, match=said):
-        read_small(saved(tmp_path, raw))
 
 
 @pytest.mark.parametrize("shape", [(), (0, 8), (8,)])
@@ -211,6 +139,10 @@ def test_real_file_of_the_reference_script(test_data, sd15):
     total = sum(a.down.size + a.up.size for a in lora["unet"].values())
     assert total == sum(theirs[key].size for key in theirs) == 797_184
     assert lora["unet"].keys() <= slots(sd15).keys()
+    without_model = read(file)["unet"]
+    assert without_model.keys() == lora["unet"].keys()
+    for path, adapter in without_model.items():
+        np.testing.assert_array_equal(adapter.delta(), lora["unet"][path].delta())
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@ from flax_sd.config import Config
 from flax_sd.config import file as config_file
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
-from flax_sd.lora.formats.exchange import read, write_kohya, write_peft
+from flax_sd.lora.formats import kohya, peft
 from flax_sd.lora.formats.folded import unfolded
+from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import extract
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from flax_sd.training.setup.base_model import abstract_model
@@ -58,7 +59,7 @@ def assert_trains(config, lora):
         assert sum(leaf.size for leaf in jax.tree.leaves(objective.params[name])) == count
 
 
-@pytest.mark.parametrize("write", [write_kohya, write_peft])
+@pytest.mark.parametrize("write", [kohya.write, peft.write])
 def test_what_is_trained_is_what_the_file_holds(config, lora, model, tmp_path, write):
     write(tmp_path / "a.safetensors", lora)
     cfg = config("a.safetensors", *TEXT)
@@ -73,7 +74,7 @@ def test_what_is_trained_is_what_the_file_holds(config, lora, model, tmp_path, w
 
 def test_a_file_of_the_unet_alone(config, lora, tmp_path):
     only = {"unet": of_one_rank(lora["unet"])}
-    write_kohya(tmp_path / "lora.safetensors", only)
+    kohya.write(tmp_path / "lora.safetensors", only)
     assert_trains(config(".", "--lora.rank", 3, "--lora.alpha", 2), only)  # which say the same
 
 
@@ -83,7 +84,7 @@ def of_one_rank(adapters):
 
 def test_what_the_options_say_otherwise_is_named_at_once(config, lora, tmp_path):
     told = {path: adapter._replace(alpha=2.0) for path, adapter in lora["unet"].items()}
-    write_kohya(tmp_path / "a", {"unet": told})
+    kohya.write(tmp_path / "a", {"unet": told})
     flags = ["--lora.rank", 8, "--lora.alpha", 9, "--lora.targets", "attention+ff"]
     cfg = config("a", *flags, *TEXT)
     with pytest.raises(UserError) as error:
@@ -99,7 +100,7 @@ def test_what_the_options_say_otherwise_is_named_at_once(config, lora, tmp_path)
 
 
 def test_a_text_encoder_that_would_be_lost_is_named(config, lora, tmp_path):
-    write_kohya(tmp_path / "a", lora)
+    kohya.write(tmp_path / "a", lora)
     cfg = config("a")
     with pytest.raises(UserError, match="has layers of the text_encoder.*train.text_encoder does"):
         add_adapters(cfg, abstract_model(cfg, "float32").networks)
@@ -136,7 +137,7 @@ def test_a_real_file_of_the_reference_script(test_data):
 
 def test_steps_of_rate_zero_end_in_the_files_bytes(train, lora, tmp_path):
     same = {name: of_one_rank(own) for name, own in lora.items()}
-    write_kohya(tmp_path / "a", same)
+    kohya.write(tmp_path / "a", same)
     flags = ["--lora.start", tmp_path / "a", "--lora.rank", 3, *TEXT, "--train.steps", 1]
     run = train("b", *flags, "--optim.rates", ".=0")
     assert run.status == 0, run.err

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from flax_sd.config import file as config_files
-from flax_sd.lora.formats.exchange import write_kohya
+from flax_sd.lora.formats import kohya
 from flax_sd.lora.inject import extract
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
-from tests.lora.formats.test_write import header
+from tests.lora.formats.files import header
 from tests.random_loras import random_lora, write_run
 
 KOHYA, PEFT = "lora.safetensors", "pytorch_lora_weights.safetensors"
@@ -106,7 +106,7 @@ def test_a_run_that_began_with_a_run(started, model, tmp_path):
 def test_elsewhere_the_options_say_it(started, model, tmp_path, caplog, flags, alpha, said):
     """A2."""
     lora = mixed(model, float)
-    write_kohya(tmp_path / "a.safetensors", lora)
+    kohya.write(tmp_path / "a.safetensors", lora)
     (tmp_path / "config.yaml").write_text("of: another program")
     wanted = {
         name: {path: one.with_alpha(alpha or one.rank) for path, one in own.items()}
@@ -118,10 +118,10 @@ def test_elsewhere_the_options_say_it(started, model, tmp_path, caplog, flags, a
 
 def test_a_file_that_tells_its_alphas_keeps_them(started, model, tmp_path, caplog):
     lora = mixed(model, lambda rank: 2.0)
-    write_kohya(tmp_path / "a.safetensors", lora)
+    kohya.write(tmp_path / "a.safetensors", lora)
     assert header(tmp_path / "a.safetensors")["ss_network_alpha"] == "2.0"
     assert_trains_as(started(tmp_path / "a.safetensors"), lora)
     one = {name: random_lora(model, rank=4, alpha=4.0)[name] for name in lora}
-    write_kohya(tmp_path / "b.safetensors", one)  # one rank, one alpha: it is true
+    kohya.write(tmp_path / "b.safetensors", one)  # one rank, one alpha: it is true
     assert_trains_as(started(tmp_path / "b.safetensors"), one)
     assert not caplog.text

@@ -1,16 +1,25 @@
-"""LoRA files written: equal adapters give equal bytes."""
+"""kohya's LoRA files (sd-scripts, LyCORIS), which every user interface loads.
 
+A layer's name is its path with `_` for `.`; alpha is a tensor beside down and up.
+"""
+
+import math
 import os
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from flax_sd.errors import UserError
-from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.formats.keys import kohya_name
+from flax_sd.lora.adapter import LoRAFile
+from flax_sd.lora.formats.format import Format, LayerRef, flatten, with_alpha
 from flax_sd.weights import safetensors
 from flax_sd.weights.fill import check_finite
 
+# The first is what is written; diffusers calls SD 1's text encoder te1 in its kohya export.
+_PREFIXES = {
+    "unet": ("lora_unet_",),
+    "text_encoder": ("lora_te_", "lora_te1_"),
+    "text_encoder_2": ("lora_te2_",),
+}
 _BASE_VERSIONS = {
     # (family, v-prediction) -> (ss_base_model_version, modelspec.architecture)
     ("sd1", False): ("sd_v1", "stable-diffusion-v1/lora"),
@@ -20,7 +29,34 @@ _BASE_VERSIONS = {
 }
 
 
-def kohya_metadata(family: str, prediction_type: str) -> dict[str, str]:
+def names(layer: LayerRef) -> list[str]:
+    """The names of a layer; the first is what is written."""
+    return [prefix + layer.path.replace(".", "_") for prefix in _PREFIXES[layer.component]]
+
+
+TITLE = "kohya's names"
+FORMAT = Format(
+    {r"lora_(unet|te\d?)_": TITLE},
+    {
+        "down": r"\.lora_down(?:\.weight)?",
+        "up": r"\.lora_up(?:\.weight)?",
+        "alpha": r"\.alpha",
+        "magnitude": r"\.dora_scale",
+    },
+    names,
+)
+
+
+def is_of_inputs(key: str, shape: tuple[int, ...]) -> bool:
+    """Whether a DoRA's magnitudes are of the inputs, as in LyCORIS before 3.
+
+    LyCORIS has [out, 1] or [out, 1, 1, 1], and [1, in] or [1, in, 1, 1] for inputs. peft's, under
+    another name, are always of outputs, [out] or [1, out, 1, 1].
+    """
+    return key.endswith(".dora_scale") and len(shape) > 1 and math.prod(shape) > shape[0]
+
+
+def metadata(family: str, prediction_type: str) -> dict[str, str]:
     """The header entries by which user interfaces sort LoRA files by their base model.
 
     Args:
@@ -39,10 +75,10 @@ def kohya_metadata(family: str, prediction_type: str) -> dict[str, str]:
     }
 
 
-def write_kohya(
+def write(
     path: str | os.PathLike[str],
     lora: LoRAFile,
-    metadata: dict[str, str] | None = None,
+    header: dict[str, str] | None = None,
     *,
     dtype: DTypeLike = np.float32,
 ) -> None:
@@ -56,22 +92,22 @@ def write_kohya(
     A DoRA's magnitudes are `dora_scale`, one for each output, as LyCORIS 3 writes them.
 
     Args:
-      metadata: further header entries, such as `kohya_metadata` gives.
+      header: further entries of the header, such as `metadata` gives.
       dtype: of down and up; alpha stays float32.
 
     Raises:
       UserError: there is nothing to write, something is not finite or the file cannot be written.
     """
-    adapters = _flatten(lora)
+    adapters = flatten(lora)
     ranks = {adapter.rank for adapter in adapters.values()}
     alphas = {adapter.alpha for adapter in adapters.values()}
     alpha = alphas.pop() if len(alphas) == 1 else 0
     if not np.float32(alpha) > 0:  # as the file has it: 1e-50 is 0 there
         alpha = max(ranks)
     tensors = {}
-    for (component, module), adapter in adapters.items():
-        name = kohya_name(component, module)
-        down, up = _with_alpha(adapter, alpha, dtype)
+    for layer, adapter in adapters.items():
+        name = names(layer)[0]
+        down, up = with_alpha(adapter, alpha, dtype)
         tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.lora_up.weight"] = up
         tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
@@ -86,54 +122,4 @@ def write_kohya(
         "ss_network_args": '{"algo": "lora", "dora_wd": "True"}' if dora else "{}",
     }
     check_finite(path, tensors)
-    safetensors.write(path, tensors, network | (metadata or {}))
-
-
-def write_peft(
-    path: str | os.PathLike[str],
-    lora: LoRAFile,
-    metadata: dict[str, str] | None = None,
-    *,
-    dtype: DTypeLike = np.float32,
-) -> None:
-    """Writes a LoRA as diffusers and PEFT name it: `unet.….lora_A.weight`, `….lora_B.weight`.
-
-    The format has no alpha, so alpha / rank is multiplied into `lora_B`. A DoRA's magnitudes are
-    `lora_magnitude_vector`.
-
-    Args:
-      metadata: further header entries.
-      dtype: of all tensors.
-
-    Raises:
-      UserError: there is nothing to write, something is not finite or the file cannot be written.
-    """
-    tensors = {}
-    for (component, module), adapter in _flatten(lora).items():
-        down, up = _with_alpha(adapter, adapter.rank, dtype)
-        tensors[f"{component}.{module}.lora_A.weight"] = down
-        tensors[f"{component}.{module}.lora_B.weight"] = up
-        if adapter.magnitude is not None:
-            shape = (1, -1, 1, 1) if down.ndim == 4 else (-1,)
-            # transformers 5 loads text encoders' under this name alone, peft under both.
-            end = ".weight" if component.startswith("text_encoder") else ""
-            key = f"{component}.{module}.lora_magnitude_vector{end}"
-            tensors[key] = adapter.magnitude.reshape(shape).astype(dtype)
-    check_finite(path, tensors)
-    safetensors.write(path, tensors, {"format": "pt"} | (metadata or {}))
-
-
-def _flatten(lora: LoRAFile) -> dict[tuple[str, str], Adapter]:
-    adapters = {(c, path): adapter for c, own in lora.items() for path, adapter in own.items()}
-    if not adapters:
-        raise UserError("there is no LoRA to write: no layer has one")
-    return adapters
-
-
-def _with_alpha(
-    adapter: Adapter, alpha: float | int, dtype: DTypeLike
-) -> tuple[np.ndarray, np.ndarray]:
-    """down and up for that alpha, with the same product as before."""
-    up = np.asarray(adapter.with_alpha(alpha).up, np.float32)
-    with np.errstate(over="ignore"):  # check_finite names what a narrow dtype cannot hold
-        return np.asarray(adapter.down).astype(dtype), up.astype(dtype)
+    safetensors.write(path, tensors, network | (header or {}))
