@@ -105,9 +105,8 @@ def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
 
 def _adapters(source: Source, file: TensorFile) -> LoRAFile:
     """The LoRA; that of a run without its model, if all layers are those of a Stable Diffusion."""
-    if source.config is not None and not foreign_model(file):
-        if not read_contents(file).unknown:
-            return read(file.path)
+    if source.config and not foreign_model(file) and not read_contents(file).unknown:
+        return read(file.path)
     files = source.model_files()
     return read(file.path, {name: files.abstract(name) for name in ("unet", "text_encoder")})
 

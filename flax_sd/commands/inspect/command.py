@@ -86,7 +86,7 @@ def _inspect(
         inspect_embedding(page, file, networks)
     elif found := unread_format(file):
         model = foreign_model(file)
-        page.add("for", *([model] if model else ()))
+        page.add("for", model or "")
         page.add_problem("format", f"{found[0]}: not read here ({found[1]})")
     else:
         inspect_lora(page, file, networks, config)

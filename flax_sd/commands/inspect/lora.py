@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flax_sd.commands.inspect.printout import Page
@@ -59,25 +59,25 @@ def inspect_lora(
     page.add("format", f"{kind}{stabilised}, {contents.formats}")
     odd = "" if width in FAMILIES else ", so no Stable Diffusion: web UIs hold no such model"
     model = foreign_model(file) or (family(width) + odd if width else "")
-    page.add("for", *([model] if model else ()))
+    page.add("for", model)
     _add_layers(page, contents)
     page.add_problem("broken", *page.names(contents.problems))
     _add_header(page, file.metadata)
     if config is not None:
         _add_run(page, config)
     page.add_support(support(contents, sd2=_SD2 in (width, text_width)), len(file))
-    page.add("for all", *_remedy(file.path, contents))
+    page.add("for all", _remedy(file.path, contents))
     if networks is not None:
         _add_fit(page, file, networks)
 
 
-def _remedy(path: pathlib.Path, contents: LoRAContents) -> list[str]:
-    """The command that writes what all three programs load, if this file is not so."""
+def _remedy(path: pathlib.Path, contents: LoRAContents) -> str:
+    """Returns the command that writes what all three programs load, if this file is not so."""
     if not contents.is_dora and contents.formats == kohya.TITLE:
-        return []
+        return ""
     rank = max((layer.rank for layer in contents.layers.values()), default=0)
     bake = f" --bake {rank}" if contents.is_dora else ""
-    return [f"flax-sd export {shlex.quote(str(path))} --to kohya{bake} --out FILE [--model MODEL]"]
+    return f"flax-sd export {shlex.quote(str(path))} --to kohya{bake} --out FILE [--model MODEL]"
 
 
 def _add_layers(page: Page, contents: LoRAContents) -> None:
@@ -97,7 +97,7 @@ def _add_layers(page: Page, contents: LoRAContents) -> None:
     largest = sorted(layers, key=lambda ref: -norms[ref])[:_LARGEST]
     page.add("largest ‖ΔW‖", *(f"{norms[ref]:.3g}  {'.'.join(ref)}" for ref in largest))
     zero = sum(norm == 0 for norm in norms.values())
-    page.add("zero", *([f"{zero} of {len(layers)} layers change nothing"] if zero else ()))
+    page.add("zero", f"{zero} of {len(layers)} layers change nothing" if zero else "")
 
 
 def _span(values: Iterable[float]) -> str:
@@ -107,46 +107,46 @@ def _span(values: Iterable[float]) -> str:
 
 
 def _add_header(page: Page, metadata: Mapping[str, str]) -> None:
-    """What the header says of base and training; the rest of it by name."""
+    """Adds what the header says of base and training; the rest of it by name."""
     # sd-scripts writes None of what was not set.
     said = {key: value for key, value in metadata.items() if value != "None"}
     for label, keys in _HEADER.items():
         found = [f"{_short(key)} {said[key][:_LONGEST]}" for key in keys if key in said]
-        page.add(label, *([", ".join(found)] if found else ()))
-    page.add("tags", *_tags(metadata.get("ss_tag_frequency", "")))
+        page.add(label, ", ".join(found))
+    page.add("tags", _tags(metadata.get("ss_tag_frequency", "")))
     shown = {"format", "ss_tag_frequency", *(key for keys in _HEADER.values() for key in keys)}
-    others = sorted(metadata.keys() - shown)
-    page.add("header", *([f"further entries: {', '.join(page.names(others))}"] if others else ()))
+    others = ", ".join(page.names(sorted(metadata.keys() - shown)))
+    page.add("header", f"further entries: {others}" if others else "")
 
 
 def _short(key: str) -> str:
     return key.removeprefix("ss_").removeprefix("modelspec.").replace("_", " ")
 
 
-def _tags(text: str) -> Sequence[str]:
-    """The commonest tags of kohya's {folder: {tag: count}}."""
+def _tags(text: str) -> str:
+    """Names the commonest tags of kohya's {folder: {tag: count}}."""
     try:
         folders = json.loads(text).values()
         counts = collections.Counter[str]()
         for tags in folders:
             counts.update({str(tag): int(count) for tag, count in tags.items()})
     except (ValueError, AttributeError, TypeError):  # not JSON, or of another form
-        return []
-    return [", ".join(f"{tag} ({count})" for tag, count in counts.most_common(_TAGS))]
+        return ""
+    return ", ".join(f"{tag} ({count})" for tag, count in counts.most_common(_TAGS))
 
 
 def _add_run(page: Page, config: Config) -> None:
-    """What the config of the run says that made it."""
+    """Adds what the config of the run says that made it."""
     train, lora = config.train, config.lora
     page.add(
         "run",
         f"{train.steps} steps of {train.batch_size} at {config.data.resolution} pixels, learning "
         f"rate {config.optim.learning_rate:g}, on {display_name(config.model.path)}",
-        f"targets {lora.targets}" + ", rsLoRA" * lora.rslora,
+        f"targets {lora.targets}{', rsLoRA' if lora.rslora else ''}",
     )
-    if config.data.template != "{}":
-        page.add("captions", f"as {config.data.template!r}")
-    page.add("new tokens", *([", ".join(config.tokens.names)] if config.tokens.names else ()))
+    template = config.data.template
+    page.add("captions", f"as {template!r}" if template != "{}" else "")
+    page.add("new tokens", ", ".join(config.tokens.names))
 
 
 def _add_fit(page: Page, file: TensorFile, networks: Mapping[str, Any]) -> None:

@@ -27,17 +27,18 @@ class Page:
         self._lines = [str(path)]
 
     def add(self, label: str, *lines: str) -> None:
-        """A row; nothing if it has no lines."""
-        for i, line in enumerate(lines):
-            self._lines.append(f"  {label * (not i):{_LABEL}}  {line}")
+        """Adds a row of the lines that are not empty; nothing if there are none."""
+        for line in filter(None, lines):
+            self._lines.append(f"  {label:{_LABEL}}  {line}")
+            label = ""
 
     def add_problem(self, label: str, *lines: str) -> None:
-        """A row that says what is wanting."""
+        """Adds a row that says what is wrong."""
         self.add(label, *lines)
         self.whole = self.whole and not lines
 
     def add_support(self, support: Mapping[str, Support], total: int) -> None:
-        """Which of the file's keys each program loads, and the others by reason."""
+        """Adds how many of the file's keys each program loads, and the others by reason."""
         self._lines.append("  opens in")
         for program, (not_loaded, remark) in support.items():
             count = f"{total - len(not_loaded)} of {total} keys"

@@ -43,10 +43,10 @@ def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
     layers = contents.layers.items()
     tensors = [(key, part, ref) for ref, layer in layers for part, key in layer.keys.items()]
     unknown = dict.fromkeys(contents.unknown, _NO_LAYER)
-    comfyui = {tensor[0]: why for tensor in tensors if (why := _comfyui(*tensor))}
-    a1111 = {tensor[0]: why for tensor in tensors if (why := _a1111(*tensor))}
+    comfyui = {key: why for key, part, ref in tensors if (why := _comfyui(key, part, ref))}
+    a1111 = {key: why for key, part, ref in tensors if (why := _a1111(key, part, ref))}
     if sd2:
-        a1111 |= dict(_packed(contents))
+        a1111 |= dict(_incomplete_attention(contents))
     remark = "of a DoRA it divides by ‖W‖, not ‖W + ΔW‖: other pictures" if contents.is_dora else ""
     return {
         "diffusers": Support(unknown | _diffusers(contents, tensors)),
@@ -56,10 +56,10 @@ def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
 
 
 def _diffusers(contents: LoRAContents, tensors: list[_Tensor]) -> dict[str, str]:
-    """Of `load_lora_weights`, which takes kohya's names if a file has no others."""
+    """Lists what `load_lora_weights` leaves out; it takes kohya's names if a file has no others."""
     keys = [*contents.unknown, *(key for key, _, _ in tensors)]
     if all(re.match(r"lora_(unet|te[12]?)_", key) for key in keys):
-        left_out = _minority(contents)
+        left_out = _overridden_alphas(contents)
         for key, part, _ in tensors:
             if part == "magnitude":
                 left_out[key] = "DoRA magnitude: left out with a warning"
@@ -67,28 +67,27 @@ def _diffusers(contents: LoRAContents, tensors: list[_Tensor]) -> dict[str, str]
         odd = [key for key in keys if "lora" not in key and not key.endswith(".dora_scale")]
         if odd:
             return dict.fromkeys(keys, f"it refuses a file with a key without 'lora' ({odd[0]})")
-        left_out = {tensor[0]: why for tensor in tensors if (why := _dotted(*tensor))}
-    return left_out | _headless(contents)
+        left_out = {k: why for k, part, ref in tensors if (why := _diffusers_dotted(k, part, ref))}
+    return left_out | _attention_without_output(contents)
 
 
-def _minority(contents: LoRAContents) -> dict[str, str]:
-    """Alphas of attention, and of all of a text encoder: the network's commonest is taken."""
-    counts: dict[str, collections.Counter[float]] = {}
-    for ref, layer in contents.layers.items():
-        if "alpha" in layer.keys:
-            counts.setdefault(ref.component, collections.Counter())[layer.alpha] += 1
+def _overridden_alphas(contents: LoRAContents) -> dict[str, str]:
+    """Lists alphas for which the network's commonest is taken: attention's, a text encoder's."""
+    stated = {ref: layer for ref, layer in contents.layers.items() if "alpha" in layer.keys}
+    counts: Mapping[str, collections.Counter[float]] = collections.defaultdict(collections.Counter)
+    for ref, layer in stated.items():
+        counts[ref.component][layer.alpha] += 1
     common = {component: count.most_common(1)[0][0] for component, count in counts.items()}
     return {
         layer.keys["alpha"]: f"alpha: {common[ref.component]:g} is taken for all such layers"
-        for ref, layer in contents.layers.items()
-        if "alpha" in layer.keys
-        and (ref.component != "unet" or _ATTENTION.match(ref.path))
+        for ref, layer in stated.items()
+        if (ref.component != "unet" or _ATTENTION.match(ref.path))
         and layer.alpha != common[ref.component]
     }
 
 
-def _headless(contents: LoRAContents) -> dict[str, str]:
-    """Attention of a text encoder under `to_q_lora`, which it tells by `to_out_lora` alone."""
+def _attention_without_output(contents: LoRAContents) -> dict[str, str]:
+    """Lists a text encoder's attention where no `to_out_lora` is, by which it is found."""
     left_out = {}
     for component in ("text_encoder", "text_encoder_2"):
         own = {
@@ -104,7 +103,7 @@ def _headless(contents: LoRAContents) -> dict[str, str]:
     return left_out
 
 
-def _dotted(key: str, part: str, ref: LayerRef) -> str | None:
+def _diffusers_dotted(key: str, part: str, ref: LayerRef) -> str | None:
     if key.startswith("lora_"):
         return "kohya's names: not read beside others"
     if not key.startswith(f"{ref.component}."):
@@ -127,15 +126,15 @@ def _comfyui(key: str, part: str, ref: LayerRef) -> str | None:
         return "DoRA magnitude of PEFT's name: not read"
     if part == "alpha" and key != f"{name}.alpha":
         return "alpha of an attention processor: not read"
-    if name in kohya.names(ref) or name in _of_comfyui(ref):
+    if name in kohya.names(ref) or name in _comfyui_names(ref):
         return None
     if ref.component == "unet" and _ATTENTION.match(ref.path):
         return "attention with dots in its names: read as `attn1.processor.to_q` alone"
     return "names with dots: not read in this spelling"
 
 
-def _of_comfyui(ref: LayerRef) -> set[str]:
-    """The dotted names that it reads a layer under, beside kohya's."""
+def _comfyui_names(ref: LayerRef) -> set[str]:
+    """Returns the dotted names under which ComfyUI reads a layer, beside kohya's."""
     if ref.component != "unet":
         return {f"{ref.component}.{ref.path}"}
     old = ref.path.replace(".to_", ".processor.to_")
@@ -151,8 +150,8 @@ def _a1111(key: str, part: str, ref: LayerRef) -> str | None:
     return None
 
 
-def _packed(contents: LoRAContents) -> Iterator[tuple[str, str]]:
-    """Attention of OpenCLIP, which is one tensor there and changed if all four layers are."""
+def _incomplete_attention(contents: LoRAContents) -> Iterator[tuple[str, str]]:
+    """Lists OpenCLIP's attention, one tensor in A1111, where not all four layers are there."""
     groups: Mapping[str, list[dict[str, str]]] = collections.defaultdict(list)
     for ref, layer in contents.layers.items():
         if ref.component == "text_encoder" and ".self_attn." in ref.path:

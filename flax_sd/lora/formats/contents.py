@@ -100,7 +100,7 @@ def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAConte
 def _by_layer(
     file: TensorFile, names: Mapping[str, LayerRef]
 ) -> tuple[dict[LayerRef, dict[str, str]], list[str], list[str]]:
-    """Keys by layer and part, those of no layer, and a line for each that is there twice."""
+    """Returns keys by layer and part, those of no layer, and a line for each that is twice."""
     groups: dict[LayerRef, dict[str, str]] = {}
     unknown, twice = [], []
     for key in sorted(file):

@@ -16,7 +16,7 @@ Alphas = Callable[[str, str, int], float]  # (component, path, rank) -> alpha
 
 
 def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
-    """Whether the alphas of a file are not those that it was trained at.
+    """Tells whether the alphas of a file are not those that it was trained at.
 
     It has none, as our PEFT files, or one for all of several ranks, the largest of these, as
     `kohya.write` makes it.
@@ -36,7 +36,7 @@ def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
 
 
 def unfolded(lora: LoRAFile, alphas: Alphas) -> LoRAFile:
-    """The same updates under other alphas."""
+    """Returns the same updates under other alphas."""
     return {
         component: {
             path: adapter.with_alpha(alphas(component, path, adapter.rank))

@@ -33,7 +33,7 @@ class Format(NamedTuple):
 
 
 def spellings(path: str) -> Iterator[str]:
-    """The dotted path as it was written over the years."""
+    """Yields the dotted path as it was written over the years."""
     # transformers >= 5 has no `text_model.` in CLIPTextModel, so new files may lack it.
     for known in {path, path.removeprefix("text_model.")}:
         yield known
@@ -45,7 +45,7 @@ def spellings(path: str) -> Iterator[str]:
 
 
 def flatten(lora: LoRAFile) -> dict[LayerRef, Adapter]:
-    """The adapters by layer.
+    """Returns the adapters by layer.
 
     Raises:
       UserError: there are none.

@@ -41,7 +41,7 @@ def name_table(layers: Iterable[LayerRef]) -> dict[str, LayerRef]:
 
 
 def format_titles(keys: Iterable[str]) -> str:
-    """The formats that the keys have; the commonest first, if they differ."""
+    """Names the formats that the keys have; the commonest first, if they differ."""
     found = collections.Counter(
         next((title for start, title in _TITLES.items() if re.match(start, key)), "")
         for key in keys

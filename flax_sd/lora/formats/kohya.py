@@ -30,7 +30,7 @@ _BASE_VERSIONS = {
 
 
 def names(layer: LayerRef) -> list[str]:
-    """The names of a layer; the first is what is written."""
+    """Returns the names of a layer; the first is what is written."""
     return [prefix + layer.path.replace(".", "_") for prefix in _PREFIXES[layer.component]]
 
 
@@ -48,7 +48,7 @@ FORMAT = Format(
 
 
 def is_of_inputs(key: str, shape: tuple[int, ...]) -> bool:
-    """Whether a DoRA's magnitudes are of the inputs, as in LyCORIS before 3.
+    """Tells whether a DoRA's magnitudes are of the inputs, as in LyCORIS before 3.
 
     LyCORIS has [out, 1] or [out, 1, 1, 1], and [1, in] or [1, in, 1, 1] for inputs. peft's, under
     another name, are always of outputs, [out] or [1, out, 1, 1].
@@ -57,7 +57,7 @@ def is_of_inputs(key: str, shape: tuple[int, ...]) -> bool:
 
 
 def metadata(family: str, prediction_type: str) -> dict[str, str]:
-    """The header entries by which user interfaces sort LoRA files by their base model.
+    """Returns the header entries by which user interfaces sort LoRA files by their base model.
 
     Args:
       family: "sd1" or "sd2".

@@ -26,7 +26,7 @@ _CONFIG_NAME = "adapter_config.json"
 
 
 def names(layer: LayerRef) -> list[str]:
-    """The names of a layer; the first is what is written."""
+    """Returns the names of a layer; the first is what is written."""
     dotted = [f"{layer.component}.{layer.path}", layer.path]  # the latter in files of one network
     return [*dotted, *(_RAW + name for name in dotted)]
 

@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None 
 
 
 def locate(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The file: the path, or the one of a usual name in a folder.
+    """Finds the file: the path, or the one of a usual name in a folder.
 
     Raises:
       UserError: it is no path, a folder that has none, or a pickle.
@@ -107,7 +107,7 @@ def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, S
 def _fitted(
     adapter: Adapter, keys: Mapping[str, str], slot: Slot | None
 ) -> tuple[Adapter, list[str]]:
-    """The update in the shape of the model's layer, and what keeps it from fitting there."""
+    """Returns the update in the model's shapes, and what keeps it from fitting there."""
     if slot is None:
         return adapter, [f"no such layer: {key}" for key in keys.values()]
     down, up = (_shaped(array, slot.base) for array in (adapter.down, adapter.up))
@@ -116,7 +116,7 @@ def _fitted(
 
 
 def _shaped(array: np.ndarray, base: Layer) -> np.ndarray:
-    """[a, b] or [a, b, 1, 1], as the layer has it; a larger window is left to `misfits`."""
+    """Returns [a, b] or [a, b, 1, 1], as the layer has it; a larger window is left to `misfits`."""
     is_conv = isinstance(base, nnx.Conv)
     if is_conv and array.ndim == 2:
         return array[:, :, None, None]
@@ -126,7 +126,7 @@ def _shaped(array: np.ndarray, base: Layer) -> np.ndarray:
 
 
 def lora_hash(path: pathlib.Path) -> str:
-    """What web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits.
+    """Returns what web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits.
 
     Args:
       path: the file, or a folder that holds it under one of its usual names.

@@ -27,15 +27,9 @@ def kind(path: str) -> str:
 @functools.cache
 def names() -> Mapping[str, LayerRef]:
     """Returns every name that a file may have for a layer of a Stable Diffusion."""
-    text = [
-        f"text_model.encoder.layers.{n}.{layer}"
-        for n in range(_TEXT_LAYERS)
-        for layer in (
-            *(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
-            "mlp.fc1",
-            "mlp.fc2",
-        )
-    ]
+    inside = [*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2"]
+    numbers = range(_TEXT_LAYERS)
+    text = [f"text_model.encoder.layers.{n}.{layer}" for n in numbers for layer in inside]
     layers = {"unet": _unet(), "text_encoder": text, "text_encoder_2": text}
     return name_table(LayerRef(name, path) for name, paths in layers.items() for path in paths)
 
@@ -44,8 +38,8 @@ def _unet() -> list[str]:
     paths = ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
     blocks = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(_BLOCKS)]
     for block in (*blocks, "mid_block"):
+        residual = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
         for j in range(_LAYERS):
-            residual = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")
             paths += [f"{block}.resnets.{j}.{layer}" for layer in residual]
             paths += [f"{block}.attentions.{j}.{layer}" for layer in _transformer()]
         if block != "mid_block":

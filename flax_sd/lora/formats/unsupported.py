@@ -26,7 +26,7 @@ _READ = "kohya's, PEFT's and diffusers' LoRA files are read"
 
 
 def unread_format(keys: Iterable[str]) -> tuple[str, str] | None:
-    """The kind of a LoRA that is not read here, and a key that tells; None if it is of none."""
+    """Names the kind of a LoRA that is not read here, and a key that tells; None if it is read."""
     keys = sorted(keys)
     for pattern, name in _UNREAD.items():
         for key in keys:
