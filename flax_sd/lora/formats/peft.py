@@ -49,11 +49,11 @@ FORMAT = Format(
 )
 
 
-class Config(NamedTuple):
+class PEFTConfig(NamedTuple):
     """PEFT's config of a file.
 
     Attributes:
-      where: it stands, for messages.
+      where: the place that it stands in, for messages.
       options: by PEFT's names, behind the component's name in a header of diffusers.
     """
 
@@ -71,10 +71,7 @@ class Config(NamedTuple):
         Raises:
           UserError: the config has none, or asks for more than a LoRA or DoRA.
         """
-        options, start = self.options, f"{layer.component}."
-        if any(key.startswith(("unet.", "text_encoder")) for key in options):
-            own = options.items()
-            options = {key.removeprefix(start): v for key, v in own if key.startswith(start)}
+        options = self._of_component(layer.component)
         for option in ("lora_bias", "fan_in_fan_out"):
             if options.get(option):
                 raise UserError(f"{self.where}: {option} is not supported, only LoRA and DoRA are")
@@ -91,8 +88,15 @@ class Config(NamedTuple):
             raise UserError(f"{self.where}: the alpha of {layer.path} is {alpha!r}, not a number")
         return float(alpha) * (math.sqrt(rank) if options.get("use_rslora") else 1)
 
+    def _of_component(self, component: str) -> dict[str, Any]:
+        """The options of that network: with its prefix stripped, or all if none has a prefix."""
+        if not any(key.startswith(("unet.", "text_encoder")) for key in self.options):
+            return self.options
+        start, items = f"{component}.", self.options.items()
+        return {key.removeprefix(start): v for key, v in items if key.startswith(start)}
 
-def read_config(file: TensorFile) -> Config | None:
+
+def read_config(file: TensorFile) -> PEFTConfig | None:
     """Reads PEFT's config; None if the file comes without one.
 
     Raises:
@@ -116,7 +120,7 @@ def read_config(file: TensorFile) -> Config | None:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(options, dict):
         raise UserError(f"{where} is not a JSON object")
-    return Config(where, options)
+    return PEFTConfig(where, options)
 
 
 def write(
