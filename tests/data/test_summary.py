@@ -4,7 +4,7 @@ from PIL import Image
 
 from flax_sd.data import Finding, check, open_pictures, summary
 from flax_sd.data.check import KINDS
-from flax_sd.data.summary import LETTERS, NAMED
+from flax_sd.data.summary import LETTERS, MAX_FILES_OF_KIND
 from flax_sd.reports.data_report import report_page
 from tests.data import profiles
 
@@ -51,12 +51,12 @@ def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(fo
 
 
 def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
-    names = [f"{i}.png" for i in range(NAMED + 3)]
+    names = [f"{i}.png" for i in range(MAX_FILES_OF_KIND + 3)]
     findings = [Finding(kind, name, "x") for kind in ("left out", "turned") for name in names]
     text = summary(open_pictures(config(folder)), findings)
     left_out, turned = text.split("turned (")
     assert all(f"  {name}: x" in left_out for name in names)
-    assert turned.count(": x") == NAMED and "and 3 more" in turned
+    assert turned.count(": x") == MAX_FILES_OF_KIND and "and 3 more" in turned
 
 
 def test_long_captions_are_shown_by_their_beginning(folder, config):

@@ -23,7 +23,7 @@ def main(side: str, case: str, argument: str, result: str) -> None:
     The memory of a long first run stands for the turns', since one more run can find the heap laid
     out worse by gigabytes; so does its time where nothing was compiled.
     """
-    module, work = importlib.import_module(f"sides.{side}"), read_work(argument)
+    module, work = importlib.import_module(f"{__package__}.{side}"), read_work(argument)
     run, peak, compiles = getattr(module, case)(work), memory_peak.Peak(), module.compiles(work)
     peak.start()
     first = seconds_of(lambda: np.save(result, run()))
