@@ -14,7 +14,7 @@ from benchmarks.common import memory_peak
 
 def main(side: str, work: str) -> None:
     """Imports, loads, compiles and steps."""
-    module = importlib.import_module(f"sides.{side}")
+    module = importlib.import_module(f"{__package__}.{side}")
     start = time.perf_counter()
     figures = module.first_step(read_work(work))
     load = time.perf_counter() - start
