@@ -9,6 +9,7 @@ import numpy as np
 
 from flax_sd.errors import UserError
 
+JsonObject = dict[str, Any]  # as files of others hold them
 _DEEPEST = 50  # objects and lists within one another; real files have five
 _LONGEST = 100  # letters
 
