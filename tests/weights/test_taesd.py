@@ -9,8 +9,21 @@ from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.weights.fill import fill
 from flax_sd.weights.networks import OneKey
 from flax_sd.weights.safetensors import TensorFile
-from flax_sd.weights.taesd import from_original
 from tests import parity
+
+
+def from_original(encoder, decoder):
+    """The tensors of diffusers' `AutoencoderTiny` out of the two original files.
+
+    Both are numbered torch sequences (`0.weight`, `1.conv.0.weight`); the decoder's begins with a
+    clamp, which diffusers applies outside of it, so that its numbers there are one less.
+    Reference: taesd.py in https://github.com/madebyollin/taesd.
+    """
+    tensors = {f"encoder.layers.{name}": tensor for name, tensor in encoder.items()}
+    for name, tensor in decoder.items():
+        number, rest = name.split(".", 1)
+        tensors[f"decoder.layers.{int(number) - 1}.{rest}"] = tensor
+    return tensors
 
 
 def psnr(a, b):
