@@ -6,7 +6,7 @@ the files on the hub, which begin with `text_model.`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models import layers
 from flax_sd.models.config_json import Width, read_config
+from flax_sd.models.layers import Network
 
 LEGACY_EOS = 2  # what the hub's configs say; the tokenizer's end token is 49407, its largest id
 
@@ -41,7 +43,7 @@ class CLIPTextConfig:
 
     @classmethod
     def from_json(
-        cls, raw: dict[str, Any], where: str = "text_encoder/config.json"
+        cls, raw: JsonObject, where: str = "text_encoder/config.json"
     ) -> "CLIPTextConfig":
         """Reads transformers' config, or that of a whole CLIP, which holds it in `text_config`.
 
@@ -182,7 +184,7 @@ class CLIPTextTransformer(nnx.Module):
         )
 
 
-class CLIPTextModel(nnx.Module):
+class CLIPTextModel(Network):
     """CLIP-L's text model (SD 1.x) or OpenCLIP-H's (SD 2.x, whose config leaves out a layer).
 
     A new one is drawn as OpenAI's and transformers' are.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import pydantic
 
 from flax_sd.errors import UserError, listed
-from flax_sd.files.json_values import is_finite, never_set, shown
+from flax_sd.files.json_values import JsonObject, is_finite, never_set, shown
 
 Config = TypeVar("Config")
 # Bounds that no real network comes near: what is beyond would be built for hours, then fail.
@@ -24,12 +24,12 @@ BLOCKS = pydantic.Field(min_length=1, max_length=10)
 
 def read_config(
     cls: type[Config],
-    raw: Mapping[str, Any],
-    unsupported: Mapping[str, Any],
+    raw: Mapping[str, object],
+    unsupported: Mapping[str, object],
     where: str,
     *,
     choices: Mapping[str, Collection[str]] | None = None,
-    alike: Mapping[str, Callable[[Any], bool]] | None = None,
+    alike: Mapping[str, Callable[[object], bool]] | None = None,
 ) -> Config:
     """Builds the frozen dataclass `cls` out of a parsed config.json.
 
@@ -66,7 +66,7 @@ def read_config(
     raise UserError(listed(head, problems))
 
 
-def diffusers_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:
+def diffusers_spelling(raw: Mapping[str, object]) -> JsonObject:
     """The config with one spelling for each value, where diffusers takes several.
 
     A `sample_size` that is none is dropped: no network reads it, and who draws by it says so.
@@ -85,22 +85,22 @@ def diffusers_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def is_only(value: Any, number: int) -> bool:
+def is_only(value: object, number: int) -> bool:
     """Whether a value is nothing but that number, once or in a list, or null."""
     values = value if isinstance(value, list) else [value]
     return all(one is None or one == number for one in values)
 
 
-def _truth(value: Any) -> Any:
+def _truth(value: object) -> object:
     """What Python takes a flag's value for; a text is left, for "false" would be true."""
     return value if isinstance(value, str) else bool(value)
 
 
 def _refused(
-    raw: Mapping[str, Any],
-    unsupported: Mapping[str, Any],
+    raw: Mapping[str, object],
+    unsupported: Mapping[str, object],
     choices: Mapping[str, Collection[str]],
-    alike: Mapping[str, Callable[[Any], bool]],
+    alike: Mapping[str, Callable[[object], bool]],
 ) -> list[str]:
     """One line for each field whose value is that of another network."""
     problems = [
@@ -118,13 +118,13 @@ def _refused(
     return problems
 
 
-def _as_default(value: Any, default: Any, alike: Callable[[Any], bool] | None) -> bool:
+def _as_default(value: object, default: object, alike: Callable[[object], bool] | None) -> bool:
     if value == default or (alike is not None and alike(value)):
         return True
     return default is False and _truth(value) is False
 
 
-def _sentences(error: pydantic.ValidationError, known: Mapping[str, Any]) -> list[str]:
+def _sentences(error: pydantic.ValidationError, known: Mapping[str, object]) -> list[str]:
     """One line a field: a union reports each of its members, which belong together."""
     found: dict[str, list[str]] = {}
     for item in error.errors():

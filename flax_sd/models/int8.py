@@ -6,7 +6,6 @@ is made where it is used, in the forward and again in the backward pass, and not
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ class _Int8Kernel(nnx.Module):
                 setattr(self, name, value)
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self) -> Array:
         """The kernel [*in, out] as the layer computes with it."""
         return dequantise(self.kernel_values[...], self.kernel_scale[...], self.kernel_dtype)
 

@@ -23,10 +23,20 @@ BLOCKED_FROM = 2**18  # queries × keys from which attention goes block by block
 conv_init = nnx.initializers.lecun_normal()
 
 
+class Network(nnx.Module):
+    """A component with weights: a UNet, an autoencoder or a text encoder.
+
+    Attributes:
+      config: what it was built from, a frozen dataclass of its class.
+    """
+
+    config: Any
+
+
 class Conv(nnx.Conv):
     """A convolution that chooses its algorithm."""
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+    def __call__(self, inputs: Array, out_sharding: None = None) -> Array:
         y = self.product(inputs, self.kernel[...])
         return y if self.bias is None else y + self.bias[...]
 

@@ -6,7 +6,7 @@ diffusers' `AutoencoderTiny`. Its latents have unit variance already: `scaling_f
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models import layers
 from flax_sd.models.config_json import BLOCKS, Width, diffusers_spelling, is_only, read_config
+from flax_sd.models.layers import Network
 from flax_sd.models.vae import Moments
 
 Widths = Annotated[tuple[Width, ...], BLOCKS]
@@ -43,9 +45,7 @@ class AutoencoderTinyConfig:
     scaling_factor: float = 1.0
 
     @classmethod
-    def from_json(
-        cls, raw: dict[str, Any], where: str = "vae/config.json"
-    ) -> "AutoencoderTinyConfig":
+    def from_json(cls, raw: JsonObject, where: str = "vae/config.json") -> "AutoencoderTinyConfig":
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {"act_fn": ("relu",), "upsample_fn": ("nearest",)}
         raw = diffusers_spelling(raw)
@@ -76,8 +76,8 @@ class AutoencoderTinyConfig:
 
 
 # What diffusers' class reads besides, with its default (`AutoencoderTiny.__init__`, 0.42.1).
-UNSUPPORTED: dict[str, Any] = {"shift_factor": 0.0}
-ALIKE: dict[str, Callable[[Any], bool]] = {"shift_factor": lambda v: is_only(v, 0)}
+UNSUPPORTED: JsonObject = {"shift_factor": 0.0}
+ALIKE: dict[str, Callable[[object], bool]] = {"shift_factor": lambda v: is_only(v, 0)}
 
 
 class ReLU(nnx.Module):
@@ -145,7 +145,7 @@ class DecoderTiny(nnx.Module):
         return _sequence(self.layers, 3 * jnp.tanh(latents / 3)) * 2 - 1  # outliers are clamped
 
 
-class AutoencoderTiny(nnx.Module):
+class AutoencoderTiny(Network):
     """TAESD with the interface of AutoencoderKL: its moments have no variance."""
 
     def __init__(self, config: AutoencoderTinyConfig, *, rngs: nnx.Rngs):

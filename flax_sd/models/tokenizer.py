@@ -13,7 +13,6 @@ import logging
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tokenizers
@@ -21,7 +20,7 @@ from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers
 
 from flax_sd.errors import UserError
-from flax_sd.files.json_values import parse_object
+from flax_sd.files.json_values import JsonObject, parse_object
 
 LENGTH = 77  # tokens, with the first and the last
 TEXT = LENGTH - 2
@@ -222,11 +221,11 @@ def _ids_of_added(core: tokenizers.Tokenizer) -> dict[int, list[int]]:
     return ids
 
 
-def _parse(files: dict[str, bytes], name: str, where: str) -> dict[str, Any]:
+def _parse(files: dict[str, bytes], name: str, where: str) -> JsonObject:
     return parse_object(files[name], f"{where}/{name}")
 
 
-def _refuse_other_padding(config: dict[str, Any], where: str) -> None:
+def _refuse_other_padding(config: JsonObject, where: str) -> None:
     """Raises UserError where diffusers would fill up prompts in another way than to 77 tokens."""
     problems = []
     length = config.get("model_max_length")
@@ -240,7 +239,7 @@ def _refuse_other_padding(config: dict[str, Any], where: str) -> None:
 
 
 def _vocabulary(
-    read: dict[str, Any], merges: bytes | None, where: str
+    read: JsonObject, merges: bytes | None, where: str
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token to id, and the pairs in the order in which they are merged."""
     if "tokenizer.json" in read:  # goes before the other two, as in transformers
@@ -264,11 +263,11 @@ def _vocabulary(
     return vocab, [(a, b) for a, b in pairs]
 
 
-def _is_pair(pair: Any) -> bool:
+def _is_pair(pair: object) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
 
 
-def _special_tokens(read: dict[str, Any]) -> tuple[dict[str, str], list[tokenizers.AddedToken]]:
+def _special_tokens(read: JsonObject) -> tuple[dict[str, str], list[tokenizers.AddedToken]]:
     """The text of each named token, and every token that is found in text before the words are.
 
     The order of precedence is transformers': `added_tokens_decoder` of tokenizer_config.json, or
@@ -297,11 +296,11 @@ def _special_tokens(read: dict[str, Any]) -> tuple[dict[str, str], list[tokenize
     return {key: _text(value) for key, value in named.items()}, added
 
 
-def _text(value: str | dict[str, Any]) -> str:
+def _text(value: str | JsonObject) -> str:
     return value if isinstance(value, str) else value["content"]
 
 
-def _token(value: str | dict[str, Any]) -> tokenizers.AddedToken:
+def _token(value: str | JsonObject) -> tokenizers.AddedToken:
     """A token with its flags; a bare string is matched in the text as it was typed."""
     if isinstance(value, str):
         return tokenizers.AddedToken(value, special=True)

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num
 
 from flax_sd.models import layers
+from flax_sd.models.layers import Network
 from flax_sd.models.unet_blocks import (
     MakeAttention,
     Remat,
@@ -21,7 +22,7 @@ from flax_sd.models.unet_config import CROSS_ATTN_DOWN, CROSS_ATTN_UP, UNetConfi
 from flax_sd.models.unet_transformer import Transformer2DModel
 
 
-class UNet2DConditionModel(nnx.Module):
+class UNet2DConditionModel(Network):
     """The network of Stable Diffusion 1.x and 2.x.
 
     A new one outputs zero: `conv_out`, the last convolution of every ResBlock and the output

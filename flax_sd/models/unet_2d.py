@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Num, UInt32
 
 from flax_sd.models import layers
-from flax_sd.models.layers import Attention
+from flax_sd.models.layers import Attention, Network
 from flax_sd.models.unet_2d_config import ATTN_DOWN, ATTN_UP, UNet2DConfig
 from flax_sd.models.unet_blocks import (
     MakeAttention,
@@ -22,7 +22,7 @@ from flax_sd.models.unet_blocks import (
 )
 
 
-class UNet2DModel(nnx.Module):
+class UNet2DModel(Network):
     """The network of DDPM.
 
     A new one outputs zero: `conv_out`, the last convolution of every ResBlock and the output

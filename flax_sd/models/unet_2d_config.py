@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import pydantic
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models.config_json import (
     BLOCKS,
     Depth,
@@ -48,7 +49,7 @@ class UNet2DConfig:
     time_embedding_dim: Annotated[int, pydantic.Field(ge=0, le=2**20)] | None = None
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any], where: str = "unet/config.json") -> "UNet2DConfig":
+    def from_json(cls, raw: JsonObject, where: str = "unet/config.json") -> "UNet2DConfig":
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {
             "down_block_types": (DOWN, ATTN_DOWN),
@@ -104,7 +105,7 @@ class UNet2DConfig:
 
 # What diffusers' class reads besides, with its defaults (`UNet2DModel.__init__`, 0.42.1). Of these,
 # `num_train_timesteps` has a meaning for a learned embedding of the timestep alone.
-UNSUPPORTED: dict[str, Any] = {
+UNSUPPORTED: JsonObject = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
     "downsample_type": "conv",
@@ -115,7 +116,7 @@ UNSUPPORTED: dict[str, Any] = {
     "class_embed_type": None,
     "num_class_embeds": None,
 }
-ALIKE: dict[str, Callable[[Any], bool]] = {
+ALIKE: dict[str, Callable[[object], bool]] = {
     "downsample_type": lambda v: not v,
     "upsample_type": lambda v: not v,
     "add_attention": bool,

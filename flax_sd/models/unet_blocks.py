@@ -117,7 +117,7 @@ def residual_layer(
 ) -> Float[Array, "b h w c"]:
     """attention(resnet(x, temb), context), where x is `parts` put together along the channels."""
 
-    def both(pair: tuple[ResnetBlock2D, Any], *args: Any) -> Array:
+    def both(pair: tuple[ResnetBlock2D, Callable[..., Array] | None], *args: Any) -> Array:
         parts, temb, keys, context = args
         run = recomputed if remat == "full" else _call
         x = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
@@ -128,7 +128,7 @@ def residual_layer(
     return run(both, (resnet, attention), list(parts), temb, keys, context)
 
 
-def _call(function: Callable[..., Array], *args: Any) -> Array:
+def _call(function: Callable[..., Array], *args: object) -> Array:
     return function(*args)
 
 

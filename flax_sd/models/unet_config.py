@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import pydantic
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models.config_json import BLOCKS, Depth, Width, diffusers_spelling, read_config
 
 DOWN, CROSS_ATTN_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
@@ -43,7 +44,7 @@ class UNetConfig:
     time_embedding_dim: Annotated[int, pydantic.Field(ge=0, le=2**20)] | None = None
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any], where: str = "unet/config.json") -> "UNetConfig":
+    def from_json(cls, raw: JsonObject, where: str = "unet/config.json") -> "UNetConfig":
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {
             "down_block_types": (DOWN, CROSS_ATTN_DOWN),
@@ -117,7 +118,7 @@ def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
     )
 
 
-def _one_for_all(raw: dict[str, Any]) -> dict[str, Any]:
+def _one_for_all(raw: JsonObject) -> JsonObject:
     """The config with one number for a list of equal ones; of blocks without attention any will do.
 
     For the number of layers and heads a list may have different ones.
@@ -143,7 +144,7 @@ def _one_for_all(raw: dict[str, Any]) -> dict[str, Any]:
 
 # What diffusers' class reads besides, with its defaults (`UNet2DConditionModel.__init__`, 0.42.1),
 # but for what it reads in networks that are refused by another field.
-UNSUPPORTED: dict[str, Any] = {
+UNSUPPORTED: JsonObject = {
     "center_input_sample": False,
     "only_cross_attention": False,
     "transformer_layers_per_block": 1,
@@ -166,7 +167,7 @@ UNSUPPORTED: dict[str, Any] = {
     "class_embeddings_concat": False,
 }
 _CLASS_EMBEDDINGS = ("timestep", "identity", "projection", "simple_projection")
-ALIKE: dict[str, Callable[[Any], bool]] = {
+ALIKE: dict[str, Callable[[object], bool]] = {
     "class_embed_type": lambda v: v not in _CLASS_EMBEDDINGS,
     "attention_type": lambda v: v not in ("gated", "gated-text-image"),
 }

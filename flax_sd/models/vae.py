@@ -7,7 +7,7 @@ Latents here are raw: the caller multiplies them by `config.scaling_factor`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models import layers
 from flax_sd.models.config_json import (
     BLOCKS,
@@ -25,7 +26,7 @@ from flax_sd.models.config_json import (
     is_only,
     read_config,
 )
-from flax_sd.models.layers import Attention
+from flax_sd.models.layers import Attention, Network
 
 NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
 
@@ -52,9 +53,7 @@ class AutoencoderKLConfig:
     mid_block_add_attention: bool = True
 
     @classmethod
-    def from_json(
-        cls, raw: dict[str, Any], where: str = "vae/config.json"
-    ) -> "AutoencoderKLConfig":
+    def from_json(cls, raw: JsonObject, where: str = "vae/config.json") -> "AutoencoderKLConfig":
         """Reads diffusers' config. Raises UserError for what is not supported."""
         supported = {
             "down_block_types": {"DownEncoderBlock2D"},
@@ -76,8 +75,8 @@ class AutoencoderKLConfig:
 
 
 # What diffusers' class reads and this one does not: refused when it differs from the default there.
-UNSUPPORTED: dict[str, Any] = {"shift_factor": None, "latents_mean": None, "latents_std": None}
-ALIKE: dict[str, Callable[[Any], bool]] = {
+UNSUPPORTED: JsonObject = {"shift_factor": None, "latents_mean": None, "latents_std": None}
+ALIKE: dict[str, Callable[[object], bool]] = {
     "shift_factor": lambda v: is_only(v, 0),
     "latents_mean": lambda v: is_only(v, 0),
     "latents_std": lambda v: is_only(v, 1),
@@ -236,7 +235,7 @@ class Decoder(nnx.Module):
         return self.conv_out(layers.silu_of(self.conv_norm_out, z))
 
 
-class AutoencoderKL(nnx.Module):
+class AutoencoderKL(Network):
     """The variational autoencoder of Stable Diffusion 1.x and 2.x."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):

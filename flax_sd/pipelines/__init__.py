@@ -1,1 +1,1 @@
-"""What people do with a model in Python: load, generate, save."""
+"""The Python interface to a model: load, generate, save."""

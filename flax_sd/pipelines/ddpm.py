@@ -1,8 +1,8 @@
-"""DDPM: an unconditional model of a diffusers folder, and the pictures that it draws of noise."""
+"""DDPM: an unconditional model from a diffusers folder, which generates images from noise."""
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, SupportsIndex
+from typing import Literal, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import named
-from flax_sd.pipelines.request import read_seeds, to_uint8
+from flax_sd.models.layers import Network
+from flax_sd.pipelines.request import check_output, read_seeds, to_uint8
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.system import sharding
 from flax_sd.system.compiler import jit
@@ -24,14 +26,14 @@ from flax_sd.weights.model_files import ModelFiles
 
 
 class DDPM:
-    """A UNet that draws pictures without words (Ho et al. 2020), with its scheduler's config.
+    """A UNet that generates images without prompts (Ho et al. 2020), and its scheduler's config.
 
     Attributes:
-      model: what was loaded, and where it came from.
+      model: the loaded model, with the files that it came from.
     """
 
     def __init__(self, model: Model):
-        """Draws with a loaded model, whose network stays where it is."""
+        """Wraps a loaded model; its network is not copied."""
         self.model = model
         self._sample = jit(_sample, static_argnums=(0, 2))
         self._batch: Sharding | None = None
@@ -48,24 +50,24 @@ class DDPM:
         """Loads a DDPMPipeline: a diffusers folder or a hub id.
 
         Args:
-          dtype: of the weights and the arithmetic: float32, bfloat16 or float16.
+          dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
           revision: branch, tag or commit of a hub id.
-          variant: weight files to take, as "fp16" for `diffusion_pytorch_model.fp16.safetensors`.
+          variant: weight files to load: "fp16" for `diffusion_pytorch_model.fp16.safetensors`.
 
         Raises:
-          UserError: there is no such model, it is damaged or of a kind that is not supported.
+          UserError: there is no such model, it is damaged, or its kind is not supported.
         """
         as_dtype(dtype)
         files = ModelFiles.find(source, revision, variant)
         return cls(Model.load(files, dtype, family.DDPM))
 
     @property
-    def unet(self) -> Any:
+    def unet(self) -> Network:
         """The UNet."""
         return self.model.networks["unet"]
 
     @property
-    def scheduler_config(self) -> dict[str, Any]:
+    def scheduler_config(self) -> JsonObject:
         """The raw scheduler_config.json."""
         return self.model.scheduler_config
 
@@ -73,31 +75,34 @@ class DDPM:
         self,
         count: int = 1,
         num_inference_steps: int | None = None,
-        sampler: str | Mapping[str, Any] | None = None,
+        sampler: str | Mapping[str, object] | None = None,
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         height: int | None = None,
         width: int | None = None,
         output: Literal["uint8", "float"] = "uint8",
-        step_options: Mapping[str, Any] | None = None,
+        step_options: Mapping[str, object] | None = None,
     ) -> np.ndarray:
-        """Draws pictures, those of diffusers' `DDPMPipeline` with generators of the same seeds.
+        """Generates images, as diffusers' `DDPMPipeline` does with generators of the same seeds.
 
         Args:
-          count: how many; the noise of all their steps is held, 12 MB each at 32 px and 1000 steps.
-          num_inference_steps: unset takes all that the model was trained with.
-          sampler: None for the model's own, a name (`flax_sd.samplers.SAMPLERS`) for the model's
-            config made one of that class, or a scheduler config taken as it is.
-          seed: of the first picture, those after it count up; or one for each.
-          height: pixels; unset takes what the model was trained on.
-          width: as height.
-          output: "uint8" pictures [b, H, W, 3] or "float" ones in [0, 1].
-          step_options: of the sampler's steps, such as {"eta": 1.0}.
+          count: number of images; the noise of all steps is in memory, 12 MB for each image of
+            32 px and 1000 steps.
+          num_inference_steps: None for as many as the model was trained with.
+          sampler: None for the model's own, a name in `flax_sd.samplers.SAMPLERS` for that class
+            with the model's config, or a scheduler config that is used unchanged.
+          seed: seed of the first image, from which the next ones count up; or one for each image.
+          height: in pixels; None for the height that the model was trained on.
+          width: in pixels; None for the width that the model was trained on.
+          output: "uint8" images [b, H, W, 3], or "float" images in [0, 1].
+          step_options: options of the sampler's steps, such as {"eta": 1.0}.
+
+        Returns:
+          The images [b, H, W, 3].
 
         Raises:
-          UserError: arguments that cannot be, or a picture that overflowed.
+          UserError: an argument is not valid, or an image has NaN.
         """
-        if output not in ("uint8", "float"):
-            raise UserError(f"output {output!r} is not one of uint8, float")
+        check_output(output, ("uint8", "float"))
         seeds, shape = self._request(count, seed, (height, width))
         steps = samplers.from_config(
             sampler_config(self.scheduler_config, sampler),
@@ -108,16 +113,16 @@ class DDPM:
         x = initial_noise(seeds, *shape) * np.asarray(steps.init_noise_sigma)
         placed = jnp.asarray(x) if self._batch is None else jax.device_put(x, self._batch)
         drawn = self._sample(*nnx.split(self.unet), sharding.mesh_of(placed), steps, placed, noise)
-        pictures = np.asarray(drawn)
-        return pictures if output == "float" else to_uint8(pictures)
+        images = np.asarray(drawn)
+        return images if output == "float" else to_uint8(images)
 
     def _request(
-        self, count: int, seed: Any, size: tuple[int | None, int | None]
+        self, count: int, seed: object, size: tuple[int | None, int | None]
     ) -> tuple[list[int], tuple[int, int, int]]:
-        """Each picture's seed, and the shape [h, w, c] of all.
+        """Returns the seed of each image, and the shape [h, w, c] of all.
 
         Raises:
-          UserError: these cannot be; all problems are named.
+          UserError: an argument is not valid; all problems are named.
         """
         problems = [] if count > 0 else [f"count is {count}: should be 1 or more"]
         seeds = read_seeds(seed, count, problems)
@@ -136,11 +141,11 @@ class DDPM:
 
     @property
     def sample_size(self) -> tuple[int, int]:
-        """Height and width of the pictures that it was trained on."""
+        """Height and width in pixels of the images that it was trained on."""
         return sample_size(self.model.files.config("unet"))
 
     def distribute(self, mesh: Mesh) -> None:
-        """Copies the network to every device of a mesh, over which the pictures are divided."""
+        """Copies the network to every device of a mesh, over which a call's images are divided."""
         if mesh.size > 1:
             nnx.update(self.unet, sharding.replicate(nnx.state(self.unet), mesh))
             self._batch = NamedSharding(mesh, sharding.BATCH)
@@ -149,26 +154,26 @@ class DDPM:
         """Writes a diffusers folder, whole or not at all.
 
         Raises:
-          UserError: something else is in the place, or the disk is full.
+          UserError: something else is at the path, or the disk is full.
         """
         self.model.save(named(path))
 
 
-def sample_size(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width in pixels that a raw config.json names; 32, the paper's, if it does not."""
+def sample_size(config: JsonObject) -> tuple[int, int]:
+    """Returns height and width in pixels from a raw config.json; 32, as in the paper, if absent."""
     size = config.get("sample_size") or 32
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
-def train_steps(scheduler_config: Mapping[str, Any]) -> int:
-    """How many timesteps a model was trained with."""
+def train_steps(scheduler_config: JsonObject) -> int:
+    """Returns the number of timesteps that a model was trained with."""
     return scheduler_config.get("num_train_timesteps", 1000)
 
 
 def sampler_config(
-    scheduler_config: Mapping[str, Any], sampler: str | Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What `samplers.from_config` takes: the model's own, one made of it by name, or the one given.
+    scheduler_config: Mapping[str, object], sampler: str | Mapping[str, object] | None
+) -> JsonObject:
+    """Returns what `samplers.from_config` takes: the model's config, by name, or the given one.
 
     Raises:
       UserError: there is no sampler of that name.
@@ -179,9 +184,14 @@ def sampler_config(
 
 
 def _sample(
-    graph: Any, state: Any, mesh: Mesh, sampler: Sampler, x: jax.Array, noise: jax.Array | None
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    mesh: Mesh,
+    sampler: Sampler,
+    x: jax.Array,
+    noise: jax.Array | None,
 ) -> jax.Array:
-    """Pictures in [0, 1]: the paper's algorithm 2 where the sampler is its own."""
+    """Returns images in [0, 1], by the paper's algorithm 2 if the sampler is DDPM."""
     unet = nnx.merge(graph, state)
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:

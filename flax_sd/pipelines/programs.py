@@ -1,9 +1,9 @@
-"""Pictures from prompts: what is asked for, checked, and the jitted programs that draw it."""
+"""The jitted programs that generate images from prompts."""
 
 import collections
 import functools
 from collections.abc import Hashable
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,18 @@ from flax_sd.system.sharding import mesh_of
 
 @functools.lru_cache(maxsize=4)
 def shared_programs(*configs: Hashable) -> "Programs":
-    """Returns the programs of pipelines whose networks have these configs, once a process."""
+    """Returns the programs of pipelines whose networks have these configs, once in a process."""
     return Programs()
 
 
 class Programs:
-    """The jitted programs of a pipeline, each compiled once for what is static and its shapes.
+    """The jitted programs of a pipeline, each compiled once for its static arguments and shapes.
 
-    Networks are split into graph (static) and state (an argument), so that new weights, LoRAs of
-    the same ranks among them, reuse what was compiled.
+    Networks are split into graph (static) and state (an argument), so that new weights, and LoRAs
+    of the same ranks, reuse the compiled program.
 
     Attributes:
-      traces: how often each program was traced, and so compiled.
+      traces: number of times that each program was traced, and so compiled.
     """
 
     def __init__(self):
@@ -43,10 +43,10 @@ class Programs:
     def encode(
         self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b *k n"], skip: int
     ) -> Float[Array, "b m d"]:
-        """The text that the UNet attends to."""
+        """Returns the text states that the UNet attends to."""
         return self._encode(*nnx.split(text_encoder), jnp.asarray(ids), skip)
 
-    def _encoding(self, graph: Any, state: Any, ids: Array, skip: int) -> Array:
+    def _encoding(self, graph: nnx.GraphDef, state: nnx.State, ids: Array, skip: int) -> Array:
         self.traces["encode"] += 1
         return encode_ids(nnx.merge(graph, state), ids, skip)
 
@@ -59,20 +59,20 @@ class Programs:
         guidance: SupportsFloat,
         noise: Float[ArrayLike, "m b h w c"] | None,
     ) -> Float[Array, "b h w c"]:
-        """All the sampler's steps.
+        """Runs all steps of the sampler, and returns the latents.
 
         Args:
-          text: [b, 2, n, d], the negative prompts' and the prompts'; [b, 1, n, d] without guidance.
+          text: [b, 2, n, d], negative prompts before prompts; [b, 1, n, d] without guidance.
           guidance: traced, so that a new value does not recompile.
-          noise: for each step, if the sampler draws any.
+          noise: the noise of each step; None if the sampler draws none.
         """
         scale = jnp.float32(float(guidance))
         return self._sample(*nnx.split(unet), mesh_of(x), sampler, x, text, scale, noise)
 
     def _sampling(
         self,
-        graph: Any,
-        state: Any,
+        graph: nnx.GraphDef,
+        state: nnx.State,
         mesh: Mesh,
         sampler: Sampler,
         x: Array,
@@ -85,9 +85,9 @@ class Programs:
         b, k, *words = text.shape
 
         def denoise(x: Array, t: Array) -> Array:
-            """Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1.
+            """Guides by Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1.
 
-            A picture's two rows lie together, so that a batch divided over devices stays so.
+            The two rows of an image are neighbours, so that a batch stays divided over devices.
             """
             rows = jnp.repeat(x, k, axis=0)
             out = unet(rows, jnp.full(b * k, t), text.reshape(b * k, *words))
@@ -98,10 +98,10 @@ class Programs:
             return make_sample_loop(sampler)(denoise, x, noise)
 
     def decode(self, vae: nnx.Module, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
-        """Pictures in [0, 1]."""
+        """Returns images in [0, 1]."""
         return self._decode(*nnx.split(vae), latents)
 
-    def _decoding(self, graph: Any, state: Any, latents: Array) -> Array:
+    def _decoding(self, graph: nnx.GraphDef, state: nnx.State, latents: Array) -> Array:
         self.traces["decode"] += 1
         vae = nnx.merge(graph, state)
         pixels = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)

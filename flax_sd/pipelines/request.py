@@ -1,9 +1,9 @@
-"""What `generate` is asked for: checked, and spelled out picture by picture."""
+"""Checks the arguments of `generate`, and spells them out for each image."""
 
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, Literal, NamedTuple, SupportsFloat, get_args
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -12,11 +12,11 @@ from jaxtyping import Float, UInt8
 from flax_sd.errors import UserError
 from flax_sd.samplers import Sampler, initial_noise, step_noise
 
-OUTPUTS = ("uint8", "float", "latents")
+Output = Literal["uint8", "float", "latents"]
 
 
 class Request(NamedTuple):
-    """Pictures to draw, b of them."""
+    """The images to generate, b of them."""
 
     prompts: list[str]
     negatives: list[str]
@@ -25,22 +25,28 @@ class Request(NamedTuple):
     width: int  # latents
 
 
+def check_output(output: object, known: Sequence[str] = get_args(Output)) -> None:
+    """Raises a UserError if the form of the output is not one of those known."""
+    if output not in known:
+        raise UserError(f"output {output!r} is not one of {', '.join(known)}")
+
+
 def read_request(
-    prompt_or_list: Any,
-    negative_prompt: Any,
-    seed: Any,
+    prompt_or_list: object,
+    negative_prompt: object,
+    seed: object,
     size: tuple[int | None, int | None],  # pixels
     latents: ArrayLike | None,
     *,
     default_size: tuple[int, int],  # latents
     channels: int,
-    stride: int,  # pixels a latent
+    stride: int,  # pixels per latent
 ) -> Request:
-    """Spells out what `generate` was asked for; no negative prompt is an empty one.
+    """Returns the checked arguments of `generate`; None as negative prompt becomes an empty one.
 
     Raises:
-      UserError: a prompt that is no text, lists of different lengths, a size that the VAE cannot
-        make, latents of another shape, a seed that is no integer; all problems are named.
+      UserError: a prompt that is not text, lists of different lengths, a size that the VAE cannot
+        make, latents of another shape, a seed that is not an integer; all problems are named.
     """
     problems: list[str] = []
     prompts = read_texts("prompt", prompt_or_list, problems)
@@ -68,8 +74,8 @@ def read_request(
     return Request(prompts, negatives, seeds, *sides)
 
 
-def read_texts(noun: str, given: Any, problems: list[str]) -> list[Any]:
-    """One text or several as a list; what is wrong is added to `problems`."""
+def read_texts(noun: str, given: object, problems: list[str]) -> list:
+    """Returns one text or several as a list; adds what is wrong to `problems`."""
     texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
     wrong = [text for text in texts if not isinstance(text, str)]
     if wrong:
@@ -77,8 +83,8 @@ def read_texts(noun: str, given: Any, problems: list[str]) -> list[Any]:
     return texts
 
 
-def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "pictures") -> list[int]:
-    """Each picture's own, an int counting up; what is wrong is added to `problems`."""
+def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "images") -> list[int]:
+    """Returns a seed for each image, counting up from a single one; adds errors to `problems`."""
     try:
         if isinstance(seed, Sequence | np.ndarray):
             seeds = [operator.index(one) for one in seed]
@@ -95,9 +101,9 @@ def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "pictures
 def draw_noise(
     request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None
 ) -> tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "m b h w c"] | None]:
-    """The first x and each step's noise, as diffusers draws them from generators of these seeds.
+    """Returns the first x and the noise of each step, as diffusers draws them from these seeds.
 
-    Latents that are given take no noise from the stream, which then begins with the steps'.
+    Given latents take no noise from the stream, which then begins with the noise of the steps.
     """
     shape, draws = (request.height, request.width, channels), np.asarray(sampler.draws)
     noise = step_noise(request.seeds, draws, *shape, after_initial=latents is None)
@@ -106,7 +112,7 @@ def draw_noise(
 
 
 def guided(guidance_scale: SupportsFloat) -> bool:
-    """Whether the unconditional half is needed.
+    """Returns whether the unconditional half is needed.
 
     Raises:
       UserError: the scale is not a number.
@@ -116,13 +122,13 @@ def guided(guidance_scale: SupportsFloat) -> bool:
     return float(guidance_scale) > 1
 
 
-def to_uint8(pictures: Float[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Pictures in [0, 1] as diffusers rounds them.
+def to_uint8(images: Float[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
+    """Rounds images in [0, 1] as diffusers does.
 
     Raises:
-      UserError: one holds NaN, which would be a black picture.
+      UserError: one holds NaN, which would give a black image.
     """
-    bad = [k for k, picture in enumerate(pictures) if not np.isfinite(picture).all()]
+    bad = [k for k, image in enumerate(images) if not np.isfinite(image).all()]
     if bad:
-        raise UserError(f"pictures {bad} came out as NaN: load the model with dtype float32")
-    return (pictures * 255).round().astype(np.uint8)
+        raise UserError(f"images {bad} are NaN: load the model with dtype float32")
+    return (images * 255).round().astype(np.uint8)

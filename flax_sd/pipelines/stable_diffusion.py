@@ -1,9 +1,9 @@
-"""StableDiffusion: the parts of a checkpoint together, and what people do with them."""
+"""StableDiffusion: the components of a checkpoint, and the methods that use them together."""
 
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
+from typing import NamedTuple, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,21 @@ from flax_sd.diffusion import diffusers_corrections
 from flax_sd.embeddings.attached import AttachedTokens
 from flax_sd.embeddings.files import read as read_embedding
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import named
 from flax_sd.lora.attached import AttachedLoRAs
+from flax_sd.models.clip import CLIPTextModel
+from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.pipelines.programs import shared_programs
-from flax_sd.pipelines.request import OUTPUTS, draw_noise, guided, read_request, to_uint8
+from flax_sd.pipelines.request import (
+    Output,
+    check_output,
+    draw_noise,
+    guided,
+    read_request,
+    to_uint8,
+)
 from flax_sd.system import sharding
 from flax_sd.weights.family import STABLE_DIFFUSION, Family
 from flax_sd.weights.fill import as_dtype
@@ -30,18 +40,18 @@ from flax_sd.weights.model_files import ModelFiles
 
 
 class PromptStates(NamedTuple):
-    """What the text encoders say of prompts.
+    """The text states of prompts.
 
     Attributes:
-      text: [b, 77, d] float32; 152 or 227 of a `max_token_length` of 150 or 225.
-      pooled: [b, d], which only SDXL has.
+      text: [b, 77, d] float32; 152 or 227 tokens for a `max_token_length` of 150 or 225.
+      pooled: [b, d]; only for SDXL.
     """
 
     text: np.ndarray
     pooled: np.ndarray | None = None
 
 
-def _network(name: str, doc: str) -> Any:
+def _network(name: str, doc: str) -> property:
     """Returns a property: a component of the model."""
     return property(
         lambda self: self.model.networks[name],
@@ -54,12 +64,12 @@ class StableDiffusion:
     """A Stable Diffusion checkpoint: its networks, its tokenizer and its scheduler's config.
 
     Attributes:
-      model: all that was loaded, and where it came from.
-      programs: what draws, and how often it was compiled.
+      model: the loaded model, with the files that it came from.
+      programs: the jitted programs, with the number of times each was compiled.
     """
 
     def __init__(self, model: Model):
-        """Draws with a loaded model, whose networks stay where they are."""
+        """Wraps a loaded model; its networks are not copied."""
         self.model = model
         self.programs = shared_programs(
             *(model.networks[name].config for name in STABLE_DIFFUSION.networks)
@@ -79,14 +89,14 @@ class StableDiffusion:
         """Loads a diffusers folder, a hub id or "bundled:base".
 
         Args:
-          source: where the model lies.
-          dtype: of the weights and the arithmetic: float32, bfloat16 or float16.
+          source: the folder or name of the model.
+          dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
           revision: branch, tag or commit of a hub id.
-          variant: weight files to take, as "fp16" for `model.fp16.safetensors`.
+          variant: weight files to load, such as "fp16" for `model.fp16.safetensors`.
 
         Raises:
-          UserError: there is no such model, it is damaged, of a kind that is not supported, or its
-            parts do not fit; every misfit is named.
+          UserError: there is no such model, it is damaged, its kind is not supported, or its
+            components do not fit each other; all problems are named.
         """
         as_dtype(dtype)
         return cls(Model.load(ModelFiles.find(source, revision, variant), dtype))
@@ -96,15 +106,15 @@ class StableDiffusion:
         cls,
         *,
         folder: pathlib.Path,
-        unet: Any,
-        vae: Any,
-        text_encoder: Any,
+        unet: Network,
+        vae: Network,
+        text_encoder: Network,
         tokenizer: Tokenizer,
     ) -> "StableDiffusion":
-        """Makes a pipeline of networks that are in memory; the configs come from `folder`.
+        """Makes a pipeline from networks in memory; the configs come from `folder`.
 
         Raises:
-          UserError: a config is missing from the folder or the parts do not fit each other.
+          UserError: the folder lacks a config, or the components do not fit each other.
         """
         files = ModelFiles(folder)
         networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
@@ -114,48 +124,50 @@ class StableDiffusion:
 
     @property
     def family(self) -> Family:
-        """Returns "sd1", "sd2" or "sdxl"."""
+        """The family: "sd1", "sd2" or "sdxl"."""
         return self.model.files.family
 
     @property
     def source(self) -> str:
-        """What `load` was asked for."""
+        """The source that `load` was called with."""
         return self.model.files.source
 
-    unet = _network("unet", "The UNet; another one may be put in its place.")
-    vae = _network("vae", "The autoencoder; another one may be put in its place.")
+    unet = _network("unet", "The UNet, which may be replaced.")
+    vae = _network("vae", "The autoencoder, which may be replaced.")
+
+    _text_encoder = _network("text_encoder", "The text encoder.")
 
     @property
-    def text_encoders(self) -> tuple[Any, ...]:
-        """One, but for SDXL."""
-        return (self.model.networks["text_encoder"],)
+    def text_encoders(self) -> tuple[CLIPTextModel, ...]:
+        """The text encoders: one, except for SDXL."""
+        return (self._text_encoder,)
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
-        """Those of the text encoders."""
+        """The tokenizers of the text encoders."""
         return self.model.tokenizers
 
     @property
-    def scheduler_config(self) -> dict[str, Any]:
-        """The raw scheduler_config.json; another one may be put in its place."""
+    def scheduler_config(self) -> JsonObject:
+        """The raw scheduler_config.json, which may be replaced."""
         return self.model.scheduler_config
 
     @scheduler_config.setter
-    def scheduler_config(self, config: dict[str, Any]) -> None:
+    def scheduler_config(self, config: JsonObject) -> None:
         self.model.scheduler_config = config
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where its files lie."""
+        """The folder of its files."""
         return self.model.files.folder
 
     @property
     def stride(self) -> int:
-        """Pixels a latent, along each side."""
+        """Pixels per latent, along each side."""
         return self.model.pixels_per_latent
 
     @property
-    def configs(self) -> dict[str, dict[str, Any]]:
+    def configs(self) -> dict[str, JsonObject]:
         """The raw config.json of each network, by component."""
         return self.model.files.configs
 
@@ -166,15 +178,15 @@ class StableDiffusion:
         *,
         max_token_length: int = 75,
     ) -> PromptStates:
-        """The text states of prompts.
+        """Returns the text states of prompts.
 
         Args:
-          prompts: one or more; what is past `max_token_length` is cut off, with a log warning.
-          clip_skip: how many of the text encoder's last layers to leave out.
-          max_token_length: tokens of text that are read: 75, or 150 or 225 in chunks of 75.
+          prompts: one or more; tokens past `max_token_length` are cut off, with a log warning.
+          clip_skip: number of the text encoder's last layers to leave out.
+          max_token_length: tokens of text to read: 75, or 150 or 225 in chunks of 75.
 
         Raises:
-          UserError: the text encoder has not as many layers, or the length is another.
+          UserError: the text encoder has fewer layers, or the length is not one of these.
         """
         states = self._encode(prompts, clip_skip or 0, max_token_length)
         return PromptStates(np.asarray(states, np.float32))
@@ -189,42 +201,42 @@ class StableDiffusion:
         negative_prompt: str | Sequence[str] | None = "",
         num_inference_steps: int = 50,
         guidance_scale: SupportsFloat = 7.5,
-        sampler: str | Mapping[str, Any] | None = None,
+        sampler: str | Mapping[str, object] | None = None,
         seed: SupportsIndex | Sequence[SupportsIndex] = 0,
         latents: ArrayLike | None = None,
         height: int | None = None,
         width: int | None = None,
-        output: str = "uint8",
+        output: Output = "uint8",
         *,
         clip_skip: int | None = None,
         max_token_length: int = 75,
-        step_options: Mapping[str, Any] | None = None,
+        step_options: Mapping[str, object] | None = None,
     ) -> np.ndarray:
-        """Draws a picture for each prompt, the one that diffusers draws from the same seed.
+        """Generates an image for each prompt, as diffusers does from the same seed.
 
         Args:
-          prompt_or_list: one prompt, or several that are drawn together.
+          prompt_or_list: one prompt, or several for one batch.
           negative_prompt: one, or one for each prompt; without guidance it is ignored. None is "".
-          num_inference_steps: as diffusers' `set_timesteps`.
+          num_inference_steps: number of steps, as for diffusers' `set_timesteps`.
           guidance_scale: 1 and below leave the unconditional half out.
-          sampler: None for the checkpoint's own, a name (`flax_sd.samplers.SAMPLERS`) for the
-            checkpoint's config made one of that class, or a scheduler config taken as it is.
-          seed: of the first picture, those after it count up; or one for each.
-          latents: noise [b, h, w, c] to begin with, in place of the seeds'.
-          height: pixels; unset takes what the UNet was trained on. One side may be given alone,
-            which diffusers ignores.
-          width: as height.
-          output: "uint8" pictures [b, H, W, 3], "float" ones in [0, 1], or "latents" [b, h, w, c].
-          clip_skip: layers to leave out for the prompts; not for the negative ones, as diffusers.
-          max_token_length: tokens that are read of each prompt: 75 as in diffusers, or in chunks
-            150 or 225, which all prompts then have, as in training with `data.max_token_length`.
-          step_options: of the sampler's steps, such as {"eta": 1.0}.
+          sampler: None for the checkpoint's own, a name in `flax_sd.samplers.SAMPLERS` for that
+            class with the checkpoint's config, or a scheduler config that is used unchanged.
+          seed: seed of the first image, from which the next ones count up; or one for each image.
+          latents: noise [b, h, w, c] to start from, instead of noise from the seeds.
+          height: in pixels; None for the height that the UNet was trained on. One side may be
+            given alone, which diffusers ignores.
+          width: in pixels; None for the width that the UNet was trained on.
+          output: "uint8" images [b, H, W, 3], "float" images in [0, 1], or "latents" [b, h, w, c].
+          clip_skip: last layers of the text encoder to leave out for the prompts; as in diffusers,
+            not for the negative prompts.
+          max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in
+            chunks of 75 for all prompts, as in training with `data.max_token_length`.
+          step_options: options of the sampler's steps, such as {"eta": 1.0}.
 
         Raises:
-          UserError: arguments that cannot be, or a picture that overflowed.
+          UserError: an argument is not valid, or an image has NaN.
         """
-        if output not in OUTPUTS:
-            raise UserError(f"output {output!r} is not one of {', '.join(OUTPUTS)}")
+        check_output(output)
         request = read_request(
             prompt_or_list,
             negative_prompt,
@@ -245,21 +257,21 @@ class StableDiffusion:
         x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
         if output == "latents":
             return np.asarray(x)
-        pictures = self._decode(x)
-        return pictures if output == "float" else to_uint8(pictures)
+        images = self._decode(x)
+        return images if output == "float" else to_uint8(images)
 
     def _decode(self, latents: jax.Array) -> np.ndarray:
-        """Pictures in [0, 1], one by one unless devices divide them.
+        """Decodes latents to images in [0, 1], one by one unless devices divide them.
 
-        On a CPU four of 512 px take 5 GiB together, one takes 1.25.
+        On a CPU four images of 512 px need 5 GiB together, one needs 1.25 GiB.
         """
         parts = [latents] if self._batch else [latents[i : i + 1] for i in range(len(latents))]
         return np.concatenate([np.asarray(self.programs.decode(self.vae, part)) for part in parts])
 
     def distribute(self, mesh: Mesh) -> None:
-        """Copies the networks to every device of a mesh; pictures of a call are divided among them.
+        """Copies the networks to every device of a mesh, over which a call's images are divided.
 
-        From then on the number of prompts of a call must be a multiple of the number of devices.
+        After this the number of prompts in a call must be a multiple of the number of devices.
         """
         if mesh.size > 1:
             for network in self.model.networks.values():
@@ -267,7 +279,7 @@ class StableDiffusion:
             self._batch = NamedSharding(mesh, sharding.BATCH)
 
     def _place(self, array: ArrayLike) -> jax.Array:
-        """An array with the batch as its first axis, where the networks are."""
+        """Puts an array, with the batch as its first axis, on the networks' devices."""
         if self._batch is None:
             return jnp.asarray(array)
         devices = self._batch.num_devices
@@ -280,36 +292,37 @@ class StableDiffusion:
     def add_lora(
         self, path: str | os.PathLike[str], scale: SupportsFloat = 1.0, name: str | None = None
     ) -> str:
-        """Puts a LoRA beside the weights; returns the name to remove it by.
+        """Adds a LoRA to the networks; returns the name to remove it by.
 
         Args:
           path: a file of kohya, PEFT or diffusers, or a folder that holds one.
-          scale: strength; another one, or another LoRA of the same ranks, does not recompile.
-          name: unset takes the file's, with a number behind it if that is taken.
+          scale: strength; a new scale, or another LoRA of the same ranks, does not recompile.
+          name: None for the name of the file, with a number added if it is taken.
 
         Raises:
-          UserError: it is no LoRA, is one of another model, or the name that was given is taken.
+          UserError: it is not a LoRA, belongs to another model, or the given name is taken.
         """
         return self._loras.add(self.model.networks, path, float(scale), name)
 
     def remove_lora(self, name: str) -> None:
-        """Takes a LoRA out; what is drawn then is what was drawn before it came.
+        """Removes a LoRA; images are then the same as before it was added.
 
         Raises:
-          UserError: there is none of that name.
+          UserError: there is no LoRA of that name.
         """
         self._loras.remove(self.model.networks, name)
 
     def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
-        """Teaches prompts a new token (textual inversion); returns what it is called there.
+        """Adds a token for prompts (textual inversion); returns its name.
 
         Args:
           path: a safetensors file of diffusers, sd-scripts, A1111 or ComfyUI, or a folder that
             holds `learned_embeds.safetensors`.
-          token: unset takes the file's own, or its name.
+          token: None for the token in the file, or else the name of the file.
 
         Raises:
-          UserError: it is no embedding, is one of another model, or the vocabulary has the token.
+          UserError: it is not an embedding, belongs to another model, or the vocabulary already
+            has the token.
         """
         text_encoder = self.text_encoders[0]
         found = read_embedding(path, text_encoder.config.hidden_size, token)
@@ -317,17 +330,17 @@ class StableDiffusion:
         return found.token
 
     def remove_embedding(self, token: str) -> None:
-        """Takes a token out; prompts are read as before it came.
+        """Removes a token; prompts are then read as before it was added.
 
         Raises:
-          UserError: there is none of that name.
+          UserError: there is no such token.
         """
         self.tokenizers[0] = self._tokens.remove(self.text_encoders[0], token)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a diffusers folder, whole or not at all; LoRAs and new tokens stay out of it.
+        """Writes a diffusers folder, whole or not at all, without LoRAs and new tokens.
 
         Raises:
-          UserError: something else is in the place, or the disk is full.
+          UserError: something else is at the path, or the disk is full.
         """
         self.model.save(named(path))

@@ -1,1 +1,1 @@
-"""Weights on disk: diffusers folders, safetensors files, hub downloads. torch layouts live here."""
+"""Weights on disk: diffusers folders, safetensors files, hub downloads, and torch's layouts."""

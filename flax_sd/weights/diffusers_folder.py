@@ -1,8 +1,7 @@
-"""The diffusers folder: a sub-folder a component, with its config.json and its tensors.
+"""The diffusers folder: one sub-folder for each component, with its config.json and tensors.
 
-Reading takes every layout that people have: one file or shards with an index, plain or of a variant
-(fp16), names of older versions. Writing gives what diffusers' and transformers' `from_pretrained`
-read.
+Reads every layout in use: one file or shards with an index, plain or a variant (fp16), and the
+names of older versions. Writes what `from_pretrained` of diffusers and transformers reads.
 """
 
 import contextlib
@@ -12,14 +11,13 @@ import pathlib
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from flax_sd.errors import UserError
 from flax_sd.files import file_kind
 from flax_sd.files.atomic import explain_write_errors, flush_to_disk
-from flax_sd.files.json_values import parse_object
+from flax_sd.files.json_values import JsonObject, parse_object
 from flax_sd.weights.safetensors import TensorFile, write
 
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
@@ -29,8 +27,8 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _OLD_KEY = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """A JSON object.
+def read_json(path: pathlib.Path) -> JsonObject:
+    """Reads a JSON object.
 
     Raises:
       UserError: the file is missing or holds something else.
@@ -48,12 +46,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def weight_file(names: Collection[str], variant: str | None, where: str) -> str:
-    """Which of a component's files to read: the tensors, or the index of their shards.
+    """Returns which of a component's files to read: the tensors, or the index of their shards.
 
-    A component that has no file of the variant is read from its plain one, as in diffusers.
+    A component without a file of the variant is read from its plain file, as in diffusers.
 
     Raises:
-      UserError: there is none; the message says what is there instead.
+      UserError: there is none; the message names what is there instead.
     """
     dotted = f".{variant}" if variant else ""
     for ending in dict.fromkeys([dotted, ""]):
@@ -84,7 +82,7 @@ def weight_file(names: Collection[str], variant: str | None, where: str) -> str:
 def component_files(
     folder: pathlib.Path, component: str, variant: str | None = None
 ) -> list[pathlib.Path]:
-    """The safetensors files of a component.
+    """Returns the safetensors files of a component.
 
     Raises:
       UserError: there are none, or shards that the index names are missing.
@@ -112,7 +110,7 @@ def _is_name(value: object) -> bool:
 def component_tensors(
     folder: pathlib.Path, component: str, variant: str | None = None
 ) -> Mapping[str, np.ndarray]:
-    """A component's tensors under today's names, each mapped from its file when it is asked for.
+    """Returns a component's tensors under their current names, each mapped from its file on access.
 
     Raises:
       UserError: as `component_files`, or a file is damaged.
@@ -121,7 +119,7 @@ def component_tensors(
 
 
 def current_names(*sources: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """Tensors under the names that diffusers' classes and the hub's CLIP files have."""
+    """Returns tensors under the names that diffusers' classes and the hub's CLIP files use."""
     # transformers 5 saves CLIPTextModel without the prefix that every older file has.
     bare = any("embeddings.token_embedding.weight" in source for source in sources)
     return _Renamed(
@@ -136,7 +134,7 @@ def _current_name(key: str, bare: bool) -> str:
 
 
 class _Renamed(Mapping[str, np.ndarray]):
-    """Tensors that stay where they are until they are asked for: a model is never there twice."""
+    """Tensors that are read on access, so that a model is never in memory twice."""
 
     def __init__(self, places: Mapping[str, tuple[Mapping[str, np.ndarray], str]]):
         self._places = places
@@ -154,16 +152,16 @@ class _Renamed(Mapping[str, np.ndarray]):
 
 @contextlib.contextmanager
 def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to write into, which takes its place at `path` when the block ends without error.
+    """Yields a folder to write into, which is moved to `path` when the block ends without error.
 
-    A model that is there already is replaced; a run that is killed leaves it as it was.
+    A model that is already there is replaced; a run that is killed leaves it as it was.
 
     Raises:
-      UserError: something else than a model is there, or the disk is full.
+      UserError: something other than a model is there, or the disk is full.
     """
     path = pathlib.Path(os.path.abspath(path))  # "." has no name to write aside under
     if path.exists() and not _is_replaceable(path):
-        raise UserError(f"{path} exists and is no model folder; name a new or an empty folder")
+        raise UserError(f"{path} exists and is not a model folder; name a new or an empty folder")
     aside, old = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
     try:
         with explain_write_errors(path):
@@ -183,8 +181,8 @@ def _is_replaceable(path: pathlib.Path) -> bool:
     return path.is_dir() and ((path / "model_index.json").is_file() or not any(path.iterdir()))
 
 
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Writes JSON the way diffusers does, in a folder that is made if it is not there."""
+def write_json(path: pathlib.Path, value: Mapping[str, object]) -> None:
+    """Writes JSON as diffusers does, and makes its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
@@ -195,7 +193,7 @@ def save_component(
     folder: pathlib.Path,
     component: str,
     tensors: Mapping[str, np.ndarray],
-    config: Mapping[str, Any],
+    config: Mapping[str, object],
 ) -> None:
     """Writes a component's config.json and tensors; use inside `written_aside`.
 

@@ -1,19 +1,19 @@
-"""Which models there are: what each kind consists of, and what tells the families apart."""
+"""The kinds of models, their components, and how the families are told apart."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
 
 class ModelKind(NamedTuple):
-    """What a kind of model consists of.
+    """The components of one kind of model.
 
     Attributes:
-      name: diffusers' class of it, which the model's index names.
-      networks: its components with weights.
-      tokenizers: those of its text encoders, in order.
-      same_parts: classes whose folders hold the same, so that diffusers loads them so too.
+      name: diffusers' class, which model_index.json names.
+      networks: the components with weights.
+      tokenizers: the tokenizers of its text encoders, in order.
+      same_parts: classes whose folders hold the same components, which diffusers loads as well.
     """
 
     name: str
@@ -32,16 +32,16 @@ DDPM = ModelKind("DDPMPipeline", ("unet",))
 
 
 def family_of(
-    text_encoder: Mapping[str, Any],
-    unet: Mapping[str, Any] | None = None,
+    text_encoder: Mapping[str, object],
+    unet: Mapping[str, object] | None = None,
     *,
     second_text_encoder: bool = False,
 ) -> Family:
-    """Decides the family from raw config.json files, by what only it has, never by width.
+    """Returns the family that raw config.json files describe, by a value only that family has.
 
     Args:
-      text_encoder: of the (first) text encoder; OpenCLIP's, and so SD 2's, has exact GELU.
-      unet: of the UNet, if it is at hand.
+      text_encoder: config of the (first) text encoder; OpenCLIP's, which SD 2 uses, has exact GELU.
+      unet: config of the UNet, if there is one.
       second_text_encoder: whether the folder has a text_encoder_2.
     """
     if second_text_encoder or (unet or {}).get("addition_embed_type") == "text_time":

@@ -1,10 +1,10 @@
-"""Checkpoint tensors into an abstract module, and a module's tensors back under their names."""
+"""Puts checkpoint tensors into an abstract module, and names a module's tensors as a checkpoint."""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +13,29 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 
+Path = tuple[Hashable, ...]  # of a leaf inside a module
 M = TypeVar("M", bound=nnx.Module)
 _ALIGNMENT = 64  # bytes
 _THREADS = min(8, os.cpu_count() or 1)
 _POOL = ThreadPoolExecutor(_THREADS)
 DTYPES = ("float32", "bfloat16", "float16")
-# What transformers' CLIPTextModel leaves unread: a constant (int64 0 … 76) that used to be saved
-# with it, and the parts of a whole CLIP, or of one with a projection, that it was cut out of.
+# Not read by transformers' CLIPTextModel: a constant (int64 0 … 76) that used to be saved with it,
+# and the rest of a whole CLIP, or of one with a projection.
 _IGNORED = re.compile(
     r"text_model\.embeddings\.position_ids|logit_scale|"
     r"(vision_model|visual_projection|text_projection)\..+"
 )
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
-_WRAPPERS = (
-    "base",
-)  # a LoRA holds the layer that it wraps in `base`: torch's names have no such level
+# A LoRA holds the layer that it wraps in `base`; torch's names have no such level.
+_WRAPPERS = ("base",)
 
 
 def as_dtype(name: str) -> np.dtype:
-    """The dtype of that name.
+    """Returns the dtype of that name.
 
     Raises:
-      UserError: it is none of those that networks are held in.
+      UserError: networks cannot have that dtype.
     """
     if name not in DTYPES:
         raise UserError(f"dtype {name!r} is not one of {', '.join(DTYPES)}")
@@ -45,14 +45,14 @@ def as_dtype(name: str) -> np.dtype:
 def fill(abstract: M, tensors: Mapping[str, np.ndarray], dtype: str, where: str) -> M:
     """Puts tensors into an abstract module (from `nnx.eval_shape`), in `dtype`.
 
-    The tensors are converted one at a time, the largest first, so that whatever copy a device needs
-    never comes on top of a full model: the peak of a load stays near the parameters' size.
+    Converts the tensors one at a time, the largest first, so that the copy a device needs is never
+    added to a full model: the peak memory of a load stays near the size of the parameters.
 
     Args:
       where: the file or folder, for the message.
 
     Raises:
-      UserError: tensors are missing, left over, of another shape, not floating point or too large
+      UserError: tensors are missing, unexpected, of another shape, not floating point or too large
         for the dtype; every such tensor is named.
     """
     target = as_dtype(dtype)
@@ -80,10 +80,10 @@ def fill(abstract: M, tensors: Mapping[str, np.ndarray], dtype: str, where: str)
     return nnx.merge(graphdef, nnx.from_flat_state(filled))
 
 
-def _misfit(key: str, tensor: np.ndarray, path: tuple[Any, ...], var: nnx.Variable) -> str:
-    """What is wrong with the tensor for that slot; empty if nothing is."""
+def _misfit(key: str, tensor: np.ndarray, path: Path, var: nnx.Variable) -> str:
+    """Returns what is wrong with the tensor for that slot; empty if nothing is."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        return f"dtype of {key}: {tensor.dtype}, floating point is wanted"
+        return f"dtype of {key}: {tensor.dtype}, should be floating point"
     wanted = to_torch_layout(path, np.broadcast_to(np.float32(0), var.shape)).shape
     if tensor.shape != wanted:
         return f"shape of {key}: {tensor.shape} in the file, {wanted} in the model"
@@ -91,9 +91,9 @@ def _misfit(key: str, tensor: np.ndarray, path: tuple[Any, ...], var: nnx.Variab
 
 
 def _on_device(view: np.ndarray, dtype: np.dtype) -> jax.Array:
-    """The tensor, converted, on the default device.
+    """Returns the tensor, converted, on the default device.
 
-    A buffer that begins at a multiple of 64 bytes is taken by jax on a CPU without another copy.
+    On a CPU, jax uses a buffer that begins at a multiple of 64 bytes without another copy.
     """
     buffer = np.empty(view.size * dtype.itemsize + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
@@ -103,7 +103,7 @@ def _on_device(view: np.ndarray, dtype: np.dtype) -> jax.Array:
 
 
 def _copy(source: np.ndarray, target: np.ndarray) -> None:
-    """Copies in parts, a thread each: the system hands out fresh memory slower than it is filled.
+    """Copies with several threads: the system hands out new memory slower than one thread fills it.
 
     Raises:
       FloatingPointError: a value past float16's range, which would silently become infinite.
@@ -126,10 +126,10 @@ def rounded(
     """Returns the tensors in another dtype.
 
     Args:
-      where: the file or folder that they go to, for the message.
+      where: the file or folder to be written, for the message.
 
     Raises:
-      UserError: as `check_finite`.
+      UserError: a tensor is not finite, as in `check_finite`.
     """
     target = as_dtype(dtype)
     with np.errstate(over="ignore"):  # named below
@@ -141,13 +141,13 @@ def rounded(
 
 
 def check_finite(where: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Sees that tensors hold nothing but numbers before they are written.
+    """Checks before writing that every number in the tensors is finite.
 
     Args:
-      where: the file or folder that they go to, for the message.
+      where: the file or folder to be written, for the message.
 
     Raises:
-      UserError: some are NaN or infinite, as what is too large for its dtype; all are named.
+      UserError: some are NaN or infinite, as numbers too large for a dtype become; all are named.
     """
     wrong = [f"{key} ({t.dtype})" for key, t in tensors.items() if not np.isfinite(t).all()]
     if wrong:
@@ -156,14 +156,14 @@ def check_finite(where: str | os.PathLike[str], tensors: Mapping[str, np.ndarray
 
 
 def dtype_name(module: nnx.Module | nnx.State) -> str:
-    """Returns the name of the dtype that a module's parameters are in."""
+    """Returns the name of the dtype of a module's parameters."""
     return next(iter(state_tensors(module).values())).dtype.name
 
 
 def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
-    """A module's parameters under torch's names and in torch's layout (views where possible).
+    """Returns a module's parameters with torch's names and layout (views where possible).
 
-    LoRA leaves are left out: a wrapped layer gives its base weights under its own name.
+    LoRA leaves are left out: a wrapped layer's base weights have the layer's own name.
     """
     state = nnx.state(module) if isinstance(module, nnx.Module) else module
     return {
@@ -173,22 +173,22 @@ def state_tensors(module: nnx.Module | nnx.State) -> dict[str, np.ndarray]:
     }
 
 
-def checkpoint_key(path: tuple[Any, ...]) -> str:
-    """The name in a diffusers or transformers file of the leaf at `path` of a module."""
+def checkpoint_key(path: Path) -> str:
+    """Returns the name in a diffusers or transformers file of a module's leaf at `path`."""
     *parents, leaf = path
     kept = [str(part) for part in parents if part not in _WRAPPERS]
     return ".".join([*kept, _LEAVES.get(str(leaf), str(leaf))])
 
 
-def to_torch_layout(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
-    """The leaf at `path` as torch lays it out (a view)."""
+def to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    """Returns the leaf at `path` in torch's layout (a view)."""
     if path[-1] != "kernel":
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
-def from_torch_layout(path: tuple[Any, ...], array: np.ndarray) -> np.ndarray:
-    """torch's tensor as the leaf at `path` is laid out here (a view)."""
+def from_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    """Returns torch's tensor in the layout of the leaf at `path` (a view)."""
     if path[-1] != "kernel":
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,4 +1,4 @@
-"""Where a model lies: a folder, a model that comes with the package, or the Hugging Face hub."""
+"""Finds a model: in a folder, in the package, or on the Hugging Face hub."""
 
 import os
 import pathlib
@@ -14,12 +14,13 @@ from flax_sd.files.paths import named
 from flax_sd.weights.diffusers_folder import weight_file
 
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
-_PAGE = re.compile(  # of a model on the hub, and of a file of it
+_PAGE = re.compile(  # the address of a model on the hub, or of one of its files
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)"
     r"(?:/(?:tree|blob|resolve)/(?P<revision>[^/?#]+))?(?P<rest>/[^?#]*)?(?:[?#].*)?"
 )
-_COMPONENTS = ("unet", "text_encoder", "tokenizer", "scheduler")  # vae: may be named by itself
-_OF_RUNS = ("lora.safetensors", "learned_embeds.safetensors")
+# Without the VAE, which may be named by itself.
+_COMPONENTS = ("unet", "text_encoder", "tokenizer", "scheduler")
+_RUN_FILES = ("lora.safetensors", "learned_embeds.safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SMALL = re.compile(  # configs and tokenizers; not the safety checker's
     r"model_index\.json|config\.json|scheduler/[^/]*\.json|tokenizer(_\d)?/[^/]*|"
@@ -31,10 +32,10 @@ _WEIGHTS = re.compile(r"(?:(unet|vae|text_encoder|text_encoder_2)/)?([^/]+)")
 def resolve(
     source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None
 ) -> pathlib.Path:
-    """The folder that `source` stands for, downloaded to the hub's cache if need be.
+    """Returns the folder that `source` names, downloaded to the hub's cache if necessary.
 
     Args:
-      source: a folder, which may be a repository's in the hub's cache, "bundled:NAME", or a hub id
+      source: a folder, which may be a repository in the hub's cache, "bundled:NAME", or a hub id
         "organisation/name".
       revision: branch, tag or commit of a hub id.
       variant: which of a hub id's weight files to fetch, such as "fp16".
@@ -58,44 +59,45 @@ def resolve(
 
 
 def _model_in(path: pathlib.Path, revision: str | None) -> pathlib.Path:
-    """The model that a folder is or, of a repository in the hub's cache, that its snapshot is."""
+    """Returns the folder itself, or a snapshot in it if it is a repository of the hub's cache."""
     if (path / "model_index.json").is_file():
         return path
     if (path / "snapshots").is_dir():
         return _snapshot(path, revision)
     if path.name in _COMPONENTS and (path.parent / "model_index.json").is_file():
-        raise UserError(f"{path} is a part of the model {path.parent}: name that folder")
+        raise UserError(f"{path} is a component of the model {path.parent}: name that folder")
     if (path / "config.json").is_file() or (path / "unet").is_dir():
         return path
-    if any((path / name).is_file() for name in _OF_RUNS):
+    if any((path / name).is_file() for name in _RUN_FILES):
         raise UserError(
-            f"{path} holds what a run trained and no model: name the model that it was trained on, "
-            "and this folder as a LoRA or embedding of it"
+            f"{path} holds a trained LoRA or embedding, not a model: name the model that it was "
+            "trained on, and this folder as its LoRA or embedding"
         )
     inside = sorted(found.parent for found in path.glob("*/model_index.json"))
     if inside:
-        which = "it holds one" if len(inside) == 1 else "it holds some"
+        which = "one" if len(inside) == 1 else "several"
         names = ", ".join(map(str, inside))
-        raise UserError(f"{path} is no model, but {which}: name {names}")
+        raise UserError(f"{path} is not a model, but holds {which}: name {names}")
     return path
 
 
 def _snapshot(path: pathlib.Path, revision: str | None) -> pathlib.Path:
-    """A revision's files in the folder of a repository in the hub's cache."""
+    """Returns a revision's folder in a repository of the hub's cache."""
     there = sorted(found for found in (path / "snapshots").iterdir() if found.is_dir())
     named = path / "refs" / (revision or "main")
     commit = named.read_text("utf-8", "replace").strip() if named.is_file() else revision
     for snapshot in there:
         if snapshot.name == commit or (revision is None and len(there) == 1):
             return snapshot
-    names = ", ".join(map(str, there)) or "no snapshot at all"
+    names = ", ".join(map(str, there)) or "none"
     raise UserError(
-        f"{path} is of the hub's cache, without its revision {revision or 'main'}: it has {names}"
+        f"{path} is a repository of the hub's cache that lacks revision {revision or 'main'}; "
+        f"its snapshots: {names}"
     )
 
 
 def _refuse_file(source: str, path: pathlib.Path) -> NoReturn:
-    """Names the model's folder, if the file is in one."""
+    """Raises for a file, and names the model's folder if the file is in one."""
     for folder in path.absolute().parents:
         if (folder / "model_index.json").is_file():
             raise UserError(f"{source} is a file of the model {folder}: name that folder")
@@ -106,12 +108,12 @@ def _refuse_file(source: str, path: pathlib.Path) -> NoReturn:
 
 
 def _refuse_page(source: str) -> NoReturn:
-    """Names the hub id that a page's address holds."""
+    """Raises for an address, and names the hub id in it."""
     page = _PAGE.fullmatch(source)
     if page is None:
         raise UserError(f"{source} is an address: download the model and name its folder")
-    of = page["revision"]
-    revision = f", and its revision {of}" if of not in (None, "main") else ""
+    named = page["revision"]
+    revision = f", and its revision {named}" if named not in (None, "main") else ""
     raise UserError(
         f"{source} is a page of the hub: name the model by its id, {page['id']}{revision}"
     )
@@ -127,7 +129,7 @@ def _bundled(source: str) -> pathlib.Path:
 
 
 def needed_files(names: Sequence[str], variant: str | None, where: str) -> list[str]:
-    """Of a repository's files those that a load reads: one form of the weights, no pickles.
+    """Returns the files of a repository that a load reads: one form of the weights, no pickles.
 
     Raises:
       UserError: a component has no weights that can be read.
@@ -140,7 +142,7 @@ def needed_files(names: Sequence[str], variant: str | None, where: str) -> list[
     is_pipeline = "model_index.json" in names
     for component, files in inside.items():
         if bool(component) != is_pipeline:
-            continue  # beside a pipeline's folders lie single files, which nobody asked for
+            continue  # single-file checkpoints beside a pipeline's folders are not read
         chosen = weight_file(files, variant, f"{where}/{component}".rstrip("/"))
         if chosen.endswith(".json"):
             shards = [name for name in files if "-of-" in name and name.endswith(".safetensors")]
@@ -154,7 +156,7 @@ def needed_files(names: Sequence[str], variant: str | None, where: str) -> list[
 
 
 def _fetch(repo: str, revision: str | None, variant: str | None) -> pathlib.Path:
-    """The repository's folder in the cache, brought up to date if the hub can be reached."""
+    """Returns the repository's folder in the cache, updated if the hub can be reached."""
     try:
         info = huggingface_hub.HfApi().model_info(repo, revision=revision)
         names = [file.rfilename for file in info.siblings or []]
@@ -165,8 +167,7 @@ def _fetch(repo: str, revision: str | None, variant: str | None) -> pathlib.Path
         raise
     except errors.GatedRepoError as error:
         raise UserError(
-            f"{repo} asks for its licence to be accepted on huggingface.co, and for a token: "
-            "hf auth login"
+            f"{repo} is gated: accept its licence on huggingface.co, then run hf auth login"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{repo} has no revision {revision} on the hub") from error
@@ -179,12 +180,12 @@ def _fetch(repo: str, revision: str | None, variant: str | None) -> pathlib.Path
 
 
 def _cached(repo: str, revision: str | None, reason: Exception) -> pathlib.Path:
-    """What earlier downloads left; loading it names whatever is missing."""
+    """Returns the folder that earlier downloads left; loading it names what is missing."""
     try:
         folder = huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True)
         return pathlib.Path(folder)
     except errors.LocalEntryNotFoundError as error:
-        # Only the files that were asked for are there, which newer versions call incomplete.
+        # Only the requested files are there, which newer versions call incomplete.
         if partial := getattr(error, "snapshot_path", None):
             return pathlib.Path(partial)
         at = f"{repo}, revision {revision}," if revision else repo

@@ -1,4 +1,4 @@
-"""Which model it is: what tells one from every other, and what it is called."""
+"""The identity of a model: its fingerprint and its name."""
 
 import hashlib
 import pathlib
@@ -8,7 +8,7 @@ _BLOCK, _BLOCKS = 2**16, 16  # bytes, places
 
 
 def fingerprint(files: Iterable[pathlib.Path]) -> str:
-    """Tells models apart without reading gigabytes: SHA-256 of samples of the files, 10 digits."""
+    """Returns 10 hex digits of the SHA-256 of samples of the files, without reading gigabytes."""
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
@@ -21,12 +21,12 @@ def fingerprint(files: Iterable[pathlib.Path]) -> str:
 
 
 def display_name(source: str) -> str:
-    """A hub id or bundled name as it is; of a folder the last part, for paths are private."""
+    """Returns a hub id or bundled name unchanged, but only the last part of a (private) path."""
     if source.startswith("bundled:") or not is_local(source):
         return source
     return pathlib.Path(source).expanduser().resolve().name
 
 
 def is_local(source: str) -> bool:
-    """Whether it can be looked up without the network."""
+    """Returns whether a source can be found without the network."""
     return source.count("/") != 1 or source.startswith((".", "~")) or pathlib.Path(source).exists()

@@ -1,13 +1,14 @@
-"""A model in memory: networks, tokenizers, scheduler config, and where they came from."""
+"""A model in memory: networks, tokenizers, scheduler config, and the files they came from."""
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from flax import nnx
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
+from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import save_component, write_json, written_aside
 from flax_sd.weights.family import STABLE_DIFFUSION, ModelKind
@@ -20,27 +21,27 @@ class Model:
     """A loaded model.
 
     Attributes:
-      files: where it came from.
-      networks: by component; in training those alone that the mode needs.
-      tokenizers: one a text encoder.
-      scheduler_config: the raw scheduler_config.json, as options may have changed it.
+      files: the files that it was loaded from.
+      networks: by component; in training only those that the mode needs.
+      tokenizers: one for each text encoder.
+      scheduler_config: the raw scheduler_config.json, with any changes by options.
     """
 
     files: ModelFiles
-    networks: dict[str, Any]
+    networks: dict[str, Network]
     tokenizers: list[Tokenizer]
-    scheduler_config: dict[str, Any]
+    scheduler_config: JsonObject
 
     @classmethod
     def load(cls, files: ModelFiles, dtype: str, wanted: ModelKind = STABLE_DIFFUSION) -> "Model":
         """Loads every component.
 
         Args:
-          dtype: of all weights: float32, bfloat16 or float16.
+          dtype: dtype of all weights: float32, bfloat16 or float16.
 
         Raises:
-          UserError: it is of another kind, damaged or not supported, or its parts do not fit; every
-            misfit is named.
+          UserError: it is of another kind, damaged or not supported, or its components do not fit
+            each other; all problems are named.
         """
         files.check_kind(wanted)
         loaded = {name: files.load(name, dtype) for name in wanted.networks}
@@ -51,22 +52,24 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The first text encoder's."""
+        """The tokenizer of the first text encoder."""
         return self.tokenizers[0]
 
     @property
     def pixels_per_latent(self) -> int:
-        """Pixels a latent, along each side."""
+        """Pixels per latent, along each side."""
         return self.networks["vae"].config.pixels_per_latent
 
     def check_fit(self) -> None:
-        """Sees that the networks fit each other.
+        """Checks that the networks fit each other.
 
         Raises:
-          UserError: they do not; every misfit is named.
+          UserError: they do not; all problems are named.
         """
         if problems := self.misfits():
-            raise UserError(f"{self.files.folder}: its parts do not fit: {'; '.join(problems)}")
+            raise UserError(
+                f"{self.files.folder}: its components do not fit: {'; '.join(problems)}"
+            )
 
     def misfits(self) -> list[str]:
         """Returns a sentence for each pair of networks that do not fit each other."""
@@ -77,13 +80,13 @@ class Model:
             place = self.files.place("vae")
             named = "the VAE" if place.parent == self.files.folder else f"the VAE {place}"
             problems.append(
-                f"the UNet reads {unet.in_channels} channels, {named} makes {vae.latent_channels} "
+                f"the UNet reads {unet.in_channels} channels, {named} has {vae.latent_channels} "
                 "(a UNet that reads 9 is for inpainting, which is not supported)"
             )
         if unet and text and unet.cross_attention_dim != text.hidden_size:
             problems.append(
-                f"the UNet reads text {unet.cross_attention_dim} wide, the text encoder's is "
-                f"{text.hidden_size}"
+                f"the UNet reads text of width {unet.cross_attention_dim}, the text encoder "
+                f"has width {text.hidden_size}"
             )
         return problems
 
@@ -93,23 +96,23 @@ class Model:
         parts: Mapping[str, nnx.Module | nnx.State] | None = None,
         *,
         dtype: str | None = None,
-        changed: Mapping[str, Any] | None = None,
-        index: Mapping[str, Any] | None = None,
+        changed: Mapping[str, object] | None = None,
+        index: Mapping[str, object] | None = None,
     ) -> None:
-        """Writes the folder that diffusers' `from_pretrained` reads, whole or not at all.
+        """Writes a folder for diffusers' `from_pretrained`, whole or not at all.
 
-        LoRAs and new tokens inside the networks stay out of it.
+        LoRAs and new tokens inside the networks are left out.
 
         Args:
-          path: a new or empty folder, or a model that is replaced.
-          parts: components whose weights are written, the others being copied as they lie; None
-            for all networks.
-          dtype: of the weights that are written; None for what they are in.
-          changed: values of their config.json that are other ones now.
+          path: a new or empty folder, or a model to replace.
+          parts: components whose weights are written, the others are copied unchanged; None for
+            all networks.
+          dtype: dtype of the written weights; None keeps their own.
+          changed: new values in their config.json.
           index: further entries of model_index.json.
 
         Raises:
-          UserError: something else is in the place, a number is not finite, or the disk is full.
+          UserError: something else is at the path, a number is not finite, or the disk is full.
         """
         if path.suffix in (".safetensors", ".ckpt"):
             raise UserError(f"{path}: single files are not written; name a folder")
@@ -130,8 +133,8 @@ class Model:
             write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
             write_json(aside / "model_index.json", self._index() | dict(index or {}))
 
-    def _index(self) -> dict[str, Any]:
-        """The index, which names the parts that are there and says that the others are not."""
+    def _index(self) -> JsonObject:
+        """Returns the index, with null for the components that are not there."""
         index = self.files.index
         if name := self.scheduler_config.get("_class_name"):
             index["scheduler"] = ["diffusers", name]

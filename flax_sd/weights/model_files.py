@@ -1,4 +1,4 @@
-"""A model as it lies on disk: its configs, each read once, and its weights when asked for."""
+"""A model on disk: its configs, each read once, and its weights on request."""
 
 import os
 import pathlib
@@ -13,6 +13,8 @@ from flax import nnx
 from flax_sd.config import ModelConfig
 from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
+from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights import hub, networks
 from flax_sd.weights.diffusers_folder import (
@@ -27,12 +29,12 @@ from flax_sd.weights.identity import fingerprint
 
 
 class ModelFiles:
-    """A diffusers folder, and perhaps a VAE that lies elsewhere.
+    """A diffusers folder, and perhaps a VAE from elsewhere.
 
     Attributes:
-      folder: where it lies.
-      source: what it was asked for by, as a hub id.
-      variant: of the weight files that are read, as fp16.
+      folder: the diffusers folder.
+      source: the name that it was found by, such as a hub id.
+      variant: variant of the weight files to read, such as fp16.
     """
 
     def __init__(
@@ -43,11 +45,11 @@ class ModelFiles:
         variant: str | None = None,
         vae: pathlib.Path | None = None,
     ):
-        """Names the folder, and that of another VAE; reads nothing."""
+        """Stores the paths of the folder and of another VAE; reads nothing."""
         self.folder, self.variant = folder, variant
         self.source = str(folder) if source is None else source
         self._vae = folder / "vae" if vae is None else vae
-        self._read: dict[str, dict[str, Any]] = {}
+        self._read: dict[str, JsonObject] = {}
 
     @classmethod
     def find(
@@ -58,7 +60,7 @@ class ModelFiles:
         *,
         vae: str | None = None,
     ) -> "ModelFiles":
-        """Finds a folder, a bundled model or a hub id, which is downloaded if need be.
+        """Finds a folder, a bundled model or a hub id, which is downloaded if necessary.
 
         Args:
           vae: another VAE in place of the model's: a folder or hub id.
@@ -72,11 +74,11 @@ class ModelFiles:
 
     @property
     def kind(self) -> ModelKind:
-        """What it consists of, by its index; a Stable Diffusion where that does not say."""
+        """The kind of model by its index; Stable Diffusion if the index does not say."""
         return DDPM if self.index.get("_class_name") == DDPM.name else STABLE_DIFFUSION
 
     def check_kind(self, wanted: ModelKind = STABLE_DIFFUSION) -> None:
-        """Sees before any weights are read that it is a model of the wanted kind.
+        """Checks the kind of the model before any weights are read.
 
         Raises:
           UserError: it is something else.
@@ -87,39 +89,39 @@ class ModelFiles:
         if named not in (wanted.name, *wanted.same_parts):
             versions = " (1.x or 2.x)" if wanted == STABLE_DIFFUSION else ""
             raise UserError(
-                f"{self.folder} is a {named}; a {wanted.name}{versions} is what can be loaded"
+                f"{self.folder} is a {named}; only a {wanted.name}{versions} can be loaded here"
             )
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the folder of a component's config.json and weights."""
         return self._vae if component == "vae" else self.folder / component
 
-    def _json(self, path: pathlib.Path) -> dict[str, Any]:
+    def _json(self, path: pathlib.Path) -> JsonObject:
         key = str(path)
         if key not in self._read:
             self._read[key] = read_json(path)
         return dict(self._read[key])
 
     @property
-    def index(self) -> dict[str, Any]:
+    def index(self) -> JsonObject:
         """The raw model_index.json; empty where there is none."""
         return self._index(self.folder)
 
-    def _index(self, folder: pathlib.Path) -> dict[str, Any]:
+    def _index(self, folder: pathlib.Path) -> JsonObject:
         path = folder / "model_index.json"
         return self._json(path) if path.is_file() else {}
 
     def _class_of(self, place: pathlib.Path) -> tuple[str | None, str | None]:
-        """Library and class of a component by its model's index; None where it names none."""
+        """Returns the library and class of a component by its model's index, or None for each."""
         match self._index(place.parent).get(place.name):
             case [str(library), str(name)]:
                 return library, name
         return None, None
 
-    def config(self, component: str) -> dict[str, Any]:
-        """Returns the raw config.json of a component, with the class that its index names.
+    def config(self, component: str) -> JsonObject:
+        """Returns the raw config.json of a component, with the class that the index names.
 
-        diffusers goes by the index alone; a config need not name a class, or may name an old one.
+        diffusers uses only the index: a config may name no class, or an old one.
 
         Raises:
           UserError: there is none.
@@ -134,12 +136,12 @@ class ModelFiles:
         )
 
     @property
-    def configs(self) -> dict[str, dict[str, Any]]:
+    def configs(self) -> dict[str, JsonObject]:
         """The raw config.json of every component with weights."""
         return {name: self.config(name) for name in self.kind.networks}
 
     def network_config(self, component: str) -> Any:
-        """Returns a component's config, checked: what its network is built from.
+        """Returns a component's checked config, from which its network is built.
 
         Raises:
           UserError: there is none, or a value is not supported.
@@ -147,7 +149,7 @@ class ModelFiles:
         return networks.network_config(self.config(component), str(self.place(component)))[1]
 
     @property
-    def scheduler_config(self) -> dict[str, Any]:
+    def scheduler_config(self) -> JsonObject:
         """The raw scheduler_config.json, with the class that the index names.
 
         Raises:
@@ -158,11 +160,11 @@ class ModelFiles:
         _, name = self._class_of(place)
         return raw if name is None else raw | {"_class_name": name}
 
-    def trained_scheduler(self, cfg: ModelConfig) -> dict[str, Any]:
-        """Returns the scheduler's config with what the options of a run change in it.
+    def trained_scheduler(self, cfg: ModelConfig) -> JsonObject:
+        """Returns the scheduler's config with the changes that a run's options make.
 
         Raises:
-          UserError: the changes do not go together.
+          UserError: the changes are not compatible.
         """
         try:
             return overridden(self.scheduler_config, cfg.prediction_type, zero_snr=cfg.zero_snr)
@@ -171,7 +173,7 @@ class ModelFiles:
 
     @property
     def family(self) -> Family:
-        """Which Stable Diffusion it is."""
+        """The family of Stable Diffusion."""
         second = (self.folder / "text_encoder_2").is_dir()
         unet = self.config("unet") if self.place("unet").is_dir() else None
         return family_of(self.config("text_encoder"), unet, second_text_encoder=second)
@@ -180,7 +182,7 @@ class ModelFiles:
         """Reads a tokenizer.
 
         Raises:
-          UserError: it is not there, or not one of CLIP's.
+          UserError: it is missing, or not a CLIP tokenizer.
         """
         return Tokenizer.load(self.folder / name)
 
@@ -194,10 +196,10 @@ class ModelFiles:
         return component_files(place.parent, place.name, self.variant)
 
     def tensors(self, component: str) -> Mapping[str, np.ndarray]:
-        """Returns a component's tensors, each mapped from its file when it is asked for.
+        """Returns a component's tensors, each mapped from its file on access.
 
         Raises:
-          UserError: as `files`, or a file is damaged.
+          UserError: a file is missing or damaged.
         """
         place = self.place(component)
         return component_tensors(place.parent, place.name, self.variant)
@@ -206,14 +208,14 @@ class ModelFiles:
         """Returns a component's network, filled with its tensors.
 
         Raises:
-          UserError: the config or the tensors do not fit; every misfit is named.
+          UserError: the config or the tensors do not fit; all problems are named.
         """
         where = str(self.place(component))
         model = networks.abstract_network(self.config(component), where)
         return fill(model, self.tensors(component), dtype, where)
 
-    def random(self, component: str, dtype: str, key: jax.Array) -> Any:
-        """Returns a component's network with fresh random weights; its tensors are not read.
+    def random(self, component: str, dtype: str, key: jax.Array) -> Network:
+        """Returns a component's network with random weights; its tensors are not read.
 
         Raises:
           UserError: the config is missing or not supported.
@@ -221,8 +223,8 @@ class ModelFiles:
         where = str(self.place(component))
         return networks.random_network(self.config(component), where, key, dtype)
 
-    def abstract(self, component: str, dtype: str | None = None) -> Any:
-        """Returns a component's network with shapes in place of weights, in a dtype if named.
+    def abstract(self, component: str, dtype: str | None = None) -> Network:
+        """Returns a component's network with shapes in place of weights, in `dtype` if given.
 
         Raises:
           UserError: the config is missing or not supported.
@@ -235,12 +237,12 @@ class ModelFiles:
         return nnx.merge(graph, typed)
 
     def fingerprint(self, components: Iterable[str]) -> str | None:
-        """Returns what tells the weights of these components from others; None for no component."""
+        """Returns a fingerprint of these components' weights; None for no component."""
         found = [file for component in components for file in self.files(component)]
         return fingerprint(found) if found else None
 
     def copy(self, component: str, target: pathlib.Path) -> None:
-        """Copies a component into a model's folder: byte for byte, or a variant under plain names.
+        """Copies a component into a model's folder unchanged, or a variant under plain names.
 
         Raises:
           UserError: it cannot be read.
@@ -252,7 +254,7 @@ class ModelFiles:
 
 
 def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
-    """Finds the folder of a VAE of its own: one with its config.json, or a model's `vae`.
+    """Returns the folder of a separate VAE: one with a config.json, or a model's `vae`.
 
     Raises:
       UserError: there is none.
@@ -262,7 +264,7 @@ def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
 
 
 def _not_for_models(folder: str, names: list[str]) -> set[str]:
-    """Sub-folders, hidden files, model cards and pickles stay where they are."""
+    """Returns what is not copied: sub-folders, hidden files, model cards and pickles."""
     return {
         name
         for name in names

@@ -1,14 +1,16 @@
-"""From a component's raw config.json to its network."""
+"""Builds a component's network from its raw config.json."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.models.layers import Network
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_2d import UNet2DModel
@@ -21,13 +23,13 @@ VAE = AutoencoderKL | AutoencoderTiny
 
 
 class Kind(NamedTuple):
-    """How a network is built: its config's reader, and its class."""
+    """The reader of a network's config, and its class."""
 
-    read: Callable[[dict[str, Any], str], Any]
-    build: Callable[..., Any]
+    read: Callable[[JsonObject, str], Hashable]
+    build: Callable[..., Network]
 
 
-# By the class that the config names; transformers' configs name theirs in a list.
+# By the class name in the config; transformers' configs hold it in a list.
 KINDS: dict[str, Kind] = {
     "UNet2DModel": Kind(UNet2DConfig.from_json, UNet2DModel),
     "UNet2DConditionModel": Kind(UNetConfig.from_json, UNet2DConditionModel),
@@ -49,13 +51,13 @@ class OneKey(nnx.Rngs):
 
     @property
     def params(self) -> Callable[[], jax.Array]:
-        """What a layer calls for its key."""
+        """Returns a function that a layer calls for its key."""
         key = jax.random.key(0)
         return lambda: key
 
 
-def abstract_network(raw: dict[str, Any], where: str) -> Any:
-    """The network that a raw config describes, its leaves shapes only.
+def abstract_network(raw: JsonObject, where: str) -> Network:
+    """Returns the network that a raw config describes, with shapes in place of weights.
 
     Raises:
       UserError: the class or a value of the config is not supported.
@@ -64,13 +66,13 @@ def abstract_network(raw: dict[str, Any], where: str) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _shapes(kind: Kind, config: Any) -> tuple[nnx.GraphDef, nnx.State]:
-    """Traces a network's constructor, once a process for each config."""
+def _shapes(kind: Kind, config: Hashable) -> tuple[nnx.GraphDef, nnx.State]:
+    """Traces a network's constructor, once in a process for each config."""
     return nnx.split(nnx.eval_shape(lambda: kind.build(config, rngs=OneKey())))
 
 
-def random_network(raw: dict[str, Any], where: str, key: jax.Array, dtype: str) -> Any:
-    """Returns the network that a raw config describes, with fresh random weights.
+def random_network(raw: JsonObject, where: str, key: jax.Array, dtype: str) -> Network:
+    """Returns the network that a raw config describes, with random weights.
 
     Raises:
       UserError: the class or a value of the config is not supported.
@@ -82,8 +84,8 @@ def random_network(raw: dict[str, Any], where: str, key: jax.Array, dtype: str) 
     return nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(target), state))
 
 
-def network_config(raw: dict[str, Any], where: str) -> tuple[Kind, Any]:
-    """How the network of a raw config is built, and its config, read and checked.
+def network_config(raw: JsonObject, where: str) -> tuple[Kind, Any]:
+    """Returns the kind of network that a raw config describes, and the checked config.
 
     Raises:
       UserError: the class or a value of the config is not supported.
@@ -95,8 +97,8 @@ def network_config(raw: dict[str, Any], where: str) -> tuple[Kind, Any]:
     return kind, kind.read(raw, f"{where}/config.json")
 
 
-def _class_named(raw: Mapping[str, Any]) -> str:
-    """The class that a config names, or that transformers builds of its type."""
+def _class_named(raw: Mapping[str, object]) -> str:
+    """Returns the class that a config names, or that transformers uses for its type."""
     match raw:
         case {"_class_name": str(name)} | {"architectures": [str(name), *_]}:
             return name

@@ -1,4 +1,4 @@
-"""The safetensors format, read through a memory map and written with the same bytes every time.
+"""The safetensors format: read through a memory map, written with the same bytes every time.
 
 A file is the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape,
 data_offsets; padded with spaces to 8 bytes) and the tensors' bytes without gaps. The `safetensors`
@@ -37,8 +37,8 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes; the library's own limit
-_MAX_AXES = 32  # of a tensor; NumPy has 64 at most
-_COMPARED = 2**30  # bytes; of a larger file, as a UNet's, reading all again takes too long
+_MAX_AXES = 32  # of a tensor; NumPy allows 64
+_COMPARED = 2**30  # bytes; reading a larger file again, such as a UNet, takes too long
 
 
 class _Entry(NamedTuple):
@@ -49,14 +49,14 @@ class _Entry(NamedTuple):
 
 
 class TensorFile(Mapping[str, np.ndarray]):
-    """A safetensors file: its header in memory, its tensors mapped when they are asked for.
+    """A safetensors file: its header in memory, its tensors mapped on access.
 
     Attributes:
       path: the file.
       metadata: the strings of `__metadata__`.
 
     Raises:
-      UserError: the file is missing, cut short or not safetensors; says what it is instead.
+      UserError: the file is missing, incomplete or not safetensors; names what it is instead.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -72,18 +72,18 @@ class TensorFile(Mapping[str, np.ndarray]):
         self._bytes = np.frombuffer(self._map, np.uint8)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """The tensor's shape, without touching its bytes."""
+        """Returns a tensor's shape without reading its bytes."""
         return self._entries[key].shape
 
     def dtype(self, key: str) -> np.dtype:
-        """The tensor's dtype, without touching its bytes."""
+        """Returns a tensor's dtype without reading its bytes."""
         return self._entries[key].dtype
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """The tensor as a read-only view of the file.
+        """Returns the tensor as a read-only view of the file.
 
-        The pages of what was read before leave the process, where the system knows how: a model
-        that is copied tensor by tensor is never there twice. A view still in use reads them again.
+        Where the system can, pages that were read before are released: a model that is copied
+        tensor by tensor is never in memory twice. A view still in use reads its pages again.
         """
         if hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
@@ -98,13 +98,13 @@ class TensorFile(Mapping[str, np.ndarray]):
 
 
 def _broken(path: pathlib.Path, what: str) -> UserError:
-    return UserError(f"{path} is not a whole safetensors file: {what}; fetch or write it again")
+    return UserError(f"{path} is not a whole safetensors file: {what}; download or write it again")
 
 
 def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
-    """The header, where the data begins and where the file ends."""
+    """Returns the header, the byte where the data begins, and the size of the file."""
     if not path.is_file():
-        raise UserError(f"{path} is not there (a safetensors file is wanted)")
+        raise UserError(f"{path} is not there (expected a safetensors file)")
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -128,21 +128,21 @@ def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
 
 
 def _refuse_foreign(path: pathlib.Path, beginning: bytes) -> NoReturn:
-    """Says what a file is that does not begin as safetensors do."""
+    """Raises for a file that does not begin as safetensors do, and names what it is."""
     if found := file_kind.kind_of(beginning) or file_kind.text_of(beginning):
         raise UserError(f"{path} is {found}")
     raise _broken(path, "it does not begin with a header's length and a header")
 
 
 def _entry(path: pathlib.Path, key: str, raw: object, start: int) -> _Entry:
-    """One line of the header, checked by itself."""
+    """Returns one entry of the header, checked by itself."""
     try:
         assert isinstance(raw, dict)
         name, shape, (begin, end) = raw["dtype"], tuple(raw["shape"]), raw["data_offsets"]
         assert isinstance(name, str) and len(shape) <= _MAX_AXES
         assert all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end))
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise _broken(path, f"its header says nonsense about {key}: {shown(raw)}") from error
+        raise _broken(path, f"its header has an invalid entry for {key}: {shown(raw)}") from error
     if name not in _DTYPES:
         raise UserError(f"{path}: {key} has dtype {name}, not one of {', '.join(_DTYPES)}")
     if end - begin != math.prod(shape) * _DTYPES[name].itemsize:
@@ -151,7 +151,7 @@ def _entry(path: pathlib.Path, key: str, raw: object, start: int) -> _Entry:
 
 
 def _check_coverage(path: pathlib.Path, entries: dict[str, _Entry], start: int, size: int) -> None:
-    """The tensors must follow one another without gap or overlap up to the file's end."""
+    """Checks that the tensors fill the file to its end without gaps or overlaps."""
     at = start
     for key, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != at:
@@ -169,19 +169,19 @@ def write(
     *,
     shared: bool = False,
 ) -> None:
-    """Writes a safetensors file: equal content, equal bytes; it appears whole or not at all.
+    """Writes a safetensors file: equal content gives equal bytes; it appears whole or not at all.
 
-    Before it takes its place it is opened again, from the disk, and compared with what was
-    written: all bytes of a file up to a gibibyte, header and size of a larger one.
+    Before the file is moved into place it is read again from the disk and compared with what was
+    written: all bytes of a file up to 1 GiB, header and size of a larger one.
 
-    Tensors are fetched from `tensors` one at a time, twice (for the header, then for the bytes).
+    Tensors are read from `tensors` one at a time, twice (for the header, then for the bytes).
 
     Args:
       shared: whether several processes may write this path at once.
 
     Raises:
-      UserError: the file cannot be written (a full disk, a missing folder), or the disk gives back
-        something else.
+      UserError: the file cannot be written (a full disk, a missing folder), or the disk returns
+        other bytes.
     """
     path = pathlib.Path(path)
     order = sorted(tensors, key=lambda key: (-tensors[key].dtype.itemsize, key))
@@ -199,20 +199,20 @@ def write(
         written = pathlib.Path(file.name)
         if not _gives_back(written, header, size, digest.digest() if digest else None):
             raise UserError(
-                f"cannot write {path}: its disk or drive gave back other bytes than were written "
-                f"to it; any older file is left as it was. Check the disk, or write to another"
+                f"cannot write {path}: the disk returned other bytes than were written to it; an "
+                "older file is left unchanged. Check the disk, or write to another one."
             )
 
 
 def _forget(descriptor: int) -> None:
-    """Takes a file out of the system's memory, so that it is the disk that is read next."""
+    """Drops a file from the system's cache, so that the next read comes from the disk."""
     if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # a file system that cannot still has the file
+        with contextlib.suppress(OSError):  # some file systems cannot
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _gives_back(path: pathlib.Path, header: bytes, size: int, digest: bytes | None) -> bool:
-    """Whether a file opens, has that header and size and, unless it is None, that SHA-256."""
+    """Returns whether a file has that header and size and, unless it is None, that SHA-256."""
     try:
         TensorFile(path)
     except UserError:
@@ -228,9 +228,9 @@ def _gives_back(path: pathlib.Path, header: bytes, size: int, digest: bytes | No
 def _header(
     tensors: Mapping[str, np.ndarray], order: list[str], metadata: Mapping[str, str]
 ) -> tuple[bytes, int]:
-    """Length and header, and the size of the whole file.
+    """Returns the header with its length, and the size of the whole file in bytes.
 
-    Tensors lie in `order`, widest dtype first, so that each is aligned.
+    Tensors are stored in `order`, widest dtype first, so that each is aligned.
     """
     entries, at = {}, 0
     for key in order:

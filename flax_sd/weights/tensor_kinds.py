@@ -1,10 +1,10 @@
-"""What a file of tensors is, told by their names and shapes: a checkpoint, or a part of one."""
+"""Recognizes a file by the names and shapes of its tensors: a checkpoint, or a part of one."""
 
 import re
 from collections.abc import Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
-_WIDTHS = {  # of the text that the UNet attends to
+_WIDTHS = {  # width of the text that the UNet attends to
     768: "Stable Diffusion 1.x",
     1024: "Stable Diffusion 2.x",
     1280: "SDXL refiner",
@@ -17,7 +17,7 @@ _TEXT = {
 }
 _CROSS = re.compile(r".*attn2\.to_k\.weight")
 _INSIDE = "model.diffusion_model."
-_PARTS = {  # what a name begins with or holds -> what has such names; the first that is found
+_PARTS = {  # beginning of a tensor's name -> description; the first match counts
     r"(.*\.)?(double_blocks|single_blocks|single_transformer_blocks)\.": "a Flux {whole}",
     r"(.*\.)?joint_blocks\.": "a Stable Diffusion 3 {whole}",
     r"(control_model\.|controlnet_|input_hint_block\.)": "a ControlNet",
@@ -36,7 +36,7 @@ _WHOLE = "checkpoint in one file"
 
 
 def describe(shapes: Shapes) -> str:
-    """What has these tensors, with its article; empty if nothing that is known here."""
+    """Returns a description with its article, such as "a VAE"; empty if nothing is recognized."""
     for pattern, what in _PARTS.items():
         if any(re.match(pattern, key) for key in shapes):
             what = what.format(whole=_WHOLE, family=_family(shapes), text=_text(shapes))
@@ -45,7 +45,7 @@ def describe(shapes: Shapes) -> str:
 
 
 def _family(shapes: Shapes) -> str:
-    """The models whose UNet this is, by the width of its text and the channels that it reads."""
+    """Returns the family of a UNet, by the width of its text and its input channels."""
     width = next((shape[-1] for key, shape in shapes.items() if shape and _CROSS.match(key)), 0)
     name = _WIDTHS.get(width, "Stable Diffusion")
     for first in (f"{_INSIDE}input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight"):

@@ -58,9 +58,9 @@ def test_what_cannot_be_drawn_is_named(folder):
     with pytest.raises(UserError) as caught:
         model.generate(2, seed=[1, 2, 3], height=9)
     assert str(caught.value) == (
-        "3 seeds for 2 pictures; give one or each; height is 9: should be a positive multiple of 2"
+        "3 seeds for 2 images; give one or each; height is 9: should be a positive multiple of 2"
     )
-    with pytest.raises(UserError, match="is a DDPMPipeline; a StableDiffusionPipeline"):
+    with pytest.raises(UserError, match="is a DDPMPipeline; only a StableDiffusionPipeline"):
         flax_sd.StableDiffusion.load(folder)
-    with pytest.raises(UserError, match="is a StableDiffusionPipeline; a DDPMPipeline is"):
+    with pytest.raises(UserError, match="is a StableDiffusionPipeline; only a DDPMPipeline can"):
         flax_sd.DDPM.load("bundled:base")

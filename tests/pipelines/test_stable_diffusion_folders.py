@@ -160,8 +160,10 @@ def test_parts_that_do_not_fit_each_other(folders, tmp_path):
     kind.from_config(config, cross_attention_dim=16).save_pretrained(folder / "unet")
     with pytest.raises(UserError) as caught:
         flax_sd.StableDiffusion.load(folder)
-    assert "its parts do not fit: the UNet reads 9 channels, the VAE makes 4" in str(caught.value)
-    assert "the UNet reads text 16 wide, the text encoder's is 12" in str(caught.value)
+    assert "its components do not fit: the UNet reads 9 channels, the VAE has 4" in str(
+        caught.value
+    )
+    assert "the UNet reads text of width 16, the text encoder has width 12" in str(caught.value)
 
 
 def test_sources_that_are_no_model(tmp_path):

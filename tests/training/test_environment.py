@@ -5,6 +5,7 @@ import pytest
 
 from flax_sd import config as options
 from flax_sd.data import open_pictures
+from flax_sd.models.layers import Network
 from flax_sd.run_folder import environment as environment_record
 from flax_sd.run_folder import layout
 from flax_sd.training import environment
@@ -19,7 +20,7 @@ from tests.training_runs import make_pictures
 def found(pictures):
     """The facts of a run that begins now."""
     base = BUNDLED / "base"
-    networks = dict.fromkeys(["unet", "vae", "text_encoder"])
+    networks = dict.fromkeys(["unet", "vae", "text_encoder"], Network())
     model = Model(ModelFiles(base), networks, [], {})
     config = options.Config.model_validate({"data": {"path": str(pictures), "resolution": 32}})
     return environment.facts(config, Sets(open_pictures(config.data), {}), model)

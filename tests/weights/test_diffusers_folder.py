@@ -172,7 +172,7 @@ def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="exists and is no model folder"):
+    with pytest.raises(UserError, match="exists and is not a model folder"):
         with folders.written_aside(tmp_path):
             pass
     assert os.listdir(tmp_path) == ["holiday.jpg"]

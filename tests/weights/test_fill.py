@@ -118,7 +118,7 @@ def test_every_misfit_is_named_at_once():
         fill(abstract(), given, "float32", "folder/unet")
     assert str(caught.value).splitlines() == [
         "folder/unet does not fit Block:",
-        "  dtype of norm.bias: int8, floating point is wanted",
+        "  dtype of norm.bias: int8, should be floating point",
         "  missing: conv_in.bias",
         "  missing: net.2.weight",
         "  shape of net.0.weight: (5, 7) in the file, (7, 5) in the model",

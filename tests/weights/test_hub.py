@@ -158,7 +158,7 @@ def test_a_reachable_hub_is_asked_for_the_needed_files_only(cache, monkeypatch):
     "error, message",
     [
         (errors.RepositoryNotFoundError, "org/m is neither a folder here nor a public repository"),
-        (errors.GatedRepoError, "org/m asks for its licence to be accepted"),
+        (errors.GatedRepoError, "org/m is gated: accept its licence"),
         (errors.RevisionNotFoundError, "org/m has no revision v9"),
     ],
 )
@@ -206,7 +206,7 @@ def test_the_root_of_a_cached_repository_is_its_snapshot(cache):
     old = fake_repository(cache, "org/model", branch="v1", sha="1" * 40)
     assert hub.resolve(root) == main and hub.resolve(root, revision="v1") == old
     (root / "refs" / "main").unlink()
-    with pytest.raises(UserError, match=f"without its revision main: it has {main}, {old}"):
+    with pytest.raises(UserError, match=f"lacks revision main; its snapshots: {main}, {old}"):
         hub.resolve(root)
     assert hub.resolve("org/model/", revision="v1") == old  # a slash at an id's end
 
@@ -217,9 +217,9 @@ def test_a_folder_around_a_model_or_a_part_of_one(tmp_path):
     (model / "unet").mkdir(parents=True)
     (model / "model_index.json").write_text("{}")
     (model / "unet" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=f"{tmp_path} is no model, but it holds one: name {model}$"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a model, but holds one: name {model}$"):
         hub.resolve(tmp_path)
-    with pytest.raises(UserError, match=f"is a part of the model {model}: name that folder"):
+    with pytest.raises(UserError, match=f"is a component of the model {model}: name that folder"):
         hub.resolve(model / "unet")
     for file in ("model_index.json", "unet/config.json"):
         with pytest.raises(UserError, match=f"is a file of the model {model}: name that folder"):
@@ -231,5 +231,5 @@ def test_a_folder_around_a_model_or_a_part_of_one(tmp_path):
 def test_a_run_that_trained_no_model_is_named(tmp_path, name):
     """F33's sibling: the folder of a LoRA's run where a model is wanted."""
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match="what a run trained and no model: name the model that"):
+    with pytest.raises(UserError, match="a trained LoRA or embedding, not a model: name the"):
         hub.resolve(tmp_path)

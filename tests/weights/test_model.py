@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from flax_sd.errors import UserError
+from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import read_json, write_json
 from flax_sd.weights.model import Model
@@ -38,13 +39,17 @@ def files(tmp_path):
     return ModelFiles(folder)
 
 
+class Layer(nnx.Linear, Network):
+    """A network of one layer."""
+
+
 @pytest.fixture
 def save(files):
     """Saves small networks in place of the real ones."""
 
     def save(path, seed=0):
         networks = {
-            name: nnx.Linear(3, 2 + i, rngs=nnx.Rngs(seed + i)) for i, name in enumerate(CONFIGS)
+            name: Layer(3, 2 + i, rngs=nnx.Rngs(seed + i)) for i, name in enumerate(CONFIGS)
         }
         model = Model(files, networks, [files.tokenizer()], files.scheduler_config)
         model.save(path, dtype="float16")

@@ -91,6 +91,6 @@ def test_pipelines_of_the_same_parts(tmp_path, name):
 def test_another_pipeline_is_named(tmp_path):
     indexed(tmp_path, _class_name="StableDiffusionXLPipeline")
     with pytest.raises(
-        UserError, match="is a StableDiffusionXLPipeline; a StableDiffusionPipeline"
+        UserError, match="is a StableDiffusionXLPipeline; only a StableDiffusionPipeline"
     ):
         ModelFiles(tmp_path).check_kind()

@@ -12,11 +12,11 @@ docs/performance.md has the measurements.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import CustomVJPPrimal
 from jaxtyping import Array, Float
 
 # Pixels of a batch. The transformed kernels of a step, or of a sampler's loop, are all held at
@@ -31,8 +31,10 @@ def conv3x3(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Floa
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
 
 
-def _forward(x: Any, kernel: Any) -> tuple[Array, tuple[Array | None, Array]]:
-    """Keeps the picture only for a kernel that is trained."""
+def _forward(
+    x: CustomVJPPrimal, kernel: CustomVJPPrimal
+) -> tuple[Array, tuple[Array | None, Array]]:
+    """Keeps the image only for a kernel that is trained."""
     kept = x.value if kernel.perturbed else None
     return conv3x3(x.value, kernel.value), (kept, kernel.value)
 

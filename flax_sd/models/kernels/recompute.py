@@ -6,13 +6,13 @@ Here it waits for the gradient of the layer's result.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from flax import nnx
+from jax.custom_derivatives import CustomVJPPrimal
 
 
-def recomputed(call: Callable[..., jax.Array], module: Any, *args: Any) -> jax.Array:
+def recomputed(call: Callable[..., jax.Array], module: object, *args: object) -> jax.Array:
     """call(module, *args), with only the module's leaves and the args kept; they are trees.
 
     What the caller does not differentiate has no gradient here either: frozen weights cost nothing.
@@ -24,7 +24,7 @@ def recomputed(call: Callable[..., jax.Array], module: Any, *args: Any) -> jax.A
         state, args = jax.tree.unflatten(structure, leaves)
         return call(nnx.merge(graph, state), *args)
 
-    def forward(leaves: Any) -> tuple[jax.Array, tuple[list, list]]:
+    def forward(leaves: list[CustomVJPPrimal]) -> tuple[jax.Array, tuple[list, list]]:
         moving = [leaf.value if leaf.perturbed else None for leaf in leaves]
         still = [None if leaf.perturbed else leaf.value for leaf in leaves]
         return plain([leaf.value for leaf in leaves]), (moving, still)

@@ -13,6 +13,7 @@ from flax import nnx
 from flax_sd.config import Config
 from flax_sd.data import Pictures
 from flax_sd.files.atomic import write_atomically
+from flax_sd.models.clip import CLIPTextModel
 from flax_sd.run_folder import layout, result_files
 from flax_sd.run_folder.layout import BEST_MODEL, FINISHED, MODEL_FOLDER
 from flax_sd.run_folder.result_files import trained_files
@@ -122,6 +123,7 @@ class Outputs:
 
     def _write_tokens(self, paths: dict[str, pathlib.Path]) -> None:
         model, text_encoder = self._model, self._model.networks["text_encoder"]
+        assert isinstance(text_encoder, CLIPTextModel)
         new_tokens.write_all(
             self._config.tokens, text_encoder, model.tokenizer, paths, self._config.save_dtype
         )

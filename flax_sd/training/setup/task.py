@@ -58,7 +58,7 @@ def make_objective(config: Config, model: Model) -> Objective:
     Raises:
       UserError: the LoRA that the config describes cannot be put into the networks.
     """
-    networks = dict(model.networks)
+    networks: dict[str, Any] = dict(model.networks)
     if config.mode.adapters:
         add_adapters(config, networks)
     if "unet" in networks:

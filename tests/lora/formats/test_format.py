@@ -55,7 +55,7 @@ def test_a_file_that_the_disk_changes_leaves_the_older_one(tmp_path, monkeypatch
         (tmp_path / ".a.part").write_bytes(damaged)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(UserError, match=r"cannot write .*/a: its disk or drive gave back"):
+    with pytest.raises(UserError, match=r"cannot write .*/a: the disk returned"):
         write(tmp_path / "a", lora_of([2.0] * 5, seed=1))
     assert (tmp_path / "a").read_bytes() == before and os.listdir(tmp_path) == ["a"]
 
