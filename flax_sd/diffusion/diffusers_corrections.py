@@ -1,6 +1,6 @@
-"""What diffusers' StableDiffusionPipeline corrects in old configs before it draws.
+"""The corrections that diffusers' StableDiffusionPipeline makes in old configs.
 
-A picture equals diffusers' only with the same corrections; files are written as they were read.
+Images equal diffusers' only with the same corrections; files are written as they were read.
 """
 
 import re
@@ -9,38 +9,38 @@ from typing import Any
 
 from flax_sd.diffusion.scheduler_config import explicit_fields
 from flax_sd.errors import UserError
-from flax_sd.files.json_values import never_set
+from flax_sd.files.json_values import JsonObject, never_set
 
 _LARGEST = 2**16  # latents
 
 
-def scheduler_in_use(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint's scheduler config as its own class is used."""
+def scheduler_in_use(raw: Mapping[str, object]) -> JsonObject:
+    """Returns the checkpoint's scheduler config for its own class."""
     corrected = _corrected(raw)
     defaults = [name for name in never_set(raw) if name not in corrected]
     return {**raw, **corrected, "_use_default_values": defaults}
 
 
-def scheduler_to_convert(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of which diffusers makes another class: a field that was never set stays unset."""
+def scheduler_to_convert(raw: Mapping[str, object]) -> JsonObject:
+    """Returns the config for another class: a field that was never set stays unset."""
     explicit = explicit_fields(raw)
     return {**raw, **{name: value for name, value in _corrected(raw).items() if name in explicit}}
 
 
-def _corrected(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """As in pipeline_stable_diffusion.py, `__init__`: the offset is 1, and nothing is clipped.
+def _corrected(raw: Mapping[str, object]) -> JsonObject:
+    """Returns what `__init__` of pipeline_stable_diffusion.py sets: offset 1, and no clipping.
 
-    Of what Python takes for true, as [true], only true itself is corrected there: the rest clips.
+    It corrects only true itself: other values that Python takes for true, as [true], clip.
     """
     clips = explicit_fields(raw).get("clip_sample", True)
     return {"steps_offset": 1, **({"clip_sample": False} if clips is True else {})}
 
 
-def sample_size(unet: Mapping[str, Any]) -> tuple[int, int]:
-    """Height and width of the latents that the UNet was trained on, from its raw config.
+def sample_size(unet: Mapping[str, object]) -> tuple[int, int]:
+    """Returns height and width of the latents that the UNet was trained on, from its raw config.
 
     Raises:
-      UserError: the config says no size.
+      UserError: the config has no valid size.
     """
     size: Any = unet.get("sample_size") or 64
     sides = list(size) if isinstance(size, list | tuple) else [size]

@@ -1,4 +1,4 @@
-"""How noise is added: the variances of the forward process, and what a network's output means.
+"""The forward process: the variances of its noise, and the meaning of a network's output.
 
 Ho et al. 2020, "Denoising Diffusion Probabilistic Models" (arXiv 2006.11239), is "the paper" here;
 ᾱ_t is its cumulative product, in `alphas_cumprod`.
@@ -33,10 +33,10 @@ class NoiseSchedule:
     prediction_type: str = dataclasses.field(default="epsilon", metadata={"static": True})
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "NoiseSchedule":
+    def from_config(cls, config: Mapping[str, object]) -> "NoiseSchedule":
         """Reads a scheduler_config.json of any class as diffusers' training scripts do.
 
-        These make a `DDPMScheduler` of it, whatever its `_class_name`.
+        They build a `DDPMScheduler` from it, with any `_class_name`.
 
         Raises:
           UserError: fields have values that are not supported; all are named.
@@ -46,7 +46,7 @@ class NoiseSchedule:
         return cls(alphas_cumprod=alphas, prediction_type=read.prediction_type)
 
     def _scales(self, t: Int[ArrayLike, "*n"], ndim: int) -> tuple[Array, Array]:
-        """√ᾱ_t and √(1 - ᾱ_t), to be multiplied with arrays of `ndim` axes."""
+        """Returns √ᾱ_t and √(1 - ᾱ_t), shaped to multiply arrays of `ndim` axes."""
         t = jnp.asarray(t)
         a = jnp.asarray(self.alphas_cumprod)[t].reshape(t.shape + (1,) * (ndim - t.ndim))
         return jnp.sqrt(a), jnp.sqrt(1 - a)
@@ -54,21 +54,21 @@ class NoiseSchedule:
     def add_noise(
         self, x0: Float[ArrayLike, "b *d"], noise: Float[ArrayLike, "b *d"], t: Int[ArrayLike, "*n"]
     ) -> Float[Array, "b *d"]:
-        """x_t = √ᾱ_t x_0 + √(1 - ᾱ_t) ε, a draw of q(x_t | x_0) (eq. 4); t is [b] or a scalar."""
+        """Returns √ᾱ_t x_0 + √(1 - ᾱ_t) ε, a sample of q(x_t | x_0) (eq. 4); t is [b] or []."""
         signal, sigma = self._scales(t, jnp.ndim(x0))
         return signal * x0 + sigma * noise
 
     def velocity(
         self, x0: Float[ArrayLike, "b *d"], noise: Float[ArrayLike, "b *d"], t: Int[ArrayLike, "*n"]
     ) -> Float[Array, "b *d"]:
-        """v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (Salimans & Ho 2022, appendix D)."""
+        """Returns v = √ᾱ_t ε - √(1 - ᾱ_t) x_0 (Salimans & Ho 2022, appendix D)."""
         signal, sigma = self._scales(t, jnp.ndim(x0))
         return signal * noise - sigma * x0
 
     def target(
         self, x0: Float[ArrayLike, "b *d"], noise: Float[ArrayLike, "b *d"], t: Int[ArrayLike, "*n"]
     ) -> Float[Array, "b *d"]:
-        """What the network should put out for x_t.
+        """Returns the target of the network's output for x_t.
 
         For "epsilon" the mean squared error to it is L_simple (eq. 14), the variational bound
         (eq. 12) without its weight β_t² / (2 σ_t² α_t (1 - ᾱ_t)).
@@ -80,27 +80,27 @@ class NoiseSchedule:
         return self.velocity(x0, noise, t)
 
     def snr(self, t: Int[ArrayLike, "*n"]) -> Float[Array, "*n"]:
-        """Signal-to-noise ratio ᾱ_t / (1 - ᾱ_t) (Kingma et al. 2021, eq. 2)."""
+        """Returns the signal-to-noise ratio ᾱ_t / (1 - ᾱ_t) (Kingma et al. 2021, eq. 2)."""
         a = jnp.asarray(self.alphas_cumprod)[jnp.asarray(t)]
         return a / (1 - a)
 
     def predict_x0(
         self, x: Float[ArrayLike, "b *d"], out: Float[ArrayLike, "b *d"], t: Int[ArrayLike, "*n"]
     ) -> Float[Array, "b *d"]:
-        """x̂_0 from x_t and the network's output; for "epsilon" this is eq. 15."""
+        """Returns x̂_0 from x_t and the network's output; for "epsilon" this is eq. 15."""
         x, out = jnp.asarray(x), jnp.asarray(out)
         return predict_x0(self.prediction_type, x, out, *self._scales(t, x.ndim))
 
     def predict_epsilon(
         self, x: Float[ArrayLike, "b *d"], out: Float[ArrayLike, "b *d"], t: Int[ArrayLike, "*n"]
     ) -> Float[Array, "b *d"]:
-        """The noise ε̂ in x_t according to the network's output (eq. 4 solved for ε)."""
+        """Returns the noise ε̂ in x_t according to the network's output (eq. 4 solved for ε)."""
         x, out = jnp.asarray(x), jnp.asarray(out)
         return predict_epsilon(self.prediction_type, x, out, *self._scales(t, x.ndim))
 
 
 def predict_x0(prediction_type: str, x: Array, out: Array, signal: Array, sigma: Array) -> Array:
-    """x̂_0 from x_t = signal · x_0 + sigma · ε; for "epsilon" (x_t - √(1 - ᾱ_t) ε̂) / √ᾱ_t (15)."""
+    """Returns x̂_0 from x_t = signal · x_0 + sigma · ε; for "epsilon" this is eq. 15."""
     if prediction_type == "epsilon":
         return (x - sigma * out) / signal
     return out if prediction_type == "sample" else signal * x - sigma * out
@@ -109,18 +109,18 @@ def predict_x0(prediction_type: str, x: Array, out: Array, signal: Array, sigma:
 def predict_epsilon(
     prediction_type: str, x: Array, out: Array, signal: Array, sigma: Array
 ) -> Array:
-    """ε̂ from x_t = signal · x_0 + sigma · ε and the network's output."""
+    """Returns ε̂ from x_t = signal · x_0 + sigma · ε and the network's output."""
     if prediction_type == "epsilon":
         return out
     return (x - signal * out) / sigma if prediction_type == "sample" else signal * out + sigma * x
 
 
 def alphas_cumprod(config: BetaConfig, *, zero_snr: bool = False) -> Float32[np.ndarray, " T"]:
-    """ᾱ_t = ∏_{s ≤ t} (1 - β_s), rounded where diffusers rounds (its `schedulers`, `__init__`).
+    """Returns ᾱ_t = ∏_{s ≤ t} (1 - β_s), rounded as in diffusers' schedulers (`__init__`).
 
     Args:
       config: names the betas.
-      zero_snr: rescale them so that ᾱ_{T-1} = 0 (Lin et al. 2023, algorithm 1).
+      zero_snr: rescales them so that ᾱ_{T-1} = 0 (Lin et al. 2023, algorithm 1).
     """
     betas = _betas(config)
     if zero_snr:
@@ -129,7 +129,7 @@ def alphas_cumprod(config: BetaConfig, *, zero_snr: bool = False) -> Float32[np.
 
 
 def _betas(config: BetaConfig) -> np.ndarray:
-    """The variances β_t of the forward process's steps, float32 [T]."""
+    """Returns the variances β_t of the forward process's steps, float32 [T]."""
     steps = config.num_train_timesteps
     if config.trained_betas is not None:
         return np.asarray(config.trained_betas, np.float32)
@@ -152,10 +152,10 @@ def _rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 
 
 def _linspace(start: float, stop: float, steps: int) -> np.ndarray:
-    """torch.linspace in float32: from both ends inwards, with a float32 step and fused products.
+    """Computes torch.linspace in float32: from both ends, with a float32 step and fused products.
 
-    NumPy's rounds elsewhere, and a beta that is off by one bit moves ᾱ by more than the 1e-7 to
-    which the tables of both should agree.
+    NumPy rounds at other places, and one wrong bit of a beta changes ᾱ by more than the 1e-7 to
+    which both tables should agree.
     """
     first, last = np.float32(start), np.float32(stop)
     step = np.float64((last - first) / np.float32(max(steps - 1, 1)))
@@ -165,5 +165,5 @@ def _linspace(start: float, stop: float, steps: int) -> np.ndarray:
 
 
 def _cumprod(x: np.ndarray) -> np.ndarray:
-    """torch.cumprod of float32, which multiplies in double and rounds each result."""
+    """Computes torch.cumprod of float32, which multiplies in double and rounds each result."""
     return np.cumprod(x, dtype=np.float64).astype(np.float32)

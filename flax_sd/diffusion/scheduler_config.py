@@ -1,7 +1,7 @@
-"""Reading a scheduler_config.json, the file that says how a diffusers checkpoint adds noise.
+"""Reads scheduler_config.json, which describes how a diffusers checkpoint adds noise.
 
 A dataclass lists the fields that a scheduler class reads, with that class's defaults. Real files
-carry fields of other classes too (SD 1.x gives PNDM a `clip_sample`), which nobody reads: ignored.
+also have fields of other classes (SD 1.x gives PNDM a `clip_sample`), which are ignored.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 
 from flax_sd.errors import UserError, listed
-from flax_sd.files.json_values import as_json, is_finite, never_set, shown
+from flax_sd.files.json_values import JsonObject, as_json, is_finite, never_set, shown
 
-Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # a share of noise
+Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # variance of a step's noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BetaConfig:
-    """What every scheduler class reads, with the defaults that diffusers' classes share.
+    """The fields that every scheduler class reads, with the defaults of diffusers' classes.
 
     These defaults are the DDPM paper's; Stable Diffusion's values come from its files.
     """
@@ -33,7 +33,7 @@ class BetaConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(BetaConfig):
-    """What `DDPMScheduler`, whose noise the reference trains with, reads besides."""
+    """The further fields of `DDPMScheduler`, which diffusers trains with."""
 
     rescale_betas_zero_snr: bool = False
 
@@ -41,20 +41,20 @@ class TrainingConfig(BetaConfig):
 Config = TypeVar("Config", bound=BetaConfig)
 
 
-def explicit_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that were set, without the private ones.
+def explicit_fields(raw: Mapping[str, object]) -> JsonObject:
+    """Returns the fields that were set, without private ones.
 
-    A config taken from a live scheduler lists in `_use_default_values` the fields that have only
-    their class's default; diffusers lets another class use its own defaults for these.
+    The config of a live scheduler lists in `_use_default_values` the fields that only have their
+    class's default; for these another class uses its own defaults, as in diffusers.
     """
     defaults = never_set(raw)
     return {k: v for k, v in raw.items() if not k.startswith("_") and k not in defaults}
 
 
 def read_config(
-    cls: type[Config], raw: Mapping[str, Any], unsupported: Mapping[str, Any] | None = None
+    cls: type[Config], raw: Mapping[str, object], unsupported: Mapping[str, object] | None = None
 ) -> Config:
-    """Builds the frozen dataclass `cls` out of a parsed scheduler_config.json.
+    """Builds the frozen dataclass `cls` from a parsed scheduler_config.json.
 
     Args:
       cls: its annotations give the allowed types and values.
@@ -77,7 +77,7 @@ def read_config(
     }
     for field in dataclasses.fields(cls):
         if field.type is bool and not isinstance(fields.get(field.name, ""), str):
-            known[field.name] = bool(fields[field.name])  # what Python takes it for
+            known[field.name] = bool(fields[field.name])  # its truth in Python
     problems += [
         f"{k} is {shown(v)}: NaN or infinite" for k, v in known.items() if not is_finite(v)
     ]
@@ -100,19 +100,19 @@ ZERO_SNR_SAMPLERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralD
 
 
 def overridden(
-    raw: Mapping[str, Any], prediction_type: str | None, *, zero_snr: bool
-) -> dict[str, Any]:
+    raw: Mapping[str, object], prediction_type: str | None, *, zero_snr: bool
+) -> JsonObject:
     """Returns a scheduler config with another prediction type, or ending in pure noise.
 
     Args:
       prediction_type: None leaves it as it is.
-      zero_snr: rescales the betas and spaces timesteps so that the last is drawn from (Lin et al.
-        2023, §3.1 and §3.3); a class that reads no such betas becomes DDIM.
+      zero_snr: rescales the betas and spaces timesteps so that sampling starts at the last (Lin et
+        al. 2023, §3.1 and §3.3); a class that cannot rescale them becomes DDIM.
 
     Raises:
-      UserError: zero_snr with "epsilon", where the last timestep tells nothing of the picture.
+      UserError: zero_snr with "epsilon", which predicts no image at the last timestep.
     """
-    changes: dict[str, Any] = {}
+    changes: JsonObject = {}
     if prediction_type is not None:
         changes["prediction_type"] = prediction_type
     if zero_snr:
@@ -130,8 +130,8 @@ def overridden(
     return {**raw, **changes, **kept}
 
 
-def _in_use(cls: type[BetaConfig], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those that the values of others keep any class from reading."""
+def _in_use(cls: type[BetaConfig], fields: Mapping[str, object]) -> JsonObject:
+    """Returns the fields without those that no class reads, given the values of the others."""
     spacing = getattr(cls, "timestep_spacing", None)
 
     def of(name: str, default: Any = None) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from flax_sd.diffusion import diffusers_corrections
 from flax_sd.diffusion.scheduler_config import explicit_fields
 from flax_sd.errors import UserError, listed
+from flax_sd.files.json_values import JsonObject
 from flax_sd.samplers.methods.ddim import make_ddim
 from flax_sd.samplers.methods.ddpm import make_ddpm
 from flax_sd.samplers.methods.euler import make_euler
@@ -35,7 +36,7 @@ __all__ = [
 
 
 class Entry(NamedTuple):
-    """One sampler."""
+    """A sampler: its class in diffusers, and its constructor."""
 
     class_name: str  # diffusers'
     make: Callable[..., Sampler]  # (config, number of steps, keyword-only step options)
@@ -51,21 +52,21 @@ SAMPLERS = {
 
 
 def from_config(
-    scheduler_config: Mapping[str, Any], num_inference_steps: int, **step_options: Any
+    scheduler_config: Mapping[str, object], num_inference_steps: int, **step_options: Any
 ) -> Sampler:
     """Builds the sampler that a scheduler_config.json describes.
 
     Args:
       scheduler_config: the parsed file; its `_class_name` chooses the sampler.
       num_inference_steps: as diffusers' `set_timesteps`; PNDM calls the network more often.
-      **step_options: the options of diffusers' `step`, such as eta or s_churn.
+      **step_options: options of diffusers' `step`, such as eta or s_churn.
 
     Raises:
       UserError: the class, a field, an option or the number of steps is not supported.
     """
     makers = {entry.class_name: entry.make for entry in SAMPLERS.values()}
     name = scheduler_config.get("_class_name")
-    if name not in makers:
+    if not isinstance(name, str) or name not in makers:
         known = ", ".join(makers)
         raise UserError(f"scheduler config has _class_name {name!r}: supported are {known}")
     make = makers[name]
@@ -74,9 +75,9 @@ def from_config(
 
 
 def _read_options(
-    name: str, make: Callable[..., Sampler], step_options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The options as `make` declares them: its keyword-only parameters, numbers or flags."""
+    name: str, make: Callable[..., Sampler], step_options: Mapping[str, object]
+) -> dict[str, float]:
+    """Returns the options in the types that `make` declares: its keyword-only parameters."""
     parameters = inspect.signature(make).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     problems = []
@@ -90,11 +91,11 @@ def _read_options(
     return {option: type(defaults[option])(value) for option, value in step_options.items()}
 
 
-def by_name(name: str, checkpoint_config: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's scheduler config made one of another class: `Class.from_config(other.config)`.
+def by_name(name: str, checkpoint_config: Mapping[str, object]) -> JsonObject:
+    """Returns a checkpoint's scheduler config for another class: `Class.from_config(other.config)`.
 
-    Fields that the file sets and the class reads are kept, the class's own defaults serve for the
-    rest: so SD 1.5's "ddim" has SD's betas and offset, and DDIM's `set_alpha_to_one` from the file.
+    Keeps the fields that the file sets and the class reads; the rest are the class's defaults. So
+    SD 1.5's "ddim" has SD's betas and offset, and `set_alpha_to_one` from the file.
 
     Args:
       name: a key of `SAMPLERS`.
@@ -111,9 +112,9 @@ def by_name(name: str, checkpoint_config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of(
-    sampler: str | Mapping[str, Any] | None, checkpoint_config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What `from_config` takes: the checkpoint's own, one made of it by name, or the one given.
+    sampler: str | Mapping[str, object] | None, checkpoint_config: Mapping[str, object]
+) -> JsonObject:
+    """Returns what `from_config` takes: the checkpoint's config, by name, or the given one.
 
     Raises:
       UserError: there is no sampler of that name.

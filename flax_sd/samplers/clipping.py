@@ -1,4 +1,4 @@
-"""Keeping the predicted x_0 in range: static clipping or dynamic thresholding."""
+"""Keeps the predicted x_0 in range: static clipping or dynamic thresholding."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ class ClipConfig(SpacedConfig):
     sample_max_value: float = 1.0
 
     def clip(self) -> "Clip":
-        """What these fields say; thresholding goes before clipping."""
+        """Returns the clipping of these fields; thresholding has precedence."""
         if self.thresholding:
             return Clip(quantile=self.dynamic_thresholding_ratio, largest=self.sample_max_value)
         return Clip(largest=self.clip_sample_range if self.clip_sample else None)
@@ -29,13 +29,13 @@ class ClipConfig(SpacedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
-    """How x̂_0 is kept in range."""
+    """A function that keeps x̂_0 in range."""
 
     largest: float | None  # absolute value, or threshold; None leaves x̂_0 as it is
     quantile: float | None = None  # of |x̂_0|: dynamic thresholding
 
     def __call__(self, x0: Float[ArrayLike, "b h w c"]) -> Float[Array, "b h w c"]:
-        """x̂_0 within its range.
+        """Returns x̂_0 within its range.
 
         Thresholding (Saharia et al. 2022, §2.3) clips each sample to its own quantile s of |x̂_0|,
         kept in [1, largest], and divides by s.

@@ -1,4 +1,4 @@
-"""What all samplers share: a table a step made once on the host, and a pure step that reads it.
+"""The base of all samplers: tables made once on the host, and a pure step that reads them.
 
 A sampler is a pytree, so that it can be an argument of a jitted function: its tables are leaves,
 and only what changes the program (class, config, whether noise is drawn) is static.
@@ -17,23 +17,23 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from flax_sd.errors import UserError
 
-Table = (
-    Any  # one value a step: float32 [m] in NumPy, made on the host; a scalar Array inside a step
-)
+# One value a step: float32 [m] in NumPy, made on the host; a scalar Array inside a step.
+# Any: arithmetic of either with an Array gives an Array, which NumPy's own types do not say.
+Table = Any
 Tables = TypeVar("Tables")
 
 Denoise = Callable[[Array, Array], Array]
 
 
 class Carry(NamedTuple):
-    """What goes from step to step."""
+    """The state that a step passes to the next."""
 
     x: jax.Array  # [b, h, w, c] float32, the latents at the level of the next step
     memory: Any = ()  # a multistep method's earlier outputs
 
 
 class Grid(NamedTuple):
-    """The steps themselves."""
+    """The steps: their timesteps and their noise."""
 
     timesteps: np.ndarray  # [m] int32, or float32 where diffusers asks for fractions
     draws: np.ndarray  # bool [m], the steps at which diffusers draws noise
@@ -42,19 +42,19 @@ class Grid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler(abc.ABC):
-    """Steps from noise to a sample; all that a caller knows of any method."""
+    """Steps from noise to a sample: the interface of every method."""
 
     grid: Grid
     stochastic: bool = dataclasses.field(metadata={"static": True})  # whether any step draws noise
 
     @property
     def timesteps(self) -> Shaped[Array, " m"]:
-        """What the network is called with at each step."""
+        """The timestep that the network is called with at each step."""
         return jnp.asarray(self.grid.timesteps)
 
     @property
     def draws(self) -> Bool[Array, " m"]:
-        """The steps at which diffusers takes noise from the generator."""
+        """True at the steps at which diffusers draws noise from the generator."""
         return jnp.asarray(self.grid.draws)
 
     @property
@@ -63,13 +63,13 @@ class Sampler(abc.ABC):
         return jnp.asarray(self.grid.init_noise_sigma)
 
     def init(self, x: Float[ArrayLike, "b h w c"]) -> Carry:
-        """The first carry, from x = noise · init_noise_sigma."""
+        """Returns the first carry, from x = noise · init_noise_sigma."""
         return Carry(jnp.asarray(x, jnp.float32))
 
     def scale_input(
         self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
     ) -> Float[Array, "b h w c"]:
-        """What the network is called with at step i."""
+        """Returns the input of the network at step i."""
         del i
         return jnp.asarray(x)
 
@@ -84,21 +84,21 @@ class Sampler(abc.ABC):
         """Goes from the level of step i to that of step i + 1.
 
         Args:
-          carry: of the step before, or of `init`.
-          model_output: of the network at `timesteps[i]`, guidance included.
-          i: which step; may be traced.
+          carry: result of the previous step, or of `init`.
+          model_output: output of the network at `timesteps[i]`, guidance included.
+          i: index of the step; may be traced.
           noise: N(0, I); read by stochastic samplers only, at the steps of `draws`.
         """
 
     def _drawn(self, noise: Float[ArrayLike, "b h w c"] | None) -> Float[Array, "b h w c"]:
-        """The noise of a step of a stochastic sampler."""
+        """Returns the noise of a step of a stochastic sampler."""
         if noise is None:
             raise UserError(f"{type(self).__name__} draws noise here: step() needs it")
         return jnp.asarray(noise, jnp.float32)
 
 
 def row(tables: Tables, i: Int[ArrayLike, ""]) -> Tables:
-    """Entry i of each table; i may be traced."""
+    """Returns entry i of each table; i may be traced."""
     return jax.tree.map(lambda table: jnp.asarray(table)[i], tables)
 
 

@@ -27,21 +27,21 @@ class SigmaConfig(SpacedConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SigmaSampler(Sampler):
-    """A sampler whose x is x_0 + σ ε; its tables name each step's σ `sigma`."""
+    """A sampler whose x is x_0 + σ ε; `sigma` in its tables is each step's σ."""
 
     tables: Any
 
     def scale_input(
         self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
     ) -> Float[Array, "b h w c"]:
-        """x / √(σ² + 1), which has the variance that the network was trained on."""
+        """Returns x / √(σ² + 1), which has the variance that the network was trained on."""
         return jnp.asarray(x) / jnp.sqrt(row(self.tables, i).sigma ** 2 + 1)
 
 
 def sigma_steps(
     config: SigmaConfig, num_inference_steps: int
 ) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m_plus_1"]]:
-    """The timesteps and the σ at each of them, with the 0 at which the last step ends.
+    """Returns the timesteps and the σ at each, with the final 0 at which the last step ends.
 
     "linspace" visits fractional timesteps: σ is interpolated linearly between whole ones.
 
@@ -57,7 +57,7 @@ def sigma_steps(
 
 
 def init_noise_sigma(config: SigmaConfig, sigmas: Float32[np.ndarray, " n"]) -> np.float32:
-    """Scale of the first x: σ_max, or √(σ_max² + 1) if the first step begins below T - 1."""
+    """Returns the scale of the first x: σ_max, or √(σ_max² + 1) if it is at a t below T - 1."""
     if config.timestep_spacing == "leading":
         return np.sqrt(sigmas.max() ** 2 + 1)
     return sigmas.max()
@@ -69,12 +69,12 @@ def step_weights(
     sigma_hat: Float64[np.ndarray, " m"],
     end: Float64[np.ndarray, " m"],
 ) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, " m"]]:
-    """The weights of x and of the network's output in x + (x - x̂_0) / σ̂ · (end - σ̂).
+    """Returns the weights of x and of the network's output in x + (x - x̂_0) / σ̂ · (end - σ̂).
 
     x̂_0 is x - σ̂ out ("epsilon"), out ("sample") or x / (σ² + 1) - out σ / √(σ² + 1)
-    ("v_prediction"). Each weight is worked out in float64: with a terminal SNR of zero σ is 4096,
-    and in float32 the x of that size would cancel but for its last bits. With churn x has the
-    larger σ̂, of which diffusers takes account for "epsilon" only.
+    ("v_prediction"). Each weight is computed in float64: with a terminal SNR of zero σ is 4096,
+    and in float32 an x of that size would cancel except for its last bits. With churn x has the
+    larger σ̂, which diffusers considers for "epsilon" only.
     """
     sigma = sigma.astype(np.float64)
     ratio = end / sigma_hat

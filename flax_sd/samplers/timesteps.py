@@ -1,4 +1,4 @@
-"""Which of the T training timesteps n sampling steps visit (Lin et al. 2023, table 2)."""
+"""Chooses n of the T training timesteps for sampling (Lin et al. 2023, table 2)."""
 
 import dataclasses
 import operator
@@ -23,7 +23,7 @@ class SpacedConfig(BetaConfig):
 def integer_timesteps(
     config: SpacedConfig, num_inference_steps: int, alphas: np.ndarray
 ) -> Int[np.ndarray, " n"]:
-    """The timesteps from noisy to clean for samplers that look ᾱ_t up.
+    """Returns the timesteps, from noisy to clean, for samplers that look up ᾱ_t.
 
     Raises:
       UserError: more steps than training had, or a timestep that training did not have.
@@ -41,7 +41,7 @@ def integer_timesteps(
 
 
 def float_timesteps(config: SpacedConfig, num_inference_steps: int) -> Float32[np.ndarray, " n"]:
-    """The timesteps from noisy to clean for samplers that interpolate σ between them.
+    """Returns the timesteps, from noisy to clean, for samplers that interpolate σ between them.
 
     Raises:
       UserError: the number of steps is not one that the spacing can make.
@@ -58,7 +58,7 @@ def check_steps(num_inference_steps: int, *, at_most: int | None) -> None:
     """Refuses a number of steps below 1 or above `at_most`.
 
     Raises:
-      UserError: the number is not a whole one within these bounds.
+      UserError: it is not a whole number within these bounds.
     """
     bound = "a whole number from 1" + ("" if at_most is None else f" to {at_most}")
     try:
@@ -83,14 +83,14 @@ def _spaced(config: SpacedConfig, n: int) -> np.ndarray:
 def previous(
     alphas: Float32[np.ndarray, " T"], t_prev: Int[np.ndarray, " m"], *, final: np.float32
 ) -> Float32[np.ndarray, " m"]:
-    """ᾱ where the steps lead; `final` where that is below timestep 0."""
+    """Returns ᾱ at the end of each step; `final` where that is below timestep 0."""
     return np.where(t_prev >= 0, alphas[np.maximum(t_prev, 0)], final).astype(np.float32)
 
 
 def refuse_no_signal(
     config: BetaConfig, t: Int[np.ndarray, " m"], alphas: Float32[np.ndarray, " T"]
 ) -> None:
-    """Refuses to predict the noise where there is nothing else (diffusers returns NaN there).
+    """Refuses to predict the noise from pure noise (diffusers returns NaN there).
 
     Raises:
       UserError: the network predicts epsilon and a step begins at ᾱ_t = 0.

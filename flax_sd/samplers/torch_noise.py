@@ -1,7 +1,7 @@
-"""torch's CPU noise without torch: the same seed gives the picture that it gives in diffusers.
+"""torch's CPU noise without torch: the same seed gives the same image as in diffusers.
 
-After `aten/src/ATen/native/cpu/DistributionTemplates.h` and `core/DistributionsHelper.h`: 32-bit
-Mersenne Twister, Box-Muller, in one way for 16 values and more and in another for fewer.
+Reference: `aten/src/ATen/native/cpu/DistributionTemplates.h`, `core/DistributionsHelper.h`. 32-bit
+Mersenne Twister and Box-Muller, with one method for 16 values or more and another for fewer.
 """
 
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32
 
 from flax_sd.errors import UserError
 
-BLOCK = 16  # values that torch transforms together; a draw of fewer goes one by one
+BLOCK = 16  # values that torch transforms together; fewer are drawn one by one
 
 
 class TorchGenerator:
@@ -35,13 +35,13 @@ class TorchGenerator:
         self._spare: float | None = None  # second value of the last pair that was drawn one by one
 
     def randn(self, shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
-        """`torch.randn(shape, generator=…)` in float32, but for the last bits of cos and log."""
+        """Returns `torch.randn(shape, generator=…)` in float32, up to last bits of cos and log."""
         size = math.prod(shape)
         values = self._blocks(size) if size >= BLOCK else self._singles(size)
         return values.astype(np.float32).reshape(shape)
 
     def _blocks(self, size: int) -> np.ndarray:
-        """Pairs eight apart within each block of 16; a last, partial block is drawn anew."""
+        """Draws pairs, eight apart in each block of 16; a last, partial block is drawn again."""
         uniform = self._uniform24(size)
         whole = size - size % BLOCK
         values = np.empty(size, np.float32)
@@ -57,7 +57,7 @@ class TorchGenerator:
         return (self._raw(size) & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
 
     def _singles(self, size: int) -> np.ndarray:
-        """In double precision, each pair's sine kept for the next value, even of a later draw."""
+        """Draws in float64; keeps each pair's sine for the next value, even of a later draw."""
         values = np.empty(size)
         for k in range(size):
             if self._spare is not None:
@@ -71,11 +71,11 @@ class TorchGenerator:
 
 
 def initial_noise(seeds: Sequence[int], h: int, w: int, c: int) -> Float32[np.ndarray, "b h w c"]:
-    """What diffusers' `prepare_latents` draws for a list of generators, one of each seed.
+    """Returns what diffusers' `prepare_latents` draws for a list of generators, one for each seed.
 
     Each image's noise is drawn channels first and depends on its own seed alone.
     """
-    return np.stack([_picture(TorchGenerator(seed), h, w, c) for seed in seeds])
+    return np.stack([_image_noise(TorchGenerator(seed), h, w, c) for seed in seeds])
 
 
 def step_noise(
@@ -87,11 +87,11 @@ def step_noise(
     *,
     after_initial: bool = True,
 ) -> Float32[np.ndarray, "m b h w c"] | None:
-    """The draws of the same generators that follow the initial noise, one at each step of `draws`.
+    """Returns what the same generators draw after the initial noise, at each step of `draws`.
 
     Args:
-      seeds: one of each image.
-      draws: a sampler's; at its other steps the result is 0.
+      seeds: one for each image.
+      draws: the sampler's; at its other steps the result is 0.
       h: height of the latents.
       w: width of the latents.
       c: channels of the latents.
@@ -109,16 +109,16 @@ def step_noise(
         if after_initial:
             generator.randn((1, c, h, w))
         for i in np.flatnonzero(draws):
-            noise[i, k] = _picture(generator, h, w, c)
+            noise[i, k] = _image_noise(generator, h, w, c)
     return noise
 
 
-def _picture(generator: TorchGenerator, h: int, w: int, c: int) -> np.ndarray:
+def _image_noise(generator: TorchGenerator, h: int, w: int, c: int) -> np.ndarray:
     return np.moveaxis(generator.randn((1, c, h, w))[0], 0, -1)
 
 
 def _box_muller(uniform: np.ndarray) -> np.ndarray:
-    """Blocks of 16 uniform values to normal ones, rounded where torch rounds."""
+    """Turns blocks of 16 uniform values into normal ones, rounded where torch rounds."""
     u, angle = np.split(uniform.reshape(-1, 2, BLOCK // 2), 2, axis=1)
     angle = (np.float32(2 * math.pi) * angle).astype(np.float64)
     radius = np.sqrt(-2 * np.log((1 - u).astype(np.float64)))

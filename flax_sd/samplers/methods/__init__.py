@@ -1,1 +1,1 @@
-"""The samplers, one a file."""
+"""The samplers, one in each file."""

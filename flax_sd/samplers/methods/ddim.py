@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ class DDIM(Sampler):
         i: Int[ArrayLike, ""],
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
-        """One step; ε̂ stays that of the unclipped x̂_0 unless `use_clipped_model_output`."""
+        """Takes one step; ε̂ is that of the unclipped x̂_0 unless `use_clipped_model_output`."""
         out, x, kind = jnp.asarray(model_output, jnp.float32), carry.x, self.prediction_type
         at = row(self.tables, i)
         x0 = self.clip(predict_x0(kind, x, out, at.signal, at.sigma))
@@ -67,7 +67,7 @@ class DDIM(Sampler):
 
 
 def make_ddim(
-    raw: Mapping[str, Any],
+    raw: Mapping[str, object],
     num_inference_steps: int,
     *,
     eta: float = 0.0,
@@ -76,8 +76,8 @@ def make_ddim(
     """Builds the sampler that diffusers' `DDIMScheduler` is with this config.
 
     Args:
-      eta: share of DDPM's noise that is added: 0 for none, 1 for DDPM's.
-      use_clipped_model_output: take ε̂ from the clipped x̂_0, as GLIDE does.
+      eta: fraction of DDPM's noise to add, from 0 to 1.
+      use_clipped_model_output: computes ε̂ from the clipped x̂_0, as GLIDE does.
 
     Raises:
       UserError: the config or the number of steps is not one that the sampler supports.
@@ -86,8 +86,8 @@ def make_ddim(
     alphas = alphas_cumprod(config, zero_snr=config.rescale_betas_zero_snr)
     t = integer_timesteps(config, num_inference_steps, alphas)
     refuse_no_signal(config, t, alphas)
-    # diffusers steps by T // n whatever the spacing, so that with "linspace" and "trailing" the
-    # step ends a little beside the next timestep.
+    # diffusers steps by T // n with any spacing, so that with "linspace" and "trailing" a step
+    # ends close to the next timestep, but not at it.
     stride = np.int32(config.num_train_timesteps // num_inference_steps)
     final = np.float32(1) if config.set_alpha_to_one else alphas[0]
     a, a_prev = alphas[t], previous(alphas, t - stride, final=final)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class DDPM(Sampler):
         i: Int[ArrayLike, ""],
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
-        """One step of algorithm 2; with a learned variance the output has 2c channels."""
+        """Takes one step of algorithm 2; with a learned variance the output has 2c channels."""
         out, variance = self._split(jnp.asarray(model_output, jnp.float32), carry.x)
         at = row(self.tables, i)
         x0 = predict_x0(self.prediction_type, carry.x, out, at.signal, at.sigma)
@@ -66,7 +66,7 @@ class DDPM(Sampler):
         return Carry(x + self._std(variance, at) * self._drawn(noise) if self.stochastic else x)
 
     def _split(self, out: Array, x: Array) -> tuple[Array, Array]:
-        """The prediction, and what the network says of the variance."""
+        """Splits the output into the prediction and the learned variance."""
         parts = 2 if self.variance_type.startswith("learned") else 1
         if out.shape[-1] != parts * x.shape[-1]:
             raise UserError(
@@ -76,17 +76,17 @@ class DDPM(Sampler):
         return out[..., : x.shape[-1]], out[..., (parts - 1) * x.shape[-1] :]
 
     def _std(self, variance: Array, at: DDPMTables) -> Array:
-        """σ_t; "learned_range" interpolates its logarithm (Nichol & Dhariwal 2021, eq. 15)."""
+        """Returns σ_t; "learned_range" interpolates log σ_t² (Nichol & Dhariwal 2021, eq. 15)."""
         if self.variance_type == "learned":
             return at.noisy * jnp.sqrt(variance)
         if self.variance_type == "learned_range":
-            share = (variance + 1) / 2
-            log = share * at.log_large + (1 - share) * at.log_small
+            fraction = (variance + 1) / 2
+            log = fraction * at.log_large + (1 - fraction) * at.log_small
             return at.noisy * jnp.exp(0.5 * log)
         return at.std
 
 
-def make_ddpm(raw: Mapping[str, Any], num_inference_steps: int) -> DDPM:
+def make_ddpm(raw: Mapping[str, object], num_inference_steps: int) -> DDPM:
     """Builds the sampler that diffusers' `DDPMScheduler` is with this config.
 
     Raises:
@@ -101,8 +101,8 @@ def make_ddpm(raw: Mapping[str, Any], num_inference_steps: int) -> DDPM:
     noisy = t > 0
     with np.errstate(divide="ignore"):  # β_t is 0 only where no noise is added
         log_small, log_large = np.log(small), np.log(large)
-    # diffusers takes the root of log β_t for "fixed_large_log", which is NaN; what is meant is
-    # exp(½ log β_t), as it does for "fixed_small_log".
+    # diffusers takes the root of log β_t for "fixed_large_log", which is NaN; here it is
+    # exp(½ log β_t), as in diffusers for "fixed_small_log".
     std = np.sqrt(small if "small" in config.variance_type else large)
     tables = DDPMTables(
         np.sqrt(a), np.sqrt(1 - a), x0_weight, x_weight, noisy * std, log_small, log_large,
@@ -121,7 +121,7 @@ def make_ddpm(raw: Mapping[str, Any], num_inference_steps: int) -> DDPM:
 def posterior(
     a: Float[np.ndarray, " m"], a_prev: Float[np.ndarray, " m"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """q(x_s | x_t, x_0) = N(μ̃, β̃ I) for a step from ᾱ_t down to ᾱ_s (eq. 6 and 7).
+    """Computes q(x_s | x_t, x_0) = N(μ̃, β̃ I) for a step from ᾱ_t down to ᾱ_s (eq. 6 and 7).
 
     Returns:
       The weights of x_0 and of x_t in μ̃, then β̃_t (at least 1e-20) and β_t = 1 - ᾱ_t / ᾱ_s.

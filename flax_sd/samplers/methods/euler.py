@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class Euler(SigmaSampler):
         i: Int[ArrayLike, ""],
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
-        """One step, in which noise first raises σ to σ̂ if there is churn."""
+        """Takes one step, in which noise first raises σ to σ̂ if there is churn."""
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
         if self.stochastic:
             x = x + at.std * self._drawn(noise)
@@ -64,7 +64,7 @@ class Euler(SigmaSampler):
 
 
 def make_euler(
-    raw: Mapping[str, Any],
+    raw: Mapping[str, object],
     num_inference_steps: int,
     *,
     s_churn: float = 0.0,
@@ -75,9 +75,9 @@ def make_euler(
     """Builds the sampler that diffusers' `EulerDiscreteScheduler` is with this config.
 
     Args:
-      s_churn: how much noise is added over all steps; 0 for the deterministic method.
-      s_tmin: lowest σ at which it is added.
-      s_tmax: highest σ at which it is added.
+      s_churn: amount of noise to add over all steps; 0 for the deterministic method.
+      s_tmin: lowest σ at which noise is added.
+      s_tmax: highest σ at which noise is added.
       s_noise: scale of that noise.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,12 +51,12 @@ class EulerAncestral(SigmaSampler):
         i: Int[ArrayLike, ""],
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
-        """One step; noise is drawn on the last one too, where its scale is 0."""
+        """Takes one step; draws noise on the last one too, where its scale is 0."""
         at, x, out = row(self.tables, i), carry.x, jnp.asarray(model_output, jnp.float32)
         return Carry(at.x_weight * x + at.out_weight * out + at.sigma_up * self._drawn(noise))
 
 
-def make_euler_ancestral(raw: Mapping[str, Any], num_inference_steps: int) -> EulerAncestral:
+def make_euler_ancestral(raw: Mapping[str, object], num_inference_steps: int) -> EulerAncestral:
     """Builds the sampler that diffusers' `EulerAncestralDiscreteScheduler` is with this config.
 
     Raises:

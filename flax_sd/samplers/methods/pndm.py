@@ -1,13 +1,13 @@
-"""PNDM, the sampler that SD 1.x's files name (Liu et al. 2022, arXiv 2202.09778).
+"""PNDM, the sampler in SD 1.x's files (Liu et al. 2022, arXiv 2202.09778).
 
 Runge-Kutta steps (PRK) make the first outputs of a linear multistep method (PLMS). Stable Diffusion
-skips PRK: one step is taken twice instead. The kind of each step is data, so that a scan sees one
+skips PRK and takes one step twice instead. The kind of each step is data, so that a scan sees one
 program: weights of the outputs, and which of them are kept.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ class PNDMConfig(SpacedConfig):
 
 
 class Memory(NamedTuple):
-    """What PNDM remembers beside x."""
+    """The earlier outputs and states that PNDM keeps beside x."""
 
     outputs: tuple[jax.Array, jax.Array, jax.Array]  # [b, h, w, c] each, newest first
     average: jax.Array  # [b, h, w, c], of a round of Runge-Kutta so far
@@ -42,7 +42,7 @@ class Memory(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """How each step uses and keeps outputs, float32 [m] if not said otherwise."""
+    """The weights by which each step uses and keeps outputs; float32 [m] unless noted."""
 
     weights: Table  # [m, 4], of this output and the three kept ones
     average_weight: Table  # of the average, in the output that is used
@@ -72,7 +72,7 @@ class PNDM(Sampler):
     prediction_type: str = dataclasses.field(metadata={"static": True})
 
     def init(self, x: Float[ArrayLike, "b h w c"]) -> Carry:
-        """The first carry, from x = noise; nothing is remembered yet."""
+        """Returns the first carry, from x = noise, with an empty memory."""
         x = jnp.asarray(x, jnp.float32)
         zero = jnp.zeros_like(x)
         return Carry(x, Memory((zero, zero, zero), average=zero, start=zero))
@@ -84,7 +84,7 @@ class PNDM(Sampler):
         i: Int[ArrayLike, ""],
         noise: Float[ArrayLike, "b h w c"] | None = None,
     ) -> Carry:
-        """One call's step; PNDM is deterministic and takes the steps in order from the first."""
+        """Takes the step of one call; PNDM is deterministic and needs its steps in order."""
         del noise
         (x, memory), out = carry, jnp.asarray(model_output, jnp.float32)
         at, to = row((self.blend, self.transfer), i)
@@ -107,7 +107,7 @@ class PNDM(Sampler):
         return Carry(to.x_weight * x - to.output_weight * eps, kept)
 
 
-def make_pndm(raw: Mapping[str, Any], num_inference_steps: int) -> PNDM:
+def make_pndm(raw: Mapping[str, object], num_inference_steps: int) -> PNDM:
     """Builds the sampler that diffusers' `PNDMScheduler` is with this config.
 
     Raises:
@@ -124,7 +124,7 @@ def make_pndm(raw: Mapping[str, Any], num_inference_steps: int) -> PNDM:
     else:
         raise UserError(
             f"num_inference_steps is {num_inference_steps}: PNDM's Runge-Kutta steps need at least "
-            "4; skip_prk_steps true goes without them"
+            "4; skip_prk_steps true leaves them out"
         )
     return PNDM(
         grid=Grid(t, np.full(t.shape, False), np.float32(1)),
@@ -138,7 +138,7 @@ def make_pndm(raw: Mapping[str, Any], num_inference_steps: int) -> PNDM:
 def _plms_alone(
     visited: np.ndarray, stride: int
 ) -> tuple[Blend, np.ndarray, np.ndarray, np.ndarray]:
-    """The blend, timesteps, and where each step starts and ends, without Runge-Kutta."""
+    """Returns blend, timesteps, and start and end of each step, without Runge-Kutta."""
     t = np.insert(visited, 1, visited[1:2])  # the second timestep comes twice
     weights = np.tile(ADAMS_BASHFORTH, (len(t), 1))
     few = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0]], np.float32)
@@ -153,9 +153,9 @@ def _plms_alone(
 def _prk_then_plms(
     visited: np.ndarray, stride: int
 ) -> tuple[Blend, np.ndarray, np.ndarray, np.ndarray]:
-    """The same with three rounds of Runge-Kutta first.
+    """Returns the same, with three rounds of Runge-Kutta first.
 
-    A round calls the network at a timestep, twice half-way to the next, and at the next.
+    A round calls the network at a timestep, twice halfway to the next, and at the next.
     """
     half, plms = stride // 2, visited[3:]
     first, after = visited[:3], visited[1:4]
@@ -184,7 +184,7 @@ def _prk_then_plms(
 def _transfer(
     config: PNDMConfig, alphas: np.ndarray, start: np.ndarray, end: np.ndarray
 ) -> Transfer:
-    """The coefficients of steps from timesteps `start` to timesteps `end`."""
+    """Returns the coefficients of steps from timesteps `start` to timesteps `end`."""
     final = np.float32(1) if config.set_alpha_to_one else alphas[0]
     a, a_end = alphas[start], previous(alphas, end, final=final)
     denominator = a * np.sqrt(1 - a_end) + np.sqrt(a * (1 - a) * a_end)
