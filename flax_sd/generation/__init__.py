@@ -1,1 +1,1 @@
-"""Prompts in, a folder of pictures out."""
+"""Generates a folder of images from prompts."""

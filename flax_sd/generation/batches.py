@@ -1,4 +1,4 @@
-"""The pictures of a sampling run, and the batches in which they are drawn."""
+"""The images of a sampling run, and the batches in which they are generated."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from flax_sd.pipelines.request import guided
 
 
 class Picture(NamedTuple):
-    """One picture: picture j of a row has the row's seed + j, whatever the batch."""
+    """One image: image j of a row has the row's seed + j, in any batch."""
 
     name: str
     row: Row
@@ -16,14 +16,14 @@ class Picture(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures that are drawn together, padded to `size`."""
+    """Images that are generated together, padded to `size`."""
 
     pictures: list[Picture]
     size: int
 
 
 def pictures_of(rows: Sequence[Row]) -> list[Picture]:
-    """Every row's pictures, named by row and seed."""
+    """Returns the images of every row, named by row and seed."""
     return [
         Picture(f"{number:05d}_seed{seed}.png", row, seed)
         for number, row in enumerate(rows)
@@ -32,12 +32,12 @@ def pictures_of(rows: Sequence[Row]) -> list[Picture]:
 
 
 def make_batches(pictures: Sequence[Picture], batch_size: int, devices: int) -> list[Batch]:
-    """Groups what one compiled program draws, in order; batches divide over the devices.
+    """Groups the images of each compiled program, in order; batches divide over the devices.
 
-    All batches of a program have one size, so that each program is compiled once: no more than
-    `batch_size` where the devices allow it, and no larger than its pictures need.
+    All batches of a program have one size, so that each program is compiled once: at most
+    `batch_size` where the devices allow it, and no larger than its images need.
     """
-    # program -> guidance scale (an argument of the program, but one for a batch) -> pictures
+    # program -> guidance scale (an argument of the program, the same for a batch) -> images
     programs: dict[tuple, dict[float, list[Picture]]] = {}
     for picture in pictures:
         row = picture.row
@@ -56,5 +56,5 @@ def make_batches(pictures: Sequence[Picture], batch_size: int, devices: int) -> 
 
 
 def whole_batch(batch_size: int, devices: int) -> int:
-    """The batch size that divides over the devices: rounded down, but at least one a device."""
+    """Returns the batch size rounded down to a multiple of the devices, at least one for each."""
     return max(devices, batch_size // devices * devices)

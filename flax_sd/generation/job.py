@@ -1,4 +1,4 @@
-"""A sampling command checked as far as it can be before any weights are read."""
+"""Checks a sampling command before any weights are read."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +11,7 @@ from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.embeddings import files as embedding_files
 from flax_sd.embeddings.files import embedding_hash
 from flax_sd.errors import UserError, all_of
+from flax_sd.files.json_values import JsonObject
 from flax_sd.generation import sources
 from flax_sd.generation import unconditional as unprompted
 from flax_sd.generation.batches import Batch, Picture, make_batches, pictures_of
@@ -26,33 +27,33 @@ from flax_sd.weights.family import DDPM
 from flax_sd.weights.model_files import ModelFiles, find_vae
 
 T = TypeVar("T")
-STEPS = 50  # denoising steps, unless asked for
-LATENTS = 64 * 64  # of a device's batch on a CPU: one picture of 512 pixels; a GPU takes four
+STEPS = 50  # denoising steps by default
+LATENTS = 64 * 64  # of a device's batch on a CPU: one image of 512 pixels; a GPU takes four
 PIXELS = 8 * 8  # of a latent
-MAX_IMAGES_PER_DEVICE = 8  # at once, unless --batch-size asks for more
+MAX_IMAGES_PER_DEVICE = 8  # in a batch, unless --batch-size says more
 
 
 class Job(NamedTuple):
-    """What is to be drawn.
+    """The images to generate, and what they need.
 
     Attributes:
-      files: the model's, with the VAE that the flags name.
-      scheduler: the model's scheduler config, as the flags change it.
-      records: file name -> the picture's settings, its line of metadata.jsonl.
+      files: the files of the model, with the VAE that the flags name.
+      scheduler: the model's scheduler config, with the changes by flags.
+      records: file name -> the image's settings, its line of metadata.jsonl.
     """
 
     files: ModelFiles
     dtype: str
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
-    scheduler: dict[str, Any]
+    scheduler: JsonObject
     batches: list[Batch]
-    records: dict[str, dict[str, Any]]
+    records: dict[str, JsonObject]
     gallery: Gallery
 
 
 class Found(NamedTuple):
-    """What the flags name, found."""
+    """The rows and files that the flags name."""
 
     rows: list[Row]
     loras: list[sources.LoRASource]
@@ -61,10 +62,10 @@ class Found(NamedTuple):
 
 
 def prepare(options: SampleOptions) -> Job:
-    """Reads prompts, configs and the folder of pictures.
+    """Reads prompts, configs and the folder of images.
 
     Raises:
-      UserError: something is missing, cannot be, or would be overwritten; all problems are named.
+      UserError: something is missing, not valid, or would be overwritten; all problems are named.
     """
     found = _find(options)
     scheduler = _scheduler(options, found.files)
@@ -95,10 +96,10 @@ def prepare(options: SampleOptions) -> Job:
 
 
 def usual_batch(rows: list[Row], devices: int, pixels: int = PIXELS) -> int:
-    """As many pictures as a device has room for, with one of 512 pixels on a CPU.
+    """Returns the images that fit the devices: on a CPU, one of 512 pixels.
 
     Args:
-      pixels: of what the UNet sees as one.
+      pixels: pixels of the image for each pixel of the UNet.
     """
     latents = max((row.height or 8) * (row.width or 8) // pixels for row in rows)
     room = LATENTS * (1 if jax.default_backend() == "cpu" else 4)
@@ -136,7 +137,7 @@ def _find(options: SampleOptions) -> Found:
 
 
 def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
-    """The result, or None and a problem more."""
+    """Returns the result; or adds the error to `problems` and returns None."""
     try:
         return read(*args)
     except UserError as error:
@@ -145,23 +146,23 @@ def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None
 
 
 def _flag(sentence: str) -> str:
-    """A setting's name as its flag is written."""
+    """Writes the setting's name at the beginning of a sentence as its flag."""
     name, space, rest = sentence.partition(" ")
     return name.replace("_", "-") + space + rest
 
 
 def _rows(options: SampleOptions) -> list[Row]:
-    """The flags' prompt, or the file's."""
+    """Returns the rows of --prompt or --prompts."""
     defaults = {name: getattr(options, name) for name in Settings.model_fields}
     if (options.prompt is None) == (options.prompts is None):
         both = "both are given" if options.prompt is not None else "neither is given"
-        raise UserError(f"either --prompt or --prompts FILE is wanted: {both}")
+        raise UserError(f"give either --prompt or --prompts FILE: {both}")
     if options.prompts is not None:
         return read_rows(options.prompts, defaults)
     return [Row.model_validate({"prompt": options.prompt, **defaults})]
 
 
-def _scheduler(options: SampleOptions, files: ModelFiles) -> dict[str, Any]:
+def _scheduler(options: SampleOptions, files: ModelFiles) -> JsonObject:
     raw = files.scheduler_config
     try:
         return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
@@ -169,11 +170,11 @@ def _scheduler(options: SampleOptions, files: ModelFiles) -> dict[str, Any]:
         raise UserError(f"--{_flag(str(error))}") from error
 
 
-def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, Any]) -> list[Row]:
-    """Rows with their sizes and steps, held against the model's configs.
+def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, object]) -> list[Row]:
+    """Returns rows with sizes and steps, checked against the model's configs.
 
     Raises:
-      UserError: the model is not whole, or cannot draw so; all problems are named.
+      UserError: the model is incomplete, or does not support a row; all problems are named.
     """
     rows = [row.model_copy(update={"steps": row.steps or STEPS}) for row in rows]
     step = files.network_config("vae").pixels_per_latent
@@ -196,15 +197,15 @@ def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, Any]) -
     return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
 
 
-def own_sampler(scheduler: Mapping[str, Any]) -> str:
-    """What the sampler of a scheduler config is called."""
+def own_sampler(scheduler: Mapping[str, object]) -> str:
+    """Returns the name of a scheduler config's sampler."""
     named = str(scheduler.get("_class_name"))
     known = {entry.class_name: name for name, entry in samplers.SAMPLERS.items()}
     return known.get(named, named)
 
 
-def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
-    """What all pictures' settings say of model, VAE and LoRAs."""
+def _common(options: SampleOptions, found: Found) -> JsonObject:
+    """Returns the settings that all images share: model, VAE and LoRAs."""
     files = found.files
     own = ModelFiles(files.folder, variant=files.variant)  # with its own VAE
     overrides = {"prediction_type": options.prediction_type, "zero_snr": options.zero_snr}
@@ -223,8 +224,8 @@ def _common(options: SampleOptions, found: Found) -> dict[str, Any]:
     }
 
 
-def _embeddings(found: Found) -> dict[str, Any]:
-    """What settings say of the embeddings, whose files are looked at; nothing without any."""
+def _embeddings(found: Found) -> JsonObject:
+    """Reads the settings of the embeddings from their files; empty if there are none."""
     width = found.files.network_config("text_encoder").hidden_size
     named = []
     for source in found.embeddings:
@@ -234,7 +235,7 @@ def _embeddings(found: Found) -> dict[str, Any]:
     return {"embeddings": named} if named else {}
 
 
-def _record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:
+def _record(picture: Picture, common: Mapping[str, object], sampler: str) -> JsonObject:
     row = picture.row
     return {
         "file_name": picture.name,

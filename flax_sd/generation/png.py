@@ -1,9 +1,8 @@
-"""Pictures as PNG files that carry what they were drawn with."""
+"""PNG files of images, with the settings that they were generated with."""
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,10 +10,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from flax_sd.files.atomic import atomic_file
+from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.request import guided
 
-TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: web UIs' and our own
-_SAMPLERS = {  # what web UIs call them
+TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: of web UIs and of flax_sd
+_SAMPLERS = {  # names in web UIs
     "ddpm": "DDPM",
     "ddim": "DDIM",
     "pndm": "PLMS",
@@ -23,14 +23,13 @@ _SAMPLERS = {  # what web UIs call them
 }
 
 
-def parameters(record: Mapping[str, Any]) -> str:
-    """A picture's settings in the format of AUTOMATIC1111's web UI, which others read too.
+def parameters(record: JsonObject) -> str:
+    """Returns an image's settings in the format of AUTOMATIC1111's web UI, which others read too.
 
-    LoRAs stand in the prompt as `<lora:name:scale>`, the only place where web UIs look for them.
+    LoRAs are in the prompt as `<lora:name:scale>`, the only place where web UIs look for them.
 
     Args:
-      record: the picture's line of metadata.jsonl; that of an unconditional model says nothing of
-        words.
+      record: the image's line of metadata.jsonl; without prompts for an unconditional model.
     """
     loras, guidance = record.get("loras", []), record.get("guidance_scale")
     tags = [f"<lora:{lora['name']}:{lora['scale']:g}>" for lora in loras]
@@ -46,7 +45,7 @@ def parameters(record: Mapping[str, Any]) -> str:
         "Model hash": record["model_hash"],
         "Model": record["model"],
         "VAE": record.get("vae"),
-        # Theirs counts from the last layer, which is 1.
+        # Web UIs count from the last layer, which is 1.
         "Clip skip": record["clip_skip"] + 1 if record.get("clip_skip") else None,
         "Lora hashes": _hashes(loras),
         "TI hashes": _hashes(record.get("embeddings", [])),
@@ -57,19 +56,17 @@ def parameters(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _hashes(files: Sequence[Mapping[str, Any]]) -> str:
+def _hashes(files: Sequence[JsonObject]) -> str:
     return ", ".join(f"{file['name']}: {file['hash']}" for file in files)
 
 
 def _quoted(value: str) -> str:
-    """As the web UI does: values that would break the list are JSON strings."""
+    """Quotes values that would break the list as JSON strings, as the web UI does."""
     return json.dumps(value, ensure_ascii=False) if set(value) & set(',:\n"') else value
 
 
-def write(
-    path: pathlib.Path, pixels: UInt8[np.ndarray, "h w 3"], record: Mapping[str, Any]
-) -> None:
-    """Writes a picture and its settings; equal ones give equal bytes.
+def write(path: pathlib.Path, pixels: UInt8[np.ndarray, "h w 3"], record: JsonObject) -> None:
+    """Writes an image and its settings; equal content gives equal bytes.
 
     Raises:
       UserError: the disk is full or the folder cannot be written to.
@@ -81,8 +78,8 @@ def write(
         Image.fromarray(pixels).save(file, format="PNG", pnginfo=text)
 
 
-def read_record(path: pathlib.Path) -> dict[str, Any] | None:
-    """What a picture was drawn with; None if there is no file, empty if it is not one of ours."""
+def read_record(path: pathlib.Path) -> JsonObject | None:
+    """Reads an image's settings; None without a file, empty for a file of another program."""
     if not path.exists():
         return None
     try:

@@ -1,7 +1,8 @@
-"""A line of a prompts file as sd-scripts has them: `a cat --n bad --w 64 --h 96 --d 7 --l 5.5`."""
+"""A line of a prompts file of sd-scripts: `a cat --n bad --w 64 --h 96 --d 7 --l 5.5`."""
 
 import re
-from typing import Any
+
+from flax_sd.files.json_values import JsonObject
 
 OPTIONS: dict[str, tuple[str, type]] = {
     "n": ("negative_prompt", str),
@@ -12,17 +13,17 @@ OPTIONS: dict[str, tuple[str, type]] = {
     "l": ("guidance_scale", float),
     "ss": ("sampler", str),
 }
-SAMPLERS = {"k_euler": "euler", "k_euler_a": "euler_a"}  # its names of ours
+SAMPLERS = {"k_euler": "euler", "k_euler_a": "euler_a"}  # sd-scripts' name -> ours
 _OPTION = re.compile(r"(?:^|\s)--(\w+)(?=\s|$)")
 _WANTED = {int: "a whole number", float: "a number", str: "text"}
 
 
-def parse_line(line: str) -> tuple[dict[str, Any], list[str]]:
-    """Returns the values of a row, none for a comment, and what is wrong with the line."""
+def parse_line(line: str) -> tuple[JsonObject, list[str]]:
+    """Returns the values of a row, empty for a comment, and the problems of the line."""
     if line.startswith("#"):
         return {}, []
     prompt, *parts = _OPTION.split(line)
-    values: dict[str, Any] = {"prompt": prompt.strip()}
+    values: JsonObject = {"prompt": prompt.strip()}
     problems = []
     for written, text in zip(parts[::2], map(str.strip, parts[1::2]), strict=True):
         if written.lower() not in OPTIONS:

@@ -1,33 +1,33 @@
-"""What to draw: rows of prompts with their settings, from a flag or a file, checked."""
+"""Rows of prompts with their settings, from a flag or a file, checked."""
 
 import difflib
 import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import pydantic
 
 from flax_sd.config import Section
 from flax_sd.config.section import TokenLength
 from flax_sd.errors import UserError, listed
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.text import parse_object, read_text
 from flax_sd.generation.prompt_lines import parse_line
 from flax_sd.samplers import SAMPLERS
 
 
 class Settings(Section):
-    """What a picture is drawn with: flags say it for every row, a row for itself."""
+    """The settings of an image: flags apply to every row, a row's own come first."""
 
     negative_prompt: str = ""
-    """What the picture should not show."""
+    """What the image should not show."""
     seed: int = 0
-    """Seed of a prompt's first picture, and its next ones count up; -1 draws one."""
+    """Seed of a prompt's first image, from which the next ones count up; -1 for a random one."""
     width: int | None = None
     """Pixels, a multiple of 8; unset takes what the model was trained on."""
     height: int | None = None
-    """As width."""
+    """Pixels, as for width."""
     steps: int | None = None
     """Denoising steps; unset is 50, or all that an unconditional model was trained with."""
     guidance_scale: float = 7.5
@@ -35,11 +35,11 @@ class Settings(Section):
     sampler: str | None = None
     """ddpm, ddim, pndm, euler or euler_a; unset takes the model's own."""
     images_per_prompt: int = 1
-    """Pictures of each prompt, or in all where the model draws without words."""
+    """Images of each prompt, or in total with an unconditional model."""
     clip_skip: int = 0
-    """How many of the text encoder's last layers to leave out."""
+    """Number of the text encoder's last layers to leave out."""
     max_token_length: TokenLength = 75
-    """How many tokens of a prompt are read, in chunks of 75 as in training with
+    """Number of tokens of a prompt to read, in chunks of 75 as in training with
     data.max_token_length; 75 is what diffusers reads."""
 
 
@@ -47,11 +47,11 @@ class Row(Settings):
     """One prompt."""
 
     prompt: str
-    """What the pictures should show."""
+    """What the images should show."""
 
 
-def faults(values: Mapping[str, Any]) -> list[str]:
-    """What is wrong with settings, one sentence each; unset ones pass."""
+def faults(values: JsonObject) -> list[str]:
+    """Returns the problems of settings, one sentence each; unset ones have none."""
     problems = []
     for name in ("width", "height"):
         side = values.get(name)
@@ -79,13 +79,13 @@ def _has_lone_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
-    """Reads prompts: a .txt with one a line, or a .jsonl with objects that have Row's keys.
+def read_rows(path: pathlib.Path, defaults: Mapping[str, object]) -> list[Row]:
+    """Reads prompts: a .txt with one on each line, or a .jsonl with objects that have Row's keys.
 
-    A line of text may have options of sd-scripts, and begins a comment with #.
+    A line of text may have options of sd-scripts; a line that begins with # is a comment.
 
     Args:
-      defaults: settings of the rows that do not say their own.
+      defaults: settings that rows have if they set none of their own.
 
     Raises:
       UserError: the file cannot be read or holds no prompt, a row has an unknown key or a bad
@@ -116,8 +116,8 @@ def read_rows(path: pathlib.Path, defaults: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _values(line: str, form: str) -> tuple[dict[str, Any], list[str]]:
-    """What a line says, nothing if it is a comment; and what is wrong with it."""
+def _values(line: str, form: str) -> tuple[JsonObject, list[str]]:
+    """Returns the values of a line, empty for a comment, and its problems."""
     if form == ".txt":
         return parse_line(line)
     values = parse_object(line)

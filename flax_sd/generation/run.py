@@ -1,4 +1,4 @@
-"""The sampling command: prompts to a folder of pictures that is a data set again."""
+"""The sampling command: from prompts to a folder of images, which is a data set."""
 
 import jax
 import numpy as np
@@ -19,18 +19,18 @@ SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16
 
 
 def run(options: SampleOptions, progress: Progress | None = None) -> int:
-    """Draws what is not there yet; returns the exit status: 0, or 130 after Ctrl-C.
+    """Generates the missing images; returns the exit status: 0, or 130 after Ctrl-C.
 
     Raises:
-      UserError: anything about the flags, the prompts, the model or the folder is wrong.
+      UserError: the flags, the prompts, the model or the folder are not valid.
     """
     progress = progress or Progress()
     job = prepare(options)
     gallery = job.gallery
     gallery.make()
     missing = len(job.records) - len(gallery.done)
-    there = f", {len(gallery.done)} of them there already" if gallery.done else ""
-    progress.stage("found", f"{_pictures(len(job.records))} to draw{there}")
+    there = f", {len(gallery.done)} already there" if gallery.done else ""
+    progress.stage("found", f"{_pictures(len(job.records))} to generate{there}")
     try:
         if missing:
             with memory.explained(lambda: SMALLER):
@@ -39,7 +39,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
                 _draw(sd, job, progress, missing)
     except KeyboardInterrupt:
         left = len(job.records) - len(gallery.done)
-        progress.say(f"stopped: {_pictures(left)} left; the same command goes on from there")
+        progress.say(f"stopped: {_pictures(left)} left. Run the same command again to resume.")
         return STOPPED
     finally:
         gallery.write_metadata()
@@ -65,7 +65,7 @@ def _attach(sd: StableDiffusion, job: Job) -> None:
 
 
 def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
-    """Draws every batch of which a picture is missing, the same batches whatever is there."""
+    """Generates every batch with a missing image; the batches do not depend on what is there."""
     with progress.loop(missing) as shown:
         for batch in job.batches:
             wanted = [p.name not in job.gallery.done for p in batch.pictures]
@@ -80,17 +80,17 @@ def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int
 
 
 def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
-    """The batch's pictures; those that pad it cost what a picture does and are dropped.
+    """Generates the images of a batch, without those that pad it.
 
     Raises:
-      UserError: the numbers overflowed, which would be a black picture.
+      UserError: the numbers overflowed, which would give a black image.
     """
     pictures = batch.pictures
     drawn = _unprompted(sd, batch) if isinstance(sd, DDPM) else _prompted(sd, batch)
     for picture, values in zip(pictures, drawn[: len(pictures)], strict=True):
         if not np.isfinite(values).all():
             raise UserError(
-                f"{picture.name} came out as NaN or infinite, which would be a black picture: "
+                f"{picture.name} is NaN or infinite, which would give a black image: "
                 "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
             )
     return (drawn[: len(pictures)] * 255).round().astype(np.uint8)
@@ -128,7 +128,7 @@ def _unprompted(model: DDPM, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
 
 
 def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _devices() -> str:

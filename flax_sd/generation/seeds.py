@@ -1,4 +1,4 @@
-"""Seeds that nobody chose: -1 becomes a number, which config.yaml or the pictures' names keep."""
+"""Random seeds: -1 becomes a number, which config.yaml or the images' names keep."""
 
 import pathlib
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from flax_sd.system.seeds import RANDOM, drawn
 
 
 def settled_rows(rows: Sequence[Row], folder: pathlib.Path) -> list[Row]:
-    """The rows with one number for every -1: that of pictures of theirs in a folder, or a new one.
+    """Returns rows with one seed for every -1: the one of their images in the folder, or a new one.
 
-    So the same command again goes on with the same pictures.
+    So the same command continues with the same images.
     """
     there = seeds_of(folder)
     own = [there[i] for i, row in enumerate(rows) if row.seed == RANDOM and i in there]

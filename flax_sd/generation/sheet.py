@@ -1,4 +1,4 @@
-"""Labelled grids of pictures."""
+"""Labelled grids of images."""
 
 import math
 import textwrap
@@ -18,11 +18,11 @@ Picture = UInt8[np.ndarray, "h w 3"]
 def make_sheet(
     rows: Sequence[Sequence[Picture]], columns: Sequence[str], labels: Sequence[str]
 ) -> Image.Image:
-    """Draws rows of equally large pictures with a title over each column and a label at each row.
+    """Makes a grid of equally large images with a title over each column and a label at each row.
 
     Args:
-      columns: one title a column, wrapped to the picture's width; may be empty.
-      labels: one a row, wrapped to the picture's width.
+      columns: a title for each column, wrapped to the image's width; may be empty.
+      labels: a label for each row, wrapped to the image's width.
     """
     height, width = rows[0][0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
@@ -45,7 +45,7 @@ def make_sheet(
 
 
 def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -> Image.Image:
-    """Draws equally large pictures in rows of `across`, each with its label below it."""
+    """Makes a grid of equally large images, `across` in each row, with labels below them."""
     height, width = pictures[0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
     texts = [_wrapped(label, width) for label in labels]
@@ -63,10 +63,10 @@ def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -
 
 
 def _wrapped(text: str, width: int) -> str:
-    """The text in lines that fit a picture of so many pixels, or 96."""
+    """Wraps a text to lines of `width` pixels, at least 96."""
     return "\n".join(textwrap.wrap(text, max(96, width) * 2 // FONT_SIZE))
 
 
 def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> float:
-    """Pixels that the longest of its lines takes."""
+    """Returns the width in pixels of the longest line."""
     return max(font.getlength(line) for line in text.split("\n"))

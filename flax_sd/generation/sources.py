@@ -1,4 +1,4 @@
-"""What flags name: models, LoRA and embedding files, and how a picture's settings speak of them."""
+"""The LoRA and embedding files that flags name."""
 
 import math
 import os
@@ -18,10 +18,10 @@ class LoRASource(NamedTuple):
 
 
 def parse_lora(text: str) -> LoRASource:
-    """PATH or PATH:SCALE; a path may hold colons.
+    """Reads PATH or PATH:SCALE; a path may hold colons.
 
     Raises:
-      UserError: there is no such file, it is a pickle or damaged, or the scale is no number.
+      UserError: there is no such file, it is a pickle or damaged, or the scale is not a number.
     """
     path, scale = text, 1.0
     if not os.path.exists(text) and ":" in text:
@@ -37,19 +37,19 @@ def parse_lora(text: str) -> LoRASource:
         raise UserError(f"LoRA {path} is not there{hint}")
     if not math.isfinite(scale):
         raise UserError(f"LoRA {path} has scale {scale}: should be a number")
-    TensorFile(locate(path))  # which looks at the header alone
+    TensorFile(locate(path))  # reads only the header
     return LoRASource(pathlib.Path(path), scale)
 
 
 class EmbeddingSource(NamedTuple):
-    """An embedding file, and what its token is called in prompts; None for the file's own."""
+    """An embedding file, and its token in prompts; None for the token in the file."""
 
     path: pathlib.Path
     token: str | None
 
 
 def parse_embedding(text: str) -> EmbeddingSource:
-    """PATH or PATH:TOKEN; a path may hold colons.
+    """Reads PATH or PATH:TOKEN; a path may hold colons.
 
     Raises:
       UserError: there is no such file.

@@ -1,11 +1,11 @@
-"""The sampling command for an unconditional model, whose pictures have no prompts."""
+"""The sampling command for an unconditional model, whose images have no prompts."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from flax_sd import samplers
 from flax_sd.config.section import changed
 from flax_sd.errors import UserError, all_of
+from flax_sd.files.json_values import JsonObject
 from flax_sd.generation.batches import Picture
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings
@@ -19,24 +19,24 @@ IDLE = (
 
 
 def faults(options: SampleOptions) -> list[str]:
-    """Flags that say something of words, one sentence each."""
+    """Returns a sentence for each flag that is only for prompts."""
     idle = [name for name in changed(options) if name in IDLE]
     return [
-        f"--{name.replace('_', '-')} has no meaning: {options.model} draws without words"
+        f"--{name.replace('_', '-')} has no meaning: {options.model} takes no prompts"
         for name in idle
     ]
 
 
 def row(options: SampleOptions) -> Row:
-    """The one row of the command."""
+    """Returns the single row of the command."""
     return Row(prompt="", **{name: getattr(options, name) for name in Settings.model_fields})
 
 
-def resolve(row: Row, files: ModelFiles, scheduler: Mapping[str, Any]) -> Row:
-    """The row with its size and steps, held against the model's configs.
+def resolve(row: Row, files: ModelFiles, scheduler: JsonObject) -> Row:
+    """Returns the row with size and steps, checked against the model's configs.
 
     Raises:
-      UserError: the model is not whole, or cannot draw so; all problems are named.
+      UserError: the model is incomplete, or does not support the row; all problems are named.
     """
     config, problems = files.network_config("unet"), []
     height, width = sample_size(files.config("unet"))
@@ -55,8 +55,8 @@ def resolve(row: Row, files: ModelFiles, scheduler: Mapping[str, Any]) -> Row:
     return row.model_copy(update={**size, "steps": steps})
 
 
-def record(picture: Picture, common: Mapping[str, Any], sampler: str) -> dict[str, Any]:
-    """A picture's line of metadata.jsonl."""
+def record(picture: Picture, common: Mapping[str, object], sampler: str) -> JsonObject:
+    """Returns an image's line of metadata.jsonl."""
     row = picture.row
     return {
         "file_name": picture.name,

@@ -71,7 +71,7 @@ def test_lines_of_other_runs_stay(tmp_path):
 @pytest.mark.parametrize("text", ["not json\n", '{"text": "no name"}\n', "[1]\n"])
 def test_a_list_of_something_else_is_not_replaced(tmp_path, text):
     (tmp_path / "metadata.jsonl").write_text(text)
-    with pytest.raises(UserError, match="metadata.jsonl is not a list of pictures"):
+    with pytest.raises(UserError, match="metadata.jsonl is not a list of images"):
         Gallery(tmp_path, records(0))
     assert (tmp_path / "metadata.jsonl").read_text() == text
 

@@ -82,7 +82,7 @@ def test_the_same_command_changes_nothing(drawn, model, prompts, capsys):
     more = "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 3
     assert run(model, drawn, *more) == 0
     assert before == {path: path.stat().st_mtime_ns for path in drawn.glob("*.png")}
-    assert "6 pictures to draw, 6 of them there already" in capsys.readouterr().out
+    assert "6 images to generate, 6 already there" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(drawn, model, prompts):
@@ -190,7 +190,7 @@ def test_interrupted(model, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(sample, "_load", interrupt)
     assert run(model, tmp_path / "out", "--prompt", "a") == 130
-    assert "stopped: 1 picture left; the same command goes on" in capsys.readouterr().out
+    assert "stopped: 1 image left. Run the same command again to resume." in capsys.readouterr().out
 
 
 def test_all_mistakes_at_once_before_anything_is_read(tmp_path, capsys):
@@ -200,7 +200,7 @@ def test_all_mistakes_at_once_before_anything_is_read(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "error: 7 things are wrong:",
-        "  either --prompt or --prompts FILE is wanted: both are given",
+        "  give either --prompt or --prompts FILE: both are given",
         "  LoRA l:x is not there; write PATH or PATH:SCALE",
         "  --width is 44: should be a multiple of 8, such as 48",
         "  --sampler is 'e': should be one of ddpm, ddim, pndm, euler, euler_a",
@@ -214,7 +214,7 @@ def test_all_mistakes_at_once_before_anything_is_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more, message",
     [
-        ([], "error: either --prompt or --prompts FILE is wanted: neither is given"),
+        ([], "error: give either --prompt or --prompts FILE: neither is given"),
         (["--prompt", "a", "--clip-skip", "3"], "clip_skip is 3: this text encoder has 2 layers"),
         (["--prompt", "a", "--steps", "1001"], "1001"),
         (["--prompt", "a", "--vae", "{out}"], "out does not exist"),

@@ -37,7 +37,7 @@ def test_they_are_drawn_once(train, tmp_path, flags):
     (first, second) = sorted(before)
     second.unlink()  # as after a kill
     run = train("b", *flags)
-    assert run.status == 0 and "2 pictures to draw, 1 of them there already" in run.out
+    assert run.status == 0 and "2 images to generate, 1 already there" in run.out
     assert first.stat().st_mtime_ns == before[first] and second.exists()
 
 
