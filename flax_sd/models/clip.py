@@ -25,7 +25,7 @@ LEGACY_EOS = 2  # what the hub's configs say; the tokenizer's end token is 49407
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPTextConfig:
-    """What of a `text_encoder/config.json` shapes the network; the defaults are transformers'.
+    """The fields of a `text_encoder/config.json` that shape the network; defaults of transformers.
 
     Raises UserError if the heads do not divide the width.
     """
@@ -70,7 +70,7 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": layers.gelu, "gelu_python": lay
 
 
 class TextStates(NamedTuple):
-    """What the text model says of a batch of prompts."""
+    """The text model's states of a batch of prompts."""
 
     text: jax.Array  # [b, n, d], normed
     pooled: jax.Array  # [b, d], the last layer's normed state at the end token
@@ -166,7 +166,7 @@ class CLIPEncoder(nnx.Module):
         self.layers = nnx.List([CLIPEncoderLayer(config, rngs=rngs) for _ in range(n)])
 
     def __call__(self, x: Float[Array, "b n d"]) -> list[Array]:
-        """The states before the first layer and after each."""
+        """Returns the states before the first layer and after each."""
         states = [x]
         for layer in self.layers:
             states.append(layer(states[-1]))
@@ -187,7 +187,7 @@ class CLIPTextTransformer(nnx.Module):
 class CLIPTextModel(Network):
     """CLIP-L's text model (SD 1.x) or OpenCLIP-H's (SD 2.x, whose config leaves out a layer).
 
-    A new one is drawn as OpenAI's and transformers' are.
+    New weights are drawn as in OpenAI's code and transformers.
     """
 
     def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
@@ -195,7 +195,7 @@ class CLIPTextModel(Network):
         self.text_model = CLIPTextTransformer(config, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "b n"], skip: int = 0) -> TextStates:
-        """The text states in the parameters' dtype.
+        """Returns the text states in the parameters' dtype.
 
         Args:
           ids: begin token, words, end token, padding; at most as many as there are positions.
@@ -227,7 +227,7 @@ class CLIPTextModel(Network):
 def encode_ids(
     text_encoder: Callable[[Array, int], TextStates], ids: Int[Array, "b *k n"], skip: int
 ) -> Float[Array, "b m d"]:
-    """The states that the UNet attends to, of prompts [b, n] or of prompts in chunks [b, k, n].
+    """Returns the text states for the UNet, of prompts [b, n] or of prompts in chunks [b, k, n].
 
     Chunks are read one by one, and of their first and last tokens only the prompt's first and last
     stay, as in sd-scripts (`encode_tokens` of library/strategy_sd.py): m = 1 + k (n - 2) + 1.
@@ -245,5 +245,5 @@ def _inner_std(config: CLIPTextConfig) -> float:
 
 
 def _linear(c_in: int, c_out: int, std: float, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear map drawn from N(0, std²)."""
+    """Returns a linear map with weights from N(0, std²)."""
     return nnx.Linear(c_in, c_out, kernel_init=nnx.initializers.normal(std), rngs=rngs)

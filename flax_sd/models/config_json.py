@@ -1,4 +1,4 @@
-"""Reading a network's config.json: what is supported is checked, the rest is refused or ignored.
+"""Reads a network's config.json: checks supported fields, refuses or ignores the others.
 
 A diffusers folder holds, beside each network's weights, the arguments of the class that made them.
 Of these a field that our dataclass has is taken; one that the original class reads and we do not
@@ -31,7 +31,7 @@ def read_config(
     choices: Mapping[str, Collection[str]] | None = None,
     alike: Mapping[str, Callable[[object], bool]] | None = None,
 ) -> Config:
-    """Builds the frozen dataclass `cls` out of a parsed config.json.
+    """Builds the frozen dataclass `cls` from a parsed config.json.
 
     Args:
       cls: its annotations give the types; its `__post_init__` may raise a ValueError about fields
@@ -67,9 +67,9 @@ def read_config(
 
 
 def diffusers_spelling(raw: Mapping[str, object]) -> JsonObject:
-    """The config with one spelling for each value, where diffusers takes several.
+    """Returns the config with one spelling for each value, where diffusers allows several.
 
-    A `sample_size` that is none is dropped: no network reads it, and who draws by it says so.
+    A `sample_size` that is not valid is dropped: no network reads it, and pipelines check it.
     """
     new = dict(raw)
     if isinstance(act := raw.get("act_fn"), str):
@@ -86,13 +86,13 @@ def diffusers_spelling(raw: Mapping[str, object]) -> JsonObject:
 
 
 def is_only(value: object, number: int) -> bool:
-    """Whether a value is nothing but that number, once or in a list, or null."""
+    """Returns whether a value is only that number, once or in a list, or null."""
     values = value if isinstance(value, list) else [value]
     return all(one is None or one == number for one in values)
 
 
 def _truth(value: object) -> object:
-    """What Python takes a flag's value for; a text is left, for "false" would be true."""
+    """Returns a flag's truth in Python; a text is unchanged, because "false" would be true."""
     return value if isinstance(value, str) else bool(value)
 
 
@@ -102,7 +102,7 @@ def _refused(
     choices: Mapping[str, Collection[str]],
     alike: Mapping[str, Callable[[object], bool]],
 ) -> list[str]:
-    """One line for each field whose value is that of another network."""
+    """Returns one line for each field whose value is not supported."""
     problems = [
         f"{name} is {shown(raw[name])}: only {json.dumps(default)} is supported"
         for name, default in unsupported.items()
@@ -125,7 +125,7 @@ def _as_default(value: object, default: object, alike: Callable[[object], bool] 
 
 
 def _sentences(error: pydantic.ValidationError, known: Mapping[str, object]) -> list[str]:
-    """One line a field: a union reports each of its members, which belong together."""
+    """Returns one line for each field, although a union reports each of its members."""
     found: dict[str, list[str]] = {}
     for item in error.errors():
         field = str(item["loc"][0]) if item["loc"] else ""

@@ -1,4 +1,4 @@
-"""Frozen linears and convolutions whose kernels are held in 8 bits.
+"""Frozen linears and convolutions with kernels in 8 bits.
 
 W ≈ scale · values, whole numbers from -127 to 127 and a scale for each output: symmetric
 quantisation per output channel (Jacob et al. 2018, arXiv 1712.05877, §2.1 with Z = 0). The kernel
@@ -19,15 +19,15 @@ Product = Callable[[Array, Array], Array]  # input, kernel -> the layer's output
 
 
 class KernelValues(nnx.Variable):
-    """A kernel in whole numbers, laid out as the kernel."""
+    """The integers of a kernel, in its layout."""
 
 
 class KernelScale(nnx.Variable):
-    """The weight of one such number, of each output; float32."""
+    """The scale of each output's integers; float32."""
 
 
 class _Int8Kernel(nnx.Module):
-    """What stands in a layer in place of its kernel."""
+    """A layer's kernel in 8 bits."""
 
     bias: nnx.Param | None
 
@@ -72,13 +72,13 @@ class Int8Conv(_Int8Kernel, layers.Conv):
 
 
 def in_int8(layer: nnx.Linear | nnx.Conv) -> Int8Linear | Int8Conv:
-    """The same layer, frozen, with its kernel in 8 bits; of an abstract layer, an abstract one."""
+    """Returns the layer, frozen, with its kernel in 8 bits; abstract for an abstract layer."""
     return Int8Linear(layer) if isinstance(layer, nnx.Linear) else Int8Conv(layer)
 
 
 @jax.jit
 def quantise(kernel: Float[Array, "*in out"]) -> tuple[Int8[Array, "*in out"], Array]:
-    """The nearest whole numbers, and the scale of each output; one of zeros has scale 1."""
+    """Returns the nearest integers, and the scale of each output; 1 for an output of zeros."""
     kernel = kernel.astype(jnp.float32)
     largest = jnp.max(jnp.abs(kernel), axis=tuple(range(kernel.ndim - 1)))
     scale = jnp.where(largest > 0, largest / LARGEST, 1.0)
@@ -88,14 +88,14 @@ def quantise(kernel: Float[Array, "*in out"]) -> tuple[Int8[Array, "*in out"], A
 def dequantise(
     values: Int8[Array, "*in out"], scale: Float[Array, " out"], dtype: jnp.dtype
 ) -> Float[Array, "*in out"]:
-    """scale · values, rounded once."""
+    """Returns scale · values, rounded once."""
     return (scale * values.astype(jnp.float32)).astype(dtype)
 
 
 def frozen_product(
     product: Product, x: Float[Array, "*b c_in"], values: Array, scale: Array
 ) -> Float[Array, "*b2 c_out"]:
-    """product(x, kernel), with neither kernel nor x kept for the backward pass."""
+    """Returns product(x, kernel), with neither kernel nor x kept for the backward pass."""
     shape, dtype = x.shape, x.dtype
 
     def plain(x: Array, values: Array, scale: Array) -> Array:

@@ -41,7 +41,7 @@ class Conv(nnx.Conv):
         return y if self.bias is None else y + self.bias[...]
 
     def product(self, x: Array, kernel: Array) -> Array:
-        """The convolution with that kernel, without the bias."""
+        """Returns the convolution with that kernel, without the bias."""
         window = cast(Any, (self.strides, self.padding))  # both written out, by `conv`
         if window == ((1, 1), ((1, 1), (1, 1))) and self.kernel_size == (3, 3):
             return conv3x3(x, kernel)
@@ -62,7 +62,7 @@ def conv(
     zero: bool = False,
     rngs: nnx.Rngs,
 ) -> Conv:
-    """A square convolution on [b, h, w, c].
+    """Returns a square convolution on [b, h, w, c].
 
     Args:
       padding: ((top, bottom), (left, right)) in pixels; None pads (size - 1) / 2 on every side.
@@ -85,13 +85,13 @@ def conv(
 def linear(
     c_in: int, c_out: int, *, bias: bool = True, zero: bool = False, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """A linear map of the last axis; `zero` starts it at zero."""
+    """Returns a linear map of the last axis; `zero` starts it at zero."""
     init = nnx.initializers.zeros if zero else conv_init
     return nnx.Linear(c_in, c_out, use_bias=bias, kernel_init=init, rngs=rngs)
 
 
 class GroupNorm(nnx.GroupNorm):
-    """Group norm that keeps its input alone for the backward pass, not its four intermediates."""
+    """Group norm that keeps only its input for the backward pass, not its four intermediates."""
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         plain = super().__call__
@@ -99,7 +99,7 @@ class GroupNorm(nnx.GroupNorm):
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer norm that keeps its input alone for the backward pass."""
+    """Layer norm that keeps only its input for the backward pass."""
 
     def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
         plain = super().__call__
@@ -107,19 +107,19 @@ class LayerNorm(nnx.LayerNorm):
 
 
 def group_norm(channels: int, groups: int, epsilon: float, *, rngs: nnx.Rngs) -> GroupNorm:
-    """Group norm with two-pass variance: E[x²] - E[x]² loses 1.7e-4 at mean 10."""
+    """Returns a group norm with two-pass variance: E[x²] - E[x]² loses 1.7e-4 at mean 10."""
     return GroupNorm(
         channels, num_groups=groups, epsilon=epsilon, use_fast_variance=False, rngs=rngs
     )
 
 
 def layer_norm(width: int, epsilon: float, *, rngs: nnx.Rngs) -> LayerNorm:
-    """Layer norm with two-pass variance."""
+    """Returns a layer norm with two-pass variance."""
     return LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def dtype_of(norm: nnx.GroupNorm | nnx.LayerNorm) -> jnp.dtype:
-    """The dtype that a network computes in: that of one of its norms, which no LoRA ever wraps."""
+    """Returns the dtype that a network computes in, from a norm, which no LoRA wraps."""
     assert norm.scale is not None
     return norm.scale.dtype
 
@@ -130,10 +130,10 @@ def attention(
     v: Float[Array, "b m k d"],
     mask: Bool[Array, "n m"] | None = None,
 ) -> Float[Array, "b n k d"]:
-    """softmax(q kᵀ / √d) v for each head k, in float32 (Vaswani et al. 2017, eq. 1).
+    """Returns softmax(q kᵀ / √d) v for each head k, in float32 (Vaswani et al. 2017, eq. 1).
 
     Args:
-      mask: True where a query may look at a key; None lets it look everywhere.
+      mask: True where a query may attend to a key; None for everywhere.
     """
     if mask is None and takes_flash(q):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -154,7 +154,7 @@ def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 def timestep_embedding(
     t: Num[Array, " b"], width: int, *, flip_sin_to_cos: bool, freq_shift: int | float
 ) -> Float[Array, "b width"]:
-    """Sinusoids of t at `width` / 2 frequencies from 1 down to 1e-4, in float32.
+    """Returns sinusoids of t at `width` / 2 frequencies from 1 down to 1e-4, in float32.
 
     Reference: diffusers' `get_timestep_embedding`. An odd width ends in a zero.
 
@@ -171,7 +171,7 @@ def timestep_embedding(
 
 
 def upsample_nearest(x: Float[Array, "b h w c"], size: tuple[int, int]) -> Float[Array, "b H W c"]:
-    """Nearest-neighbour enlargement to `size` = (height, width), as torch rounds it."""
+    """Enlarges to `size` = (height, width) by nearest neighbours, as torch rounds them."""
     for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
         if new == 2 * old:
             x = jnp.repeat(x, 2, axis=axis)
@@ -185,20 +185,20 @@ gelu = functools.partial(jax.nn.gelu, approximate=False)  # the exact erf form, 
 
 @jax.checkpoint
 def gated_gelu(x: Float[Array, "*b d2"]) -> Float[Array, "*b d"]:
-    """a · gelu(b) with [a, b] = x (Shazeer 2020, arXiv 2002.05202), keeping only x."""
+    """Returns a · gelu(b) with [a, b] = x (Shazeer 2020, arXiv 2002.05202), keeping only x."""
     value, gate = jnp.split(x, 2, axis=-1)
     return value * gelu(gate)
 
 
 def silu_of(norm: GroupNorm, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """silu(norm(x)), keeping only x."""
+    """Returns silu(norm(x)), keeping only x."""
     return jax.checkpoint(lambda x: jax.nn.silu(norm(x)))(x)
 
 
 def dropout(
     x: Float[Array, "b *d"], rate: float, keys: UInt32[Array, "b 2"], layer: int
 ) -> Float[Array, "b *d"]:
-    """x with a share `rate` of its values at zero and the others as much larger.
+    """Sets a fraction `rate` of x to zero and divides the others by 1 - rate.
 
     Srivastava et al. 2014 (JMLR 15). A row's values depend on its own key, so that a batch in
     parts, or over devices, drops what it drops as a whole.

@@ -27,7 +27,7 @@ Counts = Annotated[tuple[Annotated[int, pydantic.Field(ge=0, le=100)], ...], BLO
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderTinyConfig:
-    """What of a `vae/config.json` shapes the network; the defaults are diffusers' own.
+    """The fields of a `vae/config.json` that shape the network; diffusers' defaults.
 
     Raises UserError if fields do not fit each other.
     """
@@ -58,7 +58,7 @@ class AutoencoderTinyConfig:
 
     @property
     def pixels_per_latent(self) -> int:
-        """Pixels a latent, along each side."""
+        """Pixels per latent, along each side."""
         return 2 ** (len(self.decoder_block_out_channels) - 1)
 
     def __post_init__(self) -> None:
@@ -154,12 +154,12 @@ class AutoencoderTiny(Network):
         self.decoder = DecoderTiny(config, rngs=rngs)
 
     def encode(self, pixels: Float[Array, "b h w c"]) -> Moments:
-        """Pixels in [-1, 1] to latents: `mean`, which `sample` returns, with log variance -inf."""
+        """Encodes pixels in [-1, 1]: `mean` is the latents, the log variance is -inf."""
         mean = self.encoder(pixels.astype(_dtype(self.encoder)))
         return Moments(mean, jnp.full_like(mean, -jnp.inf))
 
     def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W C"]:
-        """Latents to pixels, about [-1, 1]; not clipped."""
+        """Decodes latents to pixels, about [-1, 1]; not clipped."""
         return self.decoder(latents.astype(_dtype(self.decoder)))
 
 
@@ -170,5 +170,5 @@ def _sequence(sequence: nnx.List, x: Array) -> Array:
 
 
 def _dtype(module: nnx.Module) -> jnp.dtype:
-    """The dtype of the parameters, of which this network has convolutions' alone."""
+    """Returns the dtype of the parameters; this network has no norms."""
     return jax.tree.leaves(nnx.state(module))[0].dtype

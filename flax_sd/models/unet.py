@@ -63,7 +63,7 @@ class UNet2DConditionModel(Network):
         t: Num[Array, " b"],
         text: Float[Array, "b m D"],
     ) -> Float[Array, "b h w c_out"]:
-        """The raw output for latents at timesteps t, in the parameters' dtype.
+        """Returns the raw output for latents at timesteps t, in the parameters' dtype.
 
         Args:
           latents: scaled, noisy; any height and width.
@@ -85,7 +85,7 @@ class UNet2DConditionModel(Network):
 
 
 def _transformer(config: UNetConfig, block: int, rngs: nnx.Rngs) -> MakeAttention:
-    """What makes the transformers of one block."""
+    """Returns the constructor of a block's transformers."""
     return functools.partial(
         Transformer2DModel,
         config.block_out_channels[block],

@@ -1,4 +1,4 @@
-"""UNet2DModel: the noise in a picture, given the timestep alone.
+"""UNet2DModel: the noise in an image, given only the timestep.
 
 Ho et al. 2020 (arXiv 2006.11239), appendix B; names are those of diffusers' class.
 """
@@ -68,7 +68,7 @@ class UNet2DModel(Network):
         t: Num[Array, " b"],
         keys: UInt32[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h w c_out"]:
-        """The raw output for pictures at timesteps t, in the parameters' dtype.
+        """Returns the raw output for images at timesteps t, in the parameters' dtype.
 
         Args:
           pixels: noisy; any height and width.
@@ -92,7 +92,7 @@ class UNet2DModel(Network):
 def _attention(
     config: UNet2DConfig, block: int, rngs: nnx.Rngs, scale: float = 1.0
 ) -> MakeAttention:
-    """What makes the attentions of one block."""
+    """Returns the constructor of a block's attentions."""
     return functools.partial(
         Attention,
         config.block_out_channels[block],

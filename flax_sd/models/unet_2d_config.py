@@ -24,7 +24,7 @@ MID = "UNetMidBlock2D"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNet2DConfig:
-    """What of an unconditional UNet's config.json shapes the network; diffusers' defaults.
+    """The fields of an unconditional UNet's config.json that shape it; diffusers' defaults.
 
     Raises UserError if fields do not fit each other.
     """
@@ -41,7 +41,7 @@ class UNet2DConfig:
     layers_per_block: Depth = 2
     mid_block_scale_factor: float = 1.0
     downsample_padding: Annotated[int, pydantic.Field(ge=0, le=8)] = 1
-    dropout: float = 0.0  # in training alone
+    dropout: float = 0.0  # only in training
     act_fn: str = "silu"
     attention_head_dim: int | None = 8  # of one head, unlike the other UNet's; null: one head
     norm_num_groups: int = 32
@@ -96,7 +96,7 @@ class UNet2DConfig:
             raise UserError("\n".join(dict.fromkeys(problems)))
 
     def _attending(self) -> list[int]:
-        """The channels of what has attention: the middle, and blocks of that kind."""
+        """Returns the channels of layers with attention: the middle, and blocks of that kind."""
         down = zip(self.block_out_channels, self.down_block_types, strict=False)
         up = zip(self.block_out_channels[::-1], self.up_block_types, strict=False)
         within = [c for c, kind in [*down, *up] if kind in (ATTN_DOWN, ATTN_UP)]

@@ -135,7 +135,7 @@ def _call(function: Callable[..., Array], *args: object) -> Array:
 def _pairs(
     block: "DownBlock2D | UpBlock2D",
 ) -> list[tuple[ResnetBlock2D, nnx.Module | None]]:
-    """Each ResBlock with its attention, or with None in a block without."""
+    """Returns each ResBlock with its attention, or with None in a block without."""
     attentions = getattr(block, "attentions", [None] * len(block.resnets))
     return list(zip(block.resnets, attentions, strict=True))
 
@@ -171,7 +171,7 @@ class DownBlock2D(nnx.Module):
         remat: Remat,
         keys: UInt32[Array, "b 2"] | None = None,
     ) -> list[Array]:
-        """Everything that the up blocks take again; the last of it is the result."""
+        """Returns the skip connections for the up blocks; the last one is the output."""
         skips = []
         for resnet, attention in _pairs(self):
             x = residual_layer(resnet, attention, [x], temb, *context, remat=remat, keys=keys)

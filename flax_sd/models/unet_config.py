@@ -17,7 +17,7 @@ MID = "UNetMidBlock2DCrossAttn"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """What of a `unet/config.json` shapes the network; the defaults are diffusers' own.
+    """The fields of a `unet/config.json` that shape the network; diffusers' defaults.
 
     Raises UserError if fields do not fit each other.
     """

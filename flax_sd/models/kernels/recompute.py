@@ -1,4 +1,4 @@
-"""A layer that keeps its inputs alone and computes the rest again in the backward pass.
+"""A layer that keeps only its inputs and computes the rest again in the backward pass.
 
 Chen et al. 2016, arXiv 1604.06174. `jax.checkpoint` leaves the order of the second computation to
 the compiler, and on a CPU XLA's does those of many layers before it needs them: nothing is saved.
@@ -13,9 +13,9 @@ from jax.custom_derivatives import CustomVJPPrimal
 
 
 def recomputed(call: Callable[..., jax.Array], module: object, *args: object) -> jax.Array:
-    """call(module, *args), with only the module's leaves and the args kept; they are trees.
+    """Returns call(module, *args), keeping only the module's leaves and the args, which are trees.
 
-    What the caller does not differentiate has no gradient here either: frozen weights cost nothing.
+    Leaves that the caller does not differentiate get no gradient: frozen weights cost nothing.
     """
     graph, state = nnx.split(module)
     leaves, structure = jax.tree.flatten((state, args))

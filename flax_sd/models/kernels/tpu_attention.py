@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 # Queries or keys at a time. 2048 does not compile for a v5e, 1024 takes 1.7 times the memory;
-# which is fastest nobody has timed.
+# their speed was not measured.
 BLOCKS = (512, 256, 128)
 LANES = 128
 
@@ -21,7 +21,7 @@ def takes_kernel(q: Float[Array, "b n k d"], k: Float[Array, "b m k d"]) -> bool
     """Whether the kernel takes such queries and keys on the devices that the context names.
 
     It takes 16 bits, whole blocks of 128 queries and of 128 keys, heads of at most 128 or of a
-    multiple of it, and as many pictures as divide over the devices.
+    multiple of it, and a batch that divides over the devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = mesh.abstract_device
@@ -44,7 +44,7 @@ def kernel_attention(
 
 def _attend(q: Array, k: Array, v: Array) -> Array:
     """One device's share."""
-    # Imported here: it takes a second, which nobody without a TPU has to wait.
+    # Imported here: it takes a second, not needed without a TPU.
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 
     queries, keys = _block(q.shape[1]), _block(k.shape[1])
@@ -68,5 +68,5 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
 
 
 def _block(length: int) -> int:
-    """The largest block that divides it; 0 if none does."""
+    """Returns the largest block that divides the length; 0 if none does."""
     return next((block for block in BLOCKS if length % block == 0), 0)
