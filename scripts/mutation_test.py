@@ -153,7 +153,7 @@ MUTATIONS = (
     Mutation(
         "lora.max_norm does not reach the step of a run",
         "flax_sd/training/run.py",
-        "            constrain=self.objective.constrain,\n",
+        "            constrain=self.task.constrain,\n",
         "",
         (
             "tests/training/test_run.py",
@@ -214,8 +214,8 @@ MUTATIONS = (
     Mutation(
         "a run's results are its last weights where a running mean is kept",
         "flax_sd/training/run.py",
-        "self.results.write(state.learned, self.objective)\n        if best is not None:",
-        "self.results.write(state.params, self.objective)\n        if best is not None:",
+        "self.results.write(state.learned, self.task)\n        if best is not None:",
+        "self.results.write(state.params, self.task)\n        if best is not None:",
         (
             "tests/training/test_modes.py",
             "tests/training/test_step.py",

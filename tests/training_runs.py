@@ -1,4 +1,4 @@
-"""A tiny model, a few captioned pictures, and the training command in this process."""
+"""A tiny model, a few captioned images, and the training command in this process."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """Seven pictures and their captions."""
+    """Seven images and their captions."""
     return make_pictures(tmp_path_factory.mktemp("pictures"), 7)
 
 
@@ -162,26 +162,26 @@ def parse(config_file):
 
 
 @pytest.fixture
-def objective(parse):
-    """Its objective."""
-    return lambda *flags: objective_of(parse(*flags))
+def task(parse):
+    """Makes the task of flags, with weights."""
+    return lambda *flags: task_of(parse(*flags))
 
 
-def objective_of(config):
-    """The objective of a config, with weights."""
+def task_of(config):
+    """The task of a config, with weights."""
     from flax_sd.system.precision import resolve_dtype
     from flax_sd.training.setup.base_model import load_model
-    from flax_sd.training.setup.task import make_objective
+    from flax_sd.training.setup.task import make_task
 
-    return make_objective(config, load_model(config, resolve_dtype(config.compute_dtype)))
+    return make_task(config, load_model(config, resolve_dtype(config.compute_dtype)))
 
 
-def batch_of(objective, b=2):
-    """A batch of random pictures and captions, as a step reads it."""
+def batch_of(task, b=2):
+    """A batch of random images and captions, as a step reads it."""
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(b, 32, 32, 3)).astype(np.float32)
     ids = rng.integers(0, 49000, (b, 77)).astype(np.int32)
-    return objective.encode(objective.frozen, pixels, ids)
+    return task.encode(task.frozen, pixels, ids)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from flax_sd.system import sharding
 from flax_sd.training import optim
 from flax_sd.training import step as train_step
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective, trained_size
+from flax_sd.training.setup.task import make_task, trained_size
 
 
 def config_of(
@@ -51,15 +51,15 @@ def compile_only(config: Config, mesh: Mesh) -> dict[str, Any]:
 
 def run(config: Config, mesh: Mesh, repeats: int) -> dict[str, Any]:
     """The same, and the seconds of each step after one to warm up."""
-    objective = make_objective(config, load_model(config, config.compute_dtype))
+    task = make_task(config, load_model(config, config.compute_dtype))
     tx = optim.make_optimizer(config.optim, config.train.steps)
-    fresh = train_step.init_state(objective.params, tx, config.seed, scaled=False)
+    fresh = train_step.init_state(task.params, tx, config.seed, scaled=False)
     state = sharding.replicate(fresh, mesh)
-    frozen = sharding.shard_frozen(objective.frozen, mesh)
+    frozen = sharding.shard_frozen(task.frozen, mesh)
     side, batch_size = config.data.resolution, config.train.batch_size
     inputs = np.zeros((batch_size, side, side, 3), np.float32), np.zeros((batch_size, 77), np.int32)
-    batch = objective.encode(frozen, *sharding.shard_batch(inputs, mesh))
-    jitted: Any = train_step.make_train_step(objective.loss, tx)
+    batch = task.encode(frozen, *sharding.shard_batch(inputs, mesh))
+    jitted: Any = train_step.make_train_step(task.loss, tx)
     step = jitted.lower(state, frozen, batch).compile()
     seconds = []
     for _ in range(1 + repeats):
@@ -69,7 +69,7 @@ def run(config: Config, mesh: Mesh, repeats: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - start)
     return {
         "traffic": collectives(step.as_text()),
-        "gradient": 4 * trained_size(objective),
+        "gradient": 4 * trained_size(task),
         "seconds": seconds[1:],
     }
 

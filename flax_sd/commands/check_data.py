@@ -1,4 +1,4 @@
-"""flax-sd check-data: what is wrong with a run's pictures and captions."""
+"""flax-sd check-data: finds problems of a run's images and captions."""
 
 from collections.abc import Sequence
 
@@ -15,17 +15,20 @@ from flax_sd.training.inputs.datasets import Sets, open_sets
 
 
 def main(args: Sequence[str]) -> int:
-    """`flax-sd check-data [CONFIG.yaml] [--flag value …]`; 1 if a picture is left out.
+    """Runs `flax-sd check-data [CONFIG.yaml] [--flag value …]`; returns 1 if an image is left out.
 
     Raises:
-      UserError: no picture can be used, or the report cannot be written.
+      UserError: no image can be used, or the report cannot be written.
     """
     config = config_file.from_args("check-data", args)
-    skipping = config.data.model_copy(update={"on_bad": "skip"})  # the report names them all
+    skipping = config.data.model_copy(update={"on_bad": "skip"})  # so the report lists them all
     config, progress = config.model_copy(update={"data": skipping}), Progress()
-    whole, config = config, class_images.without_undrawn(config)
+    whole, config = config, class_images.without_class_images(config)
     if config is not whole:
-        progress.say(f"{whole.data.regularisation} (data.regularisation) is not drawn yet")
+        progress.say(
+            f"class images in {whole.data.regularisation} (data.regularisation) are not "
+            "generated yet"
+        )
     sets = open_sets(config)
     left_out, unused = _beyond(config, sets, progress)
     report = check(config, sets)._replace(beyond=left_out, unused=unused)
@@ -39,7 +42,7 @@ def main(args: Sequence[str]) -> int:
 def _beyond(
     config: Config, sets: Sets, progress: Progress
 ) -> tuple[dict[str, list[Bad]], dict[str, list[Bad]]]:
-    """What is left out of and unused in all shards but the first, opened one after another."""
+    """Returns the files that are left out of, and unused in, all shards but the first."""
     left_out, unused, captioned = {}, {}, config.mode.captioned
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
         for done, shard in enumerate(sets.shards[1:], 1):

@@ -1,4 +1,4 @@
-"""Whether checkpoints come back from a run's folder, whatever its name and its disk are."""
+"""Checks before a run that checkpoints can be written to its folder and read back."""
 
 import contextlib
 import pathlib
@@ -11,31 +11,31 @@ from flax_sd.errors import UserError
 from flax_sd.system import distributed
 from flax_sd.training.checkpoints import Checkpoints
 
-# What the libraries of checkpoints take for a / and for the beginning of a URL.
+# Text that the checkpoint libraries read as a / or as the beginning of a URL.
 MISREAD = ("\\", "gs:/")
 
 
 def check_name(folder: pathlib.Path) -> None:
-    """Sees that checkpoints can be written into a folder of that name, which need not be there.
+    """Checks that checkpoints can be written to a folder of this name, which need not exist.
 
     Raises:
-      UserError: it would be misread.
+      UserError: the libraries would misread the name.
     """
     path = f"{folder.resolve()}/"
     if found := [text for text in MISREAD if text in path]:
         raise UserError(
             f"output {folder} holds {' and '.join(found)}, which the library that writes "
-            "checkpoints misreads: take an --output of another name"
+            "checkpoints misreads: choose an --output with another name"
         )
 
 
 def try_checkpoints(folder: pathlib.Path) -> None:
-    """Saves a small state beside where checkpoints are going to be, reads it and removes it.
+    """Saves a small state beside the future checkpoints, reads it back and removes it.
 
     Every process calls it together.
 
     Raises:
-      UserError: it cannot be written, or not be read.
+      UserError: it cannot be written or read.
     """
     beside, state = folder.with_name(f".{folder.name}-tried"), {"tried": np.arange(3)}
     with contextlib.closing(Checkpoints(beside, 1)) as checkpoints:
@@ -46,6 +46,6 @@ def try_checkpoints(folder: pathlib.Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
     if lost:
         raise UserError(
-            f"a checkpoint that was saved in {folder} could not be read again: take another "
-            "--output"
+            f"a checkpoint that was saved in {folder} could not be read again: choose "
+            "another --output"
         )

@@ -1,7 +1,7 @@
-"""The train state on disk: Orbax checkpoints in which every leaf is vouched for by its SHA-256.
+"""The train state on disk: Orbax checkpoints with a SHA-256 for every leaf.
 
-Orbax writes a step aside and renames it when it is whole, so a killed process leaves no step that
-looks complete. It does not notice a flipped bit; the hashes do.
+Orbax writes a step under another name and renames it when it is complete, so a killed process never
+leaves a step that looks complete. It does not notice a flipped bit; the hashes do.
 """
 
 import errno
@@ -13,7 +13,7 @@ import pathlib
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,18 @@ from flax_sd.files.atomic import with_disk
 from flax_sd.system import distributed
 
 LOGGER = logging.getLogger("flax_sd")
-BYTES_BESIDE_ARRAYS = 2**20  # bytes of a checkpoint beside its arrays
+T = TypeVar("T")
+State = TypeVar("State")  # a pytree
+Leaf = Any  # an array, a random key or a number
+Leaves = dict[str, list[Any]]  # by name: shape, dtype and SHA-256, as JSON holds them
+BYTES_BESIDE_ARRAYS = 2**20  # of a checkpoint, for all that is not an array
 
-# What json and tensorstore raise for files that are missing, cut off or wrong.
+# Errors of json and tensorstore for files that are missing, truncated or wrong.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, RuntimeError)
 
 
-class _Kept(ocp.checkpoint_managers.PreservationPolicy):
-    """The newest checkpoints, and that of the step `best`, if there is one."""
+class _NewestAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints and, if it is set, that of the step `best`."""
 
     def __init__(self, newest: int) -> None:
         self._newest = newest
@@ -50,18 +54,18 @@ class Checkpoints:
     """The newest `keep` states of a run and its best, in a folder that all its processes see."""
 
     def __init__(self, folder: pathlib.Path, keep: int) -> None:
-        """Opens or creates the folder and clears away what a killed save left.
+        """Opens or creates the folder and deletes what a killed save left.
 
         Raises:
           UserError: the folder cannot be created or written.
         """
-        self._kept = _Kept(keep)
+        self._policy = _NewestAndBest(keep)
         self.folder = folder.resolve()  # Orbax refuses relative paths, tensorstore those with ..
         self._manager = self._write(
             lambda: ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=self._kept, cleanup_tmp_directories=True
+                    preservation_policy=self._policy, cleanup_tmp_directories=True
                 ),
                 item_handlers={
                     "state": ocp.PyTreeCheckpointHandler(),
@@ -71,26 +75,26 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """The steps that are on disk, oldest first."""
+        """Returns the steps that are on disk, oldest first."""
         return sorted(s for s in self._manager.all_steps() if (self.folder / str(s)).is_dir())
 
     def save(self, step: int, state: PyTree, best: int | None = None) -> None:
         """Copies and hashes the state, then writes it in the background.
 
-        The state may be donated or changed when this returns. A step that is there already is left
-        as it is. All processes call it together.
+        The state may be donated or changed when this returns. A step that is on disk already is not
+        written again. All processes call it together.
 
         Args:
-          best: the step, if any, whose state is to stay however old it is.
+          best: the step, if any, whose state is kept however old it is.
 
         Raises:
           UserError: this save, or the one before, could not be written.
         """
         if step in self._manager.all_steps():
             return
-        self._kept.best = best
+        self._policy.best = best
         arrays = {name: _to_host(leaf) for name, leaf in _named_leaves(state).items()}
-        self._write(lambda: self._see_room(arrays))
+        self._write(lambda: self._check_room(arrays))
         kinds = {name: _kind(leaf) for name, leaf in _named_leaves(state).items()}
         # One process hashes, since only one writes.
         digests = _digests(arrays) if jax.process_index() == 0 else dict.fromkeys(arrays, "")
@@ -119,17 +123,17 @@ class Checkpoints:
         """
         self._write(self._manager.close)
 
-    def restore_newest(self, abstract_state: PyTree) -> tuple[int, Any] | None:
-        """The newest state whose leaves all have their SHA-256, with its step.
+    def restore_newest(self, abstract_state: State) -> tuple[int, State] | None:
+        """Returns the newest state whose leaves all match their SHA-256, with its step.
 
-        A damaged checkpoint is named in a warning; once an older one proves good, it is renamed to
-        STEP.damaged, out of the way of the steps to come.
+        A damaged checkpoint is named in a warning; if an older one is good, it is renamed to
+        STEP.damaged, so that the run can save that step again.
 
         Args:
           abstract_state: arrays or ShapeDtypeStructs; their shardings are the result's.
 
         Returns:
-          (step, state), or None where nothing has been saved yet.
+          (step, state), or None if nothing has been saved yet.
 
         Raises:
           UserError: the newest readable checkpoint is of another config, or none is good.
@@ -137,11 +141,11 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             state, problem = self._state(step, abstract_state)
-            if not problem:
+            if state is not None:
                 self._set_aside(list(damaged))
                 return step, state
             LOGGER.warning(
-                "checkpoint %s is damaged: %s; trying the one before",
+                "checkpoint %s is damaged: %s; trying the one before it",
                 self.folder / str(step),
                 problem,
             )
@@ -151,11 +155,11 @@ class Checkpoints:
         reasons = [f"step {step}: {reason}" for step, reason in damaged.items()]
         raise UserError(
             listed(f"no checkpoint in {self.folder} is good:", reasons)
-            + "\nput back a copy of the folder, or start anew with another output folder"
+            + "\nrestore a copy of the folder, or start a new run with another --output"
         )
 
-    def restore(self, step: int, abstract_state: PyTree) -> Any | None:
-        """The state of one step, as `restore_newest`; None, and a warning, if it is not good.
+    def restore(self, step: int, abstract_state: State) -> State | None:
+        """Returns the state of one step, as `restore_newest`; None, with a warning, if damaged.
 
         Raises:
           UserError: it is of another config.
@@ -165,41 +169,41 @@ class Checkpoints:
             LOGGER.warning("checkpoint %s cannot be read: %s", self.folder / str(step), problem)
         return None if problem else state
 
-    def _state(self, step: int, abstract_state: PyTree) -> tuple[Any, str]:
-        """A state, or what is wrong with it; raises UserError if it is of another config."""
-        leaves, problem = self._attempt(step, self._read_listing)
-        if problem:
+    def _state(self, step: int, abstract_state: State) -> tuple[State | None, str]:
+        """Returns a state, or what is wrong with it; UserError if it is of another config."""
+        leaves, problem = self._attempt(lambda: self._read_listing(step))
+        if leaves is None:
             return None, problem
         self._check_fits(step, leaves, abstract_state)
-        arrays, problem = self._attempt(step, lambda s: self._read(s, leaves))
-        return (None, problem) if problem else (_place(arrays, abstract_state), "")
+        arrays, problem = self._attempt(lambda: self._read(step, leaves))
+        return (None, problem) if arrays is None else (_place(arrays, abstract_state), "")
 
-    def _attempt(self, step: int, read: Callable[[int], Any]) -> tuple[Any, str]:
-        """What was read, or why it could not be, the same in every process."""
+    def _attempt(self, read: Callable[[], T]) -> tuple[T | None, str]:
+        """Returns what was read, or why no process can use it."""
         value, problem = None, ""
         try:
-            value = read(step)
+            value = read()
         except UNREADABLE as error:
             problem = _reason(error)
         if jax.process_count() > 1:
             failed = multihost_utils.process_allgather(np.asarray(bool(problem)))
             problem = problem or ("another process cannot read it" if failed.any() else "")
-        return value, problem
+        return None if problem else value, problem
 
-    def _read_listing(self, step: int) -> dict[str, list[Any]]:
-        """The (shape, type, SHA-256) of every leaf."""
+    def _read_listing(self, step: int) -> Leaves:
+        """Reads the shape, dtype and SHA-256 of every leaf."""
         listing = json.loads((self.folder / str(step) / "leaves" / "metadata").read_text())
         if _digest_of_listing(listing["leaves"]) != listing["sha256"]:
-            raise ValueError("the list of its leaves is not what was saved (SHA-256)")
+            raise ValueError("the list of its leaves is not the one that was saved (SHA-256)")
         return listing["leaves"]
 
-    def _read(self, step: int, leaves: dict[str, list[Any]]) -> dict[str, np.ndarray]:
-        """The leaves, each of which has its SHA-256.
+    def _read(self, step: int, leaves: Leaves) -> dict[str, np.ndarray]:
+        """Reads the leaves; raises ValueError unless each matches its SHA-256.
 
-        tensorstore reads them without Orbax, which would leave a traceback of its event loop for
-        every leaf beside a damaged one, and wait for processes that read no further.
+        tensorstore reads them without Orbax, which would print a traceback of its event loop for
+        every leaf beside a damaged one, and wait for processes that have stopped reading.
         """
-        # Not as a URL, in which # and % of a folder's name would mean something.
+        # Not a URL, in which # and % of a folder's name would have a meaning.
         files = {"driver": "file", "path": f"{self.folder / str(step) / 'state'}/"}
         database = {"driver": "ocdbt", "base": files}
         pending = {
@@ -213,8 +217,8 @@ class Checkpoints:
             raise ValueError(f"not what was saved (SHA-256): {some(changed)}")
         return arrays
 
-    def _check_fits(self, step: int, leaves: dict[str, list[Any]], abstract: PyTree) -> None:
-        """Raises UserError if a whole checkpoint is not one of this state."""
+    def _check_fits(self, step: int, leaves: Leaves, abstract: PyTree) -> None:
+        """Raises UserError if the leaves are not those of this state."""
         wanted = {name: _kind(leaf) for name, leaf in _named_leaves(abstract).items()}
         saved = {name: (tuple(shape), kind) for name, (shape, kind, _) in leaves.items()}
         problems = [f"only this run has {name}" for name in wanted.keys() - saved.keys()]
@@ -229,11 +233,11 @@ class Checkpoints:
             head = f"checkpoint {self.folder / str(step)} is of another config:"
             raise UserError(
                 listed(head, sorted(problems))
-                + "\nresume with the config that it was saved with, or use another output folder"
+                + "\nresume with the config that it was saved with, or choose another --output"
             )
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Renames damaged steps, so that the run can save them anew."""
+        """Renames damaged steps, so that the run can save them again."""
         if not steps:
             return
         if jax.process_index() == 0:
@@ -245,17 +249,17 @@ class Checkpoints:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
 
-    def _see_room(self, arrays: dict[str, np.ndarray]) -> None:
+    def _check_room(self, arrays: dict[str, np.ndarray]) -> None:
         """Raises OSError if the disk cannot hold a state.
 
-        tensorstore would find out too, but then prints a traceback for every leaf.
+        tensorstore would notice too, but it then prints a traceback for every leaf.
         """
         needed = BYTES_BESIDE_ARRAYS + sum(array.nbytes for array in arrays.values())
         if shutil.disk_usage(self.folder).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _write(self, action: Callable[[], Any]) -> Any:
-        """Runs what may write, and says what is wrong with the disk in the user's terms."""
+    def _write(self, action: Callable[[], T]) -> T:
+        """Runs an action that may write; explains errors of the disk as a UserError."""
         try:
             return action()
         except (OSError, ValueError, RuntimeError) as error:
@@ -264,34 +268,34 @@ class Checkpoints:
             why = with_disk(_reason(error), self.folder)
             raise UserError(
                 f"cannot write checkpoints to {self.folder}: {why}; what was saved before is "
-                "safe: with room and write access, the same command goes on from it"
+                "safe: free space or get write access, then run the same command again to resume"
             ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence of an error, without tensorstore's appendix."""
+    """Returns the first line of an error, without the spec that tensorstore appends."""
     return (str(error) or type(error).__name__).splitlines()[0].split(" [tensorstore_spec")[0]
 
 
-def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves under their dotted paths."""
+def _named_leaves(tree: PyTree) -> dict[str, Leaf]:
+    """Returns the leaves by dotted path."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     named = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in flat}
     assert len(named) == len(flat), "two leaves have one path"
     return named
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: Leaf) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _kind(leaf: Any) -> tuple[tuple[int, ...], str]:
-    """Shape and type, as the checkpoint lists them."""
+def _kind(leaf: Leaf) -> tuple[tuple[int, ...], str]:
+    """Returns shape and dtype, as the checkpoint lists them."""
     return tuple(np.shape(leaf)), str(getattr(leaf, "dtype", type(leaf).__name__))
 
 
-def _to_host(leaf: Any) -> np.ndarray:
-    """The whole leaf in host memory; a collective if it is divided over processes."""
+def _to_host(leaf: Leaf) -> np.ndarray:
+    """Copies the whole leaf to host memory; a collective if processes share it."""
     if _is_key(leaf):
         leaf = jax.random.key_data(leaf)
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
@@ -300,30 +304,30 @@ def _to_host(leaf: Any) -> np.ndarray:
 
 
 def _digests(arrays: dict[str, np.ndarray]) -> dict[str, str]:
-    """The SHA-256 of each array's type, shape and bytes."""
+    """Returns the SHA-256 of each array's dtype, shape and bytes."""
 
     def digest(array: np.ndarray) -> str:
         sha = hashlib.sha256(f"{array.dtype}{list(array.shape)}".encode())
         sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return sha.hexdigest()
 
-    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
+    with ThreadPoolExecutor() as pool:  # hashlib releases the interpreter lock
         return dict(zip(arrays, pool.map(digest, arrays.values()), strict=True))
 
 
-def _digest_of_listing(leaves: dict[str, list[Any]]) -> str:
+def _digest_of_listing(leaves: Leaves) -> str:
     return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
-def _place(arrays: dict[str, np.ndarray], abstract: PyTree) -> PyTree:
-    """The leaves as the kinds of array, and under the shardings, that the abstract state has."""
+def _place(arrays: dict[str, np.ndarray], abstract: State) -> State:
+    """Returns the arrays as leaves of the abstract state's types, under its shardings."""
 
     def to_device(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
         if sharding is None:
             return jnp.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    def place(path: jax.tree_util.KeyPath, leaf: Any) -> Any:
+    def place(path: jax.tree_util.KeyPath, leaf: Leaf) -> Leaf:
         value = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
         if _is_key(leaf):
             return jax.random.wrap_key_data(to_device(value, leaf.sharding), dtype=leaf.dtype)

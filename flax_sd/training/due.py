@@ -1,11 +1,11 @@
-"""After which steps a run evaluates, saves and draws: every so many of them, or of its epochs."""
+"""The steps after which a run evaluates, saves and generates samples: every N steps or epochs."""
 
 from flax_sd import data
 from flax_sd.config import Config
 
 
 class Due:
-    """Says what is due after a step; an epoch ends in the step that shows its last picture.
+    """Tells what is due after a step; an epoch ends with the step that shows its last image.
 
     Attributes:
       total: the last step of the run.
@@ -15,16 +15,16 @@ class Due:
         self._config, self._order, self.total = config, order, total
 
     def measures(self, step: int) -> bool:
-        """Whether to evaluate what is held out: as the config says, and after the last step."""
+        """Tells if held-out images are evaluated: as the config says, and after the last step."""
         return step == self.total or self._is_due(step, self._config.validation.every, None)
 
     def saves(self, step: int) -> bool:
-        """Whether to save: as the config says, and after the last step."""
+        """Tells if the run saves: as the config says, and after the last step."""
         own = self._config.checkpoint
         return step == self.total or self._is_due(step, own.every, own.every_epochs)
 
     def samples(self, step: int) -> bool:
-        """Whether to draw samples; those of the first and the last step are drawn in any case."""
+        """Tells if to generate samples; the first and the last step are not asked about here."""
         sample = self._config.sample
         between = 0 < step < self.total
         return between and self._is_due(step, sample.every, sample.every_epochs)

@@ -1,6 +1,6 @@
-"""environment.json: what a run was made with, beside its config, so that it can be made again.
+"""environment.json: what else than its config a run depends on, so that it can be repeated.
 
-It is a list: a run that resumes on other versions, devices or pictures adds what there is then.
+It is a list: a run that resumes with other versions, devices or images adds an entry.
 """
 
 import hashlib
@@ -9,13 +9,13 @@ import os
 import pathlib
 import platform
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
 import flax_sd
 from flax_sd.config import Config
 from flax_sd.data import Pictures, Shard, fingerprint
+from flax_sd.files.json_values import JsonObject
 from flax_sd.lora.formats.read import lora_hash
 from flax_sd.system.compiler import matmul_precision
 from flax_sd.system.precision import resolve_dtype
@@ -25,10 +25,10 @@ from flax_sd.weights.model import Model
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
-def facts(config: Config, sets: Sets, model: Model) -> dict[str, Any]:
-    """What this process would train with; of paths only what the config says."""
+def facts(config: Config, sets: Sets, model: Model) -> JsonObject:
+    """Returns versions, devices and hashes of model and data; paths are as the config has them."""
     devices = jax.devices()
-    named = {"train": sets.train, **sets.measured}
+    named = {"train": sets.train, **sets.evaluated}
     found = {name: _of_set(pictures) for name, pictures in named.items()}
     start = config.lora.start
     if sets.shards:
@@ -53,7 +53,7 @@ def facts(config: Config, sets: Sets, model: Model) -> dict[str, Any]:
 
 
 def source_hash() -> str:
-    """SHA-256 of the package's own code, 10 digits: a checkout has no version of its own."""
+    """Returns 10 digits of the SHA-256 of the package's code: a checkout has no version number."""
     folder, digest = pathlib.Path(flax_sd.__file__).parent, hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
@@ -63,21 +63,21 @@ def source_hash() -> str:
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # it runs from a checkout
+    except importlib.metadata.PackageNotFoundError:  # a checkout
         return None
 
 
 def _model_hash(config: Config, model: Model) -> str | None:
-    """As sample.py's settings have it, of the networks that are loaded; None if none is."""
+    """Returns the hash of the loaded networks, as in sample.py's settings; None if all are new."""
     read = [name for name in model.networks if name not in config.model.from_scratch]
     return model.files.fingerprint(read)
 
 
-def _of_shards(path: str, shards: Sequence[Shard]) -> dict[str, Any]:
+def _of_shards(path: str, shards: Sequence[Shard]) -> JsonObject:
     return {"path": path, "shards": len(shards), "hash": fingerprint(shards)}
 
 
-def _of_set(pictures: Pictures) -> dict[str, Any]:
+def _of_set(pictures: Pictures) -> JsonObject:
     captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
     return {
         "path": pictures.cfg.path,

@@ -1,4 +1,4 @@
-"""The training loop: batches in, metrics out, a checkpoint every so often, a clean end."""
+"""The training loop: batches in, metrics out, checkpoints between them, a clean end."""
 
 import contextlib
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
+from jaxtyping import PyTree
 
 from flax_sd.config import Config
 from flax_sd.data.images.image_file import Size
@@ -15,21 +16,21 @@ from flax_sd.system.flops import count_flops
 from flax_sd.system.progress import Display, Progress
 from flax_sd.system.signals import StopRequest
 from flax_sd.training.due import Due
-from flax_sd.training.inputs.batches import Fed
+from flax_sd.training.inputs.batches import StepBatch
 from flax_sd.training.losses import Trees
 from flax_sd.training.milestones import Milestones
 from flax_sd.training.monitoring.profiler import Profile
 from flax_sd.training.monitoring.step_report import StepReport
-from flax_sd.training.monitoring.throughput import Work
+from flax_sd.training.monitoring.throughput import StepWork
 from flax_sd.training.step import Metrics, TrainState
 from flax_sd.training.validation.validation import Verdict
 
-Step = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
-ASK_EVERY = 8  # steps between two questions whether another process was told to stop
+Step = Callable[[TrainState, Trees, PyTree], tuple[TrainState, Metrics]]
+STOP_CHECK_INTERVAL = 8  # steps between two checks if another process was told to stop
 
 
 class Loop:
-    """Runs the steps from where the state stands to the last one, or until it is enough."""
+    """Runs the steps that are left, or fewer if the run is told to stop or validation ends it."""
 
     def __init__(
         self,
@@ -41,19 +42,19 @@ class Loop:
         progress: Progress,
         stop: StopRequest,
     ):
-        """Takes the jitted step, what stands beside the steps, and when that is due."""
+        """Takes the jitted step, what is done between the steps, and when that is due."""
         self._config, self._step, self._due = config, step, due
         self._milestones, self._report = milestones, report
         self._progress, self._stop = progress, stop
-        self._flops: dict[Size, int] = {}  # of a step, by the pictures' shape
+        self._flops: dict[Size, int] = {}  # of a step, by the shape of its images
 
     def run(
-        self, start: int, state: TrainState, frozen: Trees, batches: Iterator[Fed]
+        self, start: int, state: TrainState, frozen: Trees, batches: Iterator[StepBatch]
     ) -> tuple[int, TrainState]:
-        """Trains to the end, or to the step at which a signal asked to stop; steps done, state.
+        """Trains to the end, or until a signal asks to stop; returns the steps done and the state.
 
-        Metrics of a step are read when the next one is under way, so the device never waits, and
-        never are more than two under way, each with its temporaries.
+        The metrics of a step are read while the next one runs, so the device never waits. At most
+        two steps, each with its temporary arrays, are queued at a time.
 
         Raises:
           UserError: too many steps were not finite; the state on disk is the last good one.
@@ -66,11 +67,11 @@ class Loop:
         with contextlib.closing(profile), steps as line:
             while done < self._due.total and not stopping:
                 asked = time.monotonic()
-                fed = next(batches)
+                loaded = next(batches)
                 idle = pending is None or _is_ready(pending[1].loss)
                 self._report.pace.got_batch(asked, idle)
                 profile.before(done + 1)
-                state, metrics = self._take(done + 1, state, frozen, fed, line)
+                state, metrics = self._take(done + 1, state, frozen, loaded, line)
                 done += 1
                 if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")
@@ -92,20 +93,20 @@ class Loop:
         return done, state
 
     def _take(
-        self, number: int, state: TrainState, frozen: Trees, fed: Fed, line: Display
+        self, number: int, state: TrainState, frozen: Trees, loaded: StepBatch, line: Display
     ) -> tuple[TrainState, Metrics]:
-        """Starts a step; says so where it has to be compiled for the shape of its pictures."""
-        new = fed.shape not in self._flops
-        program = "the training step at {} x {}".format(*fed.shape)
+        """Starts a step; reports if it must be compiled for the shape of its images."""
+        new = loaded.shape not in self._flops
+        program = "the training step at {} x {}".format(*loaded.shape)
         if new:
             line.compiling(program)
-            self._flops[fed.shape] = count_flops(self._step, state, frozen, fed.batch)
-        self._report.pace.begins(Work(fed.pictures, self._flops[fed.shape]))
+            self._flops[loaded.shape] = count_flops(self._step, state, frozen, loaded.batch)
+        self._report.pace.begins(StepWork(loaded.pictures, self._flops[loaded.shape]))
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            state, metrics = self._step(state, frozen, fed.batch)
+            state, metrics = self._step(state, frozen, loaded.batch)
         if new:  # the call returns when the step is compiled
             self._progress.stage("compiled", program)
-        self._stop.at_once = None  # from here on there is something to save
+        self._stop.at_once = None  # from now on there is something to save
         return state, metrics
 
     def _tell(
@@ -118,8 +119,8 @@ class Loop:
         """Checks, shows and logs a step.
 
         Args:
-          judged: the state after the step and the frozen leaves, if it is to be evaluated; the step
-            is then logged.
+          judged: the state after the step and the frozen leaves, if they are to be evaluated; the
+            step is then logged.
         """
         report, verdict = self._report, Verdict()
         skipped = report.see(step, metrics, line)
@@ -133,13 +134,13 @@ class Loop:
         return verdict
 
     def _must_stop(self, done: int, pausing: bool) -> bool:
-        """Whether any process was told to stop; between processes, asked at the same steps only."""
-        if jax.process_count() > 1 and not pausing and done % ASK_EVERY:
+        """Tells if a process was told to stop; several processes check at the same steps only."""
+        if jax.process_count() > 1 and not pausing and done % STOP_CHECK_INTERVAL:
             return False
         return distributed.any_process(self._stop.reason is not None)
 
     def _give_up(self, start: int, done: int, state: TrainState) -> NoReturn:
-        """Saves the state before the steps that failed, unless a good one has changed it since."""
+        """Saves the state before the failed steps, if no later step changed it, and raises."""
         guard = self._report.guard
         assert guard.problem is not None
         failed = guard.in_row
@@ -154,5 +155,5 @@ class Loop:
 
 
 def _is_ready(array: Any) -> bool:
-    """Whether the devices have come to it; jax.Array's declaration leaves the method out."""
+    """Tells if the devices have computed it; the type of jax.Array lacks the method."""
     return array.is_ready()

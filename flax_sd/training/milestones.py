@@ -1,4 +1,4 @@
-"""What a run does beside its steps: evaluate, save, draw samples."""
+"""What a run does between its steps: evaluate, save, generate samples."""
 
 import contextlib
 
@@ -27,24 +27,24 @@ class Milestones:
         trackers: Trackers,
         progress: Progress,
     ):
-        """Takes what does the work; without `samples` none are drawn."""
+        """Takes the parts that do the work; without `samples` none are generated."""
         self._validation, self._checkpoints, self._outputs = validation, checkpoints, outputs
         self._samples, self._trackers, self._progress = samples, trackers, progress
 
     def evaluate(self, step: int, state: TrainState, frozen: Trees) -> Verdict:
-        """Measures the losses of the pictures that stay the same, and judges the run by them.
+        """Evaluates the model on fixed images: is it the best so far, and does the run end?
 
         Raises:
-          UserError: one is not finite.
+          UserError: a loss is not finite.
         """
         if step:
             self._progress.stage("trained", f"to step {step}")
-        verdict, curves = self._validation.measure(step, state.learned, frozen)
+        verdict, curves = self._validation.evaluate(step, state.learned, frozen)
         self._trackers.show(step, curves)
         return verdict
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves the state, and the LoRA of it, since people choose the best one.
+        """Saves the state and its LoRA, since users choose the step that they like best.
 
         Raises:
           UserError: this save, or the one before, could not be written.
@@ -53,7 +53,7 @@ class Milestones:
         self._checkpoints.save(step, state, best=self._validation.best)
 
     def sample(self, step: int, state: TrainState) -> None:
-        """Draws a grid of samples, unless it was drawn before a kill."""
+        """Generates a grid of samples, unless it exists since before the run was killed."""
         if self._samples is not None and not self._samples.has(step):
             with contextlib.suppress(Interrupted):
                 self._show(step, self._samples.grid(step, state.learned))
@@ -64,7 +64,7 @@ class Milestones:
         self._progress.stage("sampled", str(self._samples.path(step)))
 
     def finish(self, step: int, state: TrainState) -> None:
-        """Draws the last grid, and the sheet of pictures before and after the run."""
+        """Generates the last grid, and the sheet of images before and after the run."""
         if self._samples is None:
             return
         grid, sheet = self._samples.finish(step, state.learned)

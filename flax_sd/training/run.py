@@ -1,8 +1,6 @@
 """A training run from its config to its files, in the order of the data."""
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +10,7 @@ from jax.sharding import Mesh
 
 from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.reports.run_report import LiveReport
 from flax_sd.run_folder import environment as environment_record
 from flax_sd.run_folder import lock, saved_config
@@ -31,10 +30,10 @@ from flax_sd.training.inputs.batches import Inputs, feed, prepare
 from flax_sd.training.inputs.datasets import (
     Sets,
     describe,
-    few_measured,
     make_stream,
     open_sets,
     order_of,
+    too_few_evaluated,
     total_steps,
 )
 from flax_sd.training.loop import Loop
@@ -46,27 +45,27 @@ from flax_sd.training.monitoring.step_report import StepReport
 from flax_sd.training.monitoring.throughput import Pace, peak_flops
 from flax_sd.training.monitoring.trackers import Trackers
 from flax_sd.training.outputs.final_results import Results
-from flax_sd.training.outputs.preview_samplers import make_drawer
+from flax_sd.training.outputs.preview_samplers import make_preview_sampler
 from flax_sd.training.outputs.results import Outputs
 from flax_sd.training.outputs.samples import Samples
 from flax_sd.training.outputs.summary import summary
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import Objective, make_objective, trained_size
+from flax_sd.training.setup.task import TrainTask, make_task, trained_size
 from flax_sd.training.step import TrainState
 from flax_sd.training.validation.log import ValidationLog
 from flax_sd.training.validation.validation import Validation, best_step, patience_exhausted
 from flax_sd.weights.model import Model
 
 # Why a run may end at once, before the first step and after the last.
-BEFORE = "nothing is trained yet that is not saved; the same command goes on from there"
-AFTER = "every step is saved; the same command writes what is missing"
+BEFORE = "nothing unsaved is lost; run the same command again to resume"
+AFTER = "every step is saved; run the same command again to write the missing results"
 
 
 def run(config: Config) -> int:
-    """Trains, or goes on training; returns the exit status: 0, or 130 when told to stop early.
+    """Trains, or resumes training; returns the exit status: 0, or 130 when told to stop early.
 
     Raises:
-      UserError: anything about the config, the model, the pictures or the folder is wrong.
+      UserError: anything about the config, the model, the images or the folder is wrong.
     """
     progress, config = Progress(), saved_config.settled(config)
     progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
@@ -78,17 +77,17 @@ def run(config: Config) -> int:
         moved = saved_config.check(config)
         lock.refuse_if_held(config.output)
         dtype = resolve_dtype(config.compute_dtype)
-        class_images.draw(config, progress)
+        class_images.generate(config, progress)
         sets = open_sets(config)
-        if not sets.shards:  # which have a ledger of their own
+        if not sets.shards:  # a stream has a ledger
             same_data.check(config.output, sets.train)
         report = data_check.check(config, sets)
         progress.stage("found", report.text())
-        for line in few_measured(sets):
+        for line in too_few_evaluated(sets):
             progress.say(line)
         model = load_model(config, dtype)
-        # Nothing else may hold the objective: the run lets go of what is in it.
-        work = Run(config, sets, model, make_objective(config, model), mesh, progress, stop)
+        # Nothing else may hold the task: the run frees parts of it.
+        whole = Run(config, sets, model, make_task(config, model), mesh, progress, stop)
         progress.stage("loaded", f"{config.model.path} in {dtype}")
         saved_config.check_content(config, moved, lambda: environment.facts(config, sets, model))
         stack.enter_context(lock.held(config.output))
@@ -96,11 +95,11 @@ def run(config: Config) -> int:
         if not sets.shards:
             same_data.write(config.output, sets.train)
         report.write(config.output)
-        return work.go(stack)
+        return whole.go(stack)
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
-    """Sees that each part of a batch divides over the devices.
+    """Checks that each part of a batch divides over the devices.
 
     Raises:
       UserError: it does not.
@@ -114,40 +113,47 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 
 
 class Run:
-    """The arrays of a run and what is done with them."""
+    """A run: its data, model, optimizer and outputs."""
 
     def __init__(
         self,
         config: Config,
         sets: Sets,
         model: Model,
-        objective: Objective,
+        task: TrainTask,
         mesh: Mesh,
         progress: Progress,
         stop: StopRequest,
     ):
         """Takes what was found and loaded; nothing is written yet."""
         self.config, self.sets, self.model = config, sets, model
-        self.objective, self.mesh, self.progress, self.stop = objective, mesh, progress, stop
+        self.task, self.mesh, self.progress, self.stop = task, mesh, progress, stop
         self.order, total = order_of(config, sets.train), total_steps(config, sets.train)
         self.due = Due(config, self.order, total)
         self.tx = optim.make_optimizer(config.optim, total)
         self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, model, sets.train)
         self.results = Results(self.outputs, sets.train, config, progress)
-        new = sets.measured.get(VAL_LOSS, sets.train)  # what it was not trained on shows most
-        drawer = make_drawer(config, model, new, lambda: stop.reason is not None)
-        self.samples = Samples(config, drawer) if drawer else None
+        new = sets.evaluated.get(
+            VAL_LOSS, sets.train
+        )  # images that it was not trained on tell most
+        sampler = make_preview_sampler(config, model, new, lambda: stop.reason is not None)
+        self.samples = Samples(config, sampler) if sampler else None
         self.report = LiveReport(config.output, total, progress)
 
     def go(self, stack: contextlib.ExitStack) -> int:
-        """Restores, trains, exports; returns the exit status. What it opens, the stack closes."""
+        """Restores, trains and writes the results; returns the exit status.
+
+        The stack closes what this opens.
+        """
         if self.stream is not None:
             self.stream.ledger.begin()
         folder = self.config.output / CHECKPOINTS_FOLDER
         checkpoints = Checkpoints(folder, self.config.checkpoint.keep)
         stack.enter_context(contextlib.closing(checkpoints))
-        stack.enter_context(distributed.together())  # before closing them waits for other processes
+        stack.enter_context(
+            distributed.together()
+        )  # before closing, which waits for other processes
         stack.enter_context(self.report.of_an_error())
         stack.enter_context(memory.explained(self._smaller))
         start, state = self._restore(checkpoints)
@@ -165,7 +171,7 @@ class Run:
             validation, checkpoints, self.outputs, self.samples, trackers, self.progress
         )
         if start == 0:
-            self._look_before(state, frozen, milestones, trackers)
+            self._show_start(state, frozen, milestones, trackers)
         if not self._is_done(start, log):
             batches = feed(self.config, inputs, self.mesh, start, self.stream)
             stack.enter_context(contextlib.closing(batches))
@@ -180,15 +186,17 @@ class Run:
         return DONE
 
     def _smaller(self) -> list[str]:
-        """Flags for want of memory."""
+        """Returns flags that need less memory."""
         batch = self.config.train.batch_size
-        parts = ["a smaller --train.batch_size, or a larger --train.accumulate"] * (batch > 1)
+        parts = (
+            ["a smaller --train.batch_size, or a larger --train.accumulate"] if batch > 1 else []
+        )
         return [*parts, *advice(self.config, self.mesh.size, 0), "flax-sd plan says what fits"]
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState]:
-        """The newest state that is on disk and its step, or the first one."""
+        """Returns the step and the state of the newest checkpoint, or 0 and a new state."""
         fresh = train_step.init_state(
-            self.objective.params,
+            self.task.params,
             self.tx,
             self.config.seed,
             scaled=scales_loss(self.config.compute_dtype),
@@ -197,7 +205,7 @@ class Run:
         state = sharding.replicate(fresh, self.mesh)
         restored = checkpoints.restore_newest(state)
         length = describe(self.config, self.sets.train)
-        count = f"{trained_size(self.objective):,} numbers to train, {length}"
+        count = f"{trained_size(self.task):,} trained parameters, {length}"
         if restored is None:
             checkpoint_trial.try_checkpoints(checkpoints.folder)
             self.progress.stage("begins", count)
@@ -211,32 +219,30 @@ class Run:
     def _write_missing(
         self, state: TrainState, log: ValidationLog, checkpoints: Checkpoints
     ) -> None:
-        """The results of a finished run that were deleted since."""
+        """Writes the results of a finished run that were deleted since."""
         if self.outputs.missing():
-            self.results.write(state.learned, self.objective)
+            self.results.write(state.learned, self.task)
         best = best_step(self.config, log)
         if best is not None and self.outputs.missing(best=True):
-            self.results.write_best(best, state, checkpoints, self.objective)
+            self.results.write_best(best, state, checkpoints, self.task)
 
     def _prepare(self, log: ValidationLog) -> tuple[Inputs, Validation, Trees]:
-        """Encodes what need be encoded only once, and lets go of what has then done its work."""
-        before = set(self.objective.frozen)
-        prepared = prepare(
-            self.config, self.objective, self.model, self.sets, self.mesh, self.progress
-        )
-        self.objective = prepared.objective
+        """Encodes the data set once, then frees the VAE and, if it is frozen, the text encoder."""
+        before = set(self.task.frozen)
+        prepared = prepare(self.config, self.task, self.model, self.sets, self.mesh, self.progress)
+        self.task = prepared.task
         for name in before - prepared.frozen.keys():
             network = self.model.networks.pop(name)
-            if self.samples is not None:  # which draws with it: it waits in main memory
+            if self.samples is not None:  # which need it: it waits in main memory
                 nnx.update(network, jax.tree.map(np.array, nnx.state(network)))
         log.rewind()
-        loss, measured = prepared.objective.measure, prepared.measured
+        loss, evaluated = prepared.task.eval_loss, prepared.evaluated
         validation = Validation(
-            self.config, self.sets, measured, loss, self.mesh, log, self.progress
+            self.config, self.sets, evaluated, loss, self.mesh, log, self.progress
         )
         return prepared.train, validation, prepared.frozen
 
-    def _open_trackers(self, start: int, made_with: Mapping[str, Any]) -> Trackers:
+    def _open_trackers(self, start: int, made_with: JsonObject) -> Trackers:
         log = self.config.log
         return Trackers(
             self.config.output,
@@ -248,10 +254,10 @@ class Run:
             changed=self.report.refresh,
         )
 
-    def _look_before(
+    def _show_start(
         self, state: TrainState, frozen: Trees, milestones: Milestones, trackers: Trackers
     ) -> None:
-        """Loss and pictures of the model as it was."""
+        """Evaluates and samples the model before its first step."""
         if values := milestones.evaluate(0, state, frozen).values:
             trackers.log(0, values)
         if self.config.sample.at_first:
@@ -260,12 +266,12 @@ class Run:
     def _loop(self, start: int, milestones: Milestones, trackers: Trackers) -> Loop:
         config, scaled = self.config, scales_loss(self.config.compute_dtype)
         step = train_step.make_train_step(
-            self.objective.loss,
+            self.task.loss,
             self.tx,
             accumulate=config.train.accumulate,
             scaled=scaled,
             ema_decay=config.train.ema_decay,
-            constrain=self.objective.constrain,
+            constrain=self.task.constrain,
             mesh=self.mesh,
         )
         report = StepReport(
@@ -279,7 +285,7 @@ class Run:
         return Pace(None if peak is None else peak * len(devices))
 
     def _guard(self, start: int) -> Guard:
-        """Stands where the run does."""
+        """Makes the guard, with the counts of the steps before this start."""
         config, train = self.config, self.sets.train
 
         def pictures(step: int) -> list[str]:
@@ -292,11 +298,11 @@ class Run:
         return guard
 
     def _was_stopped(self, step: int) -> bool:
-        """Whether any process was told to stop, which is said."""
+        """Tells if any process was told to stop, and reports it."""
         if not distributed.any_process(self.stop.reason is not None):
             return False
         reason = self.stop.reason or "another process was told to stop"
-        self.progress.say(f"{reason}: saved at step {step}; the same command goes on from there")
+        self.progress.say(f"{reason}: saved at step {step}; run the same command again to resume")
         self.report.write("stopped")
         return True
 
@@ -308,11 +314,11 @@ class Run:
         checkpoints: Checkpoints,
         milestones: Milestones,
     ) -> None:
-        """All that the trained model is asked for; a killed run does it again."""
+        """Writes results, samples and report; a killed run does it again."""
         best = best_step(self.config, log)
-        self.results.write(state.learned, self.objective)
+        self.results.write(state.learned, self.task)
         if best is not None:
-            self.results.write_best(best, state, checkpoints, self.objective)
+            self.results.write_best(best, state, checkpoints, self.task)
         milestones.finish(step, state)
         self.report.write("finished")
         self.outputs.mark_finished(step)

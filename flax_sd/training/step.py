@@ -1,7 +1,7 @@
 """The jitted training step: (state, frozen, batch) -> (state, metrics).
 
-Everything drawn comes from fold_in(key, step), so a resumed run draws the same; frozen leaves are
-an argument of their own that no gradient, optimizer state or update ever touches.
+All random numbers come from fold_in(key, step), so a resumed run draws the same ones. Frozen leaves
+are a separate argument that no gradient, optimizer state or update ever touches.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from flax_sd.system.compiler import jit, remembered
@@ -29,18 +30,18 @@ class LossScale(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that a step changes, and the key that it does not."""
+    """All that a step changes, and the random key, which it does not."""
 
     step: jax.Array  # int32, steps done
     params: Trees  # the trained leaves of each component, float32
-    opt_state: Any
+    opt_state: optax.OptState
     loss_scale: LossScale
     key: jax.Array
     ema: Trees | None = None  # the running mean of params, if one is kept
 
     @property
     def learned(self) -> Trees:
-        """What samples, measurements and results are made of: a mean, if one is kept."""
+        """The parameters for samples, evaluation and results: a running mean, if there is one."""
         if isinstance(self.opt_state, ScheduleFreeState):
             return schedule_free_eval_params(self.opt_state, self.params)
         return self.params if self.ema is None else self.ema
@@ -64,7 +65,7 @@ def init_state(
     scaled: bool,
     averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
     Args:
       scaled: starts float16's loss scale.
@@ -91,21 +92,21 @@ def make_train_step(
     ema_decay: float | None = None,
     constrain: Callable[[Trees, Trees], Trees] | None = None,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Trees, Any], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Trees, PyTree], tuple[TrainState, Metrics]]:
     """Builds the jitted step; the state is donated, the frozen leaves are not.
 
     Args:
-      accumulate: parts that the batch is divided into; gradients are averaged over them.
+      accumulate: number of parts that the batch is divided into; their gradients are averaged.
       scaled: float16's dynamic loss scaling: an overflow halves the scale and skips the update.
-      ema_decay: of the running mean, for a state that has one.
-      constrain: (trained, frozen leaves) -> what the trained ones become after each update.
-      mesh: the devices that the batch is divided over, for kernels that the compiler cannot divide.
+      ema_decay: decay of the running mean, for a state that has one.
+      constrain: (trained, frozen leaves) -> the trained ones after each update.
+      mesh: the devices that share the batch, for kernels that the compiler cannot divide.
     """
 
-    def step(state: TrainState, frozen: Trees, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: Trees, batch: PyTree) -> tuple[TrainState, Metrics]:
         draws = loss.draw(jax.random.fold_in(state.key, state.step), batch)
 
-        def scaled_loss(params: Trees, part: Any) -> tuple[jax.Array, jax.Array]:
+        def scaled_loss(params: Trees, part: PyTree) -> tuple[jax.Array, jax.Array]:
             value = jnp.mean(loss.loss(params, frozen, *part))
             return value * state.loss_scale.scale, value
 
@@ -116,7 +117,7 @@ def make_train_step(
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm)
         overflow = jnp.bool_(False)
-        if scaled:  # a scale of 1 is the smallest: what overflows then does so by itself
+        if scaled:  # at the smallest scale, 1, an overflow is the loss's own
             overflow = ~finite & jnp.isfinite(value) & (state.loss_scale.scale > 1)
         new = _update(state, grads, tx)
         if constrain is not None:
@@ -130,8 +131,8 @@ def make_train_step(
         used = state.loss_scale.scale
         return new, Metrics(value, grad_norm, overflow, ~good & ~overflow, used)
 
-    def weights(state: TrainState, frozen: Trees, batch: Any) -> Any:
-        return state.params, frozen  # the optimizer keeps copies, which make no network larger
+    def weights(state: TrainState, frozen: Trees, batch: PyTree) -> PyTree:
+        return state.params, frozen  # not the optimizer's state: it makes no network larger
 
     return jit(step, weights=weights, donate_argnums=0)
 
@@ -144,7 +145,7 @@ def _update(state: TrainState, grads: Trees, tx: optax.GradientTransformation) -
 def _average(state: TrainState, decay: float | None) -> TrainState:
     """Moves the running mean towards the leaves, faster in the first steps, as diffusers' EMAModel.
 
-    It holds the leaves themselves after the first step, since what came before is no result.
+    After the first step it is equal to the leaves, so that the untrained ones do not count.
     """
     if decay is None:
         return state
@@ -155,14 +156,14 @@ def _average(state: TrainState, decay: float | None) -> TrainState:
 
 
 def _mean_over_parts(
-    gradient: Callable[..., Any], params: Trees, arrays: Any, parts: int
-) -> tuple[jax.Array, Any]:
-    """Loss and gradient of the whole batch, computed in equal parts one after another."""
+    gradient: Callable[..., Any], params: Trees, arrays: PyTree, parts: int
+) -> tuple[jax.Array, Trees]:
+    """Computes loss and gradient of the whole batch, in equal parts one after another."""
     if parts == 1:
         (_, value), grads = gradient(params, arrays)
         return value, grads
 
-    def one(total: Any, part: Any) -> tuple[Any, None]:
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
         (_, value), grads = gradient(params, part)
         return jax.tree.map(jnp.add, total, (value, grads)), None
 
@@ -170,7 +171,7 @@ def _mean_over_parts(
     # part then has rows on every device and none moves.
     split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), arrays)
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(one, zero, split)
+    total, _ = jax.lax.scan(add, zero, split)
     value, grads = jax.tree.map(lambda x: x / parts, total)
     return value, grads
 

@@ -1,4 +1,4 @@
-"""A run on pictures of several shapes: the same encoded once or at each step, and resumed."""
+"""A run on images of several shapes: the same encoded once or at each step, and resumed."""
 
 import contextlib
 import itertools
@@ -15,14 +15,14 @@ from flax_sd.training.inputs.batches import feed
 from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.run import total_steps
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from tests.parity import LAYER, assert_close
 from tests.training_runs import contents, make_pictures
 
 
 @pytest.fixture
 def shapes(tmp_path):
-    """Five pictures that become squares, and two that become upright."""
+    """Five images that become squares, and two that become upright."""
     folder = tmp_path / "shapes"
     folder.mkdir()
     make_pictures(folder, 7)
@@ -56,9 +56,9 @@ def test_encoding_once_gives_the_batches_of_each_step(config_file, shapes, tmp_p
         config = parse(config_file, [*flags, "--data.encode_once", once])
         parts = load_model(config, "float32")
         prepared = inputs.prepare(
-            config, make_objective(config, parts), parts, open_sets(config), mesh, Progress()
+            config, make_task(config, parts), parts, open_sets(config), mesh, Progress()
         )
-        assert isinstance(prepared.train, inputs.Stored) == (once == "true")
+        assert isinstance(prepared.train, inputs.FromCache) == (once == "true")
         with contextlib.closing(feed(config, prepared.train, mesh)) as batches:
             fed.append(list(itertools.islice(batches, 6)))
     for ours, theirs in zip(*fed, strict=True):
@@ -76,6 +76,6 @@ def test_epochs_count_the_batches_of_each_shape(config_file, shapes):
     flags = ["--data.path", str(shapes), "--train.epochs", "3", "--train.steps", "100"]
     flags += ["--train.batch_size", "4"]
     config = parse(config_file, flags)
-    assert total_steps(config, open_sets(config).train) == 6  # 21 pictures
+    assert total_steps(config, open_sets(config).train) == 6  # 21 images
     config = parse(config_file, [*flags, "--data.buckets", "kohya"])
-    assert total_steps(config, open_sets(config).train) == 9  # 5 and 2 pictures, 3 times
+    assert total_steps(config, open_sets(config).train) == 9  # 5 and 2 images, 3 times

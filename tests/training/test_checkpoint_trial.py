@@ -39,7 +39,7 @@ def test_one_that_does_not_come_back(tmp_path, monkeypatch):
         raise ValueError("gone")
 
     monkeypatch.setattr(Checkpoints, "_read", lose)
-    with pytest.raises(UserError, match="could not be read again: take another --output"):
+    with pytest.raises(UserError, match="could not be read again: choose another --output"):
         try_checkpoints(tmp_path / "checkpoints")
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from flax_sd.generation import run
 from flax_sd.generation.job import prepare
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.sheet import make_grid
-from flax_sd.training.outputs.preview_samplers import Unprompted
+from flax_sd.training.outputs.preview_samplers import UnconditionalSampler
 from flax_sd.training.setup.base_model import load_model
 from tests import parity
 from tests.training_runs import contents, make_pictures
@@ -138,7 +138,7 @@ def test_samples_are_as_the_config_says(sizes):
     def drawn(*flags):
         counted = ["--sample.count", "3", "--sample.steps", "2", *flags]
         config = file.parse(CONFIG, [*small, *counted])
-        return Unprompted(config, load_model(config, "float32")).draw({})
+        return UnconditionalSampler(config, load_model(config, "float32")).generate({})
 
     plain = drawn()
     assert plain.shape == (3, 16, 16, 3)  # the samples of a run are 16 unless it says otherwise

@@ -18,13 +18,13 @@ def due(shapes, **sections):
 
 
 def test_saves_and_samples_come_every_so_many_steps_or_epochs():
-    """D: `--save_every_n_epochs`, `--sample_every_n_epochs`; 7 pictures in steps of 2."""
+    """D: `--save_every_n_epochs`, `--sample_every_n_epochs`; 7 images in steps of 2."""
     assert due(ONE) == [[], [], []]
     saves, samples, _ = due(
         ONE, checkpoint={"every": 9, "every_epochs": 2}, sample={"every_epochs": 1}
     )
     assert saves == [7, 9, 14, 18] and samples == [4, 7, 11, 14, 18]
-    # 5 pictures of one shape and 2 of another are 3 + 1 batches.
+    # 5 images of one shape and 2 of another are 3 + 1 batches.
     assert due(SEVERAL, checkpoint={"every_epochs": 2}, sample={"every": 5, "every_epochs": 3}) == [
         [8, 16],
         [5, 10, 12, 15, 20],
@@ -36,7 +36,7 @@ def test_saves_and_samples_come_every_so_many_steps_or_epochs():
 
 @pytest.mark.parametrize("shapes", [ONE, SEVERAL, ONE[:1]])
 def test_an_epoch_ends_where_a_run_of_so_many_would(shapes):
-    """D: as `train.epochs`; of one picture two end in a step."""
+    """D: as `train.epochs`; of one image two end in a step."""
     order = Order(Shown(shapes), 2, 0)
     ends = {order.steps(n) for n in range(1, 41)}
     assert due(shapes, checkpoint={"every_epochs": 1})[0] == [n for n in range(1, 21) if n in ends]

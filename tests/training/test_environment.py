@@ -51,7 +51,7 @@ def test_the_hash_of_a_set_is_of_names_pictures_and_captions(tmp_path):
         path.write_text(path.read_text().replace(old, new))
 
     plain = fingerprint()
-    assert fingerprint(center_crop=True) == plain  # an option is no picture
+    assert fingerprint(center_crop=True) == plain  # an option is no image
     others = {
         fingerprint(rename),
         fingerprint(lambda folder: edit(folder, "picture number 2", "another caption")),

@@ -41,7 +41,7 @@ def test_a_resumed_run_ends_in_the_same_weights(train, method):
 
 
 def test_8_bits_resume_too_where_leaves_are_large_enough(train, monkeypatch):
-    monkeypatch.setattr(eight_bit, "SMALLEST", 512)
+    monkeypatch.setattr(eight_bit, "MIN_SIZE", 512)
     name = "model/unet/diffusion_pytorch_model.safetensors"
     ours = resumed(train, name, *flags("adamw8bit"), "--train.mode", "full")
     adamw = tensors(train("adamw", *flags("adamw"), "--train.mode", "full").folder / name)
@@ -66,4 +66,4 @@ def test_lora_plus_moves_the_up_matrices_further(train):
 
 def test_a_pattern_that_matches_nothing_is_one_sentence(train):
     run = train("a", "--optim.rates", "uper_blocks=2")
-    assert run.status == 2 and "nothing that is trained matches 'uper_blocks'" in run.err
+    assert run.status == 2 and "no trained parameter matches 'uper_blocks'" in run.err

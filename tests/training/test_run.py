@@ -172,7 +172,7 @@ def test_samples_before_the_first_step_may_be_left_out(train):
 
 
 def test_sample_every_alone_draws_captions_of_the_data(train):
-    """D: `every_epochs` alone too; an epoch of seven pictures ends in the fourth step of two."""
+    """D: `every_epochs` alone too; an epoch of seven images ends in the fourth step of two."""
     epochs = ["--sample.every_epochs", 1, "--checkpoint.every_epochs", 1, "--checkpoint.every", 9]
     run = train("a", *epochs, "--sample.steps", 1, "--train.steps", 5)
     for folder, steps in (("samples", (0, 4, 5)), ("loras", (4, 5))):

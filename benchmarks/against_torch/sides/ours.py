@@ -34,7 +34,7 @@ from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, diffusion_loss
 from flax_sd.training.optim import make_optimizer
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from flax_sd.training.step import init_state, make_train_step
 from flax_sd.weights.model_files import ModelFiles
 
@@ -140,17 +140,17 @@ def whole_step(work: Work) -> Run:
     values = {"model": {"path": str(work.folder)}, "train": {"remat": _remat(work)}}
     given = Config.model_validate({**values, "compute_dtype": work.dtype})
     model = load_model(given, work.dtype)
-    objective = make_objective(given, model)
+    task = make_task(given, model)
     side = model.networks["unet"].config.sample_size * model.pixels_per_latent
     tx = make_optimizer(given.optim, 1000)
-    step = make_train_step(objective.loss, tx)
-    state = init_state(objective.params, tx, 0, scaled=False)
+    step = make_train_step(task.loss, tx)
+    state = init_state(task.params, tx, 0, scaled=False)
     pixels, ids = np.tanh(normal(0, work.size, side, side, 3)), token_ids(work.size)
 
     def run() -> np.ndarray:
         nonlocal state
-        encoded = objective.encode(objective.frozen, jnp.asarray(pixels), jnp.asarray(ids))
-        state, metrics = step(state, objective.frozen, encoded)
+        encoded = task.encode(task.frozen, jnp.asarray(pixels), jnp.asarray(ids))
+        state, metrics = step(state, task.frozen, encoded)
         return np.asarray(metrics.loss)
 
     return run

@@ -1,1 +1,1 @@
-"""From the pictures of a run to the batch of each step."""
+"""From the images of a run to the batch of each step."""

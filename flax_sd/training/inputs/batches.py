@@ -1,9 +1,10 @@
-"""What a step reads, from pictures and captions: encoded before the run, or at each step."""
+"""Batches from images and captions, encoded before the run or at each step."""
 
 import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -19,51 +20,51 @@ from flax_sd.training.inputs.datasets import Sets
 from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.training.inputs.encoding import Encoder
 from flax_sd.training.inputs.encoding_cache import Store
-from flax_sd.training.losses import EncodedBatch, Trees
-from flax_sd.training.setup.task import Objective
+from flax_sd.training.losses import EncodedBatch, PixelBatch, Trees
+from flax_sd.training.setup.task import TrainTask
 from flax_sd.weights.model import Model
 
-MAX_SHARE_OF_DISK = 0.5  # of its free space, which the store may take
+MAX_SHARE_OF_DISK = 0.5  # of its free space, for the store
 
 
 @runtime_checkable  # as the shape-checked tests need
 class Inputs(Protocol):
-    """Pictures, and the way from some of them and their captions to a batch on the devices."""
+    """Images, and a function that makes a batch on the devices from some of them."""
 
     @property
     def source(self) -> data.Source:
-        """The pictures."""
+        """The images."""
         ...
 
     def batch(self, rows: data.Batch) -> Any:
-        """A batch of this process's rows, which `source` loaded."""
+        """Returns a batch of this process's rows, which `source` loaded."""
         ...
 
 
-class Live:
-    """Encodes at each step."""
+class EncodeOnTheFly:
+    """Encodes images and captions at each step."""
 
     def __init__(
         self,
         pictures: data.Pictures,
-        objective: Objective,
+        task: TrainTask,
         tokenizer: Tokenizer | None,
         frozen: Trees,
         mesh: Mesh,
     ):
-        self.source, self._objective, self._tokenizer = pictures, objective, tokenizer
+        self.source, self._task, self._tokenizer = pictures, task, tokenizer
         self._frozen, self._mesh = frozen, mesh
 
-    def batch(self, rows: data.Batch) -> Any:
-        """Pixels through the autoencoder, captions through the text encoder."""
+    def batch(self, rows: data.Batch) -> EncodedBatch | PixelBatch:
+        """Encodes pixels with the autoencoder, captions with the text encoder."""
         given = rows.pictures, tokenize(rows.captions, self._tokenizer), rows.weight
         pixels, ids, weight = sharding.shard_batch(given, self._mesh)
-        batch = self._objective.encode(self._frozen, pixels, ids)._replace(weight=weight)
+        batch = self._task.encode(self._frozen, pixels, ids)._replace(weight=weight)
         return masked(batch, rows.mask, self.source.cfg, self._mesh)
 
 
-class Stored:
-    """Looks up what was encoded; without states of captions, these are encoded at each step.
+class FromCache:
+    """Reads encoded images and captions; captions that are not cached are encoded at each step.
 
     A text encoder that is trained reads token ids instead.
     """
@@ -73,15 +74,15 @@ class Stored:
         pictures: EncodedPictures,
         captions: EncodedCaptions | None,
         tokenizer: Tokenizer | None,
-        text: Callable[[Any], Any] | None,
+        text: Callable[[jax.Array], jax.Array] | None,
         mesh: Mesh,
     ):
-        """Takes the readers; `text` makes states of ids on the devices."""
+        """Takes the readers; `text` encodes token ids on the devices."""
         self.source, self._captions, self._text = pictures, captions, text
         self._tokenizer, self._mesh = tokenizer, mesh
 
     def batch(self, rows: data.Batch) -> EncodedBatch:
-        """Moments as they were loaded, and the captions' states."""
+        """Returns the moments that were loaded, and the captions' states or ids."""
         if self._captions is None:
             text = tokenize(rows.captions, self._tokenizer)
         else:
@@ -95,7 +96,7 @@ class Stored:
 
 
 def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> Any:
-    """The batch with the weights of the latents' places, if there are masks of its pixels."""
+    """Returns the batch with a weight for each latent, if its pixels have masks."""
     if mask is None:
         return batch
     weights = data.place_weights(mask, batch.moments.mean.shape[1:3], cfg)
@@ -103,108 +104,108 @@ def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> 
 
 
 def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:
-    """Token ids [b, 77] or [b, k, 77]; a column of zeros where nothing reads captions."""
+    """Returns token ids [b, 77] or [b, k, 77]; zeros [b, 1] if the mode reads no captions."""
     return np.zeros((len(captions), 1), np.int32) if tokenizer is None else tokenizer(captions)
 
 
 class Prepared(NamedTuple):
-    """The inputs of a run, and its objective without what has done its work.
+    """The inputs of a run, and its task without the networks that were needed only for encoding.
 
     Attributes:
-      measured: of the pictures whose loss is measured, by its name.
+      evaluated: inputs of the sets that are evaluated, by the name of their loss.
       frozen: the leaves that the steps read, on the mesh.
     """
 
     train: Inputs
-    measured: dict[str, Inputs]
-    objective: Objective
+    evaluated: dict[str, Inputs]
+    task: TrainTask
     frozen: Trees
 
 
 def prepare(
     config: Config,
-    objective: Objective,
+    task: TrainTask,
     model: Model,
     sets: Sets,
     mesh: Mesh,
     progress: Progress,
 ) -> Prepared:
-    """Encodes all pictures and captions, or makes ready to do so at each step.
+    """Encodes all images and captions, or prepares to do so at each step.
 
     Raises:
-      UserError: a picture is gone, or what was made of it cannot be kept.
+      UserError: an image is missing, or its encoding cannot be written.
     """
     opened = sets.all()
-    encoder = _encoder(config, objective, model, opened, progress)
+    encoder = _encoder(config, task, model, opened, progress)
     tokenizer = next(iter(model.tokenizers), None)  # some modes read no captions
     if encoder is None:
-        frozen = sharding.shard_frozen(objective.frozen, mesh)
-        inputs: list[Inputs] = [Live(p, objective, tokenizer, frozen, mesh) for p in opened]
+        frozen = sharding.shard_frozen(task.frozen, mesh)
+        inputs: list[Inputs] = [EncodeOnTheFly(p, task, tokenizer, frozen, mesh) for p in opened]
     else:
         encoder.run(progress)
-        objective = objective._replace(frozen=frozen_in_steps(objective, config))
-        frozen = sharding.shard_frozen(objective.frozen, mesh)
+        task = task._replace(frozen=frozen_in_steps(task, config))
+        frozen = sharding.shard_frozen(task.frozen, mesh)
         texts = encoder.captions
-        text = None if objective.text is None else functools.partial(objective.text, frozen)
-        inputs = [Stored(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
-    named = dict(zip(sets.measured, inputs[1:], strict=True))
-    return Prepared(inputs[0], named, objective, frozen)
+        text = None if task.text is None else functools.partial(task.text, frozen)
+        inputs = [FromCache(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
+    evaluated = dict(zip(sets.evaluated, inputs[1:], strict=True))
+    return Prepared(inputs[0], evaluated, task, frozen)
 
 
-def frozen_in_steps(objective: Objective, config: Config) -> dict[str, nnx.State]:
-    """The frozen leaves without those of networks that have nothing to do once all is encoded."""
-    reading = objective.text is None or data.vary(config.data)
+def frozen_in_steps(task: TrainTask, config: Config) -> dict[str, nnx.State]:
+    """Returns the frozen leaves of the networks that are still needed when all is encoded."""
+    reading = task.text is None or data.vary(config.data)
     done = {"vae"} if reading else {"vae", "text_encoder"}
-    return {name: leaves for name, leaves in objective.frozen.items() if name not in done}
+    return {name: leaves for name, leaves in task.frozen.items() if name not in done}
 
 
 def _encoder(
     config: Config,
-    objective: Objective,
+    task: TrainTask,
     model: Model,
     sets: Sequence[data.Pictures],
     progress: Progress,
 ) -> Encoder | None:
-    """What encodes once; None where each step does it, and then says why unless it was asked to."""
-    if objective.moments is None or not config.data.encode_once:
+    """Returns what encodes once; None if each step encodes: reports why, if not asked to."""
+    if task.moments is None or not config.data.encode_once:
         return None
-    if reason := _each_time_anew(config, sets[0]):
+    if reason := _why_not_once(config, sets[0]):
         progress.stage("encodes at each step", reason)
         return None
     store = Store()
-    encoder = Encoder(config, objective, model, sets, store)
+    encoder = Encoder(config, task, model, sets, store)
     needed = encoder.missing_bytes()
     if distributed.any_process(needed > MAX_SHARE_OF_DISK * store.room()):
-        reason = f"{show_size(needed)} would be more than half of what is free at {store.folder}"
+        reason = f"{show_size(needed)} is more than half of the free space at {store.folder}"
         progress.stage("encodes at each step", reason)
         return None
     return encoder
 
 
-def _each_time_anew(config: Config, pictures: data.Pictures) -> str | None:
-    """Why pictures that are encoded once would be of no use, or too little of it."""
+def _why_not_once(config: Config, pictures: data.Pictures) -> str | None:
+    """Returns why it does not pay to encode once, if it does not."""
     if pictures.cfg.stream:
-        return "what is made of a stream would fill a disk (data.stream)"
-    count, cut_anew = len(pictures), len(pictures.cut_anew)
-    if cut_anew:
+        return "an encoded stream would fill the disk (data.stream)"
+    count, random_crops = len(pictures), len(pictures.cut_anew)
+    if random_crops:
         return (
-            f"{cut_anew} of {count} pictures are cut at a place drawn anew each time "
-            "(data.center_crop cuts the middle, and encodes once)"
+            f"{random_crops} of {count} images are cropped at random each time "
+            "(data.center_crop crops the middle, and encodes once)"
         )
     views = count * (2 if config.data.random_flip else 1)
     shown = config.train.steps * config.train.batch_size
-    return f"{shown} pictures are shown, fewer than there are" if shown < views else None
+    return f"{shown} images are shown, fewer than the data set has" if shown < views else None
 
 
-class Fed(NamedTuple):
-    """What one step reads.
+class StepBatch(NamedTuple):
+    """The batch of a step.
 
     Attributes:
-      pictures: how many it shows, in all processes; what fills a batch up does not count.
-      shape: of the pictures.
+      pictures: number of images in all processes, without padding.
+      shape: height and width of the images.
     """
 
-    batch: Any
+    batch: EncodedBatch | PixelBatch
     pictures: int
     shape: Size
 
@@ -215,14 +216,14 @@ def feed(
     mesh: Mesh,
     start_step: int = 0,
     stream: data.Stream | None = None,
-) -> Generator[Fed, None, None]:
-    """The encoded batches from `start_step` on, for ever; those of step n depend on n alone.
+) -> Generator[StepBatch, None, None]:
+    """Yields encoded batches from `start_step` on, without end; that of step n depends on n alone.
 
     Args:
-      stream: where the pictures come from, if not from the inputs' source.
+      stream: the images, if they do not come from the inputs' source.
 
     Raises:
-      UserError: the batch does not divide over the devices, or a picture is gone.
+      UserError: the batch does not divide over the devices, or an image is missing.
     """
     size, seed, dropout = config.train.batch_size, config.seed, config.train.caption_dropout
     rows = sharding.process_rows(size, mesh)
@@ -233,4 +234,4 @@ def feed(
     for each in batches:
         captions = data.drop_captions(each.captions, each.samples, seed=seed, share=dropout)
         batch = inputs.batch(each._replace(captions=captions))
-        yield Fed(batch, each.real, each.shape)
+        yield StepBatch(batch, each.real, each.shape)

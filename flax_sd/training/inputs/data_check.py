@@ -1,4 +1,4 @@
-"""The captioned pictures before a run: what is wrong with them, and a page to look at."""
+"""The check of images and captions before a run: its findings, and a page that shows them."""
 
 import json
 import pathlib
@@ -19,16 +19,16 @@ from flax_sd.weights.hub import BUNDLED
 
 
 class Report(NamedTuple):
-    """The sets and the findings about each, by option: data.path first."""
+    """The sets and their findings, by option: data.path first."""
 
     sets: dict[str, Pictures]
     findings: dict[str, list[Finding]]
-    shards: int = 0  # of a stream, the first of which stands for data.path
-    beyond: dict[str, list[Bad]] = {}  # what is left out of the others, if they were opened
-    unused: dict[str, list[Bad]] = {}  # what else is in these
+    shards: int = 0  # of a stream, whose first stands for data.path
+    beyond: dict[str, list[Bad]] = {}  # left out of the other shards, if they were opened
+    unused: dict[str, list[Bad]] = {}  # not used in these
 
     def text(self) -> str:
-        """What the terminal shows."""
+        """Returns the report for the terminal."""
         parts = [
             ("held out of " if option == "data.held_out_share" else "")
             + data.summary(pictures, self.findings[option])
@@ -46,7 +46,7 @@ class Report(NamedTuple):
         return "\n".join(parts)
 
     def write(self, folder: pathlib.Path) -> None:
-        """Writes the page, and a line for each picture that is left out; nothing is moved.
+        """Writes the page, and a line for each image that is left out; no file is moved.
 
         Raises:
           UserError: they cannot be written.
@@ -61,12 +61,12 @@ class Report(NamedTuple):
 
 
 def check(config: Config, sets: Sets) -> Report:
-    """Looks for what is wrong with the pictures of a run and their captions.
+    """Looks for problems of the images and captions of a run.
 
     Raises:
-      UserError: a new token is in no caption, or has fewer vectors than it begins as.
+      UserError: a new token is in no caption, or has fewer vectors than initial tokens.
     """
-    # Every Stable Diffusion counts tokens by CLIP's one vocabulary, so no model need be there.
+    # All Stable Diffusion models have CLIP's vocabulary, so the model itself is not needed.
     tokenizer = Tokenizer.load(BUNDLED / "base" / "tokenizer")
     tokenizer = new_tokens.counted(config.tokens, tokenizer)
     tokenizer = tokenizer.with_length(config.data.max_token_length)
@@ -75,9 +75,11 @@ def check(config: Config, sets: Sets) -> Report:
     held_out = "data.held_out" if config.data.held_out_share is None else "data.held_out_share"
     options = {VAL_LOSS: held_out, BASE_LOSS: "data.held_out_base"}
     named = {"data.path": sets.train}
-    named |= {option: sets.measured[key] for key, option in options.items() if key in sets.measured}
+    named |= {
+        option: sets.evaluated[key] for key, option in options.items() if key in sets.evaluated
+    }
     findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
-    if VAL_LOSS in sets.measured:
-        leaked = data.shared(sets.train, sets.measured[VAL_LOSS])
+    if VAL_LOSS in sets.evaluated:
+        leaked = data.shared(sets.train, sets.evaluated[VAL_LOSS])
         findings[held_out] = data.in_order([*findings[held_out], *leaked])
     return Report(named, findings, len(sets.shards))

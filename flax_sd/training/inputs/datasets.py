@@ -1,4 +1,4 @@
-"""The sets of captioned pictures of a run: those it trains on, and those it measures a loss on."""
+"""The data sets of a run: the images that it trains on, and those that it is evaluated on."""
 
 import hashlib
 import threading
@@ -12,31 +12,32 @@ from flax_sd.run_folder.shards import Ledger
 from flax_sd.system.progress import Progress
 
 NAMED_BY = {VAL_LOSS: "data.held_out", BASE_LOSS: "data.held_out_base"}
-ENOUGH = 10  # pictures; with five, docs/walk.md cannot tell a gain of 5 % from none
+MIN_EVALUATED = 10  # images; with five, docs/walk.md cannot tell a gain of 5 % from none
 
 
 class Sets(NamedTuple):
-    """Opened pictures; those whose loss is measured by its name.
+    """Opened images.
 
     Attributes:
-      train: of a stream, those of its first shard, by which the set is judged before the run.
-      shards: of a stream.
+      train: the images to train on; of a stream, those of its first shard.
+      evaluated: the sets to evaluate on, by the name of their loss.
+      shards: the shards of a stream.
     """
 
     train: data.Pictures
-    measured: dict[str, data.Pictures]
+    evaluated: dict[str, data.Pictures]
     shards: tuple[data.Shard, ...] = ()
 
     def all(self) -> list[data.Pictures]:
-        """Every set, the training set first."""
-        return [self.train, *self.measured.values()]
+        """Returns every set, the training set first."""
+        return [self.train, *self.evaluated.values()]
 
 
 def open_sets(config: Config) -> Sets:
-    """Opens every picture once; measured pictures are cut alike in every run.
+    """Opens every image once; images to evaluate on are cropped alike in every run.
 
     Raises:
-      UserError: they cannot be read, or cannot be divided.
+      UserError: they cannot be read or divided.
     """
     captioned, share = config.mode.captioned, config.data.held_out_share
     shards = ()
@@ -58,18 +59,18 @@ def open_sets(config: Config) -> Sets:
     return Sets(train, measured, shards)
 
 
-def few_measured(sets: Sets) -> list[str]:
-    """Returns a sentence for each set that has too few pictures to show a small change."""
+def too_few_evaluated(sets: Sets) -> list[str]:
+    """Returns a sentence for each set that has too few images to show a small change."""
     return [
-        f"{name} will be of {len(pictures)} picture{'s' * (len(pictures) > 1)}: with fewer than "
-        f"{ENOUGH} only a large change of the loss can be told from chance"
-        for name, pictures in sets.measured.items()
-        if name in (VAL_LOSS, BASE_LOSS) and len(pictures) < ENOUGH
+        f"{name} is evaluated on {len(pictures)} image{'' if len(pictures) == 1 else 's'}: with "
+        f"fewer than {MIN_EVALUATED} only a large change of the loss can be told from chance"
+        for name, pictures in sets.evaluated.items()
+        if name in (VAL_LOSS, BASE_LOSS) and len(pictures) < MIN_EVALUATED
     ]
 
 
 def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
-    """Returns the options of the sets that lie elsewhere, by the name of their loss."""
+    """Returns the options of the sets in other folders, by the name of their loss."""
     found = {}
     if cfg.held_out is not None:
         found[VAL_LOSS] = cfg.for_measuring(cfg.held_out)
@@ -81,17 +82,17 @@ def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
 
 
 def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
-    """The pictures of the first shard, of which at least one must be good."""
+    """Opens the first shard; raises UserError if none of its images can be used."""
     pictures = data.open_shard(shards[0], config.data, captioned=config.mode.captioned)
     if not len(pictures):
         lines = [f"{name}: {reason}" for name, reason in pictures.bad] or ["it holds none"]
-        head = f"no picture of {shards[0].name}, the first of {len(shards)} shards, can be used:"
+        head = f"no image of {shards[0].name}, the first of {len(shards)} shards, can be used:"
         raise UserError(listed(head, lines))
     return pictures
 
 
 def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
-    """So many of the run's own pictures that it shows, or all, chosen by their names alone."""
+    """Returns `count` images that the run trains on, or all; the choice depends on names alone."""
     pairs = zip(pictures.repeats, pictures.prior, strict=True)
     own = [i for i, (repeats, prior) in enumerate(pairs) if repeats and not prior]
     digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
@@ -100,7 +101,7 @@ def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
 
 
 def total_steps(config: Config, pictures: data.Pictures) -> int:
-    """The smaller of train.steps and the steps of train.epochs."""
+    """Returns the smaller of train.steps and the steps of train.epochs."""
     train = config.train
     if train.epochs is None:
         return train.steps
@@ -108,13 +109,13 @@ def total_steps(config: Config, pictures: data.Pictures) -> int:
 
 
 def describe(config: Config, pictures: data.Pictures) -> str:
-    """The steps in words, and which option ends the run where there are two that may."""
+    """Describes the steps in words, and which option ends the run if two could."""
     total, train = total_steps(config, pictures), config.train
     words = f"{total} steps"
     if config.data.stream:
         return words
     order = order_of(config, pictures)
-    epoch = order.steps(1000) / 1000  # no whole number where batches go on into the next one
+    epoch = order.steps(1000) / 1000  # not a whole number if a batch continues into the next epoch
     words += f" of {train.batch_size}, {total / epoch:.3g} epochs"
     if train.epochs is None:
         return words
@@ -124,12 +125,12 @@ def describe(config: Config, pictures: data.Pictures) -> str:
 
 
 def order_of(config: Config, pictures: data.Pictures) -> data.Order:
-    """The order in which the run shows them."""
+    """Returns the order in which the run shows the images."""
     return data.Order(pictures, config.train.batch_size, config.seed)
 
 
 def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream | None:
-    """The stream of a run; None where its set is no stream.
+    """Returns the stream of a run; None if its data set is no stream.
 
     Raises:
       UserError: as `Ledger`.
@@ -139,7 +140,7 @@ def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream |
     captioned = config.mode.captioned
 
     def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
-        if shard == sets.shards[0]:  # which is open already
+        if shard == sets.shards[0]:  # already open
             return sets.train
         return data.open_shard(shard, config.data, captioned=captioned, stop=stop)
 

@@ -1,4 +1,4 @@
-"""What was made of pictures and captions before the first step, read from the store."""
+"""Images and captions that were encoded before the first step, read from the store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,10 +17,10 @@ from flax_sd.training.inputs.encoding_cache import Store, code_version, key_of
 
 
 class EncodedPictures:
-    """The moments of pictures' latents, read from the store; a `data.Source`."""
+    """The moments of images' latents, read from the store; a `data.Source`."""
 
     def __init__(self, pictures: data.Pictures, vae: str, store: Store):
-        """Names the files; `vae` is the autoencoder's identity."""
+        """Takes the images; `vae` identifies the autoencoder and its weights."""
         self.cfg: DataConfig = pictures.cfg
         self.shapes, self.repeats = pictures.shapes, pictures.repeats
         self.weights = pictures.weights
@@ -31,28 +31,28 @@ class EncodedPictures:
         return len(self._pictures)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture i."""
+        """Returns all captions of image i."""
         return self._pictures.captions(i)
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
-        """The caption that sample number `sample` draws for picture i."""
+        """Returns the caption that sample number `sample` draws for image i."""
         return self._pictures.caption(i, seed=seed, sample=sample)
 
     def load(self, i: int, *, seed: int, sample: int) -> Moments:
-        """Reads the moments of picture i, or of its mirror image, without an axis of rows.
+        """Reads the moments of image i, or of its mirror image, without a batch axis.
 
         Raises:
-          UserError: they are not in the store any more.
+          UserError: they are no longer in the store.
         """
         transform = self._pictures.transform(i, draw(seed, sample))
         arrays: dict[str, Any] = self._store.read(self.key(i, transform))
         return Moments(**arrays)
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
-        """The mask of picture i, which is read each time.
+        """Reads the mask of image i from its file.
 
         Raises:
-          UserError: it cannot be read any more.
+          UserError: it can no longer be read.
         """
         return self._pictures.mask(i, seed=seed, sample=sample)
 
@@ -65,21 +65,21 @@ class EncodedCaptions:
     """The text states of captions, read from the store."""
 
     def __init__(self, tokenizer: Tokenizer, text_encoder: str, clip_skip: int, store: Store):
-        """Names the files; `text_encoder` is that network's identity."""
+        """Takes the tokenizer; `text_encoder` identifies that network and its weights."""
         self._tokenizer, self._store = tokenizer, store
         self._made_by = clip_skip, code_version(), text_encoder
         self._ids: dict[str, Int32[np.ndarray, "*k n"]] = {}
 
     def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
-        """What the UNet attends to.
+        """Reads the text states that the UNet attends to.
 
         Raises:
-          UserError: a caption's states are not in the store any more.
+          UserError: a caption's states are no longer in the store.
         """
         return np.stack([self._store.read(self.key(text))["states"] for text in captions])
 
     def ids(self, caption: str) -> Int32[np.ndarray, "*k n"]:
-        """Returns the token ids of a caption, which the text encoder reads."""
+        """Returns the token ids of a caption, as the text encoder reads them."""
         if caption not in self._ids:
             self._ids[caption] = self._tokenizer([caption])[0]
         return self._ids[caption]

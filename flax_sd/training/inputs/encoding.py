@@ -1,4 +1,4 @@
-"""Pictures and captions through the frozen networks, once, before the first step."""
+"""Encodes images and captions with the frozen networks, once, before the first step."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,85 +13,86 @@ from flax_sd.config import Config
 from flax_sd.data.transform import PixelTransform
 from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
+from flax_sd.system.compiler import Program
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
 from flax_sd.training.inputs.encoding_cache import Store, identity
-from flax_sd.training.setup.task import Objective
+from flax_sd.training.setup.task import TrainTask
 from flax_sd.weights.model import Model
 
-PIXELS_AT_ONCE = 512 * 512  # on each device; encoding a picture of that size takes 1 GB
+PIXELS_AT_ONCE = 512 * 512  # on each device; encoding an image of that size takes 1 GB
 PICTURES_AT_ONCE = 16  # on each device, however small
 CAPTIONS_AT_ONCE = 8  # on each device
-FLOAT32 = 4  # bytes; what is kept is no wider
+FLOAT32 = 4  # bytes; the store holds no wider numbers
 
 Arrays = dict[str, np.ndarray]
 
 
 def rows_at_once(resolution: int, devices: int) -> int:
-    """How many pictures are encoded together."""
+    """Returns how many images are encoded together."""
     return devices * max(1, min(PICTURES_AT_ONCE, PIXELS_AT_ONCE // resolution**2))
 
 
-class Work(NamedTuple):
-    """Things of one kind to encode.
+class EncodeJob(NamedTuple):
+    """Images or captions to encode.
 
     Attributes:
-      noun: what they are.
-      items: what each key of the store stands for.
-      shape: what items that are encoded together must have alike.
+      noun: their name in messages.
+      items: the item of each key of the store.
+      shape: items are encoded together if this is equal.
       load: reads an item.
-      encode: jitted, (frozen, loaded items stacked) -> what is made of them.
-      named: that as the arrays to keep.
-      rows: items at once.
+      encode: jitted, (frozen, loaded items stacked) -> encoded items.
+      named: turns encoded items into the arrays to store.
+      rows: number of items that are encoded together.
     """
 
     noun: str
     items: Mapping[str, Any]
     shape: Callable[[Any], Hashable]
     load: Callable[[Any], np.ndarray]
-    encode: Any
+    encode: Program
     named: Callable[[Any], Arrays]
     rows: int
 
 
 class Encoder:
-    """Fills the store with what is not in it; each process encodes its share on its devices.
+    """Encodes what the store lacks; each process encodes its share on its devices.
 
     Attributes:
-      pictures: a reader for each of the sets of pictures.
-      captions: the reader of all their captions; None where the text encoder is trained, or
-        captions are drawn that nobody can list.
+      pictures: a reader for each set of images.
+      captions: the reader of all their captions; None if the text encoder is trained, or if
+        captions are random.
     """
 
     def __init__(
         self,
         config: Config,
-        objective: Objective,
+        task: TrainTask,
         model: Model,
         sets: Sequence[data.Pictures],
         store: Store,
     ):
-        """Finds out what there is to encode; `sets` share their resolution."""
-        self._workers, self._objective, self._model = config.data.workers, objective, model
+        """Lists what there is to encode; `sets` share their resolution."""
+        self._workers, self._task, self._model = config.data.workers, task, model
         self._store = store
         self._mesh = sharding.make_mesh(-1, 1, jax.local_devices())
-        self._frozen = sharding.shard_frozen(objective.frozen, self._mesh)
+        self._frozen = sharding.shard_frozen(task.frozen, self._mesh)
         vae = self._identity("vae")
         self.pictures = [EncodedPictures(pictures, vae, store) for pictures in sets]
-        self._work = [self._pictures_work(sets)]
+        self._jobs = [self._pictures_job(sets)]
         self.captions: EncodedCaptions | None = None
-        if objective.text is not None and not data.vary(config.data):
+        if task.text is not None and not data.vary(config.data):
             text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
             self.captions = EncodedCaptions(model.tokenizer, text_encoder, skip, store)
-            self._work.append(self._captions_work(self.captions, sets))
+            self._jobs.append(self._captions_job(self.captions, sets, task.text))
 
     def missing_bytes(self) -> int:
-        """How much the store will grow, at most."""
+        """Returns how much the store will grow, at most."""
         total = 0
-        for work in self._work:
-            for keys in _of_one_shape(work, self._missing(work)):
-                one = np.stack([work.load(work.items[keys[0]])])
-                shapes = jax.tree.leaves(work.encode.eval_shape(self._frozen, one))
+        for job in self._jobs:
+            for keys in _of_one_shape(job, self._missing(job)):
+                one = np.stack([job.load(job.items[keys[0]])])
+                shapes = jax.tree.leaves(job.encode.eval_shape(self._frozen, one))
                 total += len(keys) * sum(FLOAT32 * shape.size for shape in shapes)
         return total
 
@@ -99,26 +100,26 @@ class Encoder:
         """Encodes what is missing.
 
         Raises:
-          UserError: a picture is gone, or what was made of it cannot be written.
+          UserError: an image is missing, or its encoding cannot be written.
         """
         count = jax.process_count()
-        for work in self._work:
-            missing = self._missing(work)
-            self._fill(work, missing[jax.process_index() :: count], progress)
-            if count > 1:  # what others have encoded is there by then, if they share the folder
+        for job in self._jobs:
+            missing = self._missing(job)
+            self._fill(job, missing[jax.process_index() :: count], progress)
+            if count > 1:  # waits for the items of the others, if they share the folder
                 distributed.any_process(False)
-                self._fill(work, self._missing(work), progress)
-            found = len(work.items) - len(missing)
+                self._fill(job, self._missing(job), progress)
+            found = len(job.items) - len(missing)
             progress.stage(
-                "encoded", f"{len(work.items)} {work.noun}, {found} of them found in the cache"
+                "encoded", f"{len(job.items)} {job.noun}, {found} of them found in the cache"
             )
 
     def _identity(self, name: str) -> str:
         network = self._model.networks[name]
         return identity(network, nnx.state(network))
 
-    def _pictures_work(self, sets: Sequence[data.Pictures]) -> Work:
-        """All pictures, and the mirror images of those that are sometimes shown so."""
+    def _pictures_job(self, sets: Sequence[data.Pictures]) -> EncodeJob:
+        """Returns the job of all images, and of mirror images if images are flipped at random."""
         items = {
             encoded.key(i, transform): (pictures, i, transform)
             for encoded, pictures in zip(self.pictures, sets, strict=True)
@@ -137,57 +138,60 @@ class Encoder:
         def named(moments: Moments) -> Arrays:
             return {name: array.astype(np.float32) for name, array in moments._asdict().items()}
 
-        rows = rows_at_once(sets[0].cfg.resolution, self._mesh.size)
-        return Work("pictures", items, shape, load, self._objective.moments, named, rows)
+        moments, rows = self._task.moments, rows_at_once(sets[0].cfg.resolution, self._mesh.size)
+        assert moments is not None, "modes vae and ddpm encode nothing once"
+        return EncodeJob("images", items, shape, load, moments, named, rows)
 
-    def _captions_work(self, captions: EncodedCaptions, sets: Sequence[data.Pictures]) -> Work:
-        """All captions, and the empty one."""
-        texts = (text for p in sets for i in range(len(p)) for text in p.captions(i))
-        items = {captions.key(text): text for text in dict.fromkeys(["", *texts])}
+    def _captions_job(
+        self, captions: EncodedCaptions, sets: Sequence[data.Pictures], text: Program
+    ) -> EncodeJob:
+        """Returns the job of all captions, and of the empty one."""
+        texts = (caption for p in sets for i in range(len(p)) for caption in p.captions(i))
+        items = {captions.key(caption): caption for caption in dict.fromkeys(["", *texts])}
 
-        def shape(text: str) -> Hashable:
+        def shape(caption: str) -> Hashable:
             return None
 
-        def named(states: Any) -> Arrays:
+        def named(states: np.ndarray) -> Arrays:
             return {"states": states}
 
         rows = CAPTIONS_AT_ONCE * self._mesh.size
-        return Work("captions", items, shape, captions.ids, self._objective.text, named, rows)
+        return EncodeJob("captions", items, shape, captions.ids, text, named, rows)
 
-    def _missing(self, work: Work) -> list[str]:
-        return [key for key in work.items if not self._store.has(key)]
+    def _missing(self, job: EncodeJob) -> list[str]:
+        return [key for key in job.items if not self._store.has(key)]
 
-    def _fill(self, work: Work, keys: list[str], progress: Progress) -> None:
-        with progress.count(len(keys), f"encoding {work.noun}") as shown:
-            for part, arrays in self._encoded(work, keys):
+    def _fill(self, job: EncodeJob, keys: list[str], progress: Progress) -> None:
+        with progress.count(len(keys), f"encoding {job.noun}") as shown:
+            for part, arrays in self._encoded(job, keys):
                 for row, key in enumerate(part):
                     self._store.write(key, {name: array[row] for name, array in arrays.items()})
                 shown.update(shown.done + len(part))
 
-    def _encoded(self, work: Work, keys: list[str]) -> Iterable[tuple[list[str], Arrays]]:
-        """Keys and their rows, chunk after chunk; the next is read while the devices work."""
+    def _encoded(self, job: EncodeJob, keys: list[str]) -> Iterable[tuple[list[str], Arrays]]:
+        """Yields chunks of keys with their rows; the next chunk is read while the devices work."""
         waiting: tuple[list[str], Any] | None = None
         rows = jax.NamedSharding(self._mesh, sharding.BATCH)
         with ThreadPoolExecutor(self._workers) as pool:
-            for part in _parts(work, keys):
-                loaded = list(pool.map(work.load, [work.items[key] for key in part]))
-                loaded += loaded[:1] * (work.rows - len(part))  # padded: one compilation
+            for part in _parts(job, keys):
+                loaded = list(pool.map(job.load, [job.items[key] for key in part]))
+                loaded += loaded[:1] * (job.rows - len(part))  # padded: one compilation
                 sharded = jax.device_put(np.stack(loaded), rows)
-                now = part, work.encode(self._frozen, sharded)
+                now = part, job.encode(self._frozen, sharded)
                 if waiting is not None:
-                    yield waiting[0], work.named(jax.device_get(waiting[1]))
+                    yield waiting[0], job.named(jax.device_get(waiting[1]))
                 waiting = now
         if waiting is not None:
-            yield waiting[0], work.named(jax.device_get(waiting[1]))
+            yield waiting[0], job.named(jax.device_get(waiting[1]))
 
 
-def _of_one_shape(work: Work, keys: Sequence[str]) -> Iterator[list[str]]:
-    for places in data.alike([work.shape(work.items[key]) for key in keys]):
+def _of_one_shape(job: EncodeJob, keys: Sequence[str]) -> Iterator[list[str]]:
+    for places in data.alike([job.shape(job.items[key]) for key in keys]):
         yield [keys[i] for i in places]
 
 
-def _parts(work: Work, keys: Sequence[str]) -> Iterator[list[str]]:
-    """What is encoded together."""
-    for same in _of_one_shape(work, keys):
-        for start in range(0, len(same), work.rows):
-            yield same[start : start + work.rows]
+def _parts(job: EncodeJob, keys: Sequence[str]) -> Iterator[list[str]]:
+    """Yields the keys of items that are encoded together."""
+    for same in _of_one_shape(job, keys):
+        for start in range(0, len(same), job.rows):
+            yield same[start : start + job.rows]

@@ -1,4 +1,4 @@
-"""Arrays on disk by key, in the user's cache folder: what one run encodes the next one finds."""
+"""Arrays on disk by key, in the user's cache folder, so that runs share what they encode."""
 
 import functools
 import hashlib
@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 import flax_sd
 from flax_sd.errors import UserError
@@ -20,14 +21,14 @@ from flax_sd.weights import safetensors
 
 
 class Store:
-    """A safetensors file a key, whole or not there at all, whoever is killed while writing it."""
+    """One safetensors file for each key; a killed process leaves no partial file."""
 
     def __init__(self, folder: pathlib.Path | None = None):
-        """Opens a folder; by default that of the user's cache."""
+        """Opens a folder, by default in the user's cache."""
         self.folder = folder or user_cache() / "encoded"
 
     def has(self, key: str) -> bool:
-        """Whether the arrays are there; a file that is cut short counts as absent."""
+        """Tells if the arrays are there; a truncated file counts as absent."""
         path = self._path(key)
         try:
             return patiently(lambda: path.is_file() and bool(safetensors.TensorFile(path)), path)
@@ -35,24 +36,24 @@ class Store:
             return False
 
     def read(self, key: str) -> dict[str, np.ndarray]:
-        """The arrays.
+        """Reads the arrays.
 
         Raises:
-          UserError: they are not there any more.
+          UserError: they are no longer there.
         """
         path = self._path(key)
         try:
-            patiently(path.read_bytes, path)  # what fails in a mapped file ends the process
+            patiently(path.read_bytes, path)  # an error in a mapped file would end the process
             file = safetensors.TensorFile(path)
             return {name: np.array(file[name]) for name in file}
         except (UserError, OSError) as error:
             what = f"{path} is not there" if isinstance(error, FileNotFoundError) else error
             raise UserError(
-                f"{what}: it was there when the run began; the same command encodes it again"
+                f"{what}: it was there when the run began; run the same command again to encode it"
             ) from error
 
     def write(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Keeps the arrays.
+        """Writes the arrays.
 
         Raises:
           UserError: they cannot be written.
@@ -61,15 +62,15 @@ class Store:
         try:
             with explain_write_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            safetensors.write(path, arrays, shared=True)  # two runs may encode the same picture
+            safetensors.write(path, arrays, shared=True)  # two runs may encode the same image
         except UserError as error:
             raise UserError(
-                f"{error}; it is a cache: free some room there, set XDG_CACHE_HOME to another "
-                "disk, or data.encode_once to false"
+                f"{error}; it is a cache: free some space there, set XDG_CACHE_HOME to a "
+                "folder on another disk, or data.encode_once to false"
             ) from error
 
     def room(self) -> int:
-        """Bytes that are free where the store is."""
+        """Returns the free bytes on the store's disk."""
         folder = next(p for p in (self.folder, *self.folder.parents) if p.exists())
         return shutil.disk_usage(folder).free
 
@@ -78,7 +79,7 @@ class Store:
 
 
 def key_of(*values: Any) -> str:
-    """A key that differs wherever a value does; values are what JSON can hold."""
+    """Returns a hash of values that JSON can hold."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
@@ -86,7 +87,7 @@ def key_of(*values: Any) -> str:
 def code_version() -> str:
     """Returns a hash of the code that makes moments and states, and of JAX's version.
 
-    What another version of either has made is not found, and is made anew.
+    Arrays of another version are not found, and are encoded again.
     """
     package = pathlib.Path(flax_sd.__file__).parent
     sources = [path for name in ("data", "models") for path in (package / name).rglob("*.py")]
@@ -96,8 +97,8 @@ def code_version() -> str:
     return digest.hexdigest()
 
 
-def identity(network: Any, state: Any) -> str:
-    """Tells a network with its weights from every other, on every kind of device."""
+def identity(network: Any, state: nnx.State) -> str:
+    """Returns a hash of a network's config and weights, and of the kind of device."""
     digest = hashlib.sha256(f"{network.config!r} {jax.default_backend()}".encode())
     for leaf in map(np.asarray, jax.tree.leaves(state)):
         digest.update(f"{leaf.shape} {leaf.dtype}".encode())

@@ -1,4 +1,4 @@
-"""What a step minimises: the denoising error of the UNet, or the error of the autoencoder."""
+"""The losses: the denoising error of the UNet, and the error of the autoencoder."""
 
 from flax_sd.training.losses.autoencoder import vae_loss
 from flax_sd.training.losses.base import EncodedBatch, Graphs, Loss, PixelBatch, Trees, merge

@@ -25,7 +25,7 @@ def vae_loss(
     KL is in nats, averaged over the latents' values.
 
     Args:
-      stride: pixels a latent, along each side.
+      stride: pixels per latent, along each side.
     """
 
     def draw(key: jax.Array, batch: PixelBatch) -> jax.Array:

@@ -1,7 +1,7 @@
-"""What a step minimises, and what it is computed from.
+"""The loss that a step minimises, and the batches that it reads.
 
-A loss is a pair of pure functions: `draw` makes everything random for a batch from one key, and
-`loss` is then deterministic, so that a batch divided into parts, or over devices, sees the same
+A loss is a pair of pure functions: `draw` makes all random numbers of a batch from one key, and
+`loss` is then deterministic. So a batch that is divided into parts, or over devices, has the same
 noise as one that is not.
 """
 
@@ -11,35 +11,34 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from flax_sd.models.vae import Moments
 
-Trees = Mapping[str, Any]  # component name -> a pytree of its leaves, mostly an nnx.State
+Trees = Mapping[str, PyTree]  # component name -> its leaves, mostly an nnx.State
 Graphs = Mapping[str, nnx.GraphDef]
 
 
 class Loss(NamedTuple):
-    """The two halves of a training objective.
+    """The two halves of a training loss.
 
-    draw(key, batch) -> a pytree whose arrays all begin with the batch axis.
-    loss(params, frozen, batch, draws) -> float32 [b], each picture's own times its weight; a step
+    draw(key, batch) -> draws, a pytree of arrays whose first axis is the batch.
+    loss(params, frozen, batch, draws) -> float32 [b], each image's loss times its weight; a step
       takes the mean, which is right however the batch is divided.
-    timesteps: how many there are, of which `draws.timesteps` holds a picture's; None without any.
+    timesteps: number of timesteps that `draws.timesteps` [b] is drawn from; None without any.
     """
 
-    draw: Callable[[jax.Array, Any], Any]
+    draw: Callable[[jax.Array, Any], Any]  # of the batches that the loss is for
     loss: Callable[[Trees, Trees, Any, Any], Float[Array, " b"]]
     timesteps: int | None = None
 
 
 class EncodedBatch(NamedTuple):
-    """Pictures as moments of their latents, captions as text states or, if trained on, ids.
+    """Images as moments of their latents; captions as text states, or ids to train on.
 
     Attributes:
-      weight: of each picture in the loss, of mean 1 over a step; 0 only fills the batch up. None
-        where all weigh 1.
-      mask: weight of each place of the latents in its picture's loss; None where all weigh 1.
+      weight: each image's weight in the loss, with mean 1 over a step; 0 for padding. None: all 1.
+      mask: weight of each latent in its image's loss. None: all 1.
     """
 
     moments: Moments  # [b, h/8, w/8, c] each
@@ -49,21 +48,21 @@ class EncodedBatch(NamedTuple):
 
 
 class PixelBatch(NamedTuple):
-    """Pictures in [-1, 1], [b, h, w, 3], and their weights as in `EncodedBatch`."""
+    """Images in [-1, 1], [b, h, w, 3], and their weights as in `EncodedBatch`."""
 
     pixels: jax.Array
     weight: jax.Array | None = None  # [b]
 
 
 def weighted(value: Float[Array, " b"], batch: EncodedBatch | PixelBatch) -> Float[Array, " b"]:
-    """Each picture's loss times its weight."""
+    """Returns each image's loss times its weight."""
     return value if batch.weight is None else batch.weight * value
 
 
 def merge(
     graphs: Graphs, params: Trees, frozen: Trees, name: str, dtype: jnp.dtype | None = None
 ) -> Any:
-    """The component as a module; its trained leaves cast to `dtype` unless that is None."""
+    """Returns the component as a module; trained leaves are cast to `dtype` unless it is None."""
     trained = params.get(name)
     if trained is None:
         return nnx.merge(graphs[name], frozen[name])

@@ -20,35 +20,35 @@ from flax_sd.training.losses.weights import make_weight
 
 
 class DiffusionDraws(NamedTuple):
-    """What one step of denoising training draws."""
+    """The random numbers of a denoising step."""
 
-    posterior: jax.Array  # [b, h, w, c], for the autoencoder's own sampling
+    posterior: jax.Array  # [b, h, w, c], to sample from the autoencoder's moments
     timesteps: jax.Array  # [b]
     noise: jax.Array  # [b, h, w, c]
-    added: jax.Array | None = None  # [b, h, w, c], what the input has in place of noise
-    dropout: jax.Array | None = None  # [b] keys, for what the LoRA leaves out
+    added: jax.Array | None = None  # [b, h, w, c], the input's noise, if not the target's
+    dropout: jax.Array | None = None  # [b] keys for the LoRA's dropout
 
 
 class DiffusionConfig(NamedTuple):
-    """How the loss is made."""
+    """Options of the loss."""
 
     loss: LossConfig = LossConfig()
     timesteps: TimestepsConfig = TimestepsConfig()
     noise: NoiseConfig = NoiseConfig()
-    dropout: Rates | None = None  # of the LoRA; None leaves nothing out
+    dropout: Rates | None = None  # of the LoRA; None drops nothing
 
 
 PLAIN = DiffusionConfig()  # eq. 14
 
 
 class Denoising:
-    """w(t) d(target, out) of pictures or latents x_0, whatever network puts out what."""
+    """The error w(t) d(target, output) of images or latents x_0, for any network and target."""
 
     def __init__(self, schedule: NoiseSchedule, cfg: DiffusionConfig):
         """Builds w, d and the distribution of t.
 
         Raises:
-          UserError: these do not fit the schedule.
+          UserError: they do not fit the schedule.
         """
         self._schedule, self._cfg = schedule, cfg
         self._chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
@@ -60,7 +60,7 @@ class Denoising:
     def draw(
         self, key_t: jax.Array, key_noise: jax.Array, shape: tuple[int, ...]
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Timesteps, noise, and what the input has in its place, for x_0 of that shape."""
+        """Draws timesteps, noise, and the input's noise if it differs, for x_0 of that shape."""
         stratified = self._cfg.timesteps.stratified
         t = timesteps.draw(key_t, self._chances, shape[0], stratified=stratified)
         drawn = noise.draw(key_noise, shape, self._cfg.noise)
@@ -75,7 +75,7 @@ class Denoising:
         added: Float[Array, "b h w c"] | None,
         mask: Float[Array, "b h w"] | None = None,
     ) -> Float[Array, " b"]:
-        """Each picture's, where network(x_t, t) is what the network puts out."""
+        """Returns each image's error; network(x_t, t) is the network's output."""
         noisy = self._schedule.add_noise(x0, noise if added is None else added, t)
         target = self._schedule.target(x0, noise, t)
         if (preservation := self._cfg.loss.dream) is not None:
@@ -96,16 +96,16 @@ def diffusion_loss(
     compute_dtype: jnp.dtype | None = None,
     cfg: DiffusionConfig = PLAIN,
 ) -> Loss:
-    """E w(t) d(target, unet(x_t, t, text)), in float32; plain, d is the square and t uniform.
+    """Builds E w(t) d(target, unet(x_t, t, text)), float32; by default d is the square, t uniform.
 
     Args:
       graphs: "unet", and "text_encoder" if the batch carries ids instead of text states.
-      scaling_factor: of the VAE's config; latents are multiplied by it.
-      compute_dtype: for trained leaves that are whole weights; None leaves LoRA leaves float32.
+      scaling_factor: factor of the latents, from the VAE's config.
+      compute_dtype: dtype that trained leaves are cast to; None leaves them, as those of a LoRA.
       cfg: w, d, and how timesteps and noise are drawn.
 
     Raises:
-      UserError: these do not fit the schedule.
+      UserError: the options do not fit the schedule.
     """
     denoising = Denoising(schedule, cfg)
 

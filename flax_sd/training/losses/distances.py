@@ -1,7 +1,7 @@
-"""How far an output is from its target: a number for each value, by its difference.
+"""Distances between outputs and targets, for each value.
 
-The pseudo-Huber family of sd-scripts (`library/train_util.py`, `conditional_loss`), where c, the
-difference from which on it grows no longer as the square, may go with the timestep.
+The pseudo-Huber family is that of sd-scripts (`library/train_util.py`, `conditional_loss`): for
+differences above c it grows slower than the square, and c may depend on the timestep.
 """
 
 import math
@@ -17,17 +17,17 @@ Distance = Callable[[Float[Array, "b *d"], Int[Array, " b"]], Float[Array, "b *d
 
 
 def squared(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
-    """d²."""
+    """Returns d²."""
     return jnp.square(difference)
 
 
 def absolute(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
-    """|d|."""
+    """Returns |d|."""
     return jnp.abs(difference)
 
 
 def make_distance(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
-    """The distance that the config names."""
+    """Returns the distance that the config names."""
     if cfg.error == "l2":
         return squared
     if cfg.error == "l1":
@@ -36,7 +36,7 @@ def make_distance(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
 
 
 def _pseudo_huber(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
-    """2k (√(d² + c²) - c): k = c is near d² for small d, k = 1 near 2|d| for large."""
+    """Builds 2k (√(d² + c²) - c): k = c is near d² for small d, k = 1 near 2|d| for large."""
 
     def distance(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
         c = huber_c(schedule, cfg, t).reshape(t.shape + (1,) * (difference.ndim - 1))
@@ -47,7 +47,7 @@ def _pseudo_huber(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
 
 
 def huber_c(schedule: NoiseSchedule, cfg: LossConfig, t: Int[Array, " b"]) -> Float[Array, " b"]:
-    """c at each timestep."""
+    """Returns c at each timestep."""
     if cfg.huber_schedule == "constant":
         return jnp.full(t.shape, cfg.huber_c)
     if cfg.huber_schedule == "exponential":

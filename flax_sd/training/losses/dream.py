@@ -1,7 +1,7 @@
-"""DREAM: trains on what the network itself would meet in sampling (Zhou et al. 2023).
+"""DREAM: trains on inputs like those in sampling (Zhou et al. 2023).
 
-arXiv 2312.00210, Alg. 1, as diffusers' `compute_dream_and_update_latents` has it: for the price of
-a forward pass, the input holds part of the error that the network makes, and the target undoes it.
+arXiv 2312.00210, Alg. 1, as in diffusers' `compute_dream_and_update_latents`: one more forward
+pass, whose error is added in part to the input and corrected by the target.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ Network = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def check(schedule: NoiseSchedule) -> None:
-    """Sees that the network puts out noise.
+    """Checks that the network predicts noise, for which alone the method is defined.
 
     Raises:
-      UserError: it does not, and the method is not defined.
+      UserError: it does not.
     """
     if schedule.prediction_type != "epsilon":
         raise UserError(
@@ -37,10 +37,10 @@ def rectify(
     noise: Float[Array, "b h w c"],
     preservation: float,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
-    """The input x_t + √(1 - ᾱ) δ and the target ε + δ, δ = √(1 - ᾱ)^p (ε - network(x_t, t)).
+    """Returns the input x_t + √(1 - ᾱ) δ and target ε + δ, δ = √(1 - ᾱ)^p (ε - network(x_t, t)).
 
     Args:
-      preservation: p; the larger, the less is rectified where there is little noise.
+      preservation: p; a larger one rectifies less where there is little noise.
     """
     spread = jnp.sqrt(1 - jnp.asarray(schedule.alphas_cumprod)[t])[:, None, None, None]
     guess = jax.lax.stop_gradient(network(noisy, t)).astype(jnp.float32)

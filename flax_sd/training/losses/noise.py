@@ -1,4 +1,4 @@
-"""The noise that a training step adds: white, or with more weight on what is large."""
+"""The noise that a training step adds: white, or with stronger low frequencies."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from flax_sd.config.loss import NoiseConfig
 
 
 def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Array, "b h w c"]:
-    """Noise for latents of `shape`, [b, h, w, c]; without options, white.
+    """Draws noise for latents of `shape`, [b, h, w, c]; by default it is white.
 
-    The offset comes before the coarse layers, whose division by the spread it then takes part in:
-    sd-scripts' order, in `get_noise_noisy_latents_and_timesteps`.
+    The offset is added before the coarse layers, so that it is part of what they normalise, as in
+    sd-scripts' `get_noise_noisy_latents_and_timesteps`.
     """
     b, _, _, c = shape
     noise = jax.random.normal(key, shape)
@@ -29,7 +29,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Arra
 def perturb(
     key: jax.Array, noise: Float[Array, "b h w c"], cfg: NoiseConfig
 ) -> Float[Array, "b h w c"] | None:
-    """What is added to the latents in place of the target's noise; None where that is the same."""
+    """Returns the noise of the input; None if it is the same as the target's."""
     if not cfg.input_perturbation:
         return None
     own, strength = jax.random.fold_in(key, 3), cfg.input_perturbation
@@ -38,15 +38,16 @@ def perturb(
     return noise + strength * jax.random.normal(own, noise.shape)
 
 
-def _strengths(key: jax.Array, most: float, pictures: int) -> Float[Array, "b 1 1 1"]:
-    """Each picture's own, between 0 and the largest."""
-    return most * jax.random.uniform(key, (pictures, 1, 1, 1))
+def _strengths(key: jax.Array, largest: float, pictures: int) -> Float[Array, "b 1 1 1"]:
+    """Draws a strength for each image, between 0 and the largest."""
+    return largest * jax.random.uniform(key, (pictures, 1, 1, 1))
 
 
 def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Array:
-    """`pyramid_noise_like` of sd-scripts: layers r⁻ⁱ as large, r uniform in [2, 4) each time.
+    """Adds layers of r⁻ⁱ the size, r uniform in [2, 4), as sd-scripts' `pyramid_noise_like`.
 
-    The last layer is the first one that is a pixel high or wide; all are divided by their spread.
+    The last layer is the first one that is one pixel high or wide; the sum is divided by its
+    standard deviation.
     """
     height, width = noise.shape[1:3]
     going = jnp.bool_(True)
@@ -62,7 +63,7 @@ def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Arra
 
 
 def _enlarge(x: Array, n: Array, axis: int) -> Array:
-    """The first n values along an axis, interpolated to all of its length as torch's bilinear."""
+    """Interpolates the first n values along an axis to its full length, as torch's bilinear."""
     length = x.shape[axis]
     place = jnp.clip((jnp.arange(length) + 0.5) * n / length - 0.5, 0, n - 1)
     low = place.astype(int)

@@ -1,4 +1,4 @@
-"""The denoising error of an unconditional UNet on pictures (Ho et al. 2020, eq. 14)."""
+"""The denoising error of an unconditional UNet on images (Ho et al. 2020, eq. 14)."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from flax_sd.training.losses.diffusion import PLAIN, Denoising, DiffusionConfig
 
 
 class PixelDraws(NamedTuple):
-    """What one step draws."""
+    """The random numbers of a step."""
 
-    dropout: jax.Array | None  # [b, 2], key data for what the network drops
+    dropout: jax.Array | None  # [b, 2], key data for the network's dropout
     timesteps: jax.Array  # [b]
     noise: jax.Array  # [b, h, w, c]
-    added: jax.Array | None = None  # [b, h, w, c], what the input has in place of noise
+    added: jax.Array | None = None  # [b, h, w, c], the input's noise, if not the target's
 
 
 @remembered
@@ -30,16 +30,16 @@ def pixel_loss(
     dropout: bool = False,
     cfg: DiffusionConfig = PLAIN,
 ) -> Loss:
-    """E w(t) d(target, unet(x_t, t)) with x_0 a picture in [-1, 1]; plain, this is L_simple.
+    """Builds E w(t) d(target, unet(x_t, t)), x_0 an image in [-1, 1]; by default L_simple.
 
     Args:
       graphs: "unet", a UNet2DModel.
-      compute_dtype: what the trained leaves are cast to; None leaves them.
-      dropout: whether the network drops what its config says, as in training.
+      compute_dtype: dtype that trained leaves are cast to; None leaves them.
+      dropout: apply the dropout of the network's config, as in training.
       cfg: w, d, and how timesteps and noise are drawn.
 
     Raises:
-      UserError: these do not fit the schedule.
+      UserError: the options do not fit the schedule.
     """
     denoising = Denoising(schedule, cfg)
 

@@ -1,4 +1,4 @@
-"""Which timesteps a training step draws: a probability of each, and draws from it."""
+"""The timesteps that a training step draws, and their probabilities."""
 
 import statistics
 
@@ -12,10 +12,10 @@ from flax_sd.errors import UserError
 
 
 def probabilities(cfg: TimestepsConfig, count: int) -> Float64[np.ndarray, " T"]:
-    """The probability of each of the `count` timesteps.
+    """Returns the probability of each of `count` timesteps.
 
     Raises:
-      UserError: the config leaves none.
+      UserError: the config excludes all.
     """
     chances = np.ones(count)
     if cfg.sampling == "logit_normal":
@@ -40,7 +40,7 @@ def probabilities(cfg: TimestepsConfig, count: int) -> Float64[np.ndarray, " T"]
 def draw(
     key: jax.Array, chances: Float64[np.ndarray, " T"], batch: int, *, stratified: bool
 ) -> Int[Array, " b"]:
-    """Timesteps by the inverse of the distribution function.
+    """Draws timesteps by inverting the cumulative distribution.
 
     Args:
       stratified: the i-th of b is drawn from the i-th of b equal parts of the distribution.
@@ -49,22 +49,23 @@ def draw(
     if stratified:
         places = (jnp.arange(batch) + places) / batch
     reached = np.cumsum(chances)
-    reached[np.flatnonzero(chances)[-1] :] = 2  # so that rounding never goes past the last
+    reached[np.flatnonzero(chances)[-1] :] = 2  # so that rounding never exceeds the last one
     return jnp.searchsorted(jnp.asarray(reached, jnp.float32), places, side="right")
 
 
 def _logit_normal(count: int, mean: float, std: float) -> np.ndarray:
-    """The share of sigmoid(N(mean, std²)) in each of `count` equal parts of (0, 1)."""
+    """Returns the probability that sigmoid(N(mean, std²)) is in each of `count` equal parts."""
     edges = np.arange(1, count) / count
     below = map(statistics.NormalDist(mean, std).cdf, np.log(edges / (1 - edges)))
     return np.diff([0.0, *below, 1.0])
 
 
 def _biased(cfg: TimestepsConfig, count: int) -> slice:
-    """As `generate_timestep_weights` of diffusers' train_text_to_image_sdxl.py.
+    """Returns the biased timesteps, as `generate_timestep_weights` of diffusers'
+    train_text_to_image_sdxl.py.
 
     Raises:
-      UserError: a range that is not one.
+      UserError: the range is empty or outside the model's.
     """
     portion = int(cfg.bias_portion * count)
     if cfg.sampling == "earlier":

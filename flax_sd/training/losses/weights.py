@@ -1,7 +1,7 @@
-"""How much each timestep counts in the loss: weights w(t), made from the noise schedule.
+"""Weights w(t) of the timesteps in the loss, from the noise schedule.
 
-The papers weigh the error of x_0 or of the noise; here each is turned into the error of what the
-network puts out. With SNR = ᾱ/(1 - ᾱ), squared errors are related by
+The papers weigh the error of x_0 or of the noise; here both are converted to the error of the
+network's output. With SNR = ᾱ/(1 - ᾱ), squared errors are related by
 e(noise) = SNR · e(x_0) and e(velocity) = (SNR + 1) · e(x_0).
 """
 
@@ -15,14 +15,14 @@ from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.errors import UserError
 
 Weight = Callable[[Int[Array, " b"]], Float[Array, " b"]]
-CLEAN = 1000.0  # the SNR from which on debiased weights stay the same, as in sd-scripts
+MAX_SNR = 1000.0  # above it debiased weights are constant, as in sd-scripts
 
 
 def make_weight(schedule: NoiseSchedule, cfg: LossConfig) -> Weight | None:
-    """The weight that the config names; None counts all timesteps alike.
+    """Returns the weight that the config names; None weighs all timesteps alike.
 
     Raises:
-      UserError: it is infinite somewhere.
+      UserError: it is infinite at a timestep.
     """
     if cfg.weight == "none":
         return None
@@ -36,9 +36,9 @@ def make_weight(schedule: NoiseSchedule, cfg: LossConfig) -> Weight | None:
 
 
 def min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:
-    """min(SNR, γ) of x_0's error (Hang et al. 2023, arXiv 2303.09556, eq. 7).
+    """Builds min(SNR, γ) for x_0's error (Hang et al. 2023, arXiv 2303.09556, eq. 7).
 
-    Where the last timestep is pure noise SNR is 0, and the weight is 1 for noise, 0 for velocity.
+    If the last timestep is pure noise, its SNR is 0 and its weight 1 for noise, 0 for velocity.
     """
 
     def weight(t: Int[Array, " b"]) -> Float[Array, " b"]:
@@ -51,7 +51,7 @@ def min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:
 
 
 def soft_min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:
-    """1/(1/SNR + 1/γ) of x_0's error: min-SNR without its corner (Crowson et al. 2024, §3.4.1)."""
+    """Builds 1/(1/SNR + 1/γ) for x_0's error, a smooth min-SNR (Crowson et al. 2024, §3.4.1)."""
 
     def weight(t: Int[Array, " b"]) -> Float[Array, " b"]:
         snr = schedule.snr(t)
@@ -63,13 +63,13 @@ def soft_min_snr(schedule: NoiseSchedule, gamma: float) -> Weight:
 
 
 def debiased(schedule: NoiseSchedule) -> Weight:
-    """1/√SNR of the noise's error (Yu et al. 2023, arXiv 2310.08442, eq. 13).
+    """Builds 1/√SNR for the noise's error (Yu et al. 2023, arXiv 2310.08442, eq. 13).
 
-    For velocity it is 1/(SNR + 1), as in sd-scripts: x_0's error itself. As there, the SNR counts
-    as CLEAN at most.
+    For velocity it is 1/(SNR + 1), as in sd-scripts: x_0's error itself. As there, the SNR is
+    limited to MAX_SNR.
 
     Raises:
-      UserError: the network predicts noise and its last timestep is nothing else.
+      UserError: the network predicts noise, and the last timestep is pure noise.
     """
     if schedule.prediction_type == "epsilon" and float(schedule.alphas_cumprod[-1]) == 0:
         raise UserError(
@@ -78,7 +78,7 @@ def debiased(schedule: NoiseSchedule) -> Weight:
         )
 
     def weight(t: Int[Array, " b"]) -> Float[Array, " b"]:
-        snr = jnp.minimum(schedule.snr(t), CLEAN)
+        snr = jnp.minimum(schedule.snr(t), MAX_SNR)
         if schedule.prediction_type == "v_prediction":
             return 1 / (snr + 1)
         root = jnp.sqrt(snr)
@@ -88,7 +88,7 @@ def debiased(schedule: NoiseSchedule) -> Weight:
 
 
 def p2(schedule: NoiseSchedule, gamma: float) -> Weight:
-    """(1 + SNR)^-γ of the noise's error (Choi et al. 2022, arXiv 2204.00227, eq. 8).
+    """Builds (1 + SNR)^-γ for the noise's error (Choi et al. 2022, arXiv 2204.00227, eq. 8).
 
     For velocity it is (2 + SNR)^-γ, as in OneTrainer.
     """
@@ -104,5 +104,5 @@ def p2(schedule: NoiseSchedule, gamma: float) -> Weight:
 
 
 def _from_x0(schedule: NoiseSchedule, snr: Array, weight: Array) -> Array:
-    """x_0's weight as that of the velocity, or as it is."""
+    """Converts a weight of x_0's error to one of the network's output, x_0 or velocity."""
     return weight / (snr + 1) if schedule.prediction_type == "v_prediction" else weight

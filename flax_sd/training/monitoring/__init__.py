@@ -1,1 +1,1 @@
-"""What a run says of itself while it goes on."""
+"""Reports of a run while it trains."""

@@ -1,4 +1,4 @@
-"""The memory of a run: what it needs at least, what it has taken, and where it spills over."""
+"""The memory of a run: its lower bound, its use, and spills into host memory."""
 
 import os
 import sys
@@ -12,6 +12,8 @@ from flax_sd.config import Config
 from flax_sd.system.allocator import GPU_SETTINGS
 from flax_sd.system.memory import bytes_per_device, device_memory, show_size
 from flax_sd.system.progress import Progress
+from flax_sd.training.losses import Trees
+from flax_sd.training.step import TrainState
 
 resource: ModuleType | None
 try:
@@ -22,14 +24,14 @@ except ImportError:  # Windows has none
 GB = 1e9  # bytes
 
 
-def warn_if_too_large(state: Any, frozen: Any, progress: Progress) -> bool:
-    """Says so, and returns True, if a step cannot fit whatever its activations take.
+def warn_if_too_large(state: TrainState, frozen: Trees, progress: Progress) -> bool:
+    """Warns, and returns True, if a step cannot fit even without activations.
 
-    The bound is the weights, the optimizer's state and one gradient; nothing is compiled.
+    The lower bound is weights, optimizer state and one gradient; nothing is compiled.
 
     Args:
-      state: a TrainState of arrays that are on their devices.
-      frozen: the frozen leaves, likewise.
+      state: the train state, on its devices.
+      frozen: the frozen leaves, on their devices.
     """
     device = min(jax.local_devices(), key=lambda device: device.id)
     limit = device_memory(device)
@@ -37,23 +39,23 @@ def warn_if_too_large(state: Any, frozen: Any, progress: Progress) -> bool:
         return False
     held = bytes_per_device((state, frozen))
     if device.platform == "cpu":
-        limit += held  # what is available to a CPU does not count what is taken already
+        limit += held  # a CPU's available memory excludes what is in use
     needed = held + bytes_per_device(state.params)
     if needed <= limit:
         return False
     progress.say(
         f"warning: weights, optimizer and gradient alone take {show_size(needed)} on each device, "
-        f"which has {show_size(limit)}: this run will most likely end for want of memory; "
-        "flax-sd plan says what would fit"
+        f"which has {show_size(limit)}: this run will most likely run out of memory; "
+        "flax-sd plan shows what fits"
     )
     return True
 
 
 def advice(config: Config, devices: int, largest: int) -> list[str]:
-    """Flags that would make a run smaller, among those that are not set already.
+    """Returns flags that reduce the memory of a run, without those that are set already.
 
     Args:
-      devices: of the mesh.
+      devices: number of devices in the mesh.
       largest: the largest batch that fits, 0 if none does.
     """
     train, side = config.train, config.data.resolution
@@ -63,10 +65,10 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
         if parts := _parts(train.batch_size, devices, largest // train.accumulate):
             lines.append(f"--train.accumulate {parts}: the same batch in {parts} parts")
     if config.mode.denoises and train.remat == "none":
-        lines.append("--train.remat blocks: activations are computed again; slower")
+        lines.append("--train.remat blocks: computes activations again; slower")
     encodes = train.mode not in ("vae", "ddpm") and not config.data.stream
     if encodes and not (config.data.center_crop and config.data.encode_once):
-        lines.append("--data.center_crop true: the VAE leaves once all pictures are encoded")
+        lines.append("--data.center_crop true: frees the VAE when all images are encoded")
     if config.compute_dtype == "float32":
         lines.append("--compute_dtype bfloat16")
     if config.mode.adapters and config.model.base_dtype == "compute":
@@ -74,42 +76,42 @@ def advice(config: Config, devices: int, largest: int) -> list[str]:
     if devices > 1 and config.mesh.fsdp < devices:
         lines.append(f"--mesh.fsdp {devices}: the frozen weights are divided over the devices")
     if smaller := side * 3 // 4 // 64 * 64:
-        lines.append(f"--data.resolution {smaller}: smaller pictures (now {side})")
+        lines.append(f"--data.resolution {smaller}: smaller images (now {side})")
     return lines
 
 
-def _parts(batch: int, devices: int, most: int) -> int | None:
-    """The fewest equal parts of a batch with at most `most` pictures each, if there are such."""
+def _parts(batch: int, devices: int, largest: int) -> int | None:
+    """Returns the fewest equal parts of a batch with at most `largest` images each, if any."""
     for parts in range(2, batch + 1):
         size = batch // parts
-        if batch % parts == 0 and size <= most and size % devices == 0:
+        if batch % parts == 0 and size <= largest and size % devices == 0:
             return parts
     return None
 
 
 class SpillWatch:
-    """Looks at this process's devices until it has had something to say."""
+    """Warns once when a GPU's allocations spill into host memory."""
 
     def __init__(self, progress: Progress):
-        self._progress, self._said = progress, False
+        self._progress, self._warned = progress, False
 
     def look(self) -> None:
-        """Warns if a device's memory was exceeded at any time before, and has not warned yet."""
-        if self._said:
+        """Warns if the memory of one of this process's devices was ever exceeded."""
+        if self._warned:
             return
         for device in jax.local_devices():
             if beyond := spilled(device, os.environ):
-                self._said = True
+                self._warned = True
                 self._progress.say(
-                    f"warning: {show_size(beyond)} more than device {device.id} has were in use "
-                    "and went to the machine's memory, so steps take far longer than they need: a "
-                    "smaller train.batch_size or train.remat blocks takes less"
+                    f"warning: the run used {show_size(beyond)} more than the memory of device "
+                    f"{device.id}; that part is in host memory, so steps are much slower: a "
+                    "smaller train.batch_size or train.remat blocks needs less"
                 )
                 return
 
 
 def spilled(device: Any, environ: Mapping[str, str]) -> float:
-    """Bytes in use at the peak beyond the device's own memory; 0 where nothing can spill."""
+    """Returns the peak of bytes beyond the device's own memory; 0 if nothing can spill."""
     if device.platform != "gpu":
         return 0.0
     fraction = max(float(environ.get(name) or 0) for name in GPU_SETTINGS[:2])
@@ -120,21 +122,21 @@ def spilled(device: Any, environ: Mapping[str, str]) -> float:
 
 
 def memory() -> dict[str, float]:
-    """device_gb, the peak of the fullest device, and host_gb, that of this process, in 10⁹ bytes.
+    """Returns device_gb, the peak of the fullest device, and host_gb, that of this process.
 
-    Devices that do not count their memory, as CPUs, leave the first out; systems that do not say,
-    the second.
+    Both are in 10⁹ bytes. The first is missing for devices that do not count their memory, such as
+    CPUs; the second on systems that do not report it.
     """
     values = {}
     peaks = [peak for device in jax.local_devices() if (peak := device_peak(device)) is not None]
     if peaks:
         values["device_gb"] = max(peaks) / GB
     if resource is not None:
-        unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of each
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes elsewhere
         values["host_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB
     return values
 
 
 def device_peak(device: Any) -> int | None:
-    """Bytes that were in use at once at the most; None where the device does not count them."""
+    """Returns the peak of bytes in use; None if the device does not count them."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")

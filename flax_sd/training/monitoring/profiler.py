@@ -10,7 +10,7 @@ class Profile:
 
     Args:
       steps: "first:last", counted from 1; None traces nothing.
-      folder: where TensorBoard's profile plugin looks, and Perfetto's *.trace.json.gz is written.
+      folder: folder of the trace, for TensorBoard's profile plugin and Perfetto (*.trace.json.gz).
     """
 
     def __init__(self, steps: str | None, folder: pathlib.Path):
@@ -18,13 +18,13 @@ class Profile:
         self._folder, self._running = folder, False
 
     def before(self, step: int) -> None:
-        """Starts the trace where it begins at that step."""
+        """Starts the trace if it begins at that step."""
         if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, result: jax.Array) -> bool:
-        """Ends the trace after its last step, once that step's result is there; whether it did."""
+        """Ends the trace when its last step has a result; returns True if it did."""
         if not self._running or step < self._last:
             return False
         jax.block_until_ready(result)
@@ -32,7 +32,7 @@ class Profile:
         return True
 
     def close(self) -> None:
-        """Ends the trace of a run that stopped within it."""
+        """Ends the trace if the run stopped before its last step."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False

@@ -1,4 +1,4 @@
-"""What is said of each step: the progress line, metrics.jsonl, and what was not finite."""
+"""Reports of the steps: the progress line, metrics.jsonl, and steps that were not finite."""
 
 import collections
 import math
@@ -21,8 +21,8 @@ class StepReport:
     """Checks, shows and logs the metrics of the steps.
 
     Attributes:
-      pace: how fast the steps go.
-      guard: which of them were not finite.
+      pace: the speed of the steps.
+      guard: counts of steps that were not finite.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class StepReport:
         pace: Pace,
         guard: Guard,
     ):
-        """Says nothing yet; `total` is the steps of the whole run."""
+        """Takes the parts that report; `total` is the number of steps of the whole run."""
         self.pace, self.guard = pace, guard
         self._config, self._total = config, total
         self._trackers, self._progress, self._spill = trackers, progress, SpillWatch(progress)
@@ -43,10 +43,10 @@ class StepReport:
         self._unlogged: list[float] = []  # losses since the last line of the log
 
     def see(self, step: int, metrics: Metrics, line: Display) -> tuple[str, ...]:
-        """Counts and shows a step; the first look at its metrics waits for the device.
+        """Counts and shows a step; waits until the device has its metrics.
 
         Returns:
-          The names of the step's pictures if it is skipped, none if it is good.
+          The names of the step's images if it is skipped, none if it is good.
         """
         loss = float(metrics.loss)
         skipped = self.guard.see(step, loss, bool(metrics.failed), bool(metrics.skipped))
@@ -72,7 +72,7 @@ class StepReport:
 
         Args:
           skipped: as `see` returned it.
-          evaluated: further figures of the step.
+          evaluated: further values of the step.
 
         Raises:
           UserError: it cannot be written.
@@ -80,7 +80,7 @@ class StepReport:
         self._spill.look()
         guard = self.guard
         without = guard.total + guard.overflows - bool(skipped) - bool(metrics.skipped)
-        updates = step - 1 - without  # which the schedule counts
+        updates = step - 1 - without  # as the schedule counts
         values = {
             "loss": _mean(self._unlogged, float(metrics.loss)),
             "grad_norm": float(metrics.grad_norm),
@@ -91,10 +91,10 @@ class StepReport:
         counts = {"skipped": guard.total, "overflows": guard.overflows}
         values |= {name: count for name, count in counts.items() if count}
         self._unlogged.clear()
-        said = {**values, **self.pace.values(), **memory(), **evaluated}
-        self._trackers.log(step, said, skipped)
+        values |= {**self.pace.values(), **memory(), **evaluated}
+        self._trackers.log(step, values, skipped)
 
 
 def _mean(losses: Collection[float], otherwise: float) -> float:
-    """Returns the mean of losses: one step's alone says mostly which timesteps it drew."""
+    """Returns the mean of losses: the loss of one step depends mostly on its timesteps."""
     return math.fsum(losses) / len(losses) if losses else otherwise

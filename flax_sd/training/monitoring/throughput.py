@@ -1,4 +1,4 @@
-"""How fast the last steps of a run went, and how long the devices had to wait for pictures."""
+"""The speed of the last steps of a run, and the time that the devices wait for images."""
 
 import collections
 import contextlib
@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-OVER = 10  # steps
-WORTH_SAYING = 0.01  # share of the time that the devices wait for pictures
-# Peak FLOP/s of one device in bfloat16 or float16 with float32 sums, dense, from the makers' data
-# sheets, by a part of `device_kind`; the first that fits counts.
+STEPS_IN_MEAN = 10
+MIN_SHOWN_WAIT = 0.01  # share of the time that the devices wait for images
+# Peak FLOP/s of one device in dense bfloat16 or float16 with float32 sums, from the makers' data
+# sheets, by a part of `device_kind`; the first match counts.
 PEAKS = {
     "h200": 989e12,
     "h100 pcie": 756e12,
@@ -29,75 +29,75 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str, dtype: str) -> float | None:
-    """Peak FLOP/s of a device in that dtype; None where there is no such figure (CPUs, float32)."""
+    """Returns the peak FLOP/s of a device in a dtype; None if unknown (CPUs, float32)."""
     if dtype == "float32":
         return None
     kind = device_kind.lower()
     return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
-class Work(NamedTuple):
-    """What one step does."""
+class StepWork(NamedTuple):
+    """The work of one step."""
 
-    pictures: int  # shown; what fills a batch up does not count
+    pictures: int  # without padding
     flops: int
 
 
 class Mark(NamedTuple):
-    """Where the run stood at the end of a step."""
+    """Totals of the run at the end of a step."""
 
     time: float  # seconds
-    waited: float  # seconds in all
-    pictures: int  # in all
-    flops: int  # in all
+    waited: float  # seconds
+    pictures: int
+    flops: int
 
 
 class Pace:
-    """Means over the last steps.
+    """Mean speed over the last steps.
 
     Args:
-      peak: FLOP/s of all devices together at their best; None if unknown.
+      peak: peak FLOP/s of all devices together; None if unknown.
     """
 
     def __init__(self, peak: float | None = None):
         self._peak, self._waited = peak, 0.0
-        self._under_way: collections.deque[Work] = collections.deque()
+        self._under_way: collections.deque[StepWork] = collections.deque()
         start = Mark(time.monotonic(), 0.0, 0, 0)
-        self._marks = collections.deque([start], maxlen=OVER + 1)
+        self._marks = collections.deque([start], maxlen=STEPS_IN_MEAN + 1)
 
     def got_batch(self, asked: float, idle: bool) -> None:
-        """Notes that a batch is there that was asked for at `asked` (monotonic seconds).
+        """Notes that the batch has arrived that was requested at `asked` (monotonic seconds).
 
         Args:
-          idle: the devices have run out of work; the time since the question then counts as waited
-            for, which is the most it can be.
+          idle: the devices have no work left; the time since the request then counts as waiting,
+            which is an upper bound.
         """
         if idle:
             self._waited += time.monotonic() - asked
 
-    def begins(self, work: Work) -> None:
-        """Notes what the next step will do."""
+    def begins(self, work: StepWork) -> None:
+        """Notes the work of the next step."""
         self._under_way.append(work)
 
     def stepped(self) -> None:
-        """Notes that the earliest step under way is done."""
+        """Notes that the oldest unfinished step is done."""
         done, last = self._under_way.popleft(), self._marks[-1]
         pictures, flops = last.pictures + done.pictures, last.flops + done.flops
         self._marks.append(Mark(time.monotonic(), self._waited, pictures, flops))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside takes no time from the steps."""
+        """Excludes the time inside the block from the speed."""
         began = time.monotonic()
         yield
         took = time.monotonic() - began
         shifted = [mark._replace(time=mark.time + took) for mark in self._marks]
-        self._marks = collections.deque(shifted, maxlen=OVER + 1)
+        self._marks = collections.deque(shifted, maxlen=STEPS_IN_MEAN + 1)
 
     def values(self) -> dict[str, float]:
-        """images_per_second; wait_share (0 to 1); tflops, 10¹² operations a second; mfu (0 to 1).
+        """Returns images_per_second, wait_share (0 to 1), tflops (10¹²/s) and mfu (0 to 1).
 
-        The last is there where the peak is known.
+        There is no mfu if the peak is unknown.
         """
         start, end = self._marks[0], self._marks[-1]
         seconds = max(end.time - start.time, 1e-9)
@@ -112,10 +112,10 @@ class Pace:
 
 
 def columns(pace: Mapping[str, float]) -> list[str]:
-    """Returns what the progress line says of a pace's values."""
+    """Returns the columns of the progress line."""
     said = [f"{pace['images_per_second']:.2f} images/s"]
     if "mfu" in pace:
         said.append(f"MFU {pace['mfu']:.0%}")
-    if pace["wait_share"] >= WORTH_SAYING:
-        said.append(f"waits for pictures {pace['wait_share']:.0%}")
+    if pace["wait_share"] >= MIN_SHOWN_WAIT:
+        said.append(f"waits for images {pace['wait_share']:.0%}")
     return said

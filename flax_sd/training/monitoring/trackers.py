@@ -1,4 +1,4 @@
-"""A run's numbers and pictures: metrics.jsonl, and TensorBoard and Weights & Biases if wanted."""
+"""Logs of values and images: metrics.jsonl, and optionally TensorBoard and Weights & Biases."""
 
 import importlib
 import os
@@ -7,7 +7,7 @@ import secrets
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, SupportsFloat
+from typing import SupportsFloat
 
 import jax
 import numpy as np
@@ -15,12 +15,13 @@ import yaml
 from jaxtyping import UInt8
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.run_folder.layout import METRICS
 from flax_sd.run_folder.step_lines import StepLines
 
 
 class Trackers:
-    """Everything that a run logs to; only the first of several processes writes."""
+    """All logs of a run; only the first of several processes writes."""
 
     def __init__(
         self,
@@ -28,21 +29,21 @@ class Trackers:
         *,
         tensorboard: bool = False,
         wandb: bool = False,
-        config: Mapping[str, Any] | None = None,
-        environment: Mapping[str, Any] | None = None,
+        config: JsonObject | None = None,
+        environment: JsonObject | None = None,
         resumed_at: int | None = None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Opens the trackers and drops what was logged past the checkpoint.
+        """Opens the logs and drops what was logged after the checkpoint.
 
         Args:
           output: the run's folder, which exists.
           tensorboard: write TensorBoard files to OUTPUT/tensorboard.
           wandb: log to Weights & Biases (WANDB_MODE=offline writes to OUTPUT/wandb alone).
           config: the run's options.
-          environment: what it is made with and on.
-          resumed_at: the checkpoint's step; None for a run from its start, which drops all lines.
-          changed: called after each thing that was logged.
+          environment: versions and devices, as environment.json has them.
+          resumed_at: the checkpoint's step; None for a new run, which drops all lines.
+          changed: called after each entry.
 
         Raises:
           UserError: a tracker's package is not installed.
@@ -71,8 +72,8 @@ class Trackers:
                 config={**(config or {}), "environment": dict(environment or {})},
             )
 
-    def _words(self, step: int, named: Mapping[str, Mapping[str, Any] | None]) -> None:
-        """Shows mappings in TensorBoard as YAML; Markdown leaves indented lines as they are."""
+    def _words(self, step: int, named: Mapping[str, JsonObject | None]) -> None:
+        """Writes mappings to TensorBoard as YAML, indented, so that Markdown leaves it as it is."""
         assert self._board is not None
         for name, values in named.items():
             words = yaml.safe_dump(dict(values or {}), sort_keys=False, allow_unicode=True)
@@ -81,7 +82,7 @@ class Trackers:
     def log(
         self, step: int, values: Mapping[str, SupportsFloat], pictures: Sequence[str] = ()
     ) -> None:
-        """Writes the numbers of a step, and in metrics.jsonl the names of pictures.
+        """Writes the values of a step, and in metrics.jsonl the names of images.
 
         Raises:
           UserError: metrics.jsonl cannot be written.
@@ -92,7 +93,7 @@ class Trackers:
         self.show(step, values)
 
     def show(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        """Writes numbers of a step that are in no line of metrics.jsonl."""
+        """Writes values of a step to all logs but metrics.jsonl."""
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, float(value), step)
@@ -101,7 +102,7 @@ class Trackers:
         self._changed()
 
     def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Shows a picture in the trackers that can."""
+        """Writes an image to the logs that can hold one."""
         if self._board is not None:
             self._board.add_image(name, picture, step, dataformats="HWC")
         if self._wandb is not None:
@@ -109,7 +110,7 @@ class Trackers:
         self._changed()
 
     def close(self) -> None:
-        """Writes out what is held back."""
+        """Writes what is still buffered."""
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
@@ -122,12 +123,12 @@ def _import(package: str, extra: str) -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"log.{extra} needs the package {package}, which is not installed; "
-            f"`pip install 'flax_sd[{extra}]'` brings it"
+            f"install it with `pip install 'flax_sd[{extra}]'`"
         ) from error
 
 
 def _run_id(output: pathlib.Path) -> str:
-    """The id by which Weights & Biases knows the run again when it resumes."""
+    """Returns the run's id in Weights & Biases, the same when it resumes."""
     path = output / "wandb" / "flax_sd_run_id"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The optimizer of a run: a method, a rate for each leaf, and its course over the run."""
+"""The optimizer of a run: a method, a learning rate for each leaf, and a schedule."""
 
 from flax_sd.training.optim.build import make_optimizer
 from flax_sd.training.optim.rates import learning_rate_at

@@ -1,11 +1,11 @@
-"""Adam's means in 8 bits: blocks of 256 numbers, each a code in a fixed table times the largest.
+"""Adam's means in 8 bits: blocks of 256 numbers, each a code of a fixed table times a scale.
 
 Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization": §2.1 (blocks) and appendix of
 §1.3 (the dynamic tree table: few bits for the exponent of large numbers, more for small ones).
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,22 @@ from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
 from flax_sd.training.optim.transforms import corrections
 
-BLOCK = 256  # bitsandbytes' for optimizer states
-SMALLEST = 4096  # numbers; smaller leaves stay in float32, as in bitsandbytes (min_8bit_size)
+BLOCK = 256  # numbers, as bitsandbytes has for optimizer states
+MIN_SIZE = 4096  # numbers; smaller leaves stay in float32, as in bitsandbytes (min_8bit_size)
 
 
 class Quantised(NamedTuple):
-    """A leaf as codes into a table and each block's largest magnitude."""
+    """A leaf as codes of a table and each block's largest magnitude."""
 
     codes: UInt8[Array, "blocks 256"]
     largest: Float32[Array, " blocks"]
 
 
+Mean = Array | Quantised
+
+
 class Adam8BitState(NamedTuple):
-    """Steps done, and both means, each leaf quantised or as it is."""
+    """Steps done, and both means; large leaves are quantised."""
 
     done: jax.Array
     mu: PyTree
@@ -38,12 +41,12 @@ class Adam8BitState(NamedTuple):
 def table(*, signed: bool) -> Float32[np.ndarray, " 256"]:
     """Returns the 256 values in [-1, 1] or [0, 1] that codes stand for, in order.
 
-    Decade e of 10⁻⁶ … 10⁰ is divided evenly into as many means as the bits left over count.
+    Decade e of 10⁻⁶ … 10⁰ is divided evenly into as many values as the remaining bits can count.
     """
-    bits = 7 if signed else 8  # beside the sign
+    bits = 7 if signed else 8  # without the sign
     values = [0.0, 1.0]
     for decade in range(7):
-        # One bit ends the run of zeros that tells the decade; the decades below have fewer left.
+        # One bit ends the run of zeros that is the decade; lower decades have fewer bits left.
         fields = 2 ** (decade + bits - 7) + 1
         edges = np.linspace(0.1, 1.0, fields)
         values += (10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2).tolist()
@@ -69,14 +72,14 @@ def restore(q: Quantised, shape: tuple[int, ...], *, signed: bool) -> Float32[Ar
 
 
 def scale_by_adam_8bit(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m̂ / (√v̂ + ε) of Adam, with both means kept in 8 bits between steps."""
+    """Builds m̂ / (√v̂ + ε) of Adam, with both means in 8 bits between steps."""
 
-    def keep(x: Array, *, signed: bool) -> Array | Quantised:
-        return x if x.size < SMALLEST else quantise(x, signed=signed)
+    def keep(x: Array, *, signed: bool) -> Mean:
+        return x if x.size < MIN_SIZE else quantise(x, signed=signed)
 
-    def read(kept: Array | Quantised, like: Array, *, signed: bool) -> Array:
-        whole = isinstance(kept, Quantised)
-        return restore(kept, like.shape, signed=signed) if whole else kept
+    def read(kept: Mean, like: Array, *, signed: bool) -> Array:
+        quantised = isinstance(kept, Quantised)
+        return restore(kept, like.shape, signed=signed) if quantised else kept
 
     def init(params: PyTree) -> Adam8BitState:
         mu, nu = (
@@ -85,11 +88,13 @@ def scale_by_adam_8bit(beta1: float, beta2: float, epsilon: float) -> optax.Grad
         )
         return Adam8BitState(jnp.zeros((), jnp.int32), mu, nu)
 
-    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Adam8BitState]:
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None
+    ) -> tuple[PyTree, Adam8BitState]:
         done = state.done + 1
         c1, c2 = corrections(beta1, beta2, done)
 
-        def one(g: Array, kept_m: Any, kept_v: Any) -> tuple[Array, Any, Any]:
+        def one(g: Array, kept_m: Mean, kept_v: Mean) -> tuple[Array, Mean, Mean]:
             m = beta1 * read(kept_m, g, signed=True) + (1 - beta1) * g
             v = beta2 * read(kept_v, g, signed=False) + (1 - beta2) * g * g
             scaled = m / c1 / (jnp.sqrt(v) / c2 + epsilon)

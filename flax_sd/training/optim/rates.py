@@ -1,4 +1,4 @@
-"""Learning rates: their course over a run, and each leaf's own."""
+"""Learning rates: the schedule of a run, and the rate of each leaf."""
 
 import math
 import re
@@ -11,15 +11,15 @@ TEXT_ENCODER = "text_encoder"  # also begins text_encoder_2
 
 
 def learning_rate_at(cfg: OptimConfig, step: int, total_steps: int) -> float:
-    """The learning rate of update number `step`, counted from 0."""
+    """Returns the learning rate of update number `step`, counted from 0."""
     return cfg.learning_rate * rate_factor(cfg, min(step, total_steps), total_steps)
 
 
 def rate_factor(cfg: OptimConfig, step: int, total_steps: int) -> float:
-    """The share of the peak rate at a step.
+    """Returns the rate at a step, relative to the peak.
 
-    diffusers' `optimization.py`, schedule by schedule; rex is Chen et al. 2021, eq. 4;
-    constant_with_decay falls in a line over the last `decay_steps`.
+    Schedules are those of diffusers' `optimization.py`; rex is Chen et al. 2021, eq. 4;
+    constant_with_decay falls linearly over the last `decay_steps`.
     """
     warmup = cfg.warmup_steps
     if cfg.schedule == "constant":
@@ -48,7 +48,7 @@ def rate_factor(cfg: OptimConfig, step: int, total_steps: int) -> float:
 
 
 def check_schedule(cfg: OptimConfig) -> None:
-    """Raises UserError where the schedule cannot fall from the learning rate."""
+    """Raises UserError if the schedule cannot fall from the learning rate."""
     if cfg.schedule == "polynomial" and cfg.learning_rate <= POLYNOMIAL_END:
         raise UserError(
             f"optim.learning_rate is {cfg.learning_rate:g}; schedule polynomial falls to "
@@ -57,7 +57,7 @@ def check_schedule(cfg: OptimConfig) -> None:
 
 
 def peak_rate(cfg: OptimConfig, path: str) -> float:
-    """The rate of a leaf, by its dotted path as unet.down_blocks.0…up, before the schedule."""
+    """Returns the peak rate of a leaf with a dotted path such as unet.down_blocks.0…up."""
     own = "text_encoder_learning_rate" if path.startswith(TEXT_ENCODER) else "learning_rate"
     rate = cfg.meant(own)
     for pattern, factor in cfg.rates.items():
@@ -68,7 +68,7 @@ def peak_rate(cfg: OptimConfig, path: str) -> float:
 
 
 def decay(cfg: OptimConfig, path: str) -> float:
-    """The weight decay of a leaf."""
+    """Returns the weight decay of a leaf."""
     own = "text_encoder_weight_decay" if path.startswith(TEXT_ENCODER) else "weight_decay"
     return cfg.meant(own)
 
@@ -78,6 +78,6 @@ def check_patterns(cfg: OptimConfig, paths: list[str]) -> None:
     idle = [p for p in cfg.rates if not any(re.search(p, path) for path in paths)]
     if idle:
         raise UserError(
-            f"optim.rates: nothing that is trained matches {', '.join(map(repr, idle))}; paths "
+            f"optim.rates: no trained parameter matches {', '.join(map(repr, idle))}; paths "
             f"look like {paths[0]} and {paths[-1]}"
         )

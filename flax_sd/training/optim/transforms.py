@@ -1,8 +1,7 @@
-"""What optimizers are made of that optax lacks, or has less exactly."""
+"""Gradient transforms that optax lacks, or that it computes less exactly."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import PyTree
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales a gradient g by min(1, max_norm / (‖g‖ + 1e-6)), as torch's clip_grad_norm_."""
 
-    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         scale = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda g: g * scale, updates), state
 
@@ -21,18 +20,18 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
-    """m̂ / (√v̂ + ε) of Adam (Kingma & Ba 2015, alg. 1).
+    """Builds m̂ / (√v̂ + ε) of Adam (Kingma & Ba 2015, alg. 1).
 
     Unlike optax's, the bias corrections 1 - βᵗ are exact to float32: 1 - 0.999 in float32 is off by
-    1.3e-5, which would be 6e-6 of every first update. A β₁ of 0 keeps no first mean.
+    1.3e-5, an error of 6e-6 in every first update. With β₁ = 0 there is no first mean.
     """
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
-        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in "mv")  # two, so both can be donated
-        kept = mu if beta1 else optax.EmptyState()
-        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=kept, nu=nu)
+        mu = jax.tree.map(jnp.zeros_like, params) if beta1 else optax.EmptyState()
+        nu = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
-    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         count = state.count + 1
         mu = updates
         if beta1:
@@ -47,7 +46,7 @@ def scale_by_adam(beta1: float, beta2: float, epsilon: float) -> optax.GradientT
 
 
 def corrections(beta1: float, beta2: float, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 - β₁ᵗ and √(1 - β₂ᵗ), without cancellation."""
+    """Returns 1 - β₁ᵗ and √(1 - β₂ᵗ), without cancellation."""
     return _one_minus_power(beta1, count), jnp.sqrt(_one_minus_power(beta2, count))
 
 
@@ -56,7 +55,7 @@ def by_path(
 ) -> optax.GradientTransformation:
     """Changes each update by change(dotted path, update, parameter)."""
 
-    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+    def update(updates: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         changed = jax.tree_util.tree_map_with_path(
             lambda path, u, p: change(dotted(path), u, p), updates, params
         )
@@ -66,7 +65,7 @@ def by_path(
 
 
 def dotted(path: jax.tree_util.KeyPath) -> str:
-    """A leaf's path, as unet.conv_in.kernel; flax writes .value behind it."""
+    """Returns a leaf's path, as unet.conv_in.kernel, without flax's .value at its end."""
     return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
 
 

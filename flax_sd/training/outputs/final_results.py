@@ -1,4 +1,4 @@
-"""What a run ends with: the results of its last state and, where one is kept, of its best."""
+"""The results of a finished run: of its last state and, if it keeps one, of its best."""
 
 from typing import Any
 
@@ -13,41 +13,43 @@ from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs import vae_scale
 from flax_sd.training.outputs.results import Outputs
-from flax_sd.training.setup.task import Objective
+from flax_sd.training.setup.task import TrainTask
 from flax_sd.training.step import TrainState
 
 
 class Results:
-    """Writes them, and says where."""
+    """Writes results, and reports their paths."""
 
     def __init__(self, outputs: Outputs, pictures: Pictures, config: Config, progress: Progress):
-        """Takes the pictures that an autoencoder's scale is measured on."""
+        """Takes the images that determine an autoencoder's scaling factor."""
         self._outputs, self._pictures = outputs, pictures
         self._config, self._progress = config, progress
 
-    def write(self, learned: Trees, objective: Objective, *, best: bool = False) -> None:
-        """Writes the results of what was learned.
+    def write(self, learned: Trees, task: TrainTask, *, best: bool = False) -> None:
+        """Writes the results of trained parameters.
 
         Args:
-          best: they are those of the best state, beside the last one's.
+          best: they are those of the best state, written beside those of the last one.
 
         Raises:
           UserError: they cannot be written.
         """
-        changed, frozen = {}, objective.frozen
+        changed, frozen = {}, task.frozen
         if self._measures_scale():
-            scale = vae_scale.scaling_factor(objective, learned, frozen, self._pictures)
+            scale = vae_scale.scaling_factor(task, learned, frozen, self._pictures)
             changed = {"scaling_factor": round(scale, 5)}
             self._progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
-        if self._config.mode.unconditional:  # what it draws is as large as what it saw
+        if (
+            self._config.mode.unconditional
+        ):  # it generates images of the size that it was trained on
             changed = {"sample_size": self._config.data.resolution}
         for path in self._outputs.finish(learned, frozen, changed, best=best):
             self._progress.stage("written", str(path))
 
     def _measures_scale(self) -> bool:
-        """Says whether the VAE's scaling factor is to be measured.
+        """Tells if the VAE's scaling factor is to be measured.
 
-        That of a VAE which came with one stays: the UNet beside it was trained with it.
+        By default a pretrained VAE keeps its factor, since its UNet was trained with it.
         """
         train, model = self._config.train, self._config.model
         return "vae" in self._config.fully_trained and (
@@ -55,20 +57,20 @@ class Results:
         )
 
     def write_best(
-        self, step: int, state: TrainState, checkpoints: Checkpoints, objective: Objective
+        self, step: int, state: TrainState, checkpoints: Checkpoints, task: TrainTask
     ) -> None:
         """Reads the state of the best step and writes its results; `state` gives the shapes.
 
         Raises:
           UserError: they cannot be written.
         """
-        kept = checkpoints.restore(step, jax.tree.map(_in_main_memory, state))
-        if kept is not None:
-            self.write(kept.learned, objective, best=True)
+        restored = checkpoints.restore(step, jax.tree.map(_in_main_memory, state))
+        if restored is not None:
+            self.write(restored.learned, task, best=True)
 
 
 def _in_main_memory(leaf: Any) -> Any:
-    """A stand-in of a leaf's kind: devices that are full of one state have no room for another."""
+    """Returns a host array of a leaf's shape: a device may not have room for two states."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)

@@ -1,4 +1,4 @@
-"""The LoRA files of a run: a pair at every save, and at the end one more under the run's name."""
+"""The LoRA files of a run: a pair at every save; at the end also one with the run's name."""
 
 import pathlib
 
@@ -14,10 +14,10 @@ from flax_sd.weights.model import Model
 
 
 class LoRAResults:
-    """Writes them out of the networks."""
+    """Writes the LoRA of the networks."""
 
     def __init__(self, config: Config, model: Model, pictures: Pictures):
-        """Takes the pictures whose tags the files name."""
+        """Takes the images, whose tags the files list."""
         self._config, self._model, self._pictures = config, model, pictures
         self._dtype = as_dtype(config.save_dtype)
 

@@ -1,8 +1,8 @@
-"""What draws the pictures of a run's samples, with the weights of the moment."""
+"""Samplers of the preview images of a run, with its current weights."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,59 +18,59 @@ from flax_sd.system.precision import resolve_dtype
 from flax_sd.training.losses import Trees
 from flax_sd.weights.model import Model
 
-AT_ONCE = 4  # pictures a batch of prompts
-UNCONDITIONAL_AT_ONCE = 16
-BORROWED = 4  # captions taken from the data where none are given
+PROMPT_BATCH = 4  # images
+UNCONDITIONAL_BATCH = 16  # images
+MAX_CAPTIONS = 4  # captions of the data set that serve as prompts if there are none
 
 
 class Interrupted(Exception):
-    """The run is to end before all pictures are drawn."""
+    """The run is to end before all images are generated."""
 
 
 @runtime_checkable  # as the shape-checked tests need
-class Drawer(Protocol):
-    """Draws the same pictures each time, but for the weights.
+class PreviewSampler(Protocol):
+    """Generates images from fixed prompts and seeds, with any weights.
 
     Attributes:
-      prompts: one a picture; none where pictures have none.
-      labels: one a picture, in any case.
+      prompts: a prompt for each image; empty for an unconditional model.
+      labels: a label for each image.
     """
 
     prompts: list[str]
     labels: list[str]
 
-    def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
-        """All pictures with these weights.
+    def generate(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns all images, generated with these weights.
 
         Raises:
-          Interrupted: the run is to end; they are drawn anew when it resumes.
+          Interrupted: the run is to end; they are generated again when it resumes.
         """
         ...
 
 
-def make_drawer(
+def make_preview_sampler(
     config: Config, model: Model, pictures: Pictures, stopping: Callable[[], bool]
-) -> Drawer | None:
-    """The drawer of the mode; None if the config asks for no samples.
+) -> PreviewSampler | None:
+    """Returns the sampler of the mode; None if the config asks for no samples.
 
     Args:
-      stopping: whether the run is to be saved and ended rather than draw on.
+      stopping: returns True if the run is to end before more images are generated.
     """
     if config.mode.unconditional:
-        return Unprompted(config, model, stopping) if config.sample.wanted else None
+        return UnconditionalSampler(config, model, stopping) if config.sample.wanted else None
     prompts = choose_prompts(config, pictures)
-    return Prompted(config, model, prompts, stopping) if prompts else None
+    return PromptSampler(config, model, prompts, stopping) if prompts else None
 
 
 def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
-    """`sample.prompts`, or captions of the data if samples are drawn without them."""
+    """Returns `sample.prompts`, or captions of the data if there are none."""
     if config.sample.prompts or not config.sample.wanted:
         return config.sample.prompts
-    return tuple(pictures.captions(i)[0] for i in range(min(BORROWED, len(pictures))))
+    return tuple(pictures.captions(i)[0] for i in range(min(MAX_CAPTIONS, len(pictures))))
 
 
-class Prompted:
-    """Draws prompts from fixed seeds."""
+class PromptSampler:
+    """Generates an image for each prompt, from fixed seeds."""
 
     def __init__(
         self,
@@ -81,25 +81,25 @@ class Prompted:
     ):
         self.prompts = self.labels = list(prompts)
         self._config, self._networks, self._stopping = config, model.networks, stopping
-        # Of its own: the run takes networks out of `model` once all is encoded.
+        # A copy: the run removes networks from `model` when all is encoded.
         own = dataclasses.replace(model, networks=dict(model.networks))
         self._pipeline = StableDiffusion(own)
 
-    def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
-        """One picture a prompt."""
-        put_into(self._networks, params, self._config)
+    def generate(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns one image for each prompt."""
+        load_weights(self._networks, params, self._config)
         settings, side = self._config.sample, self._config.data.resolution
         pictures = []
-        for start in range(0, len(self.prompts), AT_ONCE):
+        for start in range(0, len(self.prompts), PROMPT_BATCH):
             if self._stopping():
                 raise Interrupted
-            part = self.prompts[start : start + AT_ONCE]
+            part = self.prompts[start : start + PROMPT_BATCH]
             drawn = self._pipeline.generate(
-                part + part[:1] * (AT_ONCE - len(part)),  # padded: one compilation
+                part + part[:1] * (PROMPT_BATCH - len(part)),  # padded: one compilation
                 num_inference_steps=settings.steps,
                 guidance_scale=settings.guidance_scale,
                 sampler=settings.sampler,
-                seed=[settings.seed + start + k for k in range(AT_ONCE)],
+                seed=[settings.seed + start + k for k in range(PROMPT_BATCH)],
                 height=side,
                 width=side,
                 clip_skip=self._config.model.clip_skip,
@@ -109,8 +109,8 @@ class Prompted:
         return np.concatenate(pictures)
 
 
-class Unprompted:
-    """Draws pictures of an unconditional model from fixed seeds."""
+class UnconditionalSampler:
+    """Generates images of an unconditional model, from fixed seeds."""
 
     def __init__(self, config: Config, model: Model, stopping: Callable[[], bool] = lambda: False):
         first, count = config.sample.seed, config.sample.count
@@ -119,13 +119,13 @@ class Unprompted:
         self._config, self._networks, self._stopping = config, model.networks, stopping
         self._model = DDPM(model)
 
-    def draw(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
-        """`sample.count` pictures."""
-        put_into(self._networks, params, self._config)
+    def generate(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
+        """Returns `sample.count` images."""
+        load_weights(self._networks, params, self._config)
         settings, side = self._config.sample, self._config.data.resolution
-        size = min(settings.count, UNCONDITIONAL_AT_ONCE)
+        size = min(settings.count, UNCONDITIONAL_BATCH)
         pictures = []
-        for start in range(0, settings.count, size):  # whole batches: one compilation
+        for start in range(0, settings.count, size):  # full batches: one compilation
             if self._stopping():
                 raise Interrupted
             drawn = self._model.generate(
@@ -140,8 +140,8 @@ class Unprompted:
         return np.concatenate(pictures)[: settings.count]
 
 
-def put_into(networks: dict[str, Any], params: Trees, config: Config) -> None:
-    """Puts the weights of the moment into the networks, in these' own dtype.
+def load_weights(networks: Mapping[str, nnx.Module], params: Trees, config: Config) -> None:
+    """Copies the current trained weights into the networks, cast to each network's dtype.
 
     LoRA leaves stay float32.
     """

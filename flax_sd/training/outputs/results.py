@@ -1,10 +1,8 @@
-"""The files of a run that other tools read: LoRAs and tokens at every save, or a whole model."""
+"""The results of a run for other tools: LoRAs and tokens at every save, or a whole model."""
 
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +11,7 @@ from flax import nnx
 from flax_sd.config import Config
 from flax_sd.data import Pictures
 from flax_sd.files.atomic import write_atomically
+from flax_sd.files.json_values import JsonObject
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.run_folder import layout, result_files
 from flax_sd.run_folder.layout import BEST_MODEL, FINISHED, MODEL_FOLDER
@@ -25,22 +24,22 @@ from flax_sd.weights.model import Model
 
 
 class Outputs:
-    """Writes what the run has learned; only the first of several processes does."""
+    """Writes the trained parameters; only the first of several processes does."""
 
     def __init__(self, config: Config, model: Model, pictures: Pictures):
-        """Takes the pictures that the run is of: LoRA files name their tags."""
+        """Takes the images of the run: LoRA files list their tags."""
         self._config, self._model = config, model
         lora = lora_results.LoRAResults(config, model, pictures)
         self._lora = lora if config.mode.adapters else None
 
     def save(self, step: int, params: Trees) -> None:
-        """At a checkpoint: LoRA files as loras/step-N, new tokens as embeddings/step-N.
+        """Writes LoRA files as loras/step-N, new tokens as embeddings/step-N.
 
-        Whole weights wait.
+        Fully trained components are written at the end only.
         """
         if jax.process_index() != 0 or self._config.fully_trained:
             return
-        self._take(params)
+        self._load(params)
         name = f"step-{step:06d}"
         if self._lora:
             self._lora.save(name)
@@ -53,20 +52,20 @@ class Outputs:
         self,
         params: Trees,
         frozen: Trees,
-        changed: Mapping[str, Any] | None = None,
+        changed: JsonObject | None = None,
         *,
         best: bool = False,
     ) -> list[pathlib.Path]:
-        """At the end: the run's result; returns what was written.
+        """Writes the results at the end of a run; returns their paths.
 
         Args:
-          best: it is that of the best state, which stands beside the last one's.
-          changed: values of the trained component's config.json that the run has found out.
+          best: they are those of the best state, written beside those of the last one.
+          changed: new values for the trained component's config.json.
         """
         if jax.process_index() != 0:
             return []
         if not self._config.fully_trained:
-            self._take(params)
+            self._load(params)
             if self._lora:
                 self._lora.finish(best=best)
             if self._config.tokens.names:
@@ -79,18 +78,18 @@ class Outputs:
         return [target]
 
     def missing(self, *, best: bool = False) -> list[pathlib.Path]:
-        """The results, of the last or of the best state, that are not there."""
+        """Returns the results, of the last or of the best state, that are missing."""
         return [path for path in self._results(best) if not path.is_file()]
 
     def finished_step(self) -> int | None:
-        """The step that the results are of; None if they were never all written."""
+        """Returns the step of the results; None if they were never all written."""
         try:
             return int(json.loads((self._config.output / FINISHED).read_text())["step"])
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
     def mark_finished(self, step: int) -> None:
-        """Notes, when all results are there, the step that they are of.
+        """Notes the step of the results when all are written.
 
         Raises:
           UserError: it cannot be written.
@@ -102,7 +101,7 @@ class Outputs:
         return self._config.output / (BEST_MODEL if best else MODEL_FOLDER)
 
     def _results(self, best: bool) -> list[pathlib.Path]:
-        """The files by which missing results are noticed."""
+        """Returns the files whose absence means that a result is missing."""
         if not self._config.fully_trained:
             tokens = self._token_results(best).values()
             lora = result_files.lora_files(self._config, best=best) if self._lora else ()
@@ -115,10 +114,10 @@ class Outputs:
     def _token_results(self, best: bool) -> dict[str, pathlib.Path]:
         return result_files.token_files(self._config.tokens, self._config.output, best=best)
 
-    def _take(self, params: Trees) -> None:
-        """Puts trained leaves into the networks, from which they are written."""
+    def _load(self, params: Trees) -> None:
+        """Copies trained leaves into the networks, from which they are written."""
         for name, leaves in params.items():
-            # Host copies: the leaves themselves are donated to the next step.
+            # Host copies: the next step reuses the memory of the leaves.
             nnx.update(self._model.networks[name], jax.tree.map(np.asarray, leaves))
 
     def _write_tokens(self, paths: dict[str, pathlib.Path]) -> None:
@@ -130,7 +129,7 @@ class Outputs:
 
 
 def _clear_remains(target: pathlib.Path) -> None:
-    """Removes a model folder of ours out of which somebody took the index."""
+    """Deletes a partial model folder (one without model_index.json)."""
     ours = {*STABLE_DIFFUSION.networks, *STABLE_DIFFUSION.tokenizers, "scheduler"}
     if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
         shutil.rmtree(target)

@@ -1,7 +1,7 @@
-"""Pictures drawn from the model in training: grids during the run, a before/after sheet at its end.
+"""Images from the model in training: grids during the run, a before/after sheet at its end.
 
-The pictures of step 0 are kept beside their grid, since the model that drew them is gone when the
-sheet is made.
+The images of step 0 are saved beside their grid, since the untrained model is gone when the sheet
+is made.
 """
 
 import io
@@ -17,37 +17,37 @@ from flax_sd.files.atomic import write_atomically
 from flax_sd.generation.sheet import make_grid, make_sheet
 from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
 from flax_sd.training.losses import Trees
-from flax_sd.training.outputs.preview_samplers import Drawer
+from flax_sd.training.outputs.preview_samplers import PreviewSampler
 
 GRID_COLUMNS = 4
 
 
 class Samples:
-    """Grids of what a drawer draws with the weights of the moment.
+    """Grids of a sampler's images with the current weights.
 
-    All processes draw, each for itself, so that none waits in a collective; the first one writes.
+    Every process generates all images, so that none waits in a collective; the first one writes.
     """
 
-    def __init__(self, config: Config, drawer: Drawer):
-        self._config, self._drawer, self._prompts = config, drawer, drawer.prompts
+    def __init__(self, config: Config, sampler: PreviewSampler):
+        self._config, self._sampler, self._prompts = config, sampler, sampler.prompts
         self._folder = config.output / SAMPLES_FOLDER
 
     def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
-        """Draws the pictures of a step and writes them as one labelled grid, which is returned.
+        """Generates the images of a step; writes and returns them as one labelled grid.
 
         Raises:
-          Interrupted: the run is to end; the grid is drawn anew when it resumes.
+          Interrupted: the run is to end; the grid is generated when it resumes.
         """
-        pictures = self._drawer.draw(params)
+        pictures = self._sampler.generate(params)
         if step == 0 and self._prompts:
-            self._keep(pictures)
+            self._save_before(pictures)
         return self._write_grid(step, pictures)
 
     def finish(
         self, step: int, params: Trees
     ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
-        """The last step's grid, and its pictures beside those of step 0 if these are there."""
-        pictures = self._drawer.draw(params)
+        """Writes the last step's grid, and its images beside those of step 0 if these exist."""
+        pictures = self._sampler.generate(params)
         before, sheet = self._before(), None
         if before is not None:
             rows = [list(before), list(pictures)]
@@ -57,41 +57,41 @@ class Samples:
         return self._write_grid(step, pictures), None if sheet is None else np.asarray(sheet)
 
     def has(self, step: int) -> bool:
-        """Whether the grid of that step is there (for step 0, its prompts' pictures too)."""
+        """Tells if the grid of that step exists (for step 0, also the images of its prompts)."""
         whole = step > 0 or not self._prompts or self._before() is not None
         return self.path(step).is_file() and whole
 
     def path(self, step: int) -> pathlib.Path:
-        """The grid of a step."""
+        """Returns the path of a step's grid."""
         return self._folder / f"step-{step:06d}.png"
 
     @property
     def sheet(self) -> pathlib.Path:
-        """The pictures before and after the run."""
+        """Path of the sheet of images before and after the run."""
         return self._folder / SHEET
 
     def _write_grid(
         self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
         across = min(GRID_COLUMNS, len(pictures))
-        sheet = make_grid(list(pictures), self._drawer.labels, across)
+        sheet = make_grid(list(pictures), self._sampler.labels, across)
         if jax.process_index() == 0:
             _save_png(self.path(step), sheet)
         return np.asarray(sheet)
 
-    def _keep(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> None:
+    def _save_before(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> None:
         if jax.process_index() == 0:
             memory = io.BytesIO()
             np.savez_compressed(memory, pictures=pictures, prompts=np.array(self._prompts))
             write_atomically(self._folder / BEFORE, memory.getvalue())
 
     def _before(self) -> UInt8[np.ndarray, "n h w 3"] | None:
-        """The pictures of step 0, unless others were drawn then."""
+        """Reads the images of step 0; None if they are missing or of other prompts."""
         path = self._folder / BEFORE
         if not path.is_file():
             return None
-        with np.load(path) as kept:
-            pictures, prompts = kept["pictures"], kept["prompts"].tolist()
+        with np.load(path) as saved:
+            pictures, prompts = saved["pictures"], saved["prompts"].tolist()
         side = self._config.data.resolution
         fits = prompts == self._prompts and pictures.shape[1:3] == (side, side)
         return pictures if fits else None

@@ -1,36 +1,35 @@
-"""What a finished run says last: how its losses moved, and what to do with what it made."""
+"""The summary of a finished run: the change of its losses, and commands to go on with."""
 
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
 from flax_sd.config import Config, flags
+from flax_sd.files.json_values import JsonObject
 from flax_sd.generation.options import SampleOptions
 from flax_sd.reports.interval import said_change
 from flax_sd.run_folder import result_files
 from flax_sd.run_folder.layout import BASE_LOSS, BEST_MODEL, CONFIG, METRICS, MODEL_FOLDER, VAL_LOSS
 
 MEANING = {
-    VAL_LOSS: "held-out pictures of the kind that it was trained on",
-    BASE_LOSS: "pictures of what the model drew before",
+    VAL_LOSS: "held-out images, like those of the training",
+    BASE_LOSS: "images like those of the base model",
 }
 
 
 def summary(config: Config, best: int | None = None, *, early: bool = False) -> list[str]:
-    """Lines for the end of a run; the figures are those in its metrics.jsonl.
+    """Returns lines for the end of a run, with values of its metrics.jsonl.
 
     Args:
-      best: the step of the state with the least val_loss, if it was kept.
-      early: whether validation.patience ended the run.
+      best: the step with the lowest val_loss, if the run keeps its state.
+      early: validation.patience ended the run.
     """
     return [*_losses(config), *_best(config, best), *_next(config, early=early)]
 
 
 def _best(config: Config, step: int | None) -> list[str]:
-    """Where the best state's results are."""
-    rows = [row for row in _measured(config.output / METRICS) if row.get("step") == step]
+    """Returns a line with the path of the best state's result."""
+    rows = [row for row in _metrics(config.output / METRICS) if row.get("step") == step]
     if step is None or not rows or rows[-1].get(VAL_LOSS) is None:
         return []
     tokens = result_files.token_files(config.tokens, config.output, best=True)
@@ -38,12 +37,12 @@ def _best(config: Config, step: int | None) -> list[str]:
         path = result_files.lora_for_users(config, best=True)
     else:
         path = next(iter(tokens.values()), config.output / BEST_MODEL)
-    return [f"least {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
+    return [f"lowest {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
 
 
 def _losses(config: Config) -> list[str]:
-    """Each held-out loss before and after, where both are there."""
-    rows = _measured(config.output / METRICS)
+    """Returns a line for each held-out loss that was evaluated before and after the run."""
+    rows = _metrics(config.output / METRICS)
     lines = []
     for name, meaning in MEANING.items():
         values = [row[name] for row in rows if row.get(name) is not None]
@@ -51,12 +50,12 @@ def _losses(config: Config) -> list[str]:
             change = said_change(values[0], values[-1], rows[-1].get(f"{name}_change_ci"))
             lines.append(f"{name:9} {values[0]:.4f} -> {values[-1]:.4f}  {change:>7}  {meaning}")
     if BASE_LOSS in "".join(lines) and config.mode.adapters:
-        lines.append("with the LoRA off the model is what it was, to the bit")
+        lines.append("without the LoRA the model is unchanged, bit for bit")
     return ["", *lines] if lines else []
 
 
-def _measured(path: pathlib.Path) -> list[Mapping[str, Any]]:
-    """The lines of the metrics; none where the file is gone or damaged."""
+def _metrics(path: pathlib.Path) -> list[JsonObject]:
+    """Returns the lines of the metrics; none if the file is missing or damaged."""
     try:
         return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     except (OSError, ValueError):
@@ -64,23 +63,27 @@ def _measured(path: pathlib.Path) -> list[Mapping[str, Any]]:
 
 
 def _next(config: Config, *, early: bool) -> list[str]:
-    """Commands to try."""
+    """Returns commands to try next."""
     if not config.mode.denoises:
         return []
     usual = f"a photo of {next(iter(config.tokens.names), 'a cat')}"
     prompt = next(iter(config.sample.prompts), usual if config.tokens.names else "a cat")
-    drawn = {"images_per_prompt": 16} if config.mode.unconditional else {"prompt": prompt}
-    draw = SampleOptions.model_validate({**_model(config), **drawn, "seed": 1}).command()
+    what = {"images_per_prompt": 16} if config.mode.unconditional else {"prompt": prompt}
+    sample = SampleOptions.model_validate({**_model(config), **what, "seed": 1}).command()
     longer = [*flags.words("train"), str(config.output / CONFIG)]
     if early:
         longer += ["--validation.patience", str(2 * (config.validation.patience or 1))]
     else:
         longer += ["--train.steps", str(2 * config.train.steps)]
-    return ["", "draw with it:     " + shlex.join(draw), "train it longer:  " + shlex.join(longer)]
+    return [
+        "",
+        "generate images:  " + shlex.join(sample),
+        "train it longer:  " + shlex.join(longer),
+    ]
 
 
-def _model(config: Config) -> dict[str, Any]:
-    """What draws as the run's own samples were drawn."""
+def _model(config: Config) -> JsonObject:
+    """Returns the options that generate images as the run generated its samples."""
     output, model = config.output, config.model
     text = {"clip_skip": model.clip_skip, "max_token_length": config.data.max_token_length}
     if config.fully_trained:

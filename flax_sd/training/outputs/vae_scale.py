@@ -1,4 +1,4 @@
-"""The scale of an autoencoder's latents, measured on the pictures it was trained on."""
+"""The scaling factor of an autoencoder's latents, measured on its training images."""
 
 from collections.abc import Iterator
 
@@ -10,18 +10,17 @@ from flax import nnx
 from flax_sd import data
 from flax_sd.system.compiler import jit
 from flax_sd.training.losses import Trees
-from flax_sd.training.setup.task import Objective
+from flax_sd.training.setup.task import TrainTask
 
-PICTURES, AT_ONCE = 256, 8  # as many as settle the third digit
+MEASURED_IMAGES = 256  # enough for the third digit
+BATCH = 8  # images
 
 
-def scaling_factor(
-    objective: Objective, params: Trees, frozen: Trees, pictures: data.Pictures
-) -> float:
-    """1 / the standard deviation of sampled latents (Rombach et al. 2022, §G)."""
+def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, pictures: data.Pictures) -> float:
+    """Returns 1 / the standard deviation of sampled latents (Rombach et al. 2022, §G)."""
 
     def sums(params: Trees, frozen: Trees, pixels: jax.Array) -> tuple[jax.Array, ...]:
-        vae = nnx.merge(objective.graphs["vae"], params["vae"], frozen["vae"])
+        vae = nnx.merge(task.graphs["vae"], params["vae"], frozen["vae"])
         moments = vae.encode(pixels)
         # The variance of a sample is the mean's plus the posterior's.
         second = jnp.square(moments.mean) + jnp.exp(moments.logvar)
@@ -37,9 +36,9 @@ def scaling_factor(
 
 
 def _chunks(pictures: data.Pictures) -> Iterator[list[int]]:
-    """Whole chunks of one shape; of each shape at least one, if need be of repeated pictures."""
+    """Yields full batches of one shape; at least one a shape, with repeated images if needed."""
     for same in data.alike(pictures.shapes):
-        share = PICTURES * len(same) // len(pictures)
-        count = max(AT_ONCE, min(share, len(same)) // AT_ONCE * AT_ONCE)
-        for start in range(0, count, AT_ONCE):
-            yield [same[i % len(same)] for i in range(start, start + AT_ONCE)]
+        share = MEASURED_IMAGES * len(same) // len(pictures)
+        count = max(BATCH, min(share, len(same)) // BATCH * BATCH)
+        for start in range(0, count, BATCH):
+            yield [same[i % len(same)] for i in range(start, start + BATCH)]

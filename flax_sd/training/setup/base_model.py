@@ -1,10 +1,11 @@
-"""The model that a run starts from, loaded or new, held against its options."""
+"""The model that a run starts from, pretrained or new, checked against the run's options."""
 
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from flax import nnx
 
 from flax_sd.config import Config
 from flax_sd.diffusion.schedule import NoiseSchedule
@@ -19,23 +20,23 @@ logger = logging.getLogger("flax_sd")
 
 
 def load_model(config: Config, compute_dtype: str) -> Model:
-    """Loads what the mode needs; what is trained whole is float32, the rest in `compute_dtype`.
+    """Loads the networks of the mode: fully trained ones in float32, others in `compute_dtype`.
 
     Raises:
-      UserError: the model cannot be found, is none that can be trained, or does not fit.
+      UserError: the model cannot be found, cannot be trained, or does not fit the options.
     """
 
-    def load(files: ModelFiles, name: str, dtype: str, key: jax.Array | None) -> Any:
+    def load(files: ModelFiles, name: str, dtype: str, key: jax.Array | None) -> nnx.Module:
         return files.load(name, dtype) if key is None else files.random(name, dtype, key)
 
     return _make_model(config, compute_dtype, load)
 
 
 def abstract_model(config: Config, compute_dtype: str) -> Model:
-    """Returns the same with shapes in place of weights, which are not read.
+    """Returns the same model with shapes in place of weights, which are not read.
 
     Raises:
-      UserError: as `load_model`, but for what is wrong with the weights.
+      UserError: as `load_model`, except for problems of the weights.
     """
     return _make_model(config, compute_dtype, lambda files, *named: files.abstract(*named[:2]))
 
@@ -43,9 +44,9 @@ def abstract_model(config: Config, compute_dtype: str) -> Model:
 def _make_model(
     config: Config,
     compute_dtype: str,
-    make: Callable[[ModelFiles, str, str, jax.Array | None], Any],
+    make: Callable[[ModelFiles, str, str, jax.Array | None], nnx.Module],
 ) -> Model:
-    """Returns the model, each network by `make(files, name, dtype, key if it starts at random)`."""
+    """Returns the model; `make(files, name, dtype, key)` makes a network, new ones with a key."""
     own, mode = config.model, config.mode
     files = ModelFiles.find(own.path, own.revision, own.variant, vae=own.vae)
     files.check_kind(STABLE_DIFFUSION if mode.captioned else DDPM)
@@ -58,7 +59,7 @@ def _make_model(
     model = Model(files, networks, [], files.trained_scheduler(own))
     if mode.captioned:
         _check_fit(config, model)
-        _say_dropout(networks)
+        _warn_of_dropout(networks)
     else:
         _check_ddpm(config, networks["unet"], model.scheduler_config)
     if mode.prompted:
@@ -74,44 +75,48 @@ def noise_schedule(model: Model) -> NoiseSchedule:
     return NoiseSchedule.from_config(model.scheduler_config)
 
 
-def _say_dropout(networks: Mapping[str, Any]) -> None:
-    """Warns where a config drops in training, which diffusers' scripts do and this one does not."""
-    for part, field in (("unet", "dropout"), ("text_encoder", "attention_dropout")):
-        rate = getattr(networks[part].config, field, None) if part in networks else None
+def _warn_of_dropout(networks: Mapping[str, Any]) -> None:
+    """Warns of dropout in a network's config: diffusers' scripts apply it, flax_sd does not."""
+    for name, field in (("unet", "dropout"), ("text_encoder", "attention_dropout")):
+        rate = getattr(networks[name].config, field, None) if name in networks else None
         if rate:
-            logger.warning("%s/config.json has %s %g: it is trained without", part, field, rate)
+            logger.warning("%s/config.json has %s %g: the run trains without it", name, field, rate)
 
 
 def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None:
-    """Raises UserError if the network cannot be trained on pictures of the config's size."""
+    """Raises UserError if the UNet cannot be trained on images of the config's size."""
     cfg, side, problems = unet.config, config.data.resolution, []
     if (cfg.in_channels, cfg.out_channels) != (3, 3):
         problems.append(
-            f"the UNet reads {cfg.in_channels} channels and puts out {cfg.out_channels}: pictures "
-            "have 3, and a learned variance is not trained"
+            f"the UNet has {cfg.in_channels} input and {cfg.out_channels} output channels: images "
+            "have 3, and a learned variance is not supported"
         )
     if side % (steps := 2 ** (len(cfg.block_out_channels) - 1)):
-        problems.append(f"data.resolution {side} is not a multiple of {steps}, as the UNet's steps")
+        problems.append(f"data.resolution {side} is not a multiple of {steps}, as the UNet needs")
     if str(variance := scheduler.get("variance_type", "fixed_small")).startswith("learned"):
-        problems.append(f"variance_type {variance} of the scheduler is not trained: fixed_large is")
+        problems.append(
+            f"variance_type {variance} of the scheduler is not supported: use fixed_large"
+        )
     if problems:
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")
 
 
 def _check_fit(config: Config, model: Model) -> None:
-    """Raises UserError if the parts do not fit each other, the pictures or the options."""
+    """Raises UserError if the components do not fit each other, the images or the options."""
     vae, side, step = model.networks["vae"], config.data.resolution, model.pixels_per_latent
     problems = model.misfits()
     if side % step:
         problems.append(f"data.resolution {side} is not a multiple of the VAE's {step}")
     elif config.data.buckets != "none" and (own := config.data.meant("bucket_step")) % step:
         problems.append(
-            f"sides of buckets are multiples of {own}, which is no multiple of the VAE's "
-            f"{step}: data.bucket_step sets it"
+            f"sides of buckets are multiples of {own}, which is not a multiple of the VAE's "
+            f"{step}: set data.bucket_step"
         )
     if "vae" in config.fully_trained:
         if not isinstance(vae, AutoencoderKL):
-            problems.append("train.mode vae trains an AutoencoderKL, and this is another class")
+            problems.append(
+                "train.mode vae trains an AutoencoderKL, and this VAE is of another class"
+            )
     else:
         text = model.networks["text_encoder"].config
         skips_all = config.model.clip_skip == text.num_hidden_layers
@@ -122,8 +127,8 @@ def _check_fit(config: Config, model: Model) -> None:
             )
         elif skips_all and "text_encoder" in config.lora_components:
             problems.append(
-                f"model.clip_skip {config.model.clip_skip} leaves out all layers of the text "
-                "encoder, so that train.text_encoder has nothing to train"
+                f"model.clip_skip {config.model.clip_skip} skips all layers of the text "
+                "encoder, so train.text_encoder has nothing to train"
             )
     if problems:
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")

@@ -1,11 +1,11 @@
-"""The LoRA of a run put into its networks: a fresh one, or that of a file to be trained on."""
+"""Adds the LoRA of a run to its networks: a new one, or that of a file to train further."""
 
 import functools
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import jax
+from flax import nnx
 
 from flax_sd.config import Config
 from flax_sd.errors import UserError
@@ -18,14 +18,14 @@ from flax_sd.training.setup.lora_start import read_start
 from flax_sd.training.setup.trained_layers import reached
 
 
-def add_adapters(config: Config, networks: dict[str, Any]) -> None:
-    """Puts the LoRA of the config beside the layers of `networks`, in place.
+def add_adapters(config: Config, networks: Mapping[str, nnx.Module]) -> None:
+    """Adds the LoRA of the config to the layers of `networks`, in place.
 
-    With `model.base_dtype` int8 the layers themselves are held in 8 bits from then on.
+    With `model.base_dtype` int8 the layers' own weights are then held in 8 bits.
 
     Raises:
-      UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing, or `lora.start` is no
-        LoRA, does not fit the model or is another than the options describe.
+      UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing, or `lora.start` is not
+        a LoRA, does not fit the model or differs from the options.
     """
     if config.lora.start is None:
         _add_fresh(config, networks)
@@ -38,14 +38,14 @@ def add_adapters(config: Config, networks: dict[str, Any]) -> None:
 
 
 def dropout_rates(config: Config) -> Rates | None:
-    """What the LoRA leaves out at random in training; None for nothing."""
+    """Returns the LoRA's dropout rates; None if all are 0."""
     settings = config.lora
     rates = Rates(settings.dropout, settings.rank_dropout, settings.module_dropout)
     return rates if any(rates) else None
 
 
 def constraint(config: Config) -> Callable[[Trees, Trees], Trees] | None:
-    """What each step does to the LoRA after its update; None for nothing."""
+    """Returns the function that limits the LoRA's norm after each update; None if unlimited."""
     largest = config.lora.max_norm
     return None if largest is None else _norm_limit(largest)
 
@@ -57,7 +57,7 @@ def _norm_limit(largest: float) -> Callable[[Trees, Trees], Trees]:
     }
 
 
-def _add_fresh(config: Config, networks: dict[str, Any]) -> None:
+def _add_fresh(config: Config, networks: Mapping[str, nnx.Module]) -> None:
     settings, key = config.lora, jax.random.key(config.seed)
     found: set[str] = set()
 

@@ -1,10 +1,11 @@
-"""The LoRA of a file that a run trains on: `lora.start`."""
+"""The LoRA file that a run trains further: `lora.start`."""
 
 import logging
 import math
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+
+from flax import nnx
 
 from flax_sd.config import Config, LoRAConfig
 from flax_sd.errors import UserError
@@ -18,50 +19,50 @@ from flax_sd.training.setup.trained_layers import reached
 LOGGER = logging.getLogger("flax_sd")
 
 
-def read_start(config: Config, networks: dict[str, Any]) -> LoRAFile:
-    """The LoRA of `lora.start`, each layer at the scale that it was trained at.
+def read_start(config: Config, networks: Mapping[str, nnx.Module]) -> LoRAFile:
+    """Reads the LoRA of `lora.start`, each layer with the scale that it was trained at.
 
     Raises:
-      UserError: it is no LoRA, does not fit the model or is another than the options describe.
+      UserError: it is not a LoRA, does not fit the model or differs from the options.
     """
     start = config.lora.start
     assert start is not None
     known = {name: networks[name] for name in ("unet", "text_encoder")}
     lora, said = _at_its_scales(start, config.lora, known)
     if problems := [*_clashes(config, lora, known)]:
-        raise UserError("\n  ".join([f"lora.start {start} is another LoRA:", *problems]))
+        raise UserError("\n  ".join([f"lora.start {start} does not fit the options:", *problems]))
     if said:
         LOGGER.warning("%s", said)
     return lora
 
 
 def _at_its_scales(
-    path: pathlib.Path, settings: LoRAConfig, networks: dict[str, Any]
+    path: pathlib.Path, settings: LoRAConfig, networks: Mapping[str, nnx.Module]
 ) -> tuple[LoRAFile, str]:
-    """The LoRA, and what is to be said of its scales where the file does not tell them."""
+    """Returns the LoRA, and a warning if the file does not tell its scales."""
     lora = read(path, networks)
     if not is_folded(path, lora):
         return lora, ""
     run = _run_of(path)
     if run is not None:
-        alphas, source = _alphas_of_run(run, networks), "at the scales of the run that it lies in"
+        alphas, source = _alphas_of_run(run, networks), "with the scales of its run"
     elif settings.alpha is None:
-        alphas, source = _alphas(settings), "at a scale of 1 (lora.alpha sets another)"
+        alphas, source = _alphas(settings), "with a scale of 1 (lora.alpha sets another)"
     else:
-        alphas, source = _alphas(settings), f"at {settings.alpha:g} (lora.alpha) / rank"
+        alphas, source = _alphas(settings), f"with {settings.alpha:g} (lora.alpha) / rank"
     told = unfolded(lora, alphas)
     if all(
         told[name][p].alpha == one.alpha for name, own in lora.items() for p, one in own.items()
     ):
         return told, ""
     return told, (
-        f"lora.start {path} does not tell the scales of its layers. What they do is kept, and they "
-        f"are trained {source}"
+        f"lora.start {path} does not tell the scales of its layers. Their effect is unchanged, and "
+        f"they are trained {source}"
     )
 
 
 def _run_of(path: pathlib.Path) -> Config | None:
-    """The config of the run that trained the LoRA; None if the file lies in none."""
+    """Returns the config of the run that trained the LoRA; None if it is in no run's folder."""
     try:
         run = config_of(path)
     except UserError:  # another program's config.yaml
@@ -70,7 +71,7 @@ def _run_of(path: pathlib.Path) -> Config | None:
 
 
 def _alphas(settings: LoRAConfig) -> Alphas:
-    """Those of fresh layers."""
+    """Returns the alphas of new layers."""
 
     def alpha(component: str, path: str, rank: int) -> float:
         given = float(rank) if settings.alpha is None else settings.alpha
@@ -79,14 +80,14 @@ def _alphas(settings: LoRAConfig) -> Alphas:
     return alpha
 
 
-def _alphas_of_run(run: Config, networks: dict[str, Any]) -> Alphas:
-    """Those that the run trained at; if it trained on a file too, they are that file's."""
+def _alphas_of_run(run: Config, networks: Mapping[str, nnx.Module]) -> Alphas:
+    """Returns the alphas that the run trained with: those of its own `lora.start`, if any."""
     fresh, start = _alphas(run.lora), run.lora.start
     if start is None:
         return fresh
     try:
         earlier, _ = _at_its_scales(start, run.lora, networks)
-    except UserError:  # it is gone by now
+    except UserError:  # the file is gone
         return fresh
 
     def alpha(component: str, path: str, rank: int) -> float:
@@ -96,14 +97,14 @@ def _alphas_of_run(run: Config, networks: dict[str, Any]) -> Alphas:
     return alpha
 
 
-def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterator[str]:
-    """What the options say and the file has otherwise; an option at its default says nothing."""
+def _clashes(config: Config, lora: LoRAFile, networks: Mapping[str, nnx.Module]) -> Iterator[str]:
+    """Yields the differences between file and options; options at their defaults do not count."""
     trained = {"unet", "text_encoder"} if config.train.text_encoder else {"unet"}
     for name in sorted(lora.keys() ^ trained):
         if name in lora:
             yield f"it has layers of the {name}, which the run does not train (train.{name} does)"
         else:
-            yield f"it has no layers of the {name}, which the run is to train"
+            yield f"it has no layers of the {name}, which the run trains"
     settings, default = config.lora, LoRAConfig()
     adapters = [adapter for own in lora.values() for adapter in own.values()]
     for name in ("rank", "alpha"):
@@ -118,5 +119,6 @@ def _clashes(config: Config, lora: LoRAFile, networks: dict[str, Any]) -> Iterat
                 p for p in sorted(picked ^ own.keys()) if reached(config, name, networks[name], p)
             ]
             if odd:
-                which = "does not have" if odd[0] in picked else "has, which they do not pick,"
-                yield f"lora.targets is {settings.targets!r}, it {which} {name}.{odd[0]}"
+                layer = f"{name}.{odd[0]}"
+                which = f"does not have {layer}" if odd[0] in picked else f"also has {layer}"
+                yield f"lora.targets is {settings.targets!r}, it {which}"

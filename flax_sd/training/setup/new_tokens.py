@@ -1,4 +1,4 @@
-"""The new tokens of a run: how they begin, what of the captions holds them, and their files."""
+"""The new tokens of a run: their initial vectors, the check of their captions, and their files."""
 
 import pathlib
 
@@ -16,12 +16,12 @@ from flax_sd.weights.fill import rounded
 
 
 def begin(cfg: TokensConfig, text_encoder: CLIPTextModel, tokenizer: Tokenizer) -> Tokenizer:
-    """Gives the text encoder its new rows, copies of old ones; returns what finds their tokens.
+    """Adds rows to the text encoder, copies of old ones; returns a tokenizer with the new tokens.
 
-    As diffusers' textual_inversion.py begins; an abstract text encoder gets abstract rows.
+    They start as in diffusers' textual_inversion.py; an abstract text encoder gets abstract rows.
 
     Raises:
-      UserError: the vocabulary has such a token, or a token fewer vectors than old words.
+      UserError: the vocabulary has such a token, or a token has fewer vectors than initial tokens.
     """
     table = text_encoder.text_model.embeddings.token_embedding.embedding.get_value()
 
@@ -36,17 +36,17 @@ def begin(cfg: TokensConfig, text_encoder: CLIPTextModel, tokenizer: Tokenizer) 
 
 
 def initial_ids(cfg: TokensConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """The old id that each vector of each new token begins as; if there are too few, in turns.
+    """Returns the initial token ids of each new token's vectors; too few ids are repeated.
 
     Raises:
-      UserError: there are more than vectors.
+      UserError: there are more ids than vectors.
     """
     found, problems = {}, []
     for name, words in cfg.names.items():
         ids = tokenizer.encode(words)
         count = cfg.vectors or len(ids)
         if len(ids) > count:
-            problems.append(f"{name} begins as {words!r}, which is {len(ids)} tokens")
+            problems.append(f"{name} starts as {words!r}, which has {len(ids)} tokens")
         found[name] = [ids[i % len(ids)] for i in range(count)]
     if problems:
         raise UserError(f"tokens.vectors is {cfg.vectors}: {'; '.join(problems)}")
@@ -54,7 +54,7 @@ def initial_ids(cfg: TokensConfig, tokenizer: Tokenizer) -> dict[str, list[int]]
 
 
 def counted(cfg: TokensConfig, tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer that counts the new tokens with all of their vectors."""
+    """Returns a tokenizer that counts each new token with all of its vectors."""
     names = [
         placeholder
         for name, ids in initial_ids(cfg, tokenizer).items()
@@ -64,7 +64,7 @@ def counted(cfg: TokensConfig, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def check_captions(cfg: TokensConfig, pictures: data.Pictures) -> None:
-    """Sees that there is something to learn each token from.
+    """Checks that each new token is in a caption.
 
     Raises:
       UserError: a token is in no caption.
@@ -73,8 +73,8 @@ def check_captions(cfg: TokensConfig, pictures: data.Pictures) -> None:
     absent = [name for name in cfg.names if not any(name.lower() in text for text in captions)]
     if absent:
         raise UserError(
-            f"tokens.names: no caption of {pictures.cfg.path} holds {', '.join(absent)}: write it "
-            f'into the captions, or take a data.template such as "{{}}, {absent[0]}"'
+            f"tokens.names: no caption of {pictures.cfg.path} contains {', '.join(absent)}: add it "
+            f'to the captions, or use a data.template such as "{{}}, {absent[0]}"'
         )
 
 
@@ -85,7 +85,7 @@ def write_all(
     files: dict[str, pathlib.Path],
     dtype: str = "float32",
 ) -> None:
-    """Writes what the text encoder has learned of each token.
+    """Writes the trained vectors of each token.
 
     Raises:
       UserError: a file cannot be written, or the dtype cannot hold a number.

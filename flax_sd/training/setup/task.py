@@ -1,4 +1,4 @@
-"""What a run trains and how its batches are made: parts of a model -> arrays and pure functions."""
+"""The training task of a run: trained and frozen leaves, losses and encoders, from a model."""
 
 import functools
 from collections.abc import Callable
@@ -30,33 +30,33 @@ from flax_sd.training.setup.trained_layers import reached
 from flax_sd.weights.model import Model
 
 
-class Objective(NamedTuple):
-    """The trained and the frozen leaves of each component, and what is done with them.
+class TrainTask(NamedTuple):
+    """The trained and the frozen leaves of each component, and the functions that read them.
 
     Attributes:
-      measure: the loss by which models are compared, whatever weighs the training's.
-      encode: jitted, (frozen, pixels, ids) -> batch; what stands in front of a step.
+      eval_loss: the loss of evaluations: without the weights and dropout of the training loss.
+      encode: jitted, (frozen, pixels, ids) -> batch of a step.
       moments: jitted, (frozen, pixels) -> Moments; None in modes vae and ddpm.
-      text: jitted, (frozen, ids) -> states; None where the text encoder is trained or not there.
-      constrain: what a step does to the trained leaves after their update; None for nothing.
+      text: jitted, (frozen, ids) -> states; None if the text encoder is trained or missing.
+      constrain: changes the trained leaves after each update; None for nothing.
     """
 
     graphs: dict[str, nnx.GraphDef]
     params: dict[str, nnx.State]
     frozen: dict[str, nnx.State]
     loss: Loss
-    measure: Loss
-    encode: Any
-    moments: Any = None
-    text: Any = None
+    eval_loss: Loss
+    encode: Program
+    moments: Program | None = None
+    text: Program | None = None
     constrain: Callable[[Trees, Trees], Trees] | None = None
 
 
-def make_objective(config: Config, model: Model) -> Objective:
-    """Injects the LoRA, divides each network into trained and frozen leaves, builds the loss.
+def make_task(config: Config, model: Model) -> TrainTask:
+    """Adds the LoRA, divides each network into trained and frozen leaves, builds the losses.
 
     Raises:
-      UserError: the LoRA that the config describes cannot be put into the networks.
+      UserError: the LoRA of the config does not fit the networks.
     """
     networks: dict[str, Any] = dict(model.networks)
     if config.mode.adapters:
@@ -71,14 +71,14 @@ def make_objective(config: Config, model: Model) -> Objective:
         else:
             graphs[name], frozen[name] = nnx.split(network)
     if not config.mode.denoises:
-        loss = _vae_objective(config, networks["vae"], graphs)
-        return Objective(graphs, params, frozen, loss, loss, _pixels_alone())
+        loss = _vae_loss(config, networks["vae"], graphs)
+        return TrainTask(graphs, params, frozen, loss, loss, _pixel_batch())
     options = DiffusionConfig(config.loss, config.timesteps, config.noise, dropout_rates(config))
     if config.mode.unconditional:
         dtype, schedule = _compute_dtype(config), noise_schedule(model)
         loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
-        measure = pixel_loss(graphs, schedule, compute_dtype=dtype)
-        return Objective(graphs, params, frozen, loss, measure, _pixels_alone())
+        eval_loss = pixel_loss(graphs, schedule, compute_dtype=dtype)
+        return TrainTask(graphs, params, frozen, loss, eval_loss, _pixel_batch())
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
@@ -90,23 +90,25 @@ def make_objective(config: Config, model: Model) -> Objective:
     loss = make_loss(cfg=options)
     frozen_text = "text_encoder" not in params
     encoders = _encoders(graphs, config.model.clip_skip, frozen_text=frozen_text)
-    return Objective(
+    return TrainTask(
         graphs, params, frozen, loss, make_loss(), *encoders, constrain=constraint(config)
     )
 
 
 def _compute_dtype(config: Config) -> jnp.dtype | None:
-    """What whole trained weights are cast to; LoRA leaves are not cast."""
+    """Returns the dtype that fully trained weights are cast to; LoRA leaves are not cast."""
     return jnp.dtype(resolve_dtype(config.compute_dtype)) if config.fully_trained else None
 
 
-def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
-    """The filter that picks each trained component's leaves, of those that have a gradient."""
-    picked: dict[str, Any] = dict.fromkeys(config.fully_trained, nnx.Param)
+def _trained_leaves(
+    config: Config, networks: dict[str, nnx.Module]
+) -> dict[str, nnx.filterlib.Filter]:
+    """Returns a filter for each trained component: its leaves that have a gradient."""
+    picked: dict[str, nnx.filterlib.Filter] = dict.fromkeys(config.fully_trained, nnx.Param)
     if config.mode.adapters:
         picked = dict.fromkeys(config.lora_components, nnx.LoRAParam)
     if config.tokens.names:
-        picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # either, where they are
+        picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # those that exist
 
     def has_gradient(name: str, path: tuple[Any, ...], _: Any) -> bool:
         return reached(config, name, networks[name], ".".join(map(str, path)))
@@ -116,7 +118,7 @@ def _trained_leaves(config: Config, networks: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
+def _vae_loss(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) -> Loss:
     return vae_loss(
         graphs,
         stride=vae.config.pixels_per_latent,
@@ -128,7 +130,7 @@ def _vae_objective(config: Config, vae: Any, graphs: dict[str, nnx.GraphDef]) ->
 
 
 @remembered
-def _pixels_alone() -> Program:
+def _pixel_batch() -> Program:
     return jit(lambda frozen, pixels, ids: PixelBatch(pixels))
 
 
@@ -136,7 +138,7 @@ def _pixels_alone() -> Program:
 def _encoders(
     graphs: dict[str, nnx.GraphDef], clip_skip: int, *, frozen_text: bool
 ) -> tuple[Program, Program, Program | None]:
-    """Returns `encode`, `moments` and `text` of an Objective."""
+    """Returns `encode`, `moments` and `text` of an TrainTask."""
 
     def moments(frozen: Trees, pixels: jax.Array) -> Moments:
         return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
@@ -151,6 +153,6 @@ def _encoders(
     return jit(encode), jit(moments), jit(text) if frozen_text else None
 
 
-def trained_size(objective: Objective) -> int:
-    """How many numbers are trained."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(objective.params))
+def trained_size(task: TrainTask) -> int:
+    """Returns the number of trained parameters."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(task.params))

@@ -1,4 +1,4 @@
-"""Which weights the loss depends on."""
+"""The weights that the loss depends on."""
 
 import re
 from typing import Any
@@ -9,10 +9,10 @@ _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
 
 
 def reached(config: Config, component: str, network: Any, path: str) -> bool:
-    """Whether the loss depends on what lies at a dotted path of a component.
+    """Tells if the loss depends on the weights at a dotted path of a component.
 
-    The last `model.clip_skip` layers of the text encoder have no part in it. They never have a
-    gradient, so weight decay alone would change them; hence they are not trained.
+    It does not depend on the last `model.clip_skip` layers of the text encoder. Without a gradient
+    only weight decay would change them, so they are not trained.
     """
     found = _LAYER.match(path) if component == "text_encoder" else None
     return (

@@ -1,1 +1,1 @@
-"""The loss of pictures that stay the same."""
+"""Evaluation of a run on fixed images."""

@@ -1,7 +1,7 @@
-"""The loss of pictures at fixed timesteps and noise, so that two models compare.
+"""The loss of images at fixed timesteps and noise, so that models can be compared.
 
-Each picture is seen once in each tenth of the timesteps. What is drawn for it is a function of its
-place in the set and of how many pictures there are, whatever the batches and the devices.
+Each image is evaluated once in each tenth of the timesteps. Its timesteps and noise depend on its
+place in the set and on the number of images, not on batches or devices.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,29 +10,29 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Float, Float64, Int, PyTree
 
 from flax_sd.data import Batch, alike
 from flax_sd.data.batches import stack
 from flax_sd.system import sharding
-from flax_sd.system.compiler import jit, remembered
+from flax_sd.system.compiler import Program, jit, remembered
 from flax_sd.training.inputs.batches import Inputs
 from flax_sd.training.losses import Loss, Trees
 
-EVALUATION_SEED = 20_000  # of the fixed draws; any number, but the same for every run
+EVALUATION_SEED = 20_000  # of timesteps and noise; any number, but the same for every run
 BANDS = 10  # equal parts of the timesteps
-ROWS = 8  # pictures at once
+ROWS = 8  # images in a batch
 
 
 class Evaluator:
-    """Pictures, encoded once, with the draws at which their loss is measured.
+    """Images, encoded once, with fixed timesteps and noise for their losses.
 
     Attributes:
-      bands: first and last timestep of each; none where the loss has no timesteps.
+      bands: first and last timestep of each band; empty if the loss has no timesteps.
     """
 
     def __init__(self, inputs: Inputs, loss: Loss, mesh: Mesh):
-        """Puts all of the pictures on the devices, each with its first caption.
+        """Loads all images onto the devices, each with its first caption.
 
         Raises:
           UserError: they cannot be read.
@@ -52,7 +52,7 @@ class Evaluator:
         self._loss = _fixed(loss, mesh)
 
     def losses(self, params: Trees, frozen: Trees) -> Float64[np.ndarray, "n bands"]:
-        """Each picture's loss in each band; in one, if the loss has no timesteps."""
+        """Returns each image's loss in each band; in one band if the loss has no timesteps."""
         bands = max(1, len(self.bands))
         values = np.zeros((self._count, bands))
         for batch, rows, valid in self._batches:
@@ -64,16 +64,16 @@ class Evaluator:
 
 
 def band_edges(timesteps: int) -> list[tuple[int, int]]:
-    """The first and the last timestep of each band."""
+    """Returns the first and the last timestep of each band."""
     edges = [band * timesteps // BANDS for band in range(BANDS + 1)]
     return [(first, after - 1) for first, after in zip(edges, edges[1:], strict=False)]
 
 
 def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
-    """One timestep for each picture in each band.
+    """Returns one timestep for each image in each band.
 
-    Those of a band are spread over it: each of its `count` equal parts has one, drawn within it,
-    and which picture has which part is drawn too.
+    They are stratified: each of `count` equal parts of a band has one timestep, at a random place,
+    and parts are assigned to images at random.
     """
     places = np.empty((count, BANDS))
     for band in range(BANDS):
@@ -85,7 +85,7 @@ def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
 
 
 def _batch(inputs: Inputs, loaded: Sequence[Any], rows: np.ndarray) -> Any:
-    """These pictures as a batch; `rows` are this process's."""
+    """Returns this process's `rows` as a batch."""
     batch = Batch(
         pictures=stack([loaded[i] for i in rows]),
         captions=[inputs.source.captions(i)[0] for i in rows.tolist()],
@@ -99,24 +99,24 @@ def _batch(inputs: Inputs, loaded: Sequence[Any], rows: np.ndarray) -> Any:
 
 
 def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Rows in batches of one size, the last padded; how many of each are no padding."""
+    """Yields batches of rows, the last one padded, with the number of rows before the padding."""
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), len(part)
 
 
 @remembered
-def _fixed(loss: Loss, mesh: Mesh) -> Any:
-    """Jitted: each row's loss, with draws that depend on the picture and the band alone."""
+def _fixed(loss: Loss, mesh: Mesh) -> Program:
+    """Builds the jitted loss of each row, with draws that depend on image and band alone."""
 
-    def draw(key: jax.Array, row: Any) -> Any:
+    def draw(key: jax.Array, row: PyTree) -> PyTree:
         draws = loss.draw(key, jax.tree.map(lambda leaf: leaf[None], row))
         return jax.tree.map(lambda leaf: leaf[0], draws)
 
     def value(
         params: Trees,
         frozen: Trees,
-        batch: Any,
+        batch: PyTree,
         pictures: Int[Array, " b"],
         band: Int[Array, ""],
         t: Int[Array, " b"],

@@ -1,7 +1,7 @@
-"""What was measured of each set of pictures at each step, on disk, and what follows from it.
+"""The log of evaluations on disk, and what follows from it: the best step and early stopping.
 
-validation.jsonl is for people and charts. validation_pictures.jsonl has each picture's loss, from
-which the changes between two steps are computed, so that a run that resumes knows them too.
+validation.jsonl is for users and charts. validation_pictures.jsonl has each image's loss, from
+which a resumed run computes the changes between two steps.
 """
 
 import pathlib
@@ -18,48 +18,48 @@ from flax_sd.run_folder.step_lines import StepLines
 
 
 class Losses(NamedTuple):
-    """The loss of each picture of a set, by name, in each band of the timesteps."""
+    """The loss of each image of a set, by name, in each band of the timesteps."""
 
     names: tuple[str, ...]
     values: Float64[np.ndarray, "n bands"]
 
     @property
     def means(self) -> "PictureMeans":
-        """The mean over the bands."""
+        """Each image's mean over the bands."""
         return PictureMeans(self.names, np.mean(self.values, axis=1))
 
     @property
     def curve(self) -> list[float]:
-        """The mean over the pictures, in each band."""
+        """Each band's mean over the images."""
         return np.mean(self.values, axis=0).tolist()
 
 
 class PictureMeans(NamedTuple):
-    """The loss of each picture of a set, by name."""
+    """The mean loss of each image of a set, by name."""
 
     names: tuple[str, ...]
     values: Float64[np.ndarray, " n"]
 
 
 def change(before: PictureMeans | None, after: PictureMeans) -> Interval | None:
-    """The mean change of a picture's loss; None unless both are of the same pictures."""
+    """Returns the mean change of the images' losses; None unless both have the same images."""
     if before is None or before.names != after.names:
         return None
     return interval(after.values - before.values)
 
 
-class Measured(NamedTuple):
-    """The mean loss of a set, and its change since step 0, where that is known."""
+class Evaluated(NamedTuple):
+    """The mean loss of a set, and its change since step 0, if that is known."""
 
     loss: Interval
     change: Interval | None
 
 
 class ValidationLog:
-    """The measurements of a run, up to the step where it stands."""
+    """The evaluations of a run, up to its current step."""
 
     def __init__(self, output: pathlib.Path, step: int):
-        """Reads what was measured up to `step`; only `rewind` drops what came after it.
+        """Reads the evaluations up to `step`; only `rewind` drops later ones.
 
         Raises:
           UserError: the file cannot be read.
@@ -74,7 +74,7 @@ class ValidationLog:
             self._known.setdefault(line["set"], {})[line["step"]] = means
 
     def rewind(self) -> None:
-        """Drops the lines past the step.
+        """Drops the lines after the current step.
 
         Raises:
           UserError: a file cannot be written.
@@ -84,16 +84,16 @@ class ValidationLog:
             self._pictures.truncate_after(self._step)
 
     def best(self) -> int | None:
-        """The step after which val_loss was least, of those measured; the first of equal ones."""
+        """Returns the step after 0 with the lowest val_loss; of equal ones, the first."""
         known = self._known.get(VAL_LOSS, {})
         after = [(float(np.mean(means.values)), step) for step, means in known.items() if step]
         return min(after)[1] if after else None
 
     def without_improvement(self) -> int:
-        """How many measurements in a row, the last among them, had no sure improvement of val_loss.
+        """Counts the last evaluations in a row without a significant improvement of val_loss.
 
-        Sure is one whose whole interval is below 0, against the last such (at first, step 0), each
-        picture with itself.
+        An improvement is significant if the 95 % interval of the change is below 0. The change is
+        that since the last significant one, or step 0, paired by image.
         """
         reference, waited = None, 0
         for _, means in sorted(self._known.get(VAL_LOSS, {}).items()):
@@ -106,8 +106,8 @@ class ValidationLog:
 
     def add(
         self, step: int, name: str, losses: Losses, bands: Sequence[tuple[int, int]]
-    ) -> Measured:
-        """Writes a line of both files.
+    ) -> Evaluated:
+        """Writes the evaluation of a set to both files.
 
         Raises:
           UserError: they cannot be written.
@@ -131,4 +131,4 @@ class ValidationLog:
                 "bands": [[*edge, mean] for edge, mean in zip(bands, losses.curve, strict=False)],
             }
             self._lines.append(line)
-        return Measured(loss, moved)
+        return Evaluated(loss, moved)

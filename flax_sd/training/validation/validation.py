@@ -1,4 +1,4 @@
-"""Measuring a run beside its steps: which sets, and what becomes of the figures."""
+"""Evaluates a run between its steps, and decides about the best state and early stopping."""
 
 import math
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from flax_sd.training.inputs.batches import Inputs
 from flax_sd.training.inputs.datasets import Sets
 from flax_sd.training.losses import Loss, Trees
 from flax_sd.training.validation.evaluator import Evaluator
-from flax_sd.training.validation.log import Losses, Measured, ValidationLog
+from flax_sd.training.validation.log import Evaluated, Losses, ValidationLog
 
 
 class Verdict(NamedTuple):
-    """What a measurement came to.
+    """The result of an evaluation.
 
     Attributes:
-      values: figures for the step's line in metrics.jsonl.
-      best: the state is the best so far, and is to be kept.
-      stop: the run is to end, for validation.patience is at its end.
+      values: values for the step's line in metrics.jsonl.
+      best: the state is the best so far, and is to be saved.
+      stop: the run is to end, since validation.patience is exhausted.
     """
 
     values: Mapping[str, float] = {}
@@ -32,18 +32,18 @@ class Verdict(NamedTuple):
 
 
 def best_step(config: Config, log: ValidationLog) -> int | None:
-    """Returns the step whose state is kept as the best one; None if the run keeps none."""
+    """Returns the step with the best state; None if the run keeps none."""
     return None if config.validation.every is None else log.best()
 
 
 def patience_exhausted(config: Config, log: ValidationLog) -> bool:
-    """Whether validation.patience is at its end."""
+    """Tells if validation.patience is exhausted."""
     patience = config.validation.patience
     return patience is not None and log.without_improvement() >= patience
 
 
 class Validation:
-    """The sets whose loss is measured, and the log of that."""
+    """The sets to evaluate on, and their log."""
 
     def __init__(
         self,
@@ -55,22 +55,23 @@ class Validation:
         log: ValidationLog,
         progress: Progress,
     ):
-        """Puts the pictures on the devices.
+        """Loads the images onto the devices.
 
         Raises:
-          UserError: a picture cannot be read any more.
+          UserError: an image can no longer be read.
         """
         self._config, self._log, self._progress = config, log, progress
-        self._names = {name: sets.measured[name].names for name in inputs}
+        self._names = {name: sets.evaluated[name].names for name in inputs}
         self._sets = {name: Evaluator(given, loss, mesh) for name, given in inputs.items()}
 
     @property
     def best(self) -> int | None:
-        """The step whose state is the best one so far, where a run keeps it."""
+        """The step with the best state so far, if the run keeps it."""
         return best_step(self._config, self._log)
 
-    def measure(self, step: int, params: Trees, frozen: Trees) -> tuple[Verdict, dict[str, float]]:
-        """Measures every set: what that comes to, and the losses by timestep.
+    def evaluate(self, step: int, params: Trees, frozen: Trees) -> tuple[Verdict, dict[str, float]]:
+        """Evaluates every set; returns the verdict, and the losses by timestep.
+
 
         Raises:
           UserError: a loss is not finite, or the log cannot be written.
@@ -78,16 +79,16 @@ class Validation:
         values, curves = {}, {}
         for name, evaluator in self._sets.items():
             losses = Losses(self._names[name], evaluator.losses(params, frozen))
-            measured = self._log.add(step, name, losses, evaluator.bands)
-            loss, change = measured
+            evaluated = self._log.add(step, name, losses, evaluator.bands)
+            loss, change = evaluated
             kind = "training" if name == TRAIN_SUBSET else "held-out"
             if not math.isfinite(loss.mean):
                 raise UserError(
-                    f"step {step}: {name}, the loss on {kind} pictures, is {loss.mean}: a weight "
+                    f"step {step}: {name}, the loss on {kind} images, is {loss.mean}: a weight "
                     "of the model is not finite, or the numbers overflow in this compute_dtype"
                 )
             self._progress.stage(
-                "measured", f"{name} {_said(measured, f'{len(losses.names)} {kind} pictures')}"
+                "evaluated", f"{name} {_described(evaluated, f'{len(losses.names)} {kind} images')}"
             )
             values |= {name: loss.mean, f"{name}_ci": loss.half}
             if change is not None:
@@ -98,14 +99,15 @@ class Validation:
         if stop:
             patience = self._config.validation.patience
             self._progress.say(
-                f"val_loss has not surely improved {patience} times: this is the end"
+                f"val_loss has not improved significantly in {patience} evaluations: "
+                "the run ends early"
             )
         return Verdict(values, self.best == step, stop), curves
 
 
-def _said(measured: Measured, pictures: str) -> str:
-    """As "0.0576 ± 0.0041 on 12 held-out pictures, -0.0103 ± 0.0012 since step 0"."""
-    loss, change = measured
+def _described(evaluated: Evaluated, pictures: str) -> str:
+    """Returns "0.0576 ± 0.0041 on 12 held-out images, -0.0103 ± 0.0012 since step 0"."""
+    loss, change = evaluated
     text = f"{loss.mean:.4f} ± {loss.half:.4f} on {pictures}"
     if change is not None:
         text += f", {change.mean:+.4f} ± {change.half:.4f} since step 0"

@@ -15,7 +15,7 @@ from flax_sd.system import compiler, sharding
 from flax_sd.system.memory import bytes_per_device
 from flax_sd.training import optim, step
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective, trained_size
+from flax_sd.training.setup.task import make_task, trained_size
 from tests.processes import run
 
 PLAN = """
@@ -59,12 +59,12 @@ def test_shapes_are_those_of_a_run(config_file, mode):
         for name, network in parts.networks.items()
     }
     assert program.parameters == parameters
-    objective = make_objective(config, parts)
-    assert sum(program.trained.values()) == trained_size(objective)
+    task = make_task(config, parts)
+    assert sum(program.trained.values()) == trained_size(task)
     tx = optim.make_optimizer(config.optim, config.train.steps)
     scaled = config.compute_dtype == "float16"
-    state = step.init_state(objective.params, tx, config.seed, scaled=scaled)
-    for shapes, arrays in ((program.frozen, objective.frozen), (program.state, state)):
+    state = step.init_state(task.params, tx, config.seed, scaled=scaled)
+    for shapes, arrays in ((program.frozen, task.frozen), (program.state, state)):
         assert jax.tree.structure(shapes) == jax.tree.structure(arrays)
         pairs = zip(jax.tree.leaves(shapes), jax.tree.leaves(arrays), strict=True)
         assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in pairs)
@@ -105,7 +105,7 @@ def test_what_is_encoded_once_is_said_so(plan):
     _, out = plan("--device-memory", "1kB", "--data.center_crop", "true")
     sizes = [
         _bytes(re.search(rf"  {name} +([\d.]+ \w?B)", out)[1])
-        for name in ("frozen weights", "of these in the steps")
+        for name in ("frozen weights", "of these during the steps")
     ]
     assert sizes[1] < 0.9 * sizes[0] and "encoding, once, before the first step" in out
 
@@ -130,7 +130,7 @@ def test_what_fits_and_what_to_change_where_it_does_not(plan):
     assert status == 0 and "train.batch_size 128 fits" in out
     assert "of 1000.00 GB" in out and "between devices, a step  nothing" in out
     assert "largest train.batch_size that fits  128 or more" in out
-    at_most = _bytes(re.search(r"at the worst moment +([\d.]+ \wB)", out)[1])
+    at_most = _bytes(re.search(r"peak +([\d.]+ \wB)", out)[1])
 
     status, out = plan("--device-memory", f"{at_most // 4}", "--train.batch_size", 128)
     assert status == 1 and "train.batch_size 128 does not fit" in out

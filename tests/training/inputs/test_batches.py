@@ -22,7 +22,7 @@ from flax_sd.training.inputs.batches import feed
 from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.inputs.encoding import rows_at_once
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from tests.threads import meeting
 from tests.training_runs import assert_same_lora, contents, make_pictures
 
@@ -89,12 +89,12 @@ def test_what_is_drawn_of_the_data_follows_its_options(config_file, option, valu
 
 def test_a_second_run_finds_everything(train, cache):
     first = train("a", *ONCE)
-    assert "7 pictures, 0 of them found in the cache" in first.out
+    assert "7 images, 0 of them found in the cache" in first.out
     assert "8 captions, 0 of them found in the cache" in first.out  # the empty one too
     assert count(cache) == 15
     kept = contents(cache)
     second = train("b", *ONCE)
-    assert "7 pictures, 7 of them found" in second.out and "8 captions, 8 of" in second.out
+    assert "7 images, 7 of them found" in second.out and "8 captions, 8 of" in second.out
     assert second.lora().keys() == first.lora().keys()
     assert all(np.array_equal(second.lora()[key], value) for key, value in first.lora().items())
     assert contents(cache) == kept
@@ -141,7 +141,7 @@ def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, tmp_p
 def test_pictures_that_are_cut_anew_are_encoded_at_each_step(train, cache):
     run = train("a")
     assert run.status == 0 and count(cache) == 0
-    assert "encodes at each step: 7 of 7 pictures are cut at a place drawn anew" in run.out
+    assert "encodes at each step: 7 of 7 images are cropped at random" in run.out
 
 
 def test_square_pictures_need_no_centre_crop(train, cache, tmp_path):
@@ -154,20 +154,20 @@ def test_square_pictures_need_no_centre_crop(train, cache, tmp_path):
 
 def test_few_steps_encode_only_what_they_show(train, cache):
     run = train("a", *ONCE, "--train.steps", 2)
-    assert "4 pictures are shown, fewer than there are" in run.out and count(cache) == 0
+    assert "4 images are shown, fewer than the data set has" in run.out and count(cache) == 0
 
 
 def test_a_disk_without_room_is_left_alone(train, cache, monkeypatch):
     monkeypatch.setattr(inputs.Store, "room", lambda self: 1000)
     run = train("a", *ONCE)
-    assert run.status == 0 and "more than half of what is free" in run.out and count(cache) == 0
+    assert run.status == 0 and "more than half of the free space" in run.out and count(cache) == 0
 
 
 def test_only_what_is_missing_needs_room(train, cache, monkeypatch):
     train("a", *ONCE)
     monkeypatch.setattr(inputs.Store, "room", lambda self: 1000)
     run = train("b", *ONCE)  # as when the run before, or this one before a kill, took the room
-    assert run.status == 0 and "7 pictures, 7 of them found" in run.out
+    assert run.status == 0 and "7 images, 7 of them found" in run.out
 
 
 def test_an_entry_that_goes_away_in_mid_run_is_named(train, cache, monkeypatch):
@@ -182,7 +182,7 @@ def test_an_entry_that_goes_away_in_mid_run_is_named(train, cache, monkeypatch):
     monkeypatch.setattr("flax_sd.training.run.prepare", then_lost)
     run = train("a", *ONCE)
     assert run.status == 2
-    assert "is not there" in run.err and "the same command encodes it again" in run.err
+    assert "is not there" in run.err and "run the same command again to encode it" in run.err
     monkeypatch.undo()
 
 
@@ -193,10 +193,10 @@ def prepared(config_file):
     def make(*flags):
         config = parse(config_file, list(flags))
         parts = load_model(config, "float32")
-        objective = make_objective(config, parts)
+        task = make_task(config, parts)
         sets = open_sets(config)
         mesh = sharding.make_mesh(-1, 1)
-        return inputs.prepare(config, objective, parts, sets, mesh, Progress())
+        return inputs.prepare(config, task, parts, sets, mesh, Progress())
 
     return make
 
@@ -214,14 +214,14 @@ def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
     for once in ("true", "false"):
         options = [*flags, "--data.encode_once", once]
         made = prepared(*options)
-        assert isinstance(made.train, inputs.Stored if once == "true" else inputs.Live)
+        assert isinstance(made.train, inputs.FromCache if once == "true" else inputs.EncodeOnTheFly)
         batches = feed(parse(config_file, options), made.train, sharding.make_mesh(-1, 1))
         with contextlib.closing(batches):
             fed = [next(batches).batch for _ in range(8)]
         masks.append(np.stack([batch.mask for batch in fed]))
-        draws = made.objective.loss.draw(jax.random.key(0), fed[0])
-        given = made.objective.params, made.frozen
-        loss = jax.jit(made.objective.loss.loss)
+        draws = made.task.loss.draw(jax.random.key(0), fed[0])
+        given = made.task.params, made.frozen
+        loss = jax.jit(made.task.loss.loss)
         losses.append(np.stack([loss(*given, batch, draws) for batch in fed]))
     np.testing.assert_array_equal(*masks)
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -237,7 +237,7 @@ def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
 
 def test_so_many_threads_read_what_is_encoded(prepared, monkeypatch):
     monkeypatch.setattr(Pictures, "cut", meeting(Pictures.cut, 4))
-    assert isinstance(prepared(*ONCE, "--data.workers", "4").train, inputs.Stored)
+    assert isinstance(prepared(*ONCE, "--data.workers", "4").train, inputs.FromCache)
 
 
 def test_networks_without_more_to_do_are_no_part_of_the_steps(prepared):
@@ -266,7 +266,7 @@ def test_they_leave_the_device(train, monkeypatch, samples):
         seen["on the device"] = {type(ref()) for ref in loaded}
         networks = dict(self.model.networks)
         if self.samples is not None:
-            pipeline = self.samples._drawer._pipeline
+            pipeline = self.samples._sampler._pipeline
             networks |= {"vae": pipeline.vae, "text_encoder": pipeline.text_encoders[0]}
         leaves = {name: jax.tree.leaves(nnx.state(net)) for name, net in networks.items()}
         seen.update({n: {type(x).__module__ for x in found} for n, found in leaves.items()})

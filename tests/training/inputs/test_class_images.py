@@ -1,4 +1,4 @@
-"""Pictures of a class that a run draws before its first step."""
+"""Images of a class that a run draws before its first step."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_they_are_drawn_once(train, tmp_path, flags):
 def test_checking_draws_nothing(config_file, tmp_path, capsys, flags):
     args = [str(config_file), "--output", str(tmp_path / "run"), *map(str, flags)]
     assert cli.check_data(args) == 0
-    assert "(data.regularisation) is not drawn yet" in capsys.readouterr().out
+    assert "(data.regularisation) are not generated yet" in capsys.readouterr().out
     assert not (tmp_path / "class").exists()
 
 
@@ -54,7 +54,7 @@ def test_pictures_of_the_users_are_not_hidden(train, tmp_path, flags):
     make_pictures(folder, 2)
     (folder / "metadata.jsonl").unlink()
     run = train("a", *flags)
-    assert run.status == 2 and "holds 0.png, which data.class_prompt did not draw" in run.err
+    assert run.status == 2 and "holds 0.png, which data.class_prompt did not generate" in run.err
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png"]
 
 
@@ -76,9 +76,11 @@ def test_a_prompt_without_a_folder_is_refused(train):
 def test_several_processes_want_them_drawn_before(parse, tmp_path, monkeypatch, capsys, flags):
     config = parse(*flags)
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match="draw before it, with flax-sd sample --model .*class$"):
-        class_images.draw(config, Progress())
+    with pytest.raises(
+        UserError, match="generate the class images before it, with flax-sd sample --model .*class$"
+    ):
+        class_images.generate(config, Progress())
     (tmp_path / "class").mkdir()
     make_pictures(tmp_path / "class", 2)
-    class_images.draw(config, Progress())
+    class_images.generate(config, Progress())
     assert capsys.readouterr().out == ""  # they are taken as they are

@@ -43,7 +43,7 @@ def test_a_file_cut_short_counts_as_absent(store, size):
     (path,) = files(store)
     path.write_bytes(path.read_bytes()[:size])
     assert not store.has("ab")
-    with pytest.raises(UserError, match="the same command encodes it again"):
+    with pytest.raises(UserError, match="run the same command again to encode it"):
         store.read("ab")
     store.write("ab", ARRAYS)
     assert store.has("ab")

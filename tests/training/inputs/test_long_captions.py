@@ -22,7 +22,7 @@ from flax_sd.training.inputs.datasets import open_sets
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.outputs.summary import summary
 from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 
 LONGER = ["--data.max_token_length", 150]
 ENDS = ["very " * 99 + end for end in ("red", "blue")]  # told apart by the 100th token alone
@@ -33,7 +33,7 @@ INVERSION = ["--train.mode", "textual_inversion", "--tokens.names", "<cat>=cat"]
 def test_all_of_a_caption_is_encoded(parse):
     for more, shape in ([], (2, 77, 12)), (LONGER, (2, 152, 12)):
         parts = load_model(parse(*more), "float32")
-        made = make_objective(parse(*more), parts)
+        made = make_task(parse(*more), parts)
         ids = tokenize(ENDS, parts.tokenizer)
         red, blue = states = np.asarray(made.text(made.frozen, ids))
         assert states.shape == shape and np.array_equal(red, blue) == (more == [])
@@ -88,7 +88,7 @@ def test_the_plan_counts_all_chunks(parse):
 
 
 def test_what_is_drawn_with_it_reads_as_much(parse, model, tmp_path):
-    (line,) = [line for line in summary(parse(*LONGER)) if line.startswith("draw with it")]
+    (line,) = [line for line in summary(parse(*LONGER)) if line.startswith("generate images")]
     assert "--max-token-length 150" in line
     assert "--max-token-length" not in "".join(summary(parse()))
     asked = ["--data.regularisation", tmp_path / "class", "--data.class_prompt", "a cat"]
@@ -96,7 +96,7 @@ def test_what_is_drawn_with_it_reads_as_much(parse, model, tmp_path):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(class_images, "open_sets", lambda config: None)
         patched.setattr(class_images.run, "run", lambda options, _: drawn.append(options))
-        class_images.draw(parse(*asked, *LONGER), Progress())
+        class_images.generate(parse(*asked, *LONGER), Progress())
     assert [options.max_token_length for options in drawn] == [150]
 
 

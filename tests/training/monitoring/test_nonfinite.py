@@ -85,7 +85,7 @@ def test_the_number_without_skipping_is_refused():
 
 @pytest.fixture
 def bad_picture(monkeypatch):
-    """One picture of the seven makes the loss NaN."""
+    """One image of the seven makes the loss NaN."""
     load = Pictures.load
 
     def load_or_nan(self, i, **sample):
@@ -100,7 +100,7 @@ def test_skipped_steps_change_nothing_and_a_resumed_run_ends_in_the_same_bytes(t
     assert whole.status == 0, whole.err
     skipped = [row for row in metrics(whole.folder) if "pictures" in row]
     assert all(BAD in row["pictures"] and row["loss"] is None for row in skipped)
-    assert [row["skipped"] for row in skipped] == [1, 2]  # 16 pictures of 7: each twice at least
+    assert [row["skipped"] for row in skipped] == [1, 2]  # 16 images of 7: each twice at least
     loras = contents(whole.folder / "loras")
     for step in (row["step"] for row in skipped):
         assert f"step {step} is skipped: its loss (nan)" in whole.out

@@ -22,7 +22,7 @@ def clock(monkeypatch):
 def test_pictures_operations_and_utilisation(clock):
     measured = throughput.Pace(peak=12e12)
     for pictures in (3, 4, 5):  # the one that is noted is under way when the one before it ends
-        measured.begins(throughput.Work(pictures, flops=pictures * 10**12))
+        measured.begins(throughput.StepWork(pictures, flops=pictures * 10**12))
     for _ in range(2):
         clock.now += 2.0
         measured.stepped()
@@ -38,7 +38,7 @@ def test_pictures_operations_and_utilisation(clock):
 def test_only_the_last_steps_count(clock):
     measured = throughput.Pace()
     for seconds in (1000.0, *[0.5] * throughput.OVER):  # the first compiles
-        measured.begins(throughput.Work(1, flops=0))
+        measured.begins(throughput.StepWork(1, flops=0))
         clock.now += seconds
         measured.stepped()
     assert measured.values() == {"images_per_second": 2.0, "wait_share": 0.0, "tflops": 0.0}
@@ -50,7 +50,7 @@ def test_waiting_counts_only_while_the_device_is_idle(clock):
         asked = clock.now
         clock.now += 1.0
         measured.got_batch(asked, idle)
-        measured.begins(throughput.Work(1, flops=0))
+        measured.begins(throughput.StepWork(1, flops=0))
         measured.stepped()
         assert measured.values()["wait_share"] == shown
 
@@ -58,7 +58,7 @@ def test_waiting_counts_only_while_the_device_is_idle(clock):
 def test_what_is_done_between_steps_takes_no_time_from_them(clock):
     measured = throughput.Pace()
     for _ in range(2):
-        measured.begins(throughput.Work(2, flops=0))
+        measured.begins(throughput.StepWork(2, flops=0))
     clock.now += 1.0
     measured.stepped()
     with measured.paused():
@@ -86,5 +86,5 @@ def test_peaks(kind, dtype, peak):
 def test_utilisation_and_waiting_are_said_where_known():
     assert throughput.columns({"images_per_second": 2.0, "wait_share": 0.004}) == ["2.00 images/s"]
     pace = {"images_per_second": 2.0, "wait_share": 0.25, "tflops": 1.0, "mfu": 0.451}
-    said = ["2.00 images/s", "MFU 45%", "waits for pictures 25%"]
+    said = ["2.00 images/s", "MFU 45%", "waits for images 25%"]
     assert throughput.columns(pace) == said

@@ -5,7 +5,7 @@ import pytest
 
 from flax_sd.config import OptimConfig
 from flax_sd.training import optim
-from flax_sd.training.optim.eight_bit import BLOCK, SMALLEST, Quantised, quantise, restore, table
+from flax_sd.training.optim.eight_bit import BLOCK, MIN_SIZE, Quantised, quantise, restore, table
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -40,7 +40,7 @@ def test_a_block_of_zeros_and_an_odd_size_come_back():
 
 def test_small_leaves_stay_whole_and_large_ones_take_a_quarter():
     tx = optim.make_optimizer(OptimConfig(method="adamw8bit", max_grad_norm=0.0), 10)
-    state = tx.init({"unet": {"small": jnp.zeros(SMALLEST - 1), "large": jnp.zeros((64, 80))}})
+    state = tx.init({"unet": {"small": jnp.zeros(MIN_SIZE - 1), "large": jnp.zeros((64, 80))}})
     kinds = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Quantised))
     quantised = [k for k in kinds if isinstance(k, Quantised)]
     assert len(quantised) == 2

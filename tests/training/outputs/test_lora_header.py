@@ -38,7 +38,7 @@ def test_tags_are_those_that_are_trained_on():
 
 def test_nothing_is_said_without_captions_and_no_more_than_the_commonest(monkeypatch):
     assert lora_header.tag_frequency(pictures([""], [])) == {}
-    monkeypatch.setattr(lora_header, "MOST_TAGS", 1)
+    monkeypatch.setattr(lora_header, "MAX_TAGS", 1)
     assert frequency(["b, a"], ["b"]) == [("b", 2)]
 
 

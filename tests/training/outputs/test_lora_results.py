@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_sd.config import Config
-from flax_sd.run_folder.result_files import LONGEST, lora_files, lora_for_users, lora_of_its_name
+from flax_sd.run_folder.result_files import MAX_NAME, lora_files, lora_for_users, lora_of_its_name
 from flax_sd.weights.safetensors import TensorFile
 from tests.training_runs import tensors
 
@@ -23,7 +23,7 @@ def run_at(output):
         ("runs/cat", "cat.safetensors"),
         ("runs/cat.v1", "cat.v1.safetensors"),
         ("runs/x/..", "runs.safetensors"),
-        ("runs/" + "猫" * 90, "猫" * (LONGEST // 3) + ".safetensors"),
+        ("runs/" + "猫" * 90, "猫" * (MAX_NAME // 3) + ".safetensors"),
         ("runs/lora", None),
         ("runs/LoRA", None),
         ("runs/pytorch_lora_weights", None),

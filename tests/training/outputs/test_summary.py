@@ -27,7 +27,7 @@ def test_losses_stand_before_and_after(finished):
     text = finished(first, {"loss": 1.0}, last)
     assert "val_loss  0.0800 -> 0.0600   -25.0%" in text
     assert "base_loss 0.0500 -> 0.0510    +2.0%" in text
-    assert "with the LoRA off the model is what it was" in text
+    assert "without the LoRA the model is unchanged" in text
     assert "LoRA off" not in finished(first, last, train={"mode": "full"})
 
 
@@ -46,7 +46,7 @@ def test_the_best_state_is_named(finished, tmp_path):
     finished({"val_loss": 0.08}, {"val_loss": 0.05}, {"val_loss": 0.06})
     config = Config.model_validate({"output": str(tmp_path)})
     text = "\n".join(summary(config, 1))
-    assert f"least val_loss 0.0500 at step 1: {tmp_path}/{tmp_path.name}_best.safetensors" in text
+    assert f"lowest val_loss 0.0500 at step 1: {tmp_path}/{tmp_path.name}_best.safetensors" in text
     assert "least" not in "\n".join(summary(config))
 
 

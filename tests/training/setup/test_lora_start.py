@@ -16,7 +16,7 @@ from flax_sd.lora.inject import extract
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from flax_sd.weights.networks import OneKey
 from tests.lora.conftest import SD15, abstract_unet
 from tests.random_loras import random_lora
@@ -46,8 +46,8 @@ def lora(model):
 
 def assert_trains(config, lora):
     parts = abstract_model(config, "float32")
-    objective = make_objective(config, parts)
-    assert objective.params.keys() == lora.keys()
+    task = make_task(config, parts)
+    assert task.params.keys() == lora.keys()
     for name, own in lora.items():
         found = extract(parts.networks[name])
         assert found.keys() == own.keys()
@@ -56,7 +56,7 @@ def assert_trains(config, lora):
             np.testing.assert_array_equal(found[path].up, adapter.up)
             assert found[path].alpha == adapter.alpha
         count = sum(adapter.down.size + adapter.up.size for adapter in own.values())
-        assert sum(leaf.size for leaf in jax.tree.leaves(objective.params[name])) == count
+        assert sum(leaf.size for leaf in jax.tree.leaves(task.params[name])) == count
 
 
 @pytest.mark.parametrize("write", [kohya.write, peft.write])

@@ -22,7 +22,7 @@ from flax_sd.training.optim import make_optimizer
 from flax_sd.training.optim.rates import peak_rate
 from flax_sd.training.setup import new_tokens
 from flax_sd.training.setup.base_model import abstract_model, load_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from flax_sd.training.step import init_state, make_train_step
 from tests import tiny
 from tests.parity import NETWORK, assert_close, to_torch
@@ -51,7 +51,7 @@ def test_tokens_begin_as_old_words(model):
 
 
 def test_more_old_words_than_vectors_are_refused(model):
-    with pytest.raises(UserError, match="vectors is 1: <a> begins as 'two dogs', which is 2 tok"):
+    with pytest.raises(UserError, match="vectors is 1: <a> starts as 'two dogs', which has 2 tok"):
         begun(model, {"names": {"<a>": "two dogs", "<b>": "cat"}, "vectors": 1})
     with pytest.raises(UserError, match="'dog' is in the vocabulary already"):
         begun(model, {"names": {"dog": "cat"}})
@@ -60,7 +60,7 @@ def test_more_old_words_than_vectors_are_refused(model):
 def test_a_token_that_no_caption_holds_is_refused(pictures):
     cfg = TokensConfig(names={"<Cat>": "cat"})
     settings = config_file.Config().data.model_copy(update={"path": str(pictures)})
-    with pytest.raises(UserError, match=r'no caption of .* holds <Cat>: .* as "{}, <Cat>"'):
+    with pytest.raises(UserError, match=r'no caption of .* contains <Cat>: .* as "{}, <Cat>"'):
         new_tokens.check_captions(cfg, open_pictures(settings))
     held = settings.model_copy(update={"template": "{}, <cat>"})
     new_tokens.check_captions(cfg, open_pictures(held))
@@ -99,7 +99,7 @@ INVERSION = ["--train.mode", "textual_inversion", "--tokens.names", "<cat>=cat"]
 
 
 def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
-    made = make_objective(alone := parse(*INVERSION), load_model(alone, "bfloat16"))
+    made = make_task(alone := parse(*INVERSION), load_model(alone, "bfloat16"))
     ((path, leaf),) = jax.tree_util.tree_leaves_with_path(made.params)
     name = jax.tree_util.keystr(path, simple=True, separator=".")
     assert name.startswith("text_encoder.text_model.embeddings.new_tokens")
@@ -107,12 +107,10 @@ def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
     assert made.text is None  # token ids go to the step, and nothing of captions is kept
     flags = ["--tokens.names", "<cat>=cat", "--optim.rates", "new_tokens=5"]
     assert peak_rate(parse(*flags).optim, name) == pytest.approx(5e-3)
-    both = make_objective(parse(*flags), load_model(parse(*flags), "float32"))
+    both = make_task(parse(*flags), load_model(parse(*flags), "float32"))
     assert {*both.params} == {"unet", "text_encoder"}
     assert len(jax.tree.leaves(both.params["text_encoder"])) == 1
-    text = make_objective(
-        cfg := parse(*flags, "--train.text_encoder"), abstract_model(cfg, "float32")
-    )
+    text = make_task(cfg := parse(*flags, "--train.text_encoder"), abstract_model(cfg, "float32"))
     assert len(jax.tree.leaves(text.params["text_encoder"])) == 1 + 2 * 8
 
 
@@ -130,7 +128,7 @@ def test_steps_are_those_of_the_reference_script(parse, model):
         *INVERSION, "--tokens.vectors", 2, "--optim.max_grad_norm", 0, "--optim.learning_rate", RATE
     )
     parts = load_model(config, "float32")
-    made, tokenizer = make_objective(config, parts), parts.tokenizer
+    made, tokenizer = make_task(config, parts), parts.tokenizer
     fed = Loss(lambda key, pair: pair[1], lambda p, f, pair, d: made.loss.loss(p, f, pair[0], d))
     tx = make_optimizer(config.optim, STEPS)
     state, step = init_state(made.params, tx, 0, scaled=False), make_train_step(fed, tx)
@@ -249,7 +247,7 @@ def test_the_recipe_is_the_reference_scripts():
 
 
 def test_the_recipe(train, model, pictures):
-    """Two steps of configs/textual_inversion.yaml, on the tiny model and pictures."""
+    """Two steps of configs/textual_inversion.yaml, on the tiny model and images."""
     flags = ["--model.path", model, "--data.path", pictures, "--data.held_out", pictures]
     flags += ["--data.template", "{} with <my-cat>", "--data.resolution", 32, "--train.steps", 2]
     flags += ["--sample.steps", 1, "--sample.prompts", "a <my-cat>", "--optim.learning_rate", 0.1]
@@ -264,4 +262,4 @@ def test_the_recipe(train, model, pictures):
     with np.load(run.folder / "samples" / "before.npz") as before:
         grids = [(run.folder / "samples" / f"step-00000{n}.png").read_bytes() for n in (0, 2)]
         assert before["prompts"].tolist() == ["a <my-cat>"] and grids[0] != grids[1]
-    assert "--embedding" in run.out and "--lora" not in run.out.split("draw with it")[1]
+    assert "--embedding" in run.out and "--lora" not in run.out.split("generate images")[1]

@@ -1,4 +1,4 @@
-"""Another prediction type and pure noise at the end, from training to every file and picture."""
+"""Another prediction type and pure noise at the end, from training to every file and image."""
 
 from diffusers import DDIMScheduler
 

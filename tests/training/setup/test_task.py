@@ -7,35 +7,35 @@ from flax import nnx
 
 from flax_sd.training.losses import PixelBatch
 from flax_sd.training.setup.base_model import abstract_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from tests.parity import LAYER, NETWORK, assert_close
 from tests.training_runs import batch_of
 
 
-def loss_and_gradient(objective):
-    batch = batch_of(objective)
-    draws = objective.loss.draw(jax.random.key(0), batch)
+def loss_and_gradient(task):
+    batch = batch_of(task)
+    draws = task.loss.draw(jax.random.key(0), batch)
 
     def value(params):
-        return objective.loss.loss(params, objective.frozen, batch, draws).mean()
+        return task.loss.loss(params, task.frozen, batch, draws).mean()
 
-    return jax.jit(jax.value_and_grad(value))(objective.params)
+    return jax.jit(jax.value_and_grad(value))(task.params)
 
 
-def test_runs_of_one_kind_share_their_programs(objective):
-    first, second = objective(), objective("--seed", 3, "--train.steps", 9)
-    for name in ("loss", "measure", "encode", "moments", "text"):
+def test_runs_of_one_kind_share_their_programs(task):
+    first, second = task(), task("--seed", 3, "--train.steps", 9)
+    for name in ("loss", "eval_loss", "encode", "moments", "text"):
         assert getattr(first, name) is getattr(second, name), name
-    other = objective("--noise.offset", 0.1, "--model.clip_skip", 1)
-    for name in ("loss", "measure", "encode", "text"):
+    other = task("--noise.offset", 0.1, "--model.clip_skip", 1)
+    for name in ("loss", "eval_loss", "encode", "text"):
         assert getattr(first, name) is not getattr(other, name), name
 
 
 @pytest.mark.parametrize("remat", ["blocks", "full"])
-def test_recomputation_changes_no_gradient(objective, remat):
-    made = objective("--train.remat", remat)
+def test_recomputation_changes_no_gradient(task, remat):
+    made = task("--train.remat", remat)
     assert nnx.merge(made.graphs["unet"], made.params["unet"], made.frozen["unet"]).remat == remat
-    loss, plain = loss_and_gradient(objective())
+    loss, plain = loss_and_gradient(task())
     same_loss, again = loss_and_gradient(made)
     assert_close(same_loss, loss, LAYER)
     pairs = list(zip(jax.tree.leaves(again), jax.tree.leaves(plain), strict=True))
@@ -44,16 +44,16 @@ def test_recomputation_changes_no_gradient(objective, remat):
         assert_close(a, b, NETWORK)
 
 
-def test_frozen_weights_have_the_dtype_of_the_arithmetic(objective):
-    made = objective("--compute_dtype", "bfloat16")
+def test_frozen_weights_have_the_dtype_of_the_arithmetic(task):
+    made = task("--compute_dtype", "bfloat16")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.frozen["vae"])} == {"bfloat16"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(made.params)} == {"float32"}
-    whole = objective("--compute_dtype", "bfloat16", "--train.mode", "full")
+    whole = task("--compute_dtype", "bfloat16", "--train.mode", "full")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(whole.params)} == {"float32"}
 
 
-def paths(objective):
-    leaves = jax.tree_util.tree_leaves_with_path(objective.params)
+def paths(task):
+    leaves = jax.tree_util.tree_leaves_with_path(task.params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
@@ -68,42 +68,42 @@ def paths(objective):
         (r".*\.proj_in", ["proj_in"], ["to_q", "ff", "conv1", "proj_out"]),
     ],
 )
-def test_targets_choose_the_layers(objective, targets, some, others):
-    found = paths(objective("--lora.targets", targets))
+def test_targets_choose_the_layers(task, targets, some, others):
+    found = paths(task("--lora.targets", targets))
     assert all(any(f".{name}." in path for path in found) for name in some)
     assert not any(f".{name}." in path for path in found for name in others)
 
 
-def test_rank_init_and_seed_are_those_of_the_config(objective):
-    plain, wide = paths(objective()), paths(objective("--lora.rank", 5))
+def test_rank_init_and_seed_are_those_of_the_config(task):
+    plain, wide = paths(task()), paths(task("--lora.rank", 5))
     assert plain.keys() == wide.keys()
     assert all(2 in leaf.shape for leaf in plain.values())
     assert all(5 in leaf.shape for leaf in wide.values())
-    for other in (objective("--seed", 1), objective("--lora.init", "kaiming")):
+    for other in (task("--seed", 1), task("--lora.init", "kaiming")):
         changed = {path for path, leaf in paths(other).items() if (leaf != plain[path]).any()}
         assert changed and changed == {path for path, leaf in plain.items() if leaf.any()}
 
 
-def test_the_text_encoder_is_trained_if_asked(objective):
-    assert {path.split(".")[0] for path in paths(objective())} == {"unet"}
-    both = objective("--train.text_encoder")
+def test_the_text_encoder_is_trained_if_asked(task):
+    assert {path.split(".")[0] for path in paths(task())} == {"unet"}
+    both = task("--train.text_encoder")
     assert {path.split(".")[0] for path in paths(both)} == {"unet", "text_encoder"}
 
 
-def test_alpha_scales_the_gradient(objective):
-    _, plain = loss_and_gradient(objective())
-    _, scaled = loss_and_gradient(objective("--lora.alpha", 5))
+def test_alpha_scales_the_gradient(task):
+    _, plain = loss_and_gradient(task())
+    _, scaled = loss_and_gradient(task("--lora.alpha", 5))
     for a, b in zip(jax.tree.leaves(scaled), jax.tree.leaves(plain), strict=True):
         assert_close(a, 2.5 * b, NETWORK)  # alpha is the rank, 2, unless said
 
 
-def test_clip_skip_changes_what_the_unet_reads(objective):
-    text = [batch_of(objective(*flags)).text for flags in ([], ["--model.clip_skip", 1])]
+def test_clip_skip_changes_what_the_unet_reads(task):
+    text = [batch_of(task(*flags)).text for flags in ([], ["--model.clip_skip", 1])]
     assert text[0].shape == text[1].shape and not np.allclose(*text)
 
 
-def test_options_of_the_loss_reach_the_training_and_not_the_measure(objective):
-    plain, weighed = objective(), objective("--loss.weight", "min_snr")
+def test_options_of_the_loss_reach_the_training_and_not_the_evaluation(task):
+    plain, weighed = task(), task("--loss.weight", "min_snr")
     batch = batch_of(plain, 4)
     draws = plain.loss.draw(jax.random.key(0), batch)
     draws = draws._replace(timesteps=jax.numpy.array([0, 100, 500, 999]))
@@ -113,14 +113,16 @@ def test_options_of_the_loss_reach_the_training_and_not_the_measure(objective):
 
     ratio = values(weighed, weighed.loss) / values(plain, plain.loss)
     np.testing.assert_allclose(ratio, [0.00425372, 0.591445, 1, 1], rtol=1e-4)
-    np.testing.assert_array_equal(values(weighed, weighed.measure), values(plain, plain.measure))
+    np.testing.assert_array_equal(
+        values(weighed, weighed.eval_loss), values(plain, plain.eval_loss)
+    )
 
 
-def test_the_weights_of_the_autoencoders_loss_count(objective):
+def test_the_weights_of_the_autoencoders_loss_count(task):
     pixels = PixelBatch(np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32))
 
     def loss(*flags):
-        made = objective("--train.mode", "vae", *flags)
+        made = task("--train.mode", "vae", *flags)
         draws = made.loss.draw(jax.random.key(0), pixels)
         return float(jax.jit(made.loss.loss)(made.params, made.frozen, pixels, draws).mean())
 
@@ -132,18 +134,18 @@ def test_the_weights_of_the_autoencoders_loss_count(objective):
     assert loss(*weights(0.5, 0)) > squared * 1.01
 
 
-def test_dropout_reaches_the_training_and_not_the_measure(objective):
-    made = objective("--lora.module_dropout", 0.5)
+def test_dropout_reaches_the_training_and_not_the_evaluation(task):
+    made = task("--lora.module_dropout", 0.5)
     params = jax.tree.map(lambda leaf: leaf + 0.3, made.params)  # up starts at zero
     batch = batch_of(made, 4)
     draws = made.loss.draw(jax.random.key(0), batch)
-    same = made.measure.draw(jax.random.key(0), batch)
+    same = made.eval_loss.draw(jax.random.key(0), batch)
     np.testing.assert_array_equal(draws.noise, same.noise)
     assert draws.dropout.shape == (4,) and same.dropout is None
 
     @jax.jit
     def values(params, draws):
-        return [one.loss(params, made.frozen, batch, draws) for one in (made.loss, made.measure)]
+        return [one.loss(params, made.frozen, batch, draws) for one in (made.loss, made.eval_loss)]
 
     thinned, whole = values(params, draws)
     assert (np.abs(thinned - whole) > 1e-6 * whole).all()
@@ -154,7 +156,7 @@ def test_the_base_of_what_is_trained_is_held_in_8_bits(parse):
 
     def frozen(*flags):
         config = parse(*flags)
-        return make_objective(config, abstract_model(config, "float32")).frozen
+        return make_task(config, abstract_model(config, "float32")).frozen
 
     def size(leaves, dtype):
         return sum(leaf.size for leaf in jax.tree.leaves(leaves) if leaf.dtype == dtype)

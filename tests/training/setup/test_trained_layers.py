@@ -13,7 +13,7 @@ from flax_sd.errors import UserError
 from flax_sd.models.vae import Moments
 from flax_sd.training.losses import EncodedBatch, PixelBatch
 from flax_sd.training.setup.base_model import abstract_model
-from flax_sd.training.setup.task import make_objective
+from flax_sd.training.setup.task import make_task
 from tests.random_loras import random_lora, write_run
 
 DDPM = pathlib.Path(flax_sd.__file__).parents[1] / "configs" / "ddpm.yaml"
@@ -22,12 +22,12 @@ FULL = ["--train.mode", "full"]
 
 
 def abstract(config):
-    return make_objective(config, abstract_model(config, "float32"))
+    return make_task(config, abstract_model(config, "float32"))
 
 
-def names(objective):
+def names(task):
     """The dotted paths of what is trained."""
-    leaves = jax.tree_util.tree_leaves_with_path(objective.params)
+    leaves = jax.tree_util.tree_leaves_with_path(task.params)
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
 
 
@@ -39,13 +39,13 @@ def batch_for(mode):
     return EncodedBatch(Moments(latents, latents), jax.ShapeDtypeStruct((2, 77), jnp.int32))
 
 
-def without_gradient(objective, mode):
+def without_gradient(task, mode):
     """The trained leaves on which the loss does not depend."""
-    loss, batch = objective.loss, batch_for(mode)
+    loss, batch = task.loss, batch_for(mode)
     draws = jax.eval_shape(loss.draw, jax.random.key(0), batch)
-    traced = jax.make_jaxpr(loss.loss)(objective.params, objective.frozen, batch, draws)
+    traced = jax.make_jaxpr(loss.loss)(task.params, task.frozen, batch, draws)
     _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
-    paths = names(objective)
+    paths = names(task)
     return [path for path, is_used in zip(paths, used, strict=False) if not is_used]
 
 
@@ -89,15 +89,15 @@ def test_a_lora_that_has_them_keeps_them_as_they_are(parse, model, tmp_path):
     flags = [*TEXT, "--model.clip_skip", 1, "--lora.rank", 4, "--lora.start", tmp_path / "cat"]
     config = parse(*flags, "--lora.max_norm", 1)
     parts = abstract_model(config, "float32")
-    objective = make_objective(config, parts)
-    assert not [path for path in names(objective) if ".encoder.layers.1." in path]
+    task = make_task(config, parts)
+    assert not [path for path in names(task) if ".encoder.layers.1." in path]
     held = parts.networks["text_encoder"].text_model.encoder.layers[1].self_attn.q_proj
     assert "default" in held.adapters
-    jax.eval_shape(objective.constrain, objective.params, objective.frozen)
+    jax.eval_shape(task.constrain, task.params, task.frozen)
 
 
 def test_a_text_encoder_without_layers_has_no_lora(parse):
     """B3."""
     config = parse(*TEXT, "--model.clip_skip", 2)
-    with pytest.raises(UserError, match="clip_skip 2 leaves out all layers of the text encoder"):
+    with pytest.raises(UserError, match="clip_skip 2 skips all layers of the text encoder"):
         abstract_model(config, "float32")

@@ -1,4 +1,4 @@
-"""The fixed draws at which pictures are measured, on a loss of one line."""
+"""The fixed draws at which images are measured, on a loss of one line."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ MESH = sharding.make_mesh(1, 1, jax.devices()[:1])
 
 
 class Numbers:
-    """Pictures that are numbers, 1 for the first."""
+    """Images that are numbers, 1 for the first."""
 
     def __init__(self, count):
         self.source, self.count, self.shapes = self, count, ((1, 1),) * count

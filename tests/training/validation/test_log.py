@@ -29,7 +29,7 @@ def test_a_line_of_each_measurement(tmp_path):
     assert first["step"] == 0 and first["set"] == "val_loss" and first["count"] == 3
     assert first["mean"] == pytest.approx(3.1 / 6) and first["change"] is first["change_ci95"]
     assert first["bands"] == [[0, 499, 0.75], [500, 999, pytest.approx(0.85 / 3)]]
-    # The change is that of each picture, far better known than either loss.
+    # The change is that of each image, far better known than either loss.
     assert second["change"] == pytest.approx(-0.12)
     assert second["change_ci95"] == pytest.approx(interval(np.array([0.1, 0.12, 0.14])).half)
     assert second["change_ci95"] < second["ci95"] / 5

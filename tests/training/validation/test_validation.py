@@ -10,7 +10,7 @@ from flax_sd.config import DataConfig
 from flax_sd.config import file as config_file
 from flax_sd.config.section import TrainingOnly, marks
 from flax_sd.run_folder.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
-from flax_sd.training.inputs.datasets import few_measured, open_sets
+from flax_sd.training.inputs.datasets import open_sets, too_few_evaluated
 from tests.training_runs import Ended, contents, make_pictures, metrics
 
 STEPS = ["--train.steps", "5", "--validation.every", "2", "--checkpoint.every", "3"]
@@ -74,15 +74,15 @@ def test_as_many_training_pictures_are_measured(sets, tmp_path, held):
     folder = tmp_path / "data"
     folder.mkdir()
     flags = ["--data.path", make_pictures(folder, 7), "--data.held_out", held]
-    assert TRAIN_SUBSET not in sets(*flags).measured
+    assert TRAIN_SUBSET not in sets(*flags).evaluated
     flags += ["--validation.every", 2, "--data.random_flip", "true"]
     before = sets(*flags)
-    chosen = before.measured[TRAIN_SUBSET]
+    chosen = before.evaluated[TRAIN_SUBSET]
     assert len(chosen) == 3 < len(before.train) and set(chosen.names) < set(before.train.names)
     assert chosen.cfg.center_crop and not chosen.cfg.random_flip
     # A larger set keeps most of those that were chosen: names alone decide.
     after = sets(*flags[:1], make_pictures(folder, 9), *flags[2:])
-    assert len(set(after.measured[TRAIN_SUBSET].names) & set(chosen.names)) >= 2
+    assert len(set(after.evaluated[TRAIN_SUBSET].names) & set(chosen.names)) >= 2
 
 
 def test_a_trigger_word_is_not_in_what_the_model_drew_before(sets, tmp_path, held):
@@ -92,9 +92,11 @@ def test_a_trigger_word_is_not_in_what_the_model_drew_before(sets, tmp_path, hel
     flags = ["--data.path", path, "--data.held_out", held, "--data.held_out_base", held]
     found = sets(*flags, "--data.template", "sks, {}")
     assert found.train.captions(0) == ("sks, picture number 0",)
-    assert found.measured[VAL_LOSS].captions(0) == ("sks, picture number 0",)
-    assert found.measured[BASE_LOSS].captions(0) == ("picture number 0",)
-    assert few_measured(found)[0].startswith("val_loss will be of 3 pictures: with fewer than 10")
+    assert found.evaluated[VAL_LOSS].captions(0) == ("sks, picture number 0",)
+    assert found.evaluated[BASE_LOSS].captions(0) == ("picture number 0",)
+    assert too_few_evaluated(found)[0].startswith(
+        "val_loss is evaluated on 3 images: with fewer than 10"
+    )
 
 
 def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
@@ -115,7 +117,7 @@ def test_pictures_of_the_class_are_not_measured(sets, tmp_path, held):
     make_pictures(prior, 9, seed=7)
     flags = ["--data.path", make_pictures(own, 3), "--data.regularisation", prior]
     flags += ["--data.held_out", held, "--validation.every", 2]
-    chosen = sets(*flags).measured[TRAIN_SUBSET]
+    chosen = sets(*flags).evaluated[TRAIN_SUBSET]
     assert chosen.names == ("0.png", "1.png", "2.png") and not any(chosen.prior)
 
 
