@@ -1,17 +1,17 @@
-"""environment.json: what each start of a run was made with."""
+"""environment.json: versions, devices and hashes at each start of a run."""
 
 import json
 import pathlib
-from typing import Any
 
 import jax
 
 from flax_sd.files.atomic import write_atomically
+from flax_sd.files.json_values import JsonObject
 from flax_sd.run_folder.layout import ENVIRONMENT
 
 
-def record(folder: pathlib.Path, step: int, found: dict[str, Any]) -> None:
-    """Notes what a run goes on with from `step`, and forgets what it did after that before.
+def record(folder: pathlib.Path, step: int, found: JsonObject) -> None:
+    """Writes the environment of a run from `step` on; drops entries of later steps.
 
     Raises:
       UserError: it cannot be written.
@@ -27,8 +27,8 @@ def record(folder: pathlib.Path, step: int, found: dict[str, Any]) -> None:
         )
 
 
-def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-    """What was noted of a run; nothing where there is no such file, or it is damaged."""
+def read(folder: pathlib.Path) -> list[JsonObject]:
+    """Reads the entries of a run; none if the file is missing or damaged."""
     try:
         entries = json.loads((folder / ENVIRONMENT).read_text("utf-8"))
     except (OSError, ValueError):

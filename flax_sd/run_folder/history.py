@@ -1,13 +1,14 @@
-"""What a run has left in its folder, read while it goes on or after it."""
+"""The files of a run's folder, read while the run trains or after it."""
 
 import pathlib
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.text import read_text
 from flax_sd.run_folder import environment as environment_record
 from flax_sd.run_folder.layout import (
@@ -20,7 +21,7 @@ from flax_sd.run_folder.layout import (
 )
 from flax_sd.run_folder.step_lines import StepLines
 
-Row = dict[str, Any]  # a line of a file; each has its step
+Row = JsonObject  # a line of a file; each has its step
 _GRID = re.compile(r"step-(\d+)\.png")
 
 
@@ -28,14 +29,15 @@ class History(NamedTuple):
     """A run so far.
 
     Attributes:
-      config: as config.yaml has it.
-      environment: of each start whose environment was another, the first first.
-      grids: sample pictures by step.
-      sheet, data_report: those that are there.
+      config: the options in config.yaml.
+      metrics, validation: lines, each with its step.
+      environment: the entries of environment.json, oldest first.
+      grids: sample images by step.
+      sheet, data_report: paths, if the files exist.
     """
 
     folder: pathlib.Path
-    config: dict[str, Any]
+    config: JsonObject
     metrics: list[Row]
     validation: list[Row]
     environment: list[Row]
@@ -49,19 +51,19 @@ class History(NamedTuple):
         return max((row["step"] for row in self.metrics), default=0)
 
     def series(self, name: str) -> tuple[list[int], list[int | float | None]]:
-        """A figure of metrics.jsonl where it was logged: steps, and values or None."""
+        """Returns the steps and values of an entry of metrics.jsonl, where it was logged."""
         rows = [row for row in self.metrics if name in row]
         return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def read(folder: pathlib.Path) -> History:
-    """Reads a run's folder; a line that is being written is left for the next time.
+    """Reads a run's folder; a line that is being written is ignored.
 
     Raises:
       UserError: there is no run in it, or a file cannot be read.
     """
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} is no run's folder: it holds no {CONFIG}")
+        raise UserError(f"{folder} is not a run's folder: it has no {CONFIG}")
     grids = {
         int(found[1]): path
         for path in sorted((folder / SAMPLES_FOLDER).glob("step-*.png"))
@@ -80,8 +82,8 @@ def read(folder: pathlib.Path) -> History:
     )
 
 
-def _config(path: pathlib.Path) -> dict[str, Any]:
-    """The options as they were written, those of another version too."""
+def _config(path: pathlib.Path) -> JsonObject:
+    """Reads the options as they were written, also by another version."""
     try:
         return yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
@@ -89,5 +91,5 @@ def _config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _rows(path: pathlib.Path) -> list[Row]:
-    """The whole lines, in the order of their steps."""
+    """Reads the complete lines, in the order of their steps."""
     return sorted(StepLines(path).read(sys.maxsize), key=lambda row: row["step"])

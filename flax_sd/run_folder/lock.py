@@ -1,4 +1,4 @@
-"""One run a folder: the second is refused, and told who has it."""
+"""The lock of a run's folder: a second run is refused, and told which process has it."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from flax_sd.system import distributed
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
-    """Holds a run's folder, which is made; the system frees it however the process ends.
+    """Creates and locks a run's folder; the system unlocks it however the process ends.
 
     Every process of a run calls it together; the first one holds the folder for all.
 
@@ -39,7 +39,7 @@ def held(folder: pathlib.Path) -> Iterator[None]:
 
 
 def refuse_if_held(folder: pathlib.Path) -> None:
-    """Sees early that no other run has the folder; makes none.
+    """Checks early that no other run has the folder, which is not created.
 
     Every process of a run calls it together.
 
@@ -61,13 +61,13 @@ def _raise_together(problem: str | None, folder: pathlib.Path) -> None:
 
 
 def _take(lock: filelock.BaseFileLock, folder: pathlib.Path) -> str | None:
-    """Takes the lock and notes who has it; or says who has it already."""
+    """Takes the lock and writes its owner; returns the problem if another run has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
         return (
-            f"another run has {folder}{_owner(folder)}: wait for it, stop it, or take another "
+            f"another run has {folder}{_owner(folder)}: wait for it, stop it, or choose another "
             "--output"
         )
     except NotImplementedError:  # a file system without locks, as some network drives are
@@ -75,7 +75,7 @@ def _take(lock: filelock.BaseFileLock, folder: pathlib.Path) -> str | None:
     except OSError as error:
         return f"cannot write {folder}: {reason(error, folder)}"
     owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
-    with contextlib.suppress(OSError):  # a full disk is the run's to name
+    with contextlib.suppress(OSError):  # the run itself will report a full disk
         (folder / OWNER).write_text(json.dumps(owner), "utf-8")
     return None
 

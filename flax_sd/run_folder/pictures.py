@@ -1,9 +1,8 @@
-"""Whether a run that resumes finds what it began with; for pictures, by pictures.jsonl."""
+"""pictures.jsonl: the images of a run, so that a resumed run has the same ones."""
 
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -15,10 +14,10 @@ from flax_sd.run_folder import saved_config
 from flax_sd.run_folder.layout import PICTURES
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any], changed: str) -> list[str]:
-    """What is gone, new, or `changed`: a sentence for each of these that there is."""
+def differences(then: Mapping[str, object], now: Mapping[str, object], changed: str) -> list[str]:
+    """Lists the names that are missing, new or `changed`, with a line for each kind."""
     kinds = {
-        "gone": then.keys() - now.keys(),
+        "missing": then.keys() - now.keys(),
         "new": now.keys() - then.keys(),
         changed: {name for name in then.keys() & now.keys() if then[name] != now[name]},
     }
@@ -26,36 +25,36 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any], changed: str) -
 
 
 def check(folder: pathlib.Path, pictures: Pictures) -> None:
-    """Holds the pictures of a run that has a checkpoint against those that it began with.
+    """Checks that a run with a checkpoint still has the images that it began with.
 
-    Others would make another run of it: which steps show what depends on all of them.
+    All of them decide which step shows which image.
 
     Raises:
-      UserError: some are gone, new or other ones.
+      UserError: some are missing, new or changed.
     """
     lines = read_objects(folder / PICTURES)
     then = {line["file"]: line["hash"] for line in lines if {"file", "hash"} <= line.keys()}
     now = pictures.digests()
-    # Names alone change where a folder is moved; which step shows what follows from the order.
+    # If a folder is moved, only names change; the order decides which step shows which image.
     if (
         not then
         or list(then.values()) == list(now.values())
         or not saved_config.has_checkpoint(folder)
     ):
         return
-    others = differences(then, now, "of another content, caption or mask")
-    others = others or ["the same ones in another order"]
+    others = differences(then, now, "changed content, caption or mask")
+    others = others or ["the same images in another order"]
     others += [f"left out now: {name}, {reason}" for name, reason in pictures.bad if name in then]
     head = (
-        f"{pictures.cfg.path} holds other pictures than those that {folder} was trained on so far; "
-        "put them back as they were, and the same command goes on, or begin a new run "
-        "(lora.start takes the LoRA of this one along):"
+        f"{pictures.cfg.path} does not hold the images that {folder} was trained on so far; "
+        "restore them and run the same command again to resume, or begin a new run "
+        "(lora.start continues from the LoRA of this one):"
     )
     raise UserError(listed(head, others))
 
 
 def write(folder: pathlib.Path, pictures: Pictures) -> None:
-    """Notes what a run trains on: `file`, and `hash` of content, captions and mask.
+    """Writes a line for each image: `file`, and `hash` of content, captions and mask.
 
     Raises:
       UserError: it cannot be written.

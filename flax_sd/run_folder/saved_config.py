@@ -1,4 +1,4 @@
-"""The run's config.yaml: written at the start, and held against the config of every later start."""
+"""The run's config.yaml: written at the start, and compared with the config of later starts."""
 
 import pathlib
 from collections.abc import Callable
@@ -11,19 +11,20 @@ from flax_sd.config import Config, file, to_dict
 from flax_sd.config.section import MAY_DIFFER, OnResume, marks
 from flax_sd.errors import UserError, listed
 from flax_sd.files.atomic import write_atomically
+from flax_sd.files.json_values import JsonObject
 from flax_sd.run_folder import environment
 from flax_sd.run_folder.layout import CHECKPOINTS_FOLDER, CONFIG, DATA_REPORT, QUARANTINE
 from flax_sd.system import distributed, seeds
 
-BEFORE_RUN = {DATA_REPORT, QUARANTINE}  # which `flax-sd check-data` leaves there
+BEFORE_RUN = {DATA_REPORT, QUARANTINE}  # files of `flax-sd check-data`
 MARKS = marks(Config, OnResume)
 FOLDERS = "data.folders."
 
 
 def settled(config: Config) -> Config:
-    """The config with a number for each seed of -1: the run's own if it has begun, or a new one.
+    """Returns the config with a number for each seed of -1: the run's own, or a new one.
 
-    Every process calls it together, and all have the same.
+    Every process calls it together, and all get the same seeds.
 
     Raises:
       UserError: the run's config.yaml cannot be read.
@@ -41,8 +42,8 @@ def settled(config: Config) -> Config:
     return config.model_copy(update={"seed": seed, "sample": sample})
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options under dotted names."""
+def flatten(tree: JsonObject, prefix: str = "") -> JsonObject:
+    """Returns nested options by dotted name."""
     flat = {}
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -53,9 +54,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> dict[str, str]:
-    """The options that differ and may not, unless their marks say so: a sentence for each.
+    """Returns a sentence for each option that differs, without those that may.
 
-    One that is unset is no other than what it stands for.
+    An option that is not set is equal to its default.
     """
     a, b = (_spelled_out(to_dict(config)) for config in (old, new))
     c, d = (_spelled_out(config.in_full()) for config in (old, new))
@@ -67,14 +68,14 @@ def differences(old: Config, new: Config) -> dict[str, str]:
 
 
 def _mark(name: str) -> OnResume | None:
-    """The mark of an option, of its section, or of the mapping that it is an item of."""
+    """Returns the mark of an option, of its section, or of the mapping that it is in."""
     parts = name.split(".")
     starts = (".".join(parts[:i]) for i in range(len(parts), 0, -1))
     return next((MARKS[start] for start in starts if start in MARKS), None)
 
 
-def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
-    """Options by dotted name, those that name places with whole paths of what is there."""
+def _spelled_out(options: JsonObject) -> JsonObject:
+    """Returns options by dotted name, with absolute paths of files and folders that exist."""
     spelled = {}
     for name, value in flatten(options).items():
         if name.startswith(FOLDERS):
@@ -84,18 +85,18 @@ def _spelled_out(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def place(value: Any) -> Any:
-    """The whole path of what is there, however it is written; all else as it is."""
+    """Returns the absolute path of a file or folder that exists, all else as it is."""
     there = isinstance(value, str) and value and pathlib.Path(value).exists()
     return str(pathlib.Path(value).resolve()) if there else value
 
 
 def check(config: Config) -> list[str]:
-    """Sees that the output folder is new, or that the run in it is this one.
+    """Checks that the output folder is new, or has this run.
 
-    Every process calls it together: all go on or all end.
+    Every process calls it together: all continue or all end.
 
     Returns:
-      The options that name another place now, if what lies there has to be what it was.
+      The options that now name another path, whose content must be the same.
 
     Raises:
       UserError: the folder holds something else, or options differ that may not; all are named.
@@ -115,20 +116,20 @@ def _check(config: Config) -> list[str]:
     if path.exists():
         began = file.load(path)
         others = differences(began, config)
-        # Where folders have other names, their repeats have to be the same, one by one.
+        # If folders have other names, their repeats must be the same, one by one.
         same_repeats = [*began.data.folders.values()] == [*config.data.folders.values()]
         bound = [n for n in others if not _mark(n) or (n.startswith(FOLDERS) and not same_repeats)]
         _refuse(path, [others[name] for name in bound])
         return [name for name in others if name not in bound]
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"output {folder} is a file; name a new folder, or a run's")
+        raise UserError(f"output {folder} is a file: name a new folder, or a run's")
     if folder.exists():
-        # What begins with a dot may be our own config, half written when the process was killed.
+        # A name with a dot may be our own config, half written by a killed process.
         names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
         foreign = sorted(names - BEFORE_RUN)
         if foreign:
             raise UserError(
-                f"output {folder} holds {foreign[0]} and no run (no {CONFIG}); "
+                f"output {folder} holds {foreign[0]} and no run (no {CONFIG}): "
                 "name a new folder, or a run's"
             )
     return []
@@ -136,21 +137,21 @@ def _check(config: Config) -> list[str]:
 
 def _refuse(path: pathlib.Path, problems: list[str]) -> None:
     if problems:
-        head = f"{path} is of a run with other options; take those or another --output:"
+        head = f"{path} is of a run with other options; use those or another --output:"
         raise UserError(listed(head, problems))
 
 
-def check_content(config: Config, moved: list[str], find: Callable[[], dict[str, Any]]) -> None:
-    """Sees that options that name another place lead to what the run was made with.
+def check_content(config: Config, moved: list[str], find: Callable[[], JsonObject]) -> None:
+    """Checks that options that name another path have the content that the run began with.
 
-    Before the first checkpoint they may lead anywhere.
+    Before the first checkpoint the content may differ.
 
     Args:
       moved: as `check` returns it.
-      find: -> what the run would be made with, as environment.json has it.
+      find: -> the current environment, as environment.json has it.
 
     Raises:
-      UserError: they lead to something else, or nobody knows; all are named.
+      UserError: a content differs or is unknown; all are named.
     """
     checked = {name: mark.same for name in moved if (mark := _mark(name)) and mark.same}
     if not checked or not has_checkpoint(config.output):
@@ -166,12 +167,12 @@ def check_content(config: Config, moved: list[str], find: Callable[[], dict[str,
 
 
 def has_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a run has saved a step."""
+    """Tells if a run has saved a step."""
     return any(path.name.isdigit() for path in folder.glob(f"{CHECKPOINTS_FOLDER}/*"))
 
 
 def write(config: Config) -> None:
-    """Writes the resolved config into the output folder, which is made.
+    """Writes the resolved config into the output folder, which is created.
 
     Raises:
       UserError: it cannot be written.
@@ -183,10 +184,10 @@ def write(config: Config) -> None:
 
 
 def config_of(path: pathlib.Path) -> Config | None:
-    """Of the run that the folder is, or that the file lies in; None if there is none.
+    """Returns the config of the run at this folder, or around this file; None if there is none.
 
     Raises:
-      UserError: it is there and cannot be read.
+      UserError: it exists and cannot be read.
     """
     folders = [path] if path.is_dir() else [path.parent, path.parent.parent]
     for folder in folders:

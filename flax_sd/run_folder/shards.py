@@ -1,14 +1,13 @@
-"""What a run knows of the shards that it streams, from one start to the next: shards.jsonl.
+"""shards.jsonl: the shards that a run streams.
 
-A line for each shard when the run begins (`shard, size`), and one more when it was opened
-(`pictures, steps, hash, left_out`), so that a run that resumes finds its place without opening
-those before it, and sees that none has become another.
+The file has a line for each shard when the run begins (`shard, size`), and one more when it was
+opened (`pictures, steps, hash, left_out`). So a resumed run finds its place without opening earlier
+shards, and notices if one has changed.
 """
 
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 
@@ -22,12 +21,12 @@ from flax_sd.system.progress import Progress
 
 
 class Ledger:
-    """Remembers shards; a `data.stream.Ledger`."""
+    """Records shards; a `data.stream.Ledger`."""
 
     def __init__(
         self, folder: pathlib.Path, shards: Sequence[data.Shard], first: str, progress: Progress
     ):
-        """Reads what is known; `first` is the shard that the check before the run reports on.
+        """Reads the file; `first` is the shard that the check before the run reports.
 
         Raises:
           UserError: the shards are not those that the run began with.
@@ -37,15 +36,15 @@ class Ledger:
         self._known = {line["shard"]: line for line in lines if "steps" in line}
         listed = {line["shard"]: line["size"] for line in lines if "size" in line}
         now = {shard.name: shard.size for shard in shards}
-        if listed and (others := differences(listed, now, "of another size")):
+        if listed and (others := differences(listed, now, "changed size")):
             raise UserError(
-                f"the shards are not those that this run began with ({'; '.join(others)}): put "
-                "them back as they were, and the same command goes on, or begin a new run"
+                f"the shards are not those that this run began with ({'; '.join(others)}): restore "
+                "them and run the same command again to resume, or begin a new run"
             )
         self._listed = [{"shard": name, "size": size} for name, size in now.items()]
 
     def begin(self) -> None:
-        """Writes what is known when a run begins or resumes.
+        """Writes the known lines when a run begins or resumes.
 
         Raises:
           UserError: it cannot be written.
@@ -57,12 +56,12 @@ class Ledger:
                 self._append(QUARANTINE, quarantined(name, line["left_out"]))
 
     def get(self, shard: data.Shard) -> data.Counted | None:
-        """What is known of a shard."""
+        """Returns the recorded steps and hash of a shard; None if it was not opened yet."""
         line = self._known.get(shard.name)
         return None if line is None else data.Counted(line["steps"], line["hash"])
 
     def note(self, shard: data.Shard, pictures: data.Pictures, counted: data.Counted) -> None:
-        """Takes down what was found in a shard, and says what was left out of it.
+        """Records an opened shard, and reports what was left out of it.
 
         Raises:
           UserError: it cannot be written.
@@ -74,11 +73,11 @@ class Ledger:
         if pictures.bad and shard.name != self._first:
             self._append(QUARANTINE, quarantined(shard.name, pictures.bad))
             self._progress.say(
-                f"{shard.name}: {len(pictures)} pictures, {len(pictures.bad)} left out "
+                f"{shard.name}: {len(pictures)} images, {len(pictures.bad)} left out "
                 f"({self._folder / QUARANTINE})"
             )
 
-    def _append(self, file: str, lines: Iterable[dict[str, Any]]) -> None:
+    def _append(self, file: str, lines: Iterable[Mapping[str, object]]) -> None:
         if jax.process_index() != 0:
             return
         path = self._folder / file
@@ -86,5 +85,5 @@ class Ledger:
             opened.write(_text(lines))
 
 
-def _text(lines: Iterable[dict[str, Any]]) -> str:
+def _text(lines: Iterable[Mapping[str, object]]) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)

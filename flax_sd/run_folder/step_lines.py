@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, each of a step, that a run adds to as it goes."""
+"""Files of a run with one JSON object a line, each for a step."""
 
 import json
 import math
@@ -8,19 +8,20 @@ from typing import Any
 
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import atomic_file, explain_write_errors, flush_to_disk
+from flax_sd.files.json_values import JsonObject
 
 
 class StepLines:
-    """Such a file: whole lines only, which a run that resumes drops past its checkpoint."""
+    """A file of complete lines; a resumed run drops those after its checkpoint."""
 
     def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one line at once; what is not finite becomes null, which JSON can hold.
+    def append(self, record: Mapping[str, object]) -> None:
+        """Writes one line at once; numbers that are not finite become null, since JSON has none.
 
         Args:
-          record: numbers, words and lists of them; "step" is among them.
+          record: numbers, text and lists of them, with a "step".
 
         Raises:
           UserError: the line cannot be written.
@@ -29,8 +30,8 @@ class StepLines:
         with explain_write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(line)
 
-    def read(self, last: int) -> Iterator[dict[str, Any]]:
-        """The whole lines up to step `last`; none if the file is not there.
+    def read(self, last: int) -> Iterator[JsonObject]:
+        """Yields the complete lines up to step `last`; none if there is no file.
 
         Raises:
           UserError: the file cannot be read.
@@ -40,7 +41,7 @@ class StepLines:
                 yield json.loads(line)
 
     def truncate_after(self, step: int) -> None:
-        """Drops the lines past a step, and one that a kill tore, in a file renamed into place.
+        """Drops the lines after a step, and an incomplete one, in a file renamed into place.
 
         Raises:
           UserError: the file cannot be read or written.
@@ -62,7 +63,7 @@ class StepLines:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON holds of it."""
+    """Returns a value that JSON can hold."""
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, list | tuple):
@@ -72,7 +73,7 @@ def _plain(value: Any) -> Any:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinity if the line is torn."""
+    """Returns the step of a line; infinity if the line is incomplete."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, LookupError, TypeError):

@@ -77,7 +77,7 @@ def test_every_folder_without_a_run_is_named(runs, tmp_path, capsys):
     wrong = [str(tmp_path / "x"), str(runs[0]), str(tmp_path / "y")]
     assert cli.compare([*wrong, "--out", str(tmp_path / "c.html")]) == 2
     said = capsys.readouterr().err
-    assert "/x is no run's folder" in said and "/y is no run's folder" in said
+    assert "/x is not a run's folder" in said and "/y is not a run's folder" in said
     assert not (tmp_path / "c.html").exists()
     with pytest.raises(UserError, match="name the folders"):
         comparison.read_all([])

@@ -20,7 +20,7 @@ def test_a_run_knows_its_model(folder, model):
     source = find_source(folder, None, None, None)
     assert source.lora == folder / "lora.safetensors" and source.config is not None
     assert (source.model, source.variant, source.vae) == (str(model), "fp16", "other")
-    assert source.model_folder() == model
+    assert source._replace(vae=None).model_files().folder == model
 
 
 def test_flags_go_before_it(folder):
@@ -43,13 +43,15 @@ def test_a_file_needs_its_model(tmp_path):
     path = tmp_path / "a.safetensors"
     path.touch()
     source = find_source(path, None, None, None)
-    with pytest.raises(UserError, match="--model is wanted: which model .*a.safetensors belongs"):
-        source.model_folder()
+    with pytest.raises(
+        UserError, match=".*a.safetensors does not tell its base model: pass it as --model"
+    ):
+        source.model_files()
 
 
 def test_a_run_of_the_whole_model(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
-    with pytest.raises(UserError, match="holds no model folder, for the run is not finished"):
+    with pytest.raises(UserError, match="has no folder model: the run is not finished"):
         find_source(tmp_path, None, None, None)
     for name in ("9", "10", "11.damaged"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
@@ -84,22 +86,22 @@ def test_a_run_has_a_last_and_a_best_state(tmp_path, mode, files):
 
 
 def test_a_file_has_no_best_state(folder):
-    with pytest.raises(UserError, match="--step best wants a run's folder, and .* is a file"):
+    with pytest.raises(UserError, match="--step best needs a run's folder, and .* is a file"):
         find_source(folder / "lora.safetensors", None, None, None, step="best")
 
 
 def test_the_hub_is_asked_for_a_revision_and_a_variant(folder, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(hub, "resolve", lambda *args: asked.append(args) or tmp_path)
-    assert find_source(folder, "org/other", "v2", "bf16").model_folder() == tmp_path
+    assert find_source(folder, "org/other", "v2", "bf16").model_files().folder == tmp_path
     assert asked == [("org/other", "v2", "bf16")]
 
 
 def test_what_is_no_run(tmp_path, folder):
-    with pytest.raises(UserError, match="nowhere is not there"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         find_source(tmp_path / "nowhere", None, None, None)
-    with pytest.raises(UserError, match=r"is no run's folder \(it has no config.yaml\)"):
+    with pytest.raises(UserError, match=r"is neither a run's folder \(it has no config.yaml\)"):
         find_source(tmp_path, None, None, None)
     (folder / "lora.safetensors").unlink()
-    with pytest.raises(UserError, match="holds no lora.safetensors, for the run is not finished"):
+    with pytest.raises(UserError, match="has no lora.safetensors: the run is not finished"):
         find_source(folder, None, None, None)

@@ -33,5 +33,5 @@ def test_a_run_that_has_just_begun(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"is no run's folder: it holds no config\.yaml"):
+    with pytest.raises(UserError, match=r"is not a run's folder: it has no config\.yaml"):
         history.read(tmp_path)

@@ -1,4 +1,4 @@
-"""A run never goes on with other pictures than it began with."""
+"""A run never goes on with other images than it began with."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from tests.training_runs import contents, make_pictures
 
 @pytest.fixture
 def begun(tmp_path):
-    """The folders of a run that has a checkpoint and of its five pictures."""
+    """The folders of a run that has a checkpoint and of its five images."""
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "set").mkdir()
     folder = make_pictures(tmp_path / "set", 5)
@@ -41,13 +41,13 @@ def add(folder):
 @pytest.mark.parametrize(
     "change, found",
     [
-        (lambda f: (f / "1.png").unlink(), ["gone: 1.png", "left out now: 1.png, "]),
-        (lambda f: (f / "2.png").write_bytes(b"torn"), ["gone: 2.png", "left out now: 2.png, "]),
+        (lambda f: (f / "1.png").unlink(), ["missing: 1.png", "left out now: 1.png, "]),
+        (lambda f: (f / "2.png").write_bytes(b"torn"), ["missing: 2.png", "left out now: 2.png, "]),
         (add, ["new: more.png"]),
-        (lambda f: caption(f, "number 4", "no 4"), ["of another content, caption or mask: 4.png"]),
+        (lambda f: caption(f, "number 4", "no 4"), ["changed content, caption or mask: 4.png"]),
         (
             lambda f: Image.new("RGB", (40, 50)).save(f / "0.png"),
-            ["of another content, caption or mask: 0.png"],
+            ["changed content, caption or mask: 0.png"],
         ),
     ],
     ids=["gone", "torn", "new", "caption", "content"],
@@ -65,7 +65,7 @@ def test_a_picture_that_is_listed_once_more_is_another(begun):
     run, folder = begun
     path = folder / "metadata.jsonl"
     path.write_text(path.read_text() + '\n{"file_name": "1.png", "text": "again"}')
-    with pytest.raises(UserError, match="of another content, caption or mask: 1.png"):
+    with pytest.raises(UserError, match="changed content, caption or mask: 1.png"):
         pictures.check(run, opened(folder))
 
 
@@ -78,7 +78,7 @@ def test_other_names_are_no_other_pictures_but_another_order_is(begun, tmp_path)
     (folder / "metadata.jsonl").write_text(metadata)
     pictures.check(run, opened(folder.rename(tmp_path / "moved")))
     (tmp_path / "moved/metadata.jsonl").write_text("\n".join(metadata.split("\n")[::-1]))
-    with pytest.raises(UserError, match="gone: 0.png"):
+    with pytest.raises(UserError, match="missing: 0.png"):
         pictures.check(run, opened(tmp_path / "moved"))
 
 
@@ -105,6 +105,6 @@ def test_a_run_is_not_changed_by_what_it_refuses(train, tmp_path):
     kept = (folder / "3.png").read_bytes()
     (folder / "3.png").unlink()
     run = train("a", *flags, "--train.steps", 4)
-    assert run.status == 2 and "gone: 3.png" in run.err and contents(run.folder) == before
+    assert run.status == 2 and "missing: 3.png" in run.err and contents(run.folder) == before
     (folder / "3.png").write_bytes(kept)
     assert train("a", *flags, "--train.steps", 4).status == 0

@@ -89,7 +89,7 @@ def test_a_signal_saves_says_so_and_ends(train, undisturbed, monkeypatch, number
     monkeypatch.setattr(Checkpoints, "save", save_and_signal)
     run = train("a", "--train.steps", 6)
     assert run.status == 130
-    assert f"{name}: saved at step 3; the same command goes on from there" in run.out
+    assert f"{name}: saved at step 3; run the same command again to resume" in run.out
     assert seen == [2, 3] and not (run.folder / "lora.safetensors").exists()
     monkeypatch.undo()
     again = train("a", "--train.steps", 6)
@@ -311,7 +311,7 @@ def test_a_drawn_seed_is_the_runs_from_then_on(tmp_path):
 
 
 def test_a_moved_run_goes_on(train, tmp_path, pictures, model, undisturbed, monkeypatch):
-    """F30, F1: the folders of run, model and pictures have other names, odd ones too."""
+    """F30, F1: the folders of run, model and images have other names, odd ones too."""
     train("a", "--train.steps", 3)
     (tmp_path / "a").rename(tmp_path / "50% o'ff #2? *[é] .")
     for name, folder in {"sét": pictures, "mo del": model}.items():

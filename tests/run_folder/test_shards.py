@@ -17,7 +17,7 @@ from tests.training_runs import contents
 
 @pytest.fixture
 def shards(tmp_path):
-    """Three of 3, 4 and 5 pictures, one of which cannot be read."""
+    """Three of 3, 4 and 5 images, one of which cannot be read."""
     for k, numbers in enumerate([range(3), range(3, 7), range(7, 12)]):
         files = samples(numbers, (40, 50))
         if k == 1:
@@ -90,7 +90,7 @@ def test_other_shards_than_the_run_began_with_are_named(stream, shards):
     write_tar(shards / "2.tar", samples(range(60)))
     with pytest.raises(UserError) as caught:
         stream()
-    for named in ("gone: ", "0.tar; new: ", "3.tar; of another size: ", "2.tar)"):
+    for named in ("missing: ", "0.tar; new: ", "3.tar; changed size: ", "2.tar)"):
         assert named in str(caught.value)
 
 
@@ -117,7 +117,7 @@ def test_check_data_opens_every_shard(config_file, shards, tmp_path, capsys):
 def test_an_interrupted_run_ends_in_the_same_bytes(train, shards):
     flags = ("--data.path", shards, "--data.stream", "true")
     whole = train("whole", *flags, "--train.steps", 5)
-    assert whole.status == 0 and "what is made of a stream would fill a disk" in whole.out
+    assert whole.status == 0 and "an encoded stream would fill the disk" in whole.out
     cut = train("cut", *flags, "--train.steps", 3)  # in the middle of the second shard
     cut = train("cut", *flags, "--train.steps", 5)
     assert "resumes: step 3" in cut.out
