@@ -17,19 +17,25 @@ from flax_sd.system import terminal
 from flax_sd.system.allocator import restart_with_tunables
 from flax_sd.system.exit_status import BAD_INPUT, STOPPED
 
-COMMANDS = {  # the module in flax_sd.commands whose main it is, and what the usage says of it
+COMMANDS = {  # the module in flax_sd.commands with its main, and its line in the usage
     "train": ("train.command", "train a LoRA, a UNet or an autoencoder from a config"),
-    "sample": ("sample", "draw pictures from prompts"),
+    "sample": ("sample", "generate images from prompts"),
     "export": ("export.command", "write a run's LoRA or merged model for other tools"),
-    "inspect": ("inspect.command", "say what is in a LoRA or embedding file, and where it opens"),
-    "check-data": ("check_data", "say what is wrong with a run's pictures and captions"),
-    "plan": ("plan.command", "say before a run whether it fits, and the largest batch that does"),
-    "compare": ("compare", "show runs beside one another: figures, options, curves, pictures"),
+    "inspect": (
+        "inspect.command",
+        "show the content of a LoRA or embedding file, and which programs load it",
+    ),
+    "check-data": ("check_data", "find problems of a run's images and captions"),
+    "plan": (
+        "plan.command",
+        "show whether a run fits into memory, and the largest batch that does",
+    ),
+    "compare": ("compare", "show runs side by side: figures, options, curves, images"),
 }
 
 
 def run(name: str, args: Sequence[str]) -> int:
-    """Runs a command by its name; its module, and with it JAX, is imported only now."""
+    """Runs a command by its name; only then its module, and JAX, are imported."""
     module = f"flax_sd.commands.{COMMANDS[name][0]}"
     return guarded(lambda own: importlib.import_module(module).main(own), args)
 
@@ -44,13 +50,13 @@ compare = functools.partial(run, "compare")
 
 
 def start() -> None:
-    """The installed command: a process of its own, which may start itself again."""
+    """Runs the installed command; it may restart its own process."""
     restart_with_tunables()
     main()
 
 
 def main() -> None:
-    """`flax-sd NAME …`."""
+    """Runs `flax-sd NAME …`."""
     name, *args = sys.argv[1:] or ["--help"]
     if name in COMMANDS:
         sys.exit(run(name, args))
@@ -63,10 +69,10 @@ def main() -> None:
 
 
 def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:
-    """Runs a command; a user's mistake becomes one message and status 2 (--debug: the trace too).
+    """Runs a command; a user's mistake becomes one message and status 2 (--debug: with traceback).
 
-    A full disk is a mistake of nobody's, but needs no trace either. Ctrl-C while nothing is there
-    to be saved ends with status 130. What becomes of the output never ends the command.
+    OS errors such as a full disk are also reported in one line, without a traceback. Ctrl-C, while
+    there is nothing to save, ends with status 130. A closed output never ends the command.
     """
     with terminal.enduring():
         debug = "--debug" in args
@@ -76,18 +82,20 @@ def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int
 
 
 def _log_to_terminal(debug: bool) -> None:
-    """What flax_sd logs goes to standard error; what libraries log beside their errors does not."""
+    """Sends flax_sd's log to standard error, and hides what libraries log beside their errors."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False)
     handler.setFormatter(terminal.Formatter())
     logging.getLogger("flax_sd").handlers[:] = [handler]
     logging.getLogger("flax_sd").propagate = False
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs traces of what it raises too
-    if not debug:  # XLA calls two minutes of compiling an error; what ends a process is still said
+    logging.getLogger("absl").setLevel(
+        logging.CRITICAL
+    )  # Orbax also logs tracebacks of what it raises
+    if not debug:  # XLA logs long compilations as errors; fatal errors are still shown
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _explained(command: Callable[[Sequence[str]], int], args: Sequence[str], debug: bool) -> int:
-    """The command's exit status, or that of what it raised."""
+    """Returns the command's exit status, or that of its error."""
     try:
         return command(args)
     except KeyboardInterrupt:
@@ -103,7 +111,7 @@ def _explained(command: Callable[[Sequence[str]], int], args: Sequence[str], deb
 
 
 def _said(error: UserError | OSError) -> str:
-    """A sentence; of the system's own errors the file and what is wrong with it, no number."""
+    """Returns the message; of OS errors the file and the reason, without the number."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)

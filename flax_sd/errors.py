@@ -1,13 +1,13 @@
-"""The one exception that stands for a user's mistake, and how its message names many things."""
+"""The exception for a user's mistake, and helpers for its message."""
 
 import unicodedata
 from collections.abc import Sequence
 
-MAX_NAMES_IN_MESSAGE = 8  # things that a message names before it counts the rest
-MAX_PROBLEMS_IN_MESSAGE = 20  # problems, a line each, that it lists before it counts the rest
-# Control characters, halves of surrogate pairs (bytes that are no UTF-8), and ends of lines.
+MAX_NAMES_IN_MESSAGE = 8  # names in a message before the rest is counted
+MAX_PROBLEMS_IN_MESSAGE = 20  # problems in a message, one a line, before the rest is counted
+# Control characters, halves of surrogate pairs (bytes that are not UTF-8), and ends of lines.
 UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
-TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # change the direction of text
 
 
 class UserError(ValueError):
@@ -26,7 +26,7 @@ def some(names: Sequence[str]) -> str:
 def listed(head: str, problems: Sequence[str]) -> str:
     """Returns a head and a line for each problem, or for the first of many and how many more.
 
-    A single problem stands on the line of the head.
+    A single problem is on the same line as the head.
     """
     if len(problems) == 1:
         return f"{head} {problems[0]}"

@@ -1,1 +1,1 @@
-"""What is typed: a command a file, or a folder where a command has parts of its own."""
+"""The commands: a file for each, or a folder for one with several files."""

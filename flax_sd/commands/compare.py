@@ -1,4 +1,4 @@
-"""flax-sd compare: runs beside one another, in the terminal and on a page."""
+"""flax-sd compare: shows runs side by side, in the terminal and on a page."""
 
 import pathlib
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from flax_sd.reports.comparison import compare_page, different, figures, read_al
 from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
 
-WIDEST = 50  # letters of a cell in the terminal
+MAX_CELL = 50  # letters of a cell in the terminal
 
 
 class CompareOptions(Section):
-    """Shows runs beside one another: a table here, and a page with their curves and pictures."""
+    """Shows runs side by side: a table here, and a page with their curves and images."""
 
     runs: tyro.conf.Positional[tuple[UserPath, ...]]
     """Folders of runs."""
     out: UserPath = pathlib.Path("compare.html")
-    """The page to write; pictures stay in the runs' folders."""
+    """The page to write; images stay in the runs' folders."""
 
 
 def main(args: Sequence[str]) -> int:
-    """`flax-sd compare RUN RUN … [--out compare.html]`: prints the table and writes the page.
+    """Runs `flax-sd compare RUN RUN … [--out compare.html]`: prints a table and writes a page.
 
     Raises:
-      UserError: there is no run in a folder, or the page cannot be written.
+      UserError: a folder is not a run's, or the page cannot be written.
     """
     options = flags.read_flags(CompareOptions, "compare", args)
     runs = read_all(options.runs)
@@ -44,6 +44,6 @@ def main(args: Sequence[str]) -> int:
 
 
 def _cell(value: object) -> str:
-    """Returns the value as text, a long one by its beginning."""
+    """Returns the value as text, a long one shortened."""
     text = "–" if value is None else str(value)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+    return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"

@@ -1,4 +1,4 @@
-"""sample.py: pictures from prompts."""
+"""sample.py: generates images from prompts."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from flax_sd.system.allocator import take_gpu_memory
 
 
 def main(args: Sequence[str]) -> int:
-    """`sample.py --model MODEL --prompt TEXT [--flag value …]`.
+    """Runs `sample.py --model MODEL --prompt TEXT [--flag value …]`.
 
     Raises:
-      UserError: anything about the flags, the prompts, the model or the folder is wrong.
+      UserError: the flags, the prompts, the model or the folder are wrong.
     """
     compiler.set_up()
     take_gpu_memory()

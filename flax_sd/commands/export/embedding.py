@@ -1,4 +1,4 @@
-"""A run's new tokens written for other tools."""
+"""Writes a run's new tokens for other tools."""
 
 import pathlib
 
@@ -10,14 +10,14 @@ from flax_sd.weights.safetensors import TensorFile
 
 
 def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Writes each token as sd-scripts does, {"emb_params": [n, d]}; returns where.
+    """Writes each token as sd-scripts does, {"emb_params": [n, d]}; returns the path.
 
     Args:
-      files: of the run, by token.
+      files: the run's files, by token.
       out: a file ending in .safetensors, whose name becomes the word; or a folder.
 
     Raises:
-      UserError: there are several tokens for one file, or something else is in the place.
+      UserError: there are several tokens for one file, or `out` is not free.
     """
     targets = {token: out / path.name for token, path in files.items()}
     if out.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""A LoRA written for other tools, in another format, strength or dtype."""
+"""Writes a LoRA for other tools, in another format, strength or dtype."""
 
 import pathlib
 from typing import Literal, NamedTuple
@@ -20,17 +20,17 @@ from flax_sd.training.outputs import lora_header
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
-# What `kohya.write` says itself, and hashes of other bytes.
+# Entries that `kohya.write` writes itself, and hashes of other bytes.
 _REPLACED = ("ss_network_", "sshs_", MARK)
 
 
 class LoRAForm(NamedTuple):
-    """What a LoRA is written as.
+    """The format to write a LoRA in.
 
     Attributes:
-      strength: multiplied into it.
-      dtype: "auto" for that of the source.
-      bake: the rank of the plain LoRA that comes nearest, or None for the LoRA as it is.
+      strength: factor of the LoRA.
+      dtype: "auto" for the source's dtype.
+      bake: the rank of the closest plain LoRA, or None for the LoRA as it is.
     """
 
     to: Literal["kohya", "peft"]
@@ -42,14 +42,14 @@ class LoRAForm(NamedTuple):
 def write_lora(
     source: Source, form: LoRAForm, out: pathlib.Path, progress: Progress
 ) -> pathlib.Path:
-    """Writes the LoRA file and returns where.
+    """Writes the LoRA file and returns its path.
 
     Args:
       out: a file ending in .safetensors, or a folder for a file of the usual name.
-      progress: is told what baking loses.
+      progress: reports what baking loses.
 
     Raises:
-      UserError: the LoRA does not fit its model, or something else is in the place.
+      UserError: the LoRA does not fit its model, or `out` is not free.
     """
     assert source.lora is not None
     to, path = form.to, out
@@ -61,7 +61,7 @@ def write_lora(
     lora = _scaled(_adapters(source, file), form.strength)
     if form.bake is not None:
         lora, lost = _baked(source, lora, form.bake)
-        progress.stage("baked", f"into rank {form.bake}, without {lost:.1%} of what it changes")
+        progress.stage("baked", f"into rank {form.bake}, which loses {lost:.1%} of the change")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,7 +77,7 @@ def write_lora(
 
 
 def check_free(path: pathlib.Path) -> None:
-    """Raises UserError if something is there that is no earlier export."""
+    """Raises UserError if the path holds something other than an earlier export."""
     if not path.exists():
         return
     try:
@@ -86,12 +86,12 @@ def check_free(path: pathlib.Path) -> None:
         exported = False
     if not exported:
         raise UserError(
-            f"{path} is there and no earlier export: choose another --out, or delete it"
+            f"{path} exists and is not an earlier export: choose another --out, or delete it"
         )
 
 
 def _dtype_of(file: TensorFile) -> np.dtype:
-    """What the LoRA's matrices are in; float32 if it is nothing that networks are held in."""
+    """Returns the dtype of the LoRA's matrices; float32 if networks cannot have it."""
     name = next(file.dtype(key).name for key in sorted(file) if not key.endswith(".alpha"))
     return as_dtype(name if name in DTYPES else "float32")
 
@@ -104,7 +104,7 @@ def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
 
 
 def _adapters(source: Source, file: TensorFile) -> LoRAFile:
-    """The LoRA; that of a run without its model, if all layers are those of a Stable Diffusion."""
+    """Reads the LoRA; that of a run without its model, if all layers are Stable Diffusion's."""
     if source.config and not foreign_model(file) and not read_contents(file).unknown:
         return read(file.path)
     files = source.model_files()
@@ -112,7 +112,7 @@ def _adapters(source: Source, file: TensorFile) -> LoRAFile:
 
 
 def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
-    """The plain LoRA of that rank, and the largest share that is missing in a network."""
+    """Returns the plain LoRA of that rank, and the largest share that it loses in a network."""
     files, baked, lost = source.model_files(), {}, 0.0
     for component, adapters in lora.items():
         network = files.load(component, "float32")
@@ -123,7 +123,7 @@ def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
 
 
 def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
-    """What the LoRA's own header says of its base and training, or else its model's family."""
+    """Returns the LoRA header's entries on base and training, or else its model's family."""
     if "ss_base_model_version" in file.metadata:
         kept = file.metadata.items()
         return {key: value for key, value in kept if not key.startswith(_REPLACED)}

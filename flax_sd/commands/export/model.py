@@ -1,4 +1,4 @@
-"""A whole model written as a diffusers folder, with a LoRA folded into its weights."""
+"""Writes a whole model as a diffusers folder, with a LoRA merged into its weights."""
 
 import pathlib
 
@@ -17,16 +17,16 @@ from flax_sd.weights.safetensors import TensorFile
 def write_model(
     source: Source, to: str, out: pathlib.Path, strength: float, dtype: str
 ) -> pathlib.Path:
-    """Writes the model with the LoRA inside, or the model that was trained; returns where.
+    """Writes the model with the LoRA merged, or the trained model; returns the path.
 
     W + strength · alpha / rank · up @ down is summed in float32 and rounded once.
 
     Args:
-      to: the name of the export, which is noted in model_index.json.
+      to: the name of the export, written to model_index.json.
       dtype: "auto" for that of the model's UNet.
 
     Raises:
-      UserError: the LoRA does not fit, a weight overflows, or something else is in the place.
+      UserError: the LoRA does not fit, a weight overflows, or `out` is not free.
     """
     _check_free(out)
     files = source.model_files()
@@ -44,16 +44,18 @@ def write_model(
 
 def _check_free(out: pathlib.Path) -> None:
     if out.suffix in (".safetensors", ".ckpt"):
-        raise UserError(f"--out {out} is a file's name, and the model is written as a folder")
+        raise UserError(f"--out {out} is the name of a file, and a model is written as a folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     index = out / "model_index.json"
     if not index.is_file() or f"_{MARK}" not in read_json(index):
-        raise UserError(f"{out} is there and no earlier export: choose another --out, or delete it")
+        raise UserError(
+            f"{out} exists and is not an earlier export: choose another --out, or delete it"
+        )
 
 
 def _dtype_of(files: ModelFiles) -> str:
-    """Returns that of the UNet."""
+    """Returns the dtype of the UNet."""
     file = TensorFile(files.files("unet")[0])
     name = file.dtype(next(iter(file))).name
     return name if name in DTYPES else "float32"

@@ -1,10 +1,10 @@
-"""The inspect command: what is in a LoRA or embedding file, and where it opens."""
+"""The inspect command: the content of a LoRA or embedding file, and the programs that load it."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tyro
+from flax import nnx
 
 from flax_sd.commands.inspect.embedding import inspect_embedding
 from flax_sd.commands.inspect.lora import inspect_lora
@@ -26,24 +26,24 @@ from flax_sd.weights.safetensors import TensorFile
 
 
 class InspectOptions(Section):
-    """Says what is in a LoRA or embedding file, which programs load it and whether it is whole.
+    """Shows the content of a LoRA or embedding file, its problems and the programs that load it.
 
-    The exit status is 0 if it is whole and diffusers, ComfyUI and A1111 load all of it (and it
-    fits --model), 1 if not, 2 if it is no such file."""
+    The exit status is 0 if it has no problem and diffusers, ComfyUI and A1111 load all of it (and
+    it fits --model), 1 if not, 2 if it is no such file."""
 
     path: tyro.conf.Positional[UserPath]
-    """A .safetensors file, or a folder that holds one, as a run's."""
+    """A .safetensors file, or a folder that holds one, such as a run's."""
     model: Source | None = None
     """A model that the file should fit: a folder or hub id."""
     all: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Name every key that a program does not load, not the first few."""
+    """List every key that a program does not load, not only the first few."""
 
 
 def main(args: Sequence[str]) -> int:
-    """`flax-sd inspect FILE_OR_FOLDER [--model MODEL]`: 0, or 1 if a file is wanting.
+    """Runs `flax-sd inspect FILE_OR_FOLDER [--model MODEL]`; returns 1 if a file has a problem.
 
     Raises:
-      UserError: there is no such file, it is damaged, or it is neither LoRA nor embedding.
+      UserError: there is no such file, it is damaged, or it is neither a LoRA nor an embedding.
     """
     options = flags.read_flags(InspectOptions, "inspect", args)
     paths, config = _find(options.path)
@@ -54,9 +54,9 @@ def main(args: Sequence[str]) -> int:
 
 
 def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
-    """The files, and the config of the run that they are of."""
+    """Returns the files, and the config of their run, if any."""
     if not path.exists():
-        raise UserError(f"{path} is not there: a LoRA or embedding file, or its folder, is wanted")
+        raise UserError(f"{path} does not exist: name a LoRA or embedding file, or its folder")
     if (path / CONFIG_FILE).is_file():
         source = find_source(path, None, None, None)
         found = [*([source.lora] if source.lora else ()), *source.tokens.values()]
@@ -68,14 +68,14 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
     return [locate(path)], config_of(path)
 
 
-def _networks(model: str) -> Mapping[str, Any]:
+def _networks(model: str) -> Mapping[str, nnx.Module]:
     files = ModelFiles.find(model)
     return {name: files.abstract(name) for name in ("unet", "text_encoder")}
 
 
 def _inspect(
     path: pathlib.Path,
-    networks: Mapping[str, Any] | None,
+    networks: Mapping[str, nnx.Module] | None,
     config: Config | None,
     options: InspectOptions,
 ) -> Page:
@@ -87,7 +87,7 @@ def _inspect(
     elif found := unread_format(file):
         model = foreign_model(file)
         page.add("for", model or "")
-        page.add_problem("format", f"{found[0]}: not read here ({found[1]})")
+        page.add_problem("format", f"{found[0]}: not supported ({found[1]})")
     else:
         inspect_lora(page, file, networks, config)
     return page

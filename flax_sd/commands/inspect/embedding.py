@@ -1,9 +1,10 @@
-"""What the inspect command says of an embedding."""
+"""The inspect command's rows on an embedding."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from flax_sd.commands.inspect.printout import Page
 from flax_sd.embeddings.files import KOHYA_KEY, family, read
@@ -12,11 +13,13 @@ from flax_sd.lora.formats.compatibility import Support
 from flax_sd.weights.safetensors import TensorFile
 
 
-def inspect_embedding(page: Page, file: TensorFile, networks: Mapping[str, Any] | None) -> None:
+def inspect_embedding(
+    page: Page, file: TensorFile, networks: Mapping[str, nnx.Module] | None
+) -> None:
     """Adds token, vectors and the programs that load it.
 
     Args:
-      networks: of the model that it should fit, if one was named.
+      networks: networks of the model that it should fit, if one was named.
     """
     (key,) = file
     vectors = np.atleast_2d(file[key].astype(np.float32))
@@ -26,7 +29,7 @@ def inspect_embedding(page: Page, file: TensorFile, networks: Mapping[str, Any] 
     page.add("token", f"{key if named else file.path.stem}; in ComfyUI and A1111 {file.path.stem}")
     page.add("vectors", f"{count}, {width} wide: {family(width)}")
     page.add("norms", ", ".join(f"{norm:.3g}" for norm in np.linalg.norm(vectors, axis=1)))
-    remark = "" if named else f"load_textual_inversion wants token='{file.path.stem}'"
+    remark = "" if named else f"load_textual_inversion needs token='{file.path.stem}'"
     whole = Support({})
     page.add_support({"diffusers": Support({}, remark), "ComfyUI": whole, "A1111": whole}, 1)
     if networks is not None:

@@ -1,11 +1,12 @@
-"""What the inspect command says of a LoRA."""
+"""The inspect command's rows on a LoRA."""
 
 import collections
 import json
 import pathlib
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+from flax import nnx
 
 from flax_sd.commands.inspect.printout import Page
 from flax_sd.config import Config
@@ -18,9 +19,9 @@ from flax_sd.lora.formats.read import read
 from flax_sd.weights.identity import display_name
 from flax_sd.weights.safetensors import TensorFile
 
-_SD2 = 1024  # numbers that the text encoder of Stable Diffusion 2 gives for a token
-_LARGEST, _TAGS, _LONGEST = 3, 5, 60  # layers, tags, letters
-_HEADER = {  # rows, and the entries of a file's header that each shows
+_SD2_TEXT_WIDTH = 1024  # numbers a token of Stable Diffusion 2's text encoder
+_LAYERS_SHOWN, _TAGS_SHOWN, _MAX_ENTRY = 3, 5, 60  # layers, tags, letters
+_HEADER = {  # rows, and the header's entries in each
     "name": ("ss_output_name", "modelspec.title", "modelspec.author"),
     "base": ("ss_base_model_version", "ss_sd_model_name", "modelspec.architecture"),
     "prediction": ("modelspec.prediction_type",),
@@ -41,23 +42,27 @@ _HEADER = {  # rows, and the entries of a file's header that each shows
 
 
 def inspect_lora(
-    page: Page, file: TensorFile, networks: Mapping[str, Any] | None, config: Config | None
+    page: Page, file: TensorFile, networks: Mapping[str, nnx.Module] | None, config: Config | None
 ) -> None:
     """Adds format, layers, sizes, origin and the programs that load it.
 
     Args:
-      networks: of the model that it should fit, if one was named.
-      config: of the run that it is of, if it is one's.
+      networks: networks of the model that it should fit, if one was named.
+      config: config of the run that trained it, if it is known.
 
     Raises:
-      UserError: it is no LoRA, or PEFT's config is not there or not readable.
+      UserError: it is not a LoRA, or PEFT's config is missing or not readable.
     """
     contents = read_contents(file)
     width, text_width = text_widths(contents.inputs())
     kind = "DoRA" if contents.is_dora else "LoRA"
     stabilised = ", rank-stabilised" if contents.is_rank_stabilised else ""
     page.add("format", f"{kind}{stabilised}, {contents.formats}")
-    odd = "" if width in FAMILIES else ", so no Stable Diffusion: web UIs hold no such model"
+    odd = (
+        ""
+        if width in FAMILIES
+        else ", which no Stable Diffusion has: web UIs cannot load such a model"
+    )
     model = foreign_model(file) or (family(width) + odd if width else "")
     page.add("for", model)
     _add_layers(page, contents)
@@ -65,14 +70,14 @@ def inspect_lora(
     _add_header(page, file.metadata)
     if config is not None:
         _add_run(page, config)
-    page.add_support(support(contents, sd2=_SD2 in (width, text_width)), len(file))
+    page.add_support(support(contents, sd2=_SD2_TEXT_WIDTH in (width, text_width)), len(file))
     page.add("for all", _remedy(file.path, contents))
     if networks is not None:
         _add_fit(page, file, networks)
 
 
 def _remedy(path: pathlib.Path, contents: LoRAContents) -> str:
-    """Returns the command that writes what all three programs load, if this file is not so."""
+    """Returns the command that converts the file for all three programs, if that is needed."""
     if not contents.is_dora and contents.formats == kohya.TITLE:
         return ""
     rank = max((layer.rank for layer in contents.layers.values()), default=0)
@@ -94,10 +99,10 @@ def _add_layers(page: Page, contents: LoRAContents) -> None:
     scale = _span(layer.alpha / layer.rank for layer in layers.values())
     page.add("alpha", f"{_span(layer.alpha for layer in layers.values())} (alpha / rank {scale})")
     norms = {ref: contents.adapter(ref)[0].norm() for ref in layers}
-    largest = sorted(layers, key=lambda ref: -norms[ref])[:_LARGEST]
+    largest = sorted(layers, key=lambda ref: -norms[ref])[:_LAYERS_SHOWN]
     page.add("largest ‖ΔW‖", *(f"{norms[ref]:.3g}  {'.'.join(ref)}" for ref in largest))
     zero = sum(norm == 0 for norm in norms.values())
-    page.add("zero", f"{zero} of {len(layers)} layers change nothing" if zero else "")
+    page.add("zero", f"{zero} of {len(layers)} layers have no effect" if zero else "")
 
 
 def _span(values: Iterable[float]) -> str:
@@ -107,11 +112,11 @@ def _span(values: Iterable[float]) -> str:
 
 
 def _add_header(page: Page, metadata: Mapping[str, str]) -> None:
-    """Adds what the header says of base and training; the rest of it by name."""
-    # sd-scripts writes None of what was not set.
+    """Adds the header's entries on base and training, and the names of the others."""
+    # sd-scripts writes None for options that were not set.
     said = {key: value for key, value in metadata.items() if value != "None"}
     for label, keys in _HEADER.items():
-        found = [f"{_short(key)} {said[key][:_LONGEST]}" for key in keys if key in said]
+        found = [f"{_short(key)} {said[key][:_MAX_ENTRY]}" for key in keys if key in said]
         page.add(label, ", ".join(found))
     page.add("tags", _tags(metadata.get("ss_tag_frequency", "")))
     shown = {"format", "ss_tag_frequency", *(key for keys in _HEADER.values() for key in keys)}
@@ -124,7 +129,7 @@ def _short(key: str) -> str:
 
 
 def _tags(text: str) -> str:
-    """Names the commonest tags of kohya's {folder: {tag: count}}."""
+    """Returns the most common tags of kohya's {folder: {tag: count}}."""
     try:
         folders = json.loads(text).values()
         counts = collections.Counter[str]()
@@ -132,11 +137,11 @@ def _tags(text: str) -> str:
             counts.update({str(tag): int(count) for tag, count in tags.items()})
     except (ValueError, AttributeError, TypeError):  # not JSON, or of another form
         return ""
-    return ", ".join(f"{tag} ({count})" for tag, count in counts.most_common(_TAGS))
+    return ", ".join(f"{tag} ({count})" for tag, count in counts.most_common(_TAGS_SHOWN))
 
 
 def _add_run(page: Page, config: Config) -> None:
-    """Adds what the config of the run says that made it."""
+    """Adds options of the run that trained it."""
     train, lora = config.train, config.lora
     page.add(
         "run",
@@ -149,7 +154,7 @@ def _add_run(page: Page, config: Config) -> None:
     page.add("new tokens", ", ".join(config.tokens.names))
 
 
-def _add_fit(page: Page, file: TensorFile, networks: Mapping[str, Any]) -> None:
+def _add_fit(page: Page, file: TensorFile, networks: Mapping[str, nnx.Module]) -> None:
     try:
         read(file.path, networks)
     except UserError as error:

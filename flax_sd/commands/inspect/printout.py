@@ -1,4 +1,4 @@
-"""What the inspect command prints of one file: rows of a label and its lines."""
+"""The inspect command's printout of a file: rows of a label and lines."""
 
 import collections
 import pathlib
@@ -9,19 +9,19 @@ import numpy as np
 from flax_sd.lora.formats.compatibility import Support
 from flax_sd.weights.safetensors import TensorFile
 
-_FEW = 3  # names in a line, unless all are asked for
-_LABEL = 12  # letters
+_NAMES_SHOWN = 3  # names in a row, without --all
+_LABEL_WIDTH = 12  # letters
 
 
 class Page:
-    """The rows, in the order of their adding.
+    """Rows in the order in which they were added.
 
     Attributes:
-      whole: nothing was found that keeps the file, or some of it, from being loaded.
+      whole: no problem was found: the file can be loaded completely.
     """
 
     def __init__(self, path: pathlib.Path, every: bool):
-        """Takes the file, and whether to name all keys of what is left out."""
+        """Takes the file; `every` lists all keys of a problem."""
         self.whole = True
         self._every = every
         self._lines = [str(path)]
@@ -29,16 +29,16 @@ class Page:
     def add(self, label: str, *lines: str) -> None:
         """Adds a row of the lines that are not empty; nothing if there are none."""
         for line in filter(None, lines):
-            self._lines.append(f"  {label:{_LABEL}}  {line}")
+            self._lines.append(f"  {label:{_LABEL_WIDTH}}  {line}")
             label = ""
 
     def add_problem(self, label: str, *lines: str) -> None:
-        """Adds a row that says what is wrong."""
+        """Adds a row on a problem."""
         self.add(label, *lines)
         self.whole = self.whole and not lines
 
     def add_support(self, support: Mapping[str, Support], total: int) -> None:
-        """Adds how many of the file's keys each program loads, and the others by reason."""
+        """Adds the number of keys that each program loads, and the other keys by reason."""
         self._lines.append("  opens in")
         for program, (not_loaded, remark) in support.items():
             count = f"{total - len(not_loaded)} of {total} keys"
@@ -50,12 +50,12 @@ class Page:
                 self.add_problem("", f"  {len(keys)} not: {why}", *self._names(keys))
 
     def text(self) -> str:
-        """All of it."""
+        """Returns all rows."""
         return "\n".join(line.rstrip() for line in self._lines)
 
     def names(self, keys: Sequence[str]) -> list[str]:
-        """Keys, the first few or all."""
-        shown = keys if self._every else keys[:_FEW]
+        """Returns the first few keys, or all."""
+        shown = keys if self._every else keys[:_NAMES_SHOWN]
         more = len(keys) - len(shown)
         return [*shown, *([f"and {more} more (--all names them)"] if more else ())]
 
@@ -64,7 +64,7 @@ class Page:
 
 
 def add_general(page: Page, file: TensorFile) -> None:
-    """Tensors, dtype and size, and whether all numbers are finite."""
+    """Adds tensors, dtypes and size, and tensors with numbers that are not finite."""
     dtypes = collections.Counter(file.dtype(key).name for key in file)
     kinds = ", ".join(f"{count} in {name}" for name, count in dtypes.most_common())
     size = file.path.stat().st_size

@@ -1,4 +1,4 @@
-"""What devices send one another: the collective operations in a compiled program's text."""
+"""The communication between devices: collective operations in a compiled program's text."""
 
 import collections
 import functools
@@ -19,8 +19,8 @@ class Traffic(NamedTuple):
     """Collectives of one kind.
 
     Attributes:
-      times: how many are run.
-      size: bytes of their results on one device, summed.
+      times: how often they are run.
+      size: sum of their results on one device, in bytes.
     """
 
     times: int
@@ -28,12 +28,12 @@ class Traffic(NamedTuple):
 
 
 def collectives(hlo: str) -> dict[str, Traffic]:
-    """The collectives that one run of a compiled program makes, by kind.
+    """Returns the collectives of one run of a compiled program, by kind.
 
-    A loop's body counts as often as the compiler knows that it is run, otherwise once.
+    A loop's body counts with the compiler's number of iterations; if it is unknown, once.
 
     Args:
-      hlo: the program's text, as `compiled.as_text()` gives it.
+      hlo: the program's text, from `compiled.as_text()`.
     """
     computations, entry = _computations(hlo)
 
@@ -52,7 +52,7 @@ def collectives(hlo: str) -> dict[str, Traffic]:
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation by its name, and the name of the first to run."""
+    """Returns the lines of each computation by name, and the name of the entry."""
     computations: dict[str, list[str]] = collections.defaultdict(list)
     name = entry = ""
     for line in hlo.splitlines():
@@ -67,7 +67,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 def _of_line(
     line: str, total: "functools._lru_cache_wrapper"
 ) -> Iterator[tuple[str, Traffic, int]]:
-    """Kind, traffic and turns: of the instruction itself and of the computations it calls."""
+    """Yields kind, traffic and iterations of an instruction and of computations that it calls."""
     if found := _COLLECTIVE.search(line):
         yield found[2], Traffic(1, _size(found[1])), 1
         return
@@ -79,7 +79,7 @@ def _of_line(
 
 
 def _size(shapes: str) -> int:
-    """Bytes of a shape, or of a tuple of them."""
+    """Returns the bytes of a shape, or of a tuple of shapes."""
     bits = 0
     for dtype, axes in _SHAPE.findall(shapes):
         elements = 1

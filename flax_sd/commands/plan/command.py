@@ -1,11 +1,11 @@
-"""Before a run: what it takes, whether that fits, and what to change where it does not."""
+"""The plan command: the memory and work of a run, and what to change if it does not fit."""
 
 import math
 from collections.abc import Sequence
 
 from flax_sd.commands.plan.devices import Target, local_target, topology_target
 from flax_sd.commands.plan.program import Compiled, Program
-from flax_sd.commands.plan.search import MOST, largest_batch
+from flax_sd.commands.plan.search import MAX_BATCH, largest_batch
 from flax_sd.config import Config, Section, flags
 from flax_sd.config import file as config_file
 from flax_sd.run_folder import saved_config
@@ -22,18 +22,18 @@ NO_ROOM = "more than the compiler has"
 
 
 class PlanOptions(Section):
-    """What the command takes beside a config's flags."""
+    """Options of the command, beside those of a config."""
 
     topology: str | None = None
-    """The TPU to plan for, as v5e:4x4, in place of this machine's devices."""
+    """The TPU to plan for, such as v5e:4x4; by default this machine's devices."""
     device_memory: str | None = None
-    """What each device has, as 24GB, in place of what it says itself."""
+    """Memory of each device, such as 24GB; by default as the device reports."""
 
 
 def main(args: Sequence[str]) -> int:
-    """`flax-sd plan [CONFIG.yaml] [--topology v5e:4x4] [--device-memory 24GB] [--flag value …]`.
+    """Runs `flax-sd plan [CONFIG.yaml] [--topology T] [--device-memory SIZE] [--flag value …]`.
 
-    Prints the plan; 0 if the run fits or nobody knows the device's memory, 1 if it does not.
+    Prints the plan; returns 1 if the run does not fit, 0 if it fits or the memory is unknown.
 
     Raises:
       UserError: the config, the model or the options are wrong.
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> int:
 
 
 class Plan:
-    """A program's figures; no batch is compiled twice."""
+    """The plan of a program; each batch size is compiled once."""
 
     def __init__(self, config: Config, program: Program, target: Target, progress: Progress):
         self._config, self._program = config, program
@@ -69,7 +69,7 @@ class Plan:
         self._steps: dict[int, Compiled | None] = {}
 
     def show(self) -> int:
-        """Prints what the batch of the config takes, then what would fit; the exit status."""
+        """Prints what the config's batch needs, then what fits; returns the exit status."""
         self._say_counts()
         self._encoding = self._encoding_of_a_picture()
         total = self._needed(self._batch)
@@ -77,21 +77,21 @@ class Plan:
         limit = self._target.memory
         if limit is None:
             name = self._target.name
-            self._say(f"\nnobody knows the memory of {name}: --device-memory 24GB names it")
+            self._say(f"\nmemory of {name} is unknown; pass it as --device-memory 24GB")
             return DONE
         largest = largest_batch(self._needed, limit, self._unit, self._batch)
-        more = " or more" if largest >= self._unit * MOST else ""
+        more = " or more" if largest >= self._unit * MAX_BATCH else ""
         self._say(f"\nlargest train.batch_size that fits  {largest or 'none'}{more}")
         if total <= limit:
             self._say(f"train.batch_size {self._batch} fits")
             return DONE
-        self._say(f"train.batch_size {self._batch} does not fit; what makes it smaller:")
+        self._say(f"train.batch_size {self._batch} does not fit; to make it smaller:")
         for line in advice(self._config, len(self._target.devices), largest):
             self._say(f"  {line}")
         return FAILED
 
     def _needed(self, batch_size: int) -> float:
-        """Bytes on each device at the worst moment; infinite if the compiler finds no room."""
+        """Returns the peak of bytes on each device; infinite if the compiler runs out of memory."""
         if batch_size not in self._steps:
             self._steps[batch_size] = self._program.compile_step(batch_size)
         step = self._steps[batch_size]
@@ -99,11 +99,11 @@ class Plan:
         return float(self._state + max(self._weights + own, self._while_encoding(batch_size)))
 
     def _while_encoding(self, batch_size: int) -> float:
-        """Bytes of all weights and of what encoding takes, on each device."""
+        """Returns the bytes of all weights and of encoding, on each device."""
         return self._all_weights + self._encoding * self._program.rows_encoded(batch_size)
 
     def _encoding_of_a_picture(self) -> float:
-        """Bytes on each device a picture that is encoded."""
+        """Returns the bytes on each device to encode one image."""
         for batch_size in (self._program.rows_encoded(self._batch), self._unit):
             if compiled := self._program.compile_encoding(batch_size):
                 return compiled.size / batch_size
@@ -122,7 +122,7 @@ class Plan:
         self._progress.table([("", "parameters", "trained"), *rows])
 
     def _say_costs(self, total: float) -> None:
-        """The memory of a device, the work and the messages between devices."""
+        """Prints the memory of a device, the work, and the communication between devices."""
         step = self._steps[self._batch]
         of = f" of {show_size(self._target.memory)}" if self._target.memory else ""
         encoding = self._while_encoding(self._batch) - self._all_weights
@@ -131,11 +131,11 @@ class Plan:
         self._progress.table(
             [
                 ("  frozen weights", show_size(self._all_weights)),
-                ("  of these in the steps", show_size(self._weights)),
+                ("  of these during the steps", show_size(self._weights)),
                 ("  trained leaves and optimizer", show_size(self._state)),
                 ("  batch, activations and temporaries", show_size(step.size) if step else NO_ROOM),
                 (f"  encoding, {when}", show_size(encoding)),
-                ("  at the worst moment", show_size(total) + of),
+                ("  peak", show_size(total) + of),
             ]
         )
         work, before = (count / self._batch / 1e12 for count in self._program.flops(self._batch))
@@ -144,7 +144,7 @@ class Plan:
             [
                 ("TFLOP an image, step", f"{work:.4g}"),
                 (
-                    f"TFLOP an image, encoding{' once' * self._program.encodes_once}",
+                    "TFLOP an image, encoding" + (" once" if self._program.encodes_once else ""),
                     f"{before:.4g}",
                 ),
                 ("compile time of the step", f"{step.seconds:.1f} s" if step else NO_ROOM),

@@ -1,4 +1,4 @@
-"""The devices that a plan is made for: those of this machine, or a TPU that is not there."""
+"""The devices of a plan: those of this machine, or a TPU that need not be present."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ class Target(NamedTuple):
     """Devices to compile for.
 
     Attributes:
-      memory: bytes of each; None where nobody knows.
+      memory: bytes of each; None if unknown.
     """
 
     name: str
@@ -28,27 +28,27 @@ class Target(NamedTuple):
 
 
 def local_target() -> Target:
-    """All devices that JAX finds here."""
+    """Returns all devices that JAX finds here."""
     devices = jax.devices()
     return Target(devices[0].device_kind, devices, device_memory(devices[0]))
 
 
 def topology_target(name: str) -> Target:
-    """The chips of a TPU topology, such as v5e:4x4; nothing may have looked for a device before.
+    """Returns the chips of a TPU topology such as v5e:4x4; JAX must not have been initialised.
 
     Raises:
-      UserError: there is no such topology, or no TPU compiler to ask.
+      UserError: there is no such topology, or no TPU compiler.
     """
     found = _TOPOLOGY.fullmatch(name)
     if found is None or found[1] not in CHIPS:
         raise UserError(
-            f"--topology is {name!r}; a topology is written v5e:4x4 or v4:2x2x1, of "
+            f"--topology is {name!r}: a topology is written v5e:4x4 or v4:2x2x1; chips are "
             f"{', '.join(CHIPS)}"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f'--topology {name} needs the TPU compiler: pip install "flax_sd[tpu]"')
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else it asks a TPU VM's server, which is not there
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is used that another could hold
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else it asks a TPU VM's server
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is used
     jax.config.update("jax_platforms", "cpu")
     try:
         devices = topologies.get_topology_desc(name, platform="tpu").devices

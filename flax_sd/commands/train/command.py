@@ -1,4 +1,4 @@
-"""The train command: a run from a config, or a finished run once more."""
+"""The train command: trains from a config, or repeats a finished run."""
 
 from collections.abc import Sequence
 
@@ -11,9 +11,9 @@ from flax_sd.training import run
 
 
 def main(args: Sequence[str]) -> int:
-    """`train.py [CONFIG.yaml] [--flag value …]`: the bundled quickstart if no config is named.
+    """Runs `train.py [CONFIG.yaml] [--flag value …]`; without a config, the bundled quickstart.
 
-    `train.py --repeat RUN/config.yaml [--output FOLDER]` trains a finished run anew and compares.
+    `train.py --repeat RUN/config.yaml [--output FOLDER]` trains a finished run again and compares.
 
     Raises:
       UserError: the config or what it names is wrong.

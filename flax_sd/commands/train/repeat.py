@@ -1,4 +1,4 @@
-"""A run trained anew beside the old one, and whether it ends in the same bytes."""
+"""Repeats a run in another folder, and compares the bytes of the results."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.system.progress import Progress
 from flax_sd.weights.safetensors import TensorFile
 
-# The LoRA of each save comes first: the earliest that differs says when the runs parted.
+# The LoRA of each save comes first: the earliest difference tells when the runs diverged.
 RESULTS = ("loras/*.safetensors", LORA_FILE, PEFT_FILE, f"{MODEL_FOLDER}/**/*")
 
 
 class RepeatOptions(Section):
-    """Trains a finished run anew, and says whether it ends in the same bytes."""
+    """Trains a finished run again, and checks that the results have the same bytes."""
 
     repeat: UserPath
     """The config.yaml in the run's folder."""
@@ -39,15 +39,15 @@ def parse(args: Sequence[str]) -> tuple[pathlib.Path, Config]:
     old = options.repeat.parent
     config = config_file.load(options.repeat)
     if not (old / FINISHED).is_file():
-        raise UserError(f"{old} is not finished: the command that began it goes on with it")
+        raise UserError(f"{old} is not finished: run the command that began it again")
     output = options.output or old.absolute().with_name(f"{old.absolute().name}-repeated")
     if output.resolve() == old.resolve():
-        raise UserError(f"{old} is the run that is to be repeated; take another --output")
+        raise UserError(f"{old} is the run to repeat: choose another --output")
     return old, config.model_copy(update={"output": output})
 
 
 def compare(old: pathlib.Path, new: pathlib.Path) -> int:
-    """Says whether all results of two runs have the same bytes; the exit status."""
+    """Compares the bytes of two runs' results; returns the exit status."""
     progress = Progress()
     for line in other_environment(old, new):
         progress.say(line)
@@ -58,22 +58,23 @@ def compare(old: pathlib.Path, new: pathlib.Path) -> int:
 
 
 def other_environment(old: pathlib.Path, new: pathlib.Path) -> list[str]:
-    """What differs in the runs' environment.json: equal bytes are promised on equal machines."""
+    """Lists differences of the runs' environment.json: equal bytes need equal environments."""
     recorded = [environment.read(folder) for folder in (old, new)]
     if not all(recorded):
         return []
     a, b = (flatten({**entries[-1], "step": 0}) for entries in recorded)
-    changed = len(recorded[0]) - 1
-    several = [f"{old} was made in {changed + 1} environments, one after another"]
-    return several[:changed] + [
+    lines = [
         f"{name} was {a[name]} and is {b[name]}"
         for name in sorted(a.keys() & b.keys())
         if a[name] != b[name]
     ]
+    if (count := len(recorded[0])) > 1:
+        lines.insert(0, f"{old} was trained in {count} environments, one after another")
+    return lines
 
 
 def first_difference(old: pathlib.Path, new: pathlib.Path) -> Iterator[str]:
-    """Names the first file that is not the same, and the first tensor in it; nothing if all are."""
+    """Yields the first file that differs, with its first tensor that differs, if any."""
     for pattern in RESULTS:
         names = {p.relative_to(f) for f in (old, new) for p in f.glob(pattern) if p.is_file()}
         for name in sorted(names):
@@ -81,10 +82,10 @@ def first_difference(old: pathlib.Path, new: pathlib.Path) -> Iterator[str]:
             if not (a.exists() and b.exists()):
                 if pattern == RESULTS[0]:  # how often a run saves does not change what it learns
                     continue
-                yield f"only {a if a.exists() else b} is there"
+                yield f"only {a if a.exists() else b} exists"
                 return
             if a.read_bytes() != b.read_bytes():
-                yield f"{b} is not {a}{_first_tensor(a, b)}"
+                yield f"{b} differs from {a}{_first_tensor(a, b)}"
                 return
 
 

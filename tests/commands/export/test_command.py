@@ -166,7 +166,7 @@ def test_variants_of_a_model_and_of_another_vae_are_read(tmp_path):
 @pytest.mark.parametrize(
     "to, message",
     [
-        ("kohya", "trained the whole model, so there is no LoRA: take --to diffusers"),
+        ("kohya", "trained the whole model, so there is no LoRA: use --to diffusers"),
         ("merged", "--strength is for a LoRA"),
     ],
 )
@@ -196,9 +196,9 @@ def test_flags_without_effect_are_refused(tmp_path, capsys):
 def test_no_model_is_overwritten(cat, model, tmp_path, capsys):
     args = [str(cat), "--to", "merged", "--out"]
     assert command([*args, str(model)]) == 2
-    assert "tiny-sd is there and no earlier export" in capsys.readouterr().err
+    assert "tiny-sd exists and is not an earlier export" in capsys.readouterr().err
     assert command([*args, str(tmp_path / "a.safetensors")]) == 2
-    assert "the model is written as a folder" in capsys.readouterr().err
+    assert "a model is written as a folder" in capsys.readouterr().err
     for _ in range(2):  # the second replaces an earlier export
         assert command([*args, str(tmp_path / "out")]) == 0
 

@@ -127,11 +127,11 @@ def test_exports_are_replaced_and_nothing_else_is(cat, tmp_path):
     out = export(cat, "kohya", tmp_path / "a.safetensors")
     assert export(cat, "peft", out) == out
     before = (cat / "lora.safetensors").read_bytes()
-    with pytest.raises(UserError, match="lora.safetensors is there and no earlier export"):
+    with pytest.raises(UserError, match="lora.safetensors exists and is not an earlier export"):
         export(cat, "kohya", cat)
     assert (cat / "lora.safetensors").read_bytes() == before
     (tmp_path / "b.safetensors").write_text("mine")
-    with pytest.raises(UserError, match="b.safetensors is there and no earlier export"):
+    with pytest.raises(UserError, match="b.safetensors exists and is not an earlier export"):
         export(cat, "peft", tmp_path / "b.safetensors")
 
 

@@ -130,7 +130,7 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
     (full / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
     (full / "model" / "model_index.json").write_text("{}")
     for path, what in {
-        tmp_path / "nowhere": "is not there",
+        tmp_path / "nowhere": "does not exist",
         cut: "is not a whole safetensors file",
         tmp_path / "vae.safetensors": "is not a LoRA file: it holds a, b",
         tmp_path / "sd.safetensors": "is a Stable Diffusion 1.x checkpoint in one file",  # U7
@@ -147,14 +147,14 @@ def test_a_lora_of_sdxl_is_said_to_be_one(inspect, tmp_path):
     tensors = {f"{module}.lora_{part}.weight": np.ones((2, 2)) for part in ("down", "up")}
     safetensors.write(tmp_path / "x.safetensors", tensors)
     status, said = inspect(tmp_path / "x.safetensors")
-    assert status == 1 and "for           SDXL" in said and "not read here" in said
+    assert status == 1 and "for           SDXL" in said and "not supported" in said
 
 
 @pytest.mark.parametrize(
     ("name", "status", "said"),
     [
         ("catundchat_sd15", 1, "128 layers: 128 attention"),
-        ("cloneofsimo_lora_disney", 1, "cloneofsimo's lora (layers by number): not read here"),
+        ("cloneofsimo_lora_disney", 1, "cloneofsimo's lora (layers by number): not supported"),
     ],
 )
 def test_real_files(inspect, test_data: pathlib.Path, name, status, said):

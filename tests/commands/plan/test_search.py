@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from flax_sd.commands.plan.search import COMPILATIONS, MOST, largest_batch
+from flax_sd.commands.plan.search import COMPILATIONS, MAX_BATCH, largest_batch
 from flax_sd.config import Config
 from flax_sd.training.monitoring.memory import advice
 
@@ -52,7 +52,7 @@ def test_the_result_was_seen_to_fit_where_the_line_bends():
 
 
 def test_memory_that_does_not_grow_ends_somewhere():
-    assert largest_batch(Memory(100, 0), 1000, 2, 2) == 2 * MOST
+    assert largest_batch(Memory(100, 0), 1000, 2, 2) == 2 * MAX_BATCH
 
 
 def config(**sections):

@@ -36,7 +36,7 @@ def test_the_first_file_and_tensor_are_named(two):
     changed = {"up": np.arange(3, dtype=np.float32) + 0.5, "down": np.ones(2, np.float32)}
     write(two[1] / "lora.safetensors", changed)
     (line,) = differences(two)
-    assert line == f"{two[1]}/lora.safetensors is not {two[0]}/lora.safetensors: " + (
+    assert line == f"{two[1]}/lora.safetensors differs from {two[0]}/lora.safetensors: " + (
         "up differs by 0.5 of 2"
     )
     write(two[1] / "loras/step-000002.safetensors", {"up": changed["up"]})
@@ -45,7 +45,7 @@ def test_the_first_file_and_tensor_are_named(two):
 
 def test_a_result_that_one_lacks_is_named(two):
     (two[1] / "lora.safetensors").unlink()
-    assert differences(two) == [f"only {two[0]}/lora.safetensors is there"]
+    assert differences(two) == [f"only {two[0]}/lora.safetensors exists"]
 
 
 def test_another_environment_is_named(two):
@@ -56,7 +56,7 @@ def test_another_environment_is_named(two):
     first = {"step": 0, "jax": "0.9", "device": "gpu"}
     (two[0] / "environment.json").write_text(json.dumps([first, about | {"step": 4}]))
     assert repeat.other_environment(*two) == [
-        f"{two[0]} was made in 2 environments, one after another"
+        f"{two[0]} was trained in 2 environments, one after another"
     ]
     (two[0] / "environment.json").unlink()
     assert repeat.other_environment(*two) == []
@@ -68,7 +68,7 @@ def test_what_cannot_be_repeated_is_refused(two):
     with pytest.raises(UserError, match="is not finished"):
         repeat.parse(["--repeat", str(config)])
     (two[0] / "finished.json").write_text('{"step": 2}')
-    with pytest.raises(UserError, match="take another --output"):
+    with pytest.raises(UserError, match="choose another --output"):
         repeat.parse(["--repeat", str(config), "--output", str(two[0])])
     old, again = repeat.parse(["--repeat", str(config)])
     assert old == two[0] and again.output == two[0].with_name("a-repeated")
@@ -83,4 +83,4 @@ def test_a_repeated_run_says_whether_its_bytes_are_the_same(train, capsys):
     other = {name: np.asarray(value + 1) for name, value in first.lora().items()}
     write(first.folder / "lora.safetensors", other)
     assert cli.train(again) == 1
-    assert "a-repeated/lora.safetensors is not" in capsys.readouterr().out
+    assert "a-repeated/lora.safetensors differs from" in capsys.readouterr().out
