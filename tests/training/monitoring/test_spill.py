@@ -42,4 +42,6 @@ def test_it_is_said_once(monkeypatch):
     watch = SpillWatch(Progress(Console(file=out, width=200)))
     watch.look()
     watch.look()
-    assert out.getvalue().count("warning: 1.00 GB more than device 3 has") == 1
+    assert (
+        out.getvalue().count("warning: the run used 1.00 GB more than the memory of device 3") == 1
+    )

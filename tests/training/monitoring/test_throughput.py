@@ -37,7 +37,7 @@ def test_pictures_operations_and_utilisation(clock):
 
 def test_only_the_last_steps_count(clock):
     measured = throughput.Pace()
-    for seconds in (1000.0, *[0.5] * throughput.OVER):  # the first compiles
+    for seconds in (1000.0, *[0.5] * throughput.STEPS_IN_MEAN):  # the first compiles
         measured.begins(throughput.StepWork(1, flops=0))
         clock.now += seconds
         measured.stepped()

@@ -101,7 +101,7 @@ def test_a_run_that_began_with_a_run(started, model, tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "alpha", "said"),
-    [([], None, "at a scale of 1"), (["--lora.alpha", 2], 2, "at 2 (lora.alpha) / rank")],
+    [([], None, "with a scale of 1"), (["--lora.alpha", 2], 2, "with 2 (lora.alpha) / rank")],
 )
 def test_elsewhere_the_options_say_it(started, model, tmp_path, caplog, flags, alpha, said):
     """A2."""
