@@ -56,7 +56,7 @@ def test_what_became_of_them_is_named(begun, change, found):
     run, folder = begun
     pictures.check(run, opened(folder))
     change(folder)
-    with pytest.raises(UserError, match="holds other pictures than those that") as error:
+    with pytest.raises(UserError, match="does not hold the images that") as error:
         pictures.check(run, opened(folder))
     assert all(re.search(re.escape(text), str(error.value)) for text in found), error.value
 
@@ -86,7 +86,7 @@ def test_the_same_pictures_in_another_order(begun):
     run, folder = begun
     path = folder / "metadata.jsonl"
     path.write_text("\n".join(path.read_text().split("\n")[::-1]))
-    with pytest.raises(UserError, match="the same ones in another order"):
+    with pytest.raises(UserError, match="the same images in another order"):
         pictures.check(run, opened(folder))
 
 
