@@ -79,8 +79,8 @@ def test_stale_lines_are_dropped(train, undisturbed):
 def test_a_signal_saves_says_so_and_ends(train, undisturbed, monkeypatch, number, name):
     save, seen = Checkpoints.save, []
 
-    def save_and_signal(self, step, state):
-        save(self, step, state)
+    def save_and_signal(self, step, state, best=None):
+        save(self, step, state, best)
         if self.folder.name == "checkpoints":  # not the trial before the first step
             seen.append(step)
             if step == 2:
@@ -146,7 +146,7 @@ def test_folders_of_something_else_are_refused(train, tmp_path):
     assert run.status == 2 and "mine holds thesis.tex and no run (no config.yaml)" in run.err
     assert contents(tmp_path / "mine") == {"thesis.tex": b"x"}
     (tmp_path / "file").write_text("x")
-    assert "file is a file; name a new folder" in train("file").err
+    assert "file is a file: name a new folder" in train("file").err
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.yaml").write_text("kind: cluster")
     run = train("odd")
