@@ -139,7 +139,7 @@ NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own pict
         (["--data.path", "{}/nowhere", *NONE_HELD], "nowhere is not there: data.path names"),
         (["--data.held_out", "{}/nowhere"], "nowhere is not there: data.held_out names"),
         (["--data.held_out_base", "{}/nowhere"], "nowhere is not there: data.held_out_base names"),
-        (["--data.path", "{}/empty", *NONE_HELD], "empty holds no pictures and no captions"),
+        (["--data.path", "{}/empty", *NONE_HELD], "empty holds no images and no captions"),
         (
             ["--data.path", "{}/latin", *NONE_HELD],
             "metadata.jsonl is not UTF-8 (byte 0xe4 in line 1)",
@@ -151,7 +151,7 @@ NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own pict
         (["--lora.rnak", "3"], "--lora.rnak: there is no such option; did you mean lora.rank?"),
         (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),
         (["--mesh.data", "3"], "mesh.data 3 x mesh.fsdp 1 = 3, but there are"),
-        (["--data.background", "snow-ish"], "data.background 'snow-ish' is no colour"),
+        (["--data.background", "snow-ish"], "data.background 'snow-ish' is not a colour"),
     ],
 )
 def test_bad_input_is_one_sentence_with_status_2(folder, capsys, monkeypatch, flags, message):

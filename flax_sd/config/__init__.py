@@ -44,9 +44,9 @@ class Config(Section):
     mesh: MeshConfig = MeshConfig()
     log: Annotated[LogConfig, MAY_DIFFER] = LogConfig()
     seed: Annotated[Whole, Field(ge=-1, lt=2**32)] = 0  # JAX's keys tell no more apart
-    """Seed of everything that the run draws; -1 draws one, which config.yaml then has."""
+    """Seed of all random numbers of the run; -1 draws one, which is saved in config.yaml."""
     output: Annotated[UserPath, MAY_DIFFER] = pathlib.Path("runs/lora")
-    """Folder of the run; the same command with the same folder resumes."""
+    """Folder of the run; run the same command with the same folder again to resume."""
     profile: Annotated[Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None, MAY_DIFFER] = (
         None
     )
@@ -55,21 +55,21 @@ class Config(Section):
         Literal["auto", "float32", "bfloat16", "float16"], OnResume("compute_dtype")
     ] = "auto"
     """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
-    V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, and not that of what is
-    trained. float32 is multiplied as float32 on every device; the environment variable
-    JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 gives up digits for speed on a GPU."""
+    V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, but not of trained
+    parameters. float32 is multiplied as float32 on every device; the environment variable
+    JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 trades precision for speed on a GPU."""
     save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"  # loses nothing
-    """Numbers of the files that other programs read: LoRAs, new tokens and what is trained of a
-    model; 16 bits halve the files. Checkpoints stay as they are."""
+    """Dtype of the files for other programs: LoRAs, new tokens and the trained parameters of a
+    model; 16 bits halve the files. Checkpoints are not affected."""
 
     @property
     def mode(self) -> Mode:
-        """What train.mode loads, trains and reads."""
+        """The facts about train.mode."""
         return MODES[self.train.mode]
 
     @property
     def fully_trained(self) -> tuple[str, ...]:
-        """The components all of whose weights the run trains."""
+        """The components that the run trains completely."""
         if self.mode.prompted and self.mode.fully_trained and self.train.text_encoder:
             return (*self.mode.fully_trained, "text_encoder")
         return self.mode.fully_trained
@@ -122,20 +122,20 @@ class Config(Section):
         return self
 
     def _uncounted_epochs(self) -> list[str]:
-        """Options in epochs beside a stream, whose pictures nobody has counted."""
+        """Returns problems of options in epochs with a stream, whose size is unknown."""
         given = {
             "train.epochs": (self.train.epochs, "train.steps"),
             "checkpoint.every_epochs": (self.checkpoint.every_epochs, "checkpoint.every"),
             "sample.every_epochs": (self.sample.every_epochs, "sample.every"),
         }
         return [
-            f"{name} with data.stream: nobody has counted; set {in_steps}"
+            f"{name} cannot be used with data.stream, whose size is unknown: set {in_steps}"
             for name, (value, in_steps) in given.items()
             if self.data.stream and value is not None
         ]
 
     def _idle_options(self) -> list[str]:
-        """Options that would do nothing, or nothing sensible, in the mode."""
+        """Returns problems of options that have no effect, or no sensible one, in the mode."""
         mode, trains_text = self.train.mode, self.mode.text_encoder and self.mode.fully_trained
         problems = [
             f"model.from_scratch has {name}, which train.mode {mode} does not train"
@@ -150,7 +150,7 @@ class Config(Section):
         return problems
 
     def _idle(self) -> list[str]:
-        """The options that were set and that the mode does not read."""
+        """Returns the options that were set and that the mode does not read."""
         sections = {name: getattr(self, name) for name in type(self).model_fields}
         dotted = [
             f"{name}.{option}"
@@ -165,5 +165,5 @@ class Config(Section):
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The config as plain values, the way config.yaml holds it."""
+    """Returns the config as plain values, as config.yaml holds it."""
     return config.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The captioned pictures of a run."""
+"""The captioned images of a run."""
 
 import itertools
 from typing import Annotated, Any, Literal
@@ -33,124 +33,127 @@ Separator = Annotated[str, Field(min_length=1)]
 
 
 class DataConfig(Section):
-    """The captioned pictures."""
+    """The captioned images."""
 
     path: Annotated[Source, SAME_PICTURES] = "bundled:style"
-    """A folder of captioned pictures (mode ddpm reads no captions), a datasets id (owner/set, or
+    """A folder of captioned images (mode ddpm reads no captions), a datasets id (owner/set, or
     owner/set:config), a parquet or arrow file, or bundled:style."""
     stream: Annotated[bool, TRAINING_ONLY] = False
     """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
     repeats: Annotated[Positive, TRAINING_ONLY, WHOLE_SET] = 1
-    """How often an epoch shows each picture of path."""
+    """How often an epoch shows each image of path."""
     folders: Annotated[
         dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY, WHOLE_SET
     ] = {}
-    """Further pictures, named as in path, and how often an epoch shows each, as {more/cats: 3}."""
+    """More images, each a source like path, with the repeats in an epoch, as {more/cats: 3}."""
     regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY, WHOLE_SET] = None
-    """Pictures of the class that path shows one of, named as path, so that the model keeps its idea
-    of the class: an epoch shows as many of them as of the others."""
+    """Class images (a source like path) of the class that path shows one of, so that the model
+    keeps its idea of the class: an epoch shows as many of them as of the others."""
     class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
-    """What such pictures show, as "a cat": the model draws them into the folder regularisation
-    before the run, with the defaults of sample.py, as far as they are not there."""
+    """Prompt for class images, as "a cat": missing ones are generated into the folder
+    regularisation before the run, with the defaults of sample.py."""
     class_pictures: Annotated[Positive, TRAINING_ONLY] = 100  # diffusers' --num_class_images
-    """How many pictures class_prompt draws."""
+    """Number of class images that class_prompt generates."""
     prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
-    """Weight of the losses of these pictures."""
+    """Weight of the losses of class images."""
     resolution: Positive = 512
-    """Side of the training pictures, in pixels; a multiple of 8. What a step takes beside the
-    weights grows with its square or faster."""
+    """Side of the training images, in pixels; a multiple of 8. The memory that a step needs beside
+    the weights grows with its square or faster."""
     buckets: Literal["none", "area", "kohya"] = "none"
-    """Shapes of the training pictures: none is the square; area, up to 17 shapes of about its area,
-    by OneTrainer's rule; kohya, those of sd-scripts. A batch holds pictures of one shape."""
+    """Shapes of the training images: none is the square; area, up to 17 shapes of about its area,
+    by OneTrainer's rule; kohya, those of sd-scripts. A batch holds images of one shape."""
     bucket_step: Annotated[Positive | None, Unset(lambda own: _bucket_step(own.resolution))] = None
-    """What the sides of buckets are multiples of, in pixels; unset is 64, or an eighth of a
-    resolution below 512."""
+    """Step of the sides of buckets, in pixels; unset is 64, or an eighth of a resolution below
+    512."""
     bucket_min: Annotated[Positive | None, Unset(lambda own: min(256, own.resolution // 2))] = None
     """Shortest side of kohya's buckets; unset is 256, or half the resolution if that is less."""
     bucket_max: Annotated[Positive | None, Unset(lambda own: 2 * own.resolution)] = None
     """Longest side of kohya's buckets; unset is twice the resolution."""
     bucket_upscale: bool = True
-    """Enlarge small pictures to a bucket of kohya's; off, they are cut to whole steps, and every
+    """Enlarge small images to a bucket of kohya's; off, they are cropped to whole steps, and every
     such size is a shape and a program of its own."""
     center_crop: bool = False
-    """Crop the middle of each picture; otherwise a place drawn anew each time."""
+    """Crop the centre of each image; otherwise at a random offset each time."""
     random_flip: Annotated[bool, TRAINING_ONLY] = False
-    """Mirror half of the pictures, drawn anew each time."""
+    """Mirror a random half of the images, each time anew."""
     interpolation: Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"] = (
         "lanczos"
     )
-    """How pictures are resized."""
+    """Filter that resizes images."""
     max_pictures: Annotated[Positive | None, TRAINING_ONLY, WHOLE_SET] = None
-    """Use no more than so many pictures, chosen by their names alone; unset uses all."""
+    """Use at most this many images, chosen by their names alone; unset uses all."""
     image_column: str = "image"
-    """Column of a data set that holds the picture."""
+    """Column of a data set that holds the image."""
     caption_column: Annotated[str, CAPTIONS] = "text"
     """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
     template: Annotated[str, CAPTIONS] = "{}"
-    """What every caption becomes, {} standing for it: a trigger word before it, as "sks, {}".
-    Captions of regularisation stay as they are."""
-    # Diffusers reads as many, and what more would change every run and its pictures.
+    """Template of every caption; {} stands for the caption: a trigger word before it is "sks, {}".
+    Captions of regularisation are not changed."""
+    # Diffusers reads as many, and what more would change every run and its images.
     max_token_length: Annotated[TokenLength, PROMPTS] = 75
-    """How many tokens of a caption are read, in chunks of 75 as sd-scripts does; 150 and 225 make
-    every caption and prompt of the run 2 or 3 chunks long, and each step slower."""
+    """Number of tokens of a caption that are read, in chunks of 75 as sd-scripts does; 150 and 225
+    make every caption and prompt of the run 2 or 3 chunks long, and each step slower."""
     wildcards: Annotated[bool, CAPTIONS] = False
-    """Draw one of {a|b|c} in a caption each time; off, the braces are text."""
+    """Choose one of {a|b|c} in a caption at random each time; off, the braces are text."""
     shuffle_tags: Annotated[bool, TRAINING_ONLY, CAPTIONS] = False
-    """Bring the tags of a caption into a new order each time."""
+    """Shuffle the tags of a caption each time."""
     keep_tags: Annotated[Count, TRAINING_ONLY, CAPTIONS] = 0
-    """How many of the first tags stay where they are and are never dropped."""
+    """Number of first tags that are not shuffled and never dropped."""
     tag_dropout: Annotated[float, Field(ge=0, lt=1), TRAINING_ONLY, CAPTIONS] = 0.0
-    """Share of the other tags that is left out, drawn anew each time."""
+    """Probability that one of the other tags is dropped, each time anew."""
     tag_separator: Annotated[Separator, CAPTIONS] = ","
-    """What stands between tags."""
+    """Separator of tags."""
     keep_separator: Annotated[Separator | None, CAPTIONS] = (
         None  # in most captions it would be text
     )
-    """What stands in a caption, as "|||", after the tags that stay where they are and are never
-    dropped; a second one stands before tags that stay at the end. Captions without it follow
-    keep_tags. A comma (tag_separator) takes its place."""
+    """Separator in a caption, as "|||", after the tags that are not shuffled and never dropped; a
+    second one stands before tags that stay at the end. Captions without it follow keep_tags. A
+    comma (tag_separator) replaces it."""
     group_separator: Annotated[Separator | None, CAPTIONS] = None  # likewise
-    """What stands, as ";;;", between tags that are moved and dropped as one. A comma
-    (tag_separator) takes its place."""
+    """Separator, as ";;;", between tags that are moved and dropped as one. A comma (tag_separator)
+    replaces it."""
     mask: Annotated[Literal["none", "file", "alpha"], TRAINING_ONLY, WHOLE_SET, PROMPTS] = "none"
-    """Learn from a part of each picture alone: from what is white in 1-masklabel.png beside 1.jpg
-    (file), or from what is opaque in the picture itself (alpha). A picture without such is learned
-    as a whole, and held-out losses are of whole pictures."""
+    """Train on a part of each image only: the white part of 1-masklabel.png beside 1.jpg (file), or
+    the opaque part of the image itself (alpha). An image without either is used whole, and held-out
+    losses are of whole images."""
     # What a mask hides is not learned.
     unmasked_weight: Annotated[float, Field(ge=0, le=1), TRAINING_ONLY] = 0.0
-    """Least weight in the loss of what a mask hides, of 1."""
+    """Smallest weight in the loss of the masked-out part, of 1."""
     # On, a crop with a sliver of the mask would count as a whole.
     mask_normalised: Annotated[bool, TRAINING_ONLY] = False
-    """Divide a picture's loss by its mean weight, so that small masks count as much as large."""
+    """Divide an image's loss by its mean weight, so that small masks count as much as large
+    ones."""
     background: str = "white"
-    """Colour that shows through transparent pictures."""
+    """Background colour of transparent images."""
     on_bad: Annotated[Literal["skip", "stop"], MAY_DIFFER] = "skip"
-    """What to do about pictures that cannot be read: skip (each is named) or stop."""
+    """Action for images that cannot be read: skip (each is named) or stop."""
     workers: Annotated[Positive, MAY_DIFFER] = 2
-    """Threads that decode pictures ahead."""
+    """Number of threads that decode images ahead."""
     encode_once: Annotated[bool, WHOLE_SET, CAPTIONS] = True
-    """Encode pictures and captions once, keep that in the user's cache folder and let the VAE and
-    the text encoder go, 0.8 GB in float32; off, or where pictures are cut at a place drawn anew, it
-    is done at each step."""
+    """Encode images and captions once, into the user's cache folder, and free the VAE and the text
+    encoder, 0.8 GB in float32; off, or where the crop offset is random, they are encoded at each
+    step."""
     held_out: Annotated[Source | None, OnResume("data.val_loss.hash"), TRAINING_ONLY] = None
-    """Captioned pictures, as in path, whose loss is measured before and after the run."""
+    """Validation images with captions (a source like path): their loss is evaluated before and
+    after the run."""
     held_out_share: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY, WHOLE_SET
     ] = None
-    """In place of held_out: about this share of the pictures of path is not trained on but
-    measured. What a picture shows decides, so it stays where it is when files come, go or are
-    renamed, and copies of one are never on both sides."""
+    """Instead of held_out: hold out about this share of the images of path for validation. The
+    content of an image decides, so it stays held out when files are added, removed or renamed, and
+    copies of one image are always on the same side."""
     held_out_base: Annotated[Source | None, OnResume("data.base_loss.hash"), TRAINING_ONLY] = None
-    """The same of what the model drew before: a rising loss shows what the run makes it forget."""
+    """The same with images that the model could already generate: a rising loss shows what the run
+    makes it forget."""
 
     def for_measuring(self, path: str | None = None) -> "DataConfig":
-        """Returns the options of pictures whose loss is measured, alike in every run.
+        """Returns the options of images whose loss is evaluated, the same in every run.
 
         Each is cut in the middle and shown as it is; of its captions the wording stays.
 
         Args:
-          path: of pictures of their own, which may be held out of other data; None for those that
+          path: of images of their own, which may be held out of other data; None for those that
             are trained on.
         """
         fields = type(self).model_fields
@@ -161,7 +164,8 @@ class DataConfig(Section):
     @pydantic.field_validator("folders", mode="before")
     @classmethod
     def _each_folder_once(cls, value: Any) -> Any:
-        """Two spellings of one path would be one key, and the other's repeats lost."""
+        """Raises ValueError for two spellings of one path: one key, and the other's repeats
+        lost."""
         names = [user_source(name) for name in value] if isinstance(value, dict) else []
         if twice := sorted({str(name) for name in names if names.count(name) > 1}):
             raise ValueError(f"has {', '.join(twice)} twice: leave one")
@@ -208,13 +212,13 @@ class DataConfig(Section):
 
 
 def _bucket_step(resolution: int) -> int:
-    """64 from 512 on, as all trainers have it, for UNets halve latents three times; below, an
-    eighth of the resolution, so that there are as many shapes."""
+    """Returns 64 from 512 on, as all trainers do, since UNets halve latents three times; below, an
+    eighth of the resolution, for as many shapes."""
     return 64 if resolution >= 512 else max(8, resolution // 8 // 8 * 8)
 
 
 def _refuse_mixed_separators(data: DataConfig) -> None:
-    """Raises ValueError where one would be taken for another, or stand in every caption."""
+    """Raises ValueError if one separator contains another, or the template contains one."""
     names = ("keep_separator", "tag_separator", "group_separator")  # as they are looked for
     given = {name: mark for name in names if (mark := getattr(data, name))}
     problems = [

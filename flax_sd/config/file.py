@@ -64,7 +64,7 @@ def config_path(name: str) -> pathlib.Path:
 
 
 def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Config:
-    """The file sets, the flags override: `--data.resolution 512`, or with `=`.
+    """Reads a config file, overridden by flags such as `--data.resolution 512`, or with `=`.
 
     A tuple takes several values, a bool none (`--data.random_flip`, `--data.no_random_flip`) or
     true or false; `none` unsets what may be unset.
@@ -88,7 +88,7 @@ def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Conf
 
 
 def _leave_out_held_out(raw: dict[str, Any], values: dict[str, Any], path: pathlib.Path) -> None:
-    """Removes the file's held-out pictures where a flag names others to train on.
+    """Removes the file's held-out images where a flag names others to train on.
 
     They are of another kind, and their loss would say nothing of what is learned.
     """
@@ -99,7 +99,7 @@ def _leave_out_held_out(raw: dict[str, Any], values: dict[str, Any], path: pathl
     if other != section.get("path") and "data.held_out" not in values:
         LOGGER.warning(
             "data.held_out %s of %s is left out: it belongs to data.path %s. Name held-out "
-            "pictures with --data.held_out, or hold some out with --data.held_out_share 0.1",
+            "images with --data.held_out, or hold some out with --data.held_out_share 0.1",
             section.pop("held_out"),
             path,
             section.get("path"),
@@ -116,7 +116,8 @@ def load(path: pathlib.Path) -> Config:
 
 
 def read_yaml(path: pathlib.Path) -> dict[str, Any]:
-    """The options in a YAML file, unchecked: values are text, which the config's types then read.
+    """Returns the options of a YAML file, unchecked: values are text, read later by the config's
+    types.
 
     Raises:
       UserError: it is missing, not YAML, or has a key twice.
@@ -139,7 +140,7 @@ def _kind(value: Any) -> str:
 
 
 def _by_section(raw: dict[strict_yaml.Key, Any]) -> dict[str, Any]:
-    """The options in their sections, also those that were written as `train.steps: 5`.
+    """Groups the options by section, including those written as `train.steps: 5`.
 
     A section that is empty, or none, is left to its defaults. Raises ValueError for an option that
     is there in both ways.
@@ -172,7 +173,7 @@ def _by_section(raw: dict[strict_yaml.Key, Any]) -> dict[str, Any]:
 
 
 def _unset(nested: dict[str, Any]) -> dict[str, Any]:
-    """The options with `none`, where the type allows it, for what it stands for."""
+    """Replaces `none`, where the type allows it, by its meaning."""
     for name, field in option_fields(Config).items():
         section, _, option = name.rpartition(".")
         place = nested.get(section, {}) if section else nested
@@ -186,7 +187,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _nothing(field: FieldInfo, value: Any) -> Any:
-    """What `none` is for an option: no items, no value, or a text like others."""
+    """Returns the meaning of `none` for an option: no items, no value, or a text like others."""
     container = typing.get_origin(field.annotation)
     if container in (tuple, dict):
         return container()
@@ -194,7 +195,7 @@ def _nothing(field: FieldInfo, value: Any) -> Any:
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """What flags set, by dotted option name; values are text, which the config's types then read.
+    """Returns the values of flags by dotted option name: text, read later by the config's types.
 
     Raises:
       UserError: an argument is no option or lacks its value; all such are named.
@@ -221,7 +222,7 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
 
 
 def _beside(values: Mapping[str, Any], name: str, value: Any) -> Any:
-    """The value of a flag, beside what the same flag said before.
+    """Returns the value of a flag, joined with earlier values of the same flag.
 
     Items come together; of single values the last holds, as a script's come before a user's own,
     and that is said. Raises ValueError for a key that is there twice.
@@ -232,12 +233,12 @@ def _beside(values: Mapping[str, Any], name: str, value: Any) -> Any:
     if isinstance(before, list | tuple) and isinstance(value, list | tuple):
         return [*before, *value]
     if name in values and before != value:
-        LOGGER.warning("--%s is there twice, as %s and %s: %s holds", name, before, value, value)
+        LOGGER.warning("--%s is given twice, as %s and %s: %s is used", name, before, value, value)
     return value
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs by their keys; ValueError for a key that is there twice."""
+    """Returns the pairs as a dict; raises ValueError for a key that occurs twice."""
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
         raise ValueError(f"has {', '.join(twice)} twice: leave one")
@@ -245,7 +246,7 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _grouped(flags: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Each flag's name with the words after it; words before the first flag have none."""
+    """Groups the words by the flag before them; words before the first flag have none."""
     groups: list[tuple[str, list[str]]] = []
     for word in flags:
         if word.startswith("--"):
@@ -263,7 +264,8 @@ def _flag(name: str, words: list[str]) -> str:
 
 
 def _value(field: FieldInfo, words: list[str]) -> Any:
-    """The value of an option from the words after its flag; ValueError if they are too many."""
+    """Returns the value of an option from the words after its flag; raises ValueError for too
+    many."""
     if len(words) == 1 and _is_nothing(words[0]):
         return _nothing(field, words[0])
     if typing.get_origin(field.annotation) is tuple:
@@ -281,7 +283,7 @@ def _value(field: FieldInfo, words: list[str]) -> Any:
 
 
 def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
-    """Puts a value into nested options; a section of the wrong kind is left for the check."""
+    """Sets a value in nested options; leaves a section of the wrong kind for the check."""
     for section in path[:-1]:
         raw = raw.setdefault(section, {})
         if not isinstance(raw, dict):
@@ -297,7 +299,7 @@ def _validate(raw: dict[str, Any], where: str) -> Config:
 
 
 def describe(error: pydantic.ValidationError, where: str) -> str:
-    """All problems of a Config; an unknown key is shown beside the nearest known one."""
+    """Describes all problems of a Config; an unknown key with the nearest known one."""
     known, lines = option_fields(Config), []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
@@ -311,7 +313,7 @@ def describe(error: pydantic.ValidationError, where: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The option that was perhaps meant, by its whole name or by its last part."""
+    """Returns the option that was perhaps meant, by its whole name or by its last part."""
     name = name.lower().replace("-", "_")
     near = [name] if name in SECTIONS else difflib.get_close_matches(name, known, 1, 0.6)
     if not near:
@@ -321,7 +323,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Every option of a config model under its dotted name."""
+    """Returns every option of a config model under its dotted name."""
     fields = {}
     for name, field in model.model_fields.items():
         if is_section(field):

@@ -20,12 +20,12 @@ Options = TypeVar("Options", bound=pydantic.BaseModel)
 
 
 def typed(name: str) -> str:
-    """What the user types for a command: `python train.py` where such a script was started."""
+    """Returns a command as the user types it: `python train.py` if such a script was started."""
     return shlex.join(words(name))
 
 
 def words(name: str) -> list[str]:
-    """The same, as what `shlex.join` takes."""
+    """Returns the same as a list of words, for `shlex.join`."""
     started = pathlib.Path(sys.argv[0])
     if name in SCRIPTS and started.name in [f"{script}.py" for script in SCRIPTS]:
         return ["python", str(started.with_name(f"{name}.py"))]
@@ -43,7 +43,7 @@ def read_flags(kind: type[Options], name: str, args: Sequence[str]) -> Options:
 
 
 def take_flags(kind: type[Options], name: str, args: Sequence[str]) -> tuple[Options, list[str]]:
-    """Reads a command's own flags, and returns the other words in their order: a config's.
+    """Reads a command's own flags, and returns the other words, a config's, in their order.
 
     Raises:
       UserError: a flag has a value that it cannot have; all are named.
@@ -69,13 +69,13 @@ def _read(
 
 
 def _say_repeated(kind: type[Options], args: Sequence[str]) -> None:
-    """Warns of flags that are there twice, of which tyro takes the last."""
+    """Warns of repeated flags, of which tyro takes the last."""
     single = {name for name, field in kind.model_fields.items() if not _takes_several(field)}
     flags = [word.partition("=")[0] for word in args if word.startswith("--")]
     names = [flag[2:].replace("-", "_") for flag in flags]
     for name in dict.fromkeys(names):
         if names.count(name) > 1 and name in single:
-            LOGGER.warning("--%s is there twice: the last one holds", name.replace("_", "-"))
+            LOGGER.warning("--%s is given twice: the last one is used", name.replace("_", "-"))
 
 
 def _takes_several(field: FieldInfo) -> bool:

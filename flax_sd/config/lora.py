@@ -25,9 +25,9 @@ class LoRAConfig(Section):
     """The adapters of mode lora."""
 
     start: Annotated[UserPath | None, OnResume("start_hash"), ADAPTERS] = None
-    """A LoRA to train on: a file of kohya, PEFT or diffusers, or a folder with one, as a run's.
-    Layers, ranks and alphas are the file's, and options that say otherwise are refused. Where the
-    file does not tell its alphas, they are those of the run that it lies in, or lora.alpha."""
+    """A LoRA to continue training: a file of kohya, PEFT or diffusers, or a folder with one, such
+    as a run's. Layers, ranks and alphas are the file's; different options are an error. If the file
+    has no alphas, they are those of the run in its folder, or lora.alpha."""
     rank: Positive = 4  # the reference script's
     """Rank of the update matrices; with AdamW each of their numbers takes 16 bytes, 13 MB in all at
     rank 4 of attention."""
@@ -41,29 +41,29 @@ class LoRAConfig(Section):
     """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
     2023)."""
     ranks: Annotated[dict[str, Count], written("PATTERN=RANK")] = {}
-    """Ranks of layers whose dotted path a regular expression is found in, as {unet.mid_block: 16};
-    the first that is found counts, and 0 leaves a layer without. With alpha unset, each is scaled
-    by its own rank."""
+    """Ranks of layers by a regular expression found in their dotted path, as {unet.mid_block: 16};
+    the first match counts, and 0 leaves a layer without. With alpha unset, each is scaled by its
+    own rank."""
     targets: str = "attention"
-    """attention; attention+ff; sd-scripts (attention+ff and the projections around them, what that
-    trainer takes without conv_dim); all-linear; conv (every linear and convolution); or a regular
+    """attention; attention+ff; sd-scripts (attention+ff and the projections around them, as that
+    trainer without conv_dim); all-linear; conv (every linear and convolution); or a regular
     expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
-    """How the down matrices start; the up matrices start at zero."""
+    """Initialisation of the down matrices; the up matrices start at zero."""
 
     dora: Annotated[bool, ADAPTERS] = False
-    """Train the norms of each layer's outputs apart from their directions (Liu et al. 2024): nearer
+    """Train the norms of each layer's outputs apart from their directions (Liu et al. 2024): closer
     to full training at small ranks, for more time and memory a step."""
     dropout: Annotated[Chance, ADAPTERS] = 0.0
-    """Chance that a number between the two matrices is left out, drawn anew for each picture and
-    position; as sd-scripts' network_dropout, where peft's lora_dropout is of the layer's input."""
+    """Probability that a number between the two matrices is dropped, for each image and position;
+    like sd-scripts' network_dropout, while peft's lora_dropout is of the layer's input."""
     rank_dropout: Annotated[Chance, ADAPTERS] = 0.0
-    """Chance that a column of the pair is left out, drawn anew for each picture and layer."""
+    """Probability that a column of the pair is dropped, for each image and layer."""
     module_dropout: Annotated[Chance, ADAPTERS] = 0.0
-    """Chance that a layer does without its LoRA, drawn anew for each picture and layer."""
+    """Probability that the LoRA of a layer is dropped, for each image and layer."""
     max_norm: Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, ADAPTERS] = None
     """Largest norm of a layer's update alpha / rank · up @ down; after each step both matrices are
-    scaled to it, as by sd-scripts' scale_weight_norms (1 is usual). Unset leaves them alone."""
+    scaled to it, like sd-scripts' scale_weight_norms (1 is usual). Unset does not limit it."""
 
     @pydantic.field_validator("ranks")
     @classmethod

@@ -1,4 +1,4 @@
-"""How the denoising loss is made: its error, its weights, the timesteps and the noise."""
+"""The denoising loss: its error, its weights, the timesteps and the noise."""
 
 from typing import Annotated, Literal
 
@@ -15,20 +15,21 @@ class LossConfig(Section):
     """The denoising loss; the held-out losses stay the plain mean squared error."""
 
     error: Literal["l2", "l1", "huber", "smooth_l1"] = "l2"
-    """How an error counts: squared, absolute, or squared while small and absolute when large, with
-    the slope of the square (huber) or of the absolute (smooth_l1) as in sd-scripts."""
+    """Error function: squared, absolute, or squared while small and absolute when large, with the
+    slope of the square (huber) or of the absolute (smooth_l1) as in sd-scripts."""
     huber_c: Annotated[float, Field(gt=0, le=1)] = 0.1  # sd-scripts'
-    """Where small ends: at every timestep (constant) or at the last one."""
+    """Upper end of small errors: at every timestep (constant) or at the last one."""
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"  # sd-scripts'
-    """How c goes from 1 at the first timestep to huber_c at the last: not at all, exponentially, or
-    with the noise."""
+    """Course of c from 1 at the first timestep to huber_c at the last: constant, exponential, or
+    following the noise."""
     weight: Literal["none", "min_snr", "soft_min_snr", "debiased", "p2"] = "none"
-    """How much each timestep counts; min_snr and soft_min_snr spend less on the nearly clean."""
+    """Weighting of timesteps; min_snr and soft_min_snr give less weight to those with little
+    noise."""
     gamma: Annotated[Finite | None, Unset(lambda own: GAMMAS.get(own.weight))] = None
-    """Of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""
+    """Parameter of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""
     dream: Finite | None = None
-    """Give the input part of the network's own error, for a forward pass more; 1 is the paper's,
-    larger values rectify less where there is little noise (Zhou et al. 2023)."""
+    """Add a part of the network's own error to its input, for one more forward pass; 1 is the
+    paper's, larger values rectify less at low noise (Zhou et al. 2023)."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "LossConfig":
@@ -38,29 +39,29 @@ class LossConfig(Section):
 
 
 class TimestepsConfig(Section):
-    """Which timesteps a step draws."""
+    """The distribution of the timesteps of a step."""
 
     sampling: Literal["uniform", "logit_normal", "earlier", "later", "range"] = "uniform"
-    """All alike; most from the middle (Esser et al. 2024, §3.1); or the reference script's bias
+    """Uniform; most from the middle (Esser et al. 2024, §3.1); or the reference script's bias
     towards the first or last bias_portion, or from bias_begin to bias_end."""
     first: Count = 0
-    """The smallest that is drawn."""
+    """Smallest timestep."""
     last: Count | None = None
-    """The largest; unset is the model's last."""
+    """Largest timestep; unset is the model's last."""
     stratified: bool = False
-    """Spread the timesteps of a batch evenly over their distribution: less noisy a loss."""
+    """Spread the timesteps of a batch evenly over their distribution, for a less noisy loss."""
     logit_mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """Of logit_normal: above 0 draws noisier timesteps."""
+    """Mean of logit_normal: above 0, timesteps are noisier."""
     logit_std: Finite = 1.0
-    """Of logit_normal."""
+    """Standard deviation of logit_normal."""
     bias_multiplier: Finite = 1.0  # the reference script's, which changes nothing
-    """How much likelier the biased timesteps are than the others."""
+    """Factor of the probability of the biased timesteps."""
     bias_portion: Annotated[float, Field(ge=0, le=1)] = 0.25  # the reference script's
-    """The share of all timesteps that earlier and later mean."""
+    """Share of all timesteps that earlier and later favour."""
     bias_begin: Count = 0
-    """The first timestep of range."""
+    """First timestep of range."""
     bias_end: Positive | None = None
-    """The one after the last of range; unset is after the model's last."""
+    """End of range, exclusive; unset is after the model's last timestep."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "TimestepsConfig":
@@ -77,22 +78,22 @@ class TimestepsConfig(Section):
 
 
 class NoiseConfig(Section):
-    """The noise that is added, white unless said."""
+    """The noise that is added; white by default."""
 
     offset: Rate = 0.0
-    """Strength of one number a picture and channel on top of the noise (0.05 to 0.1 is usual), from
-    which a model learns brightness far from the middle."""
+    """Strength of a constant added to the noise for each image and channel (0.05 to 0.1 is usual),
+    from which a model learns very dark and very bright images."""
     offset_random: bool = False  # the published offset is of one strength
-    """Draw each picture's strength anew, between 0 and offset."""
+    """Draw each image's strength between 0 and offset."""
     multires_steps: Count = 0
-    """Layers of ever coarser noise on top (6 to 10 is usual), for the same end; with an offset they
-    come after it, as in sd-scripts, and the sum is divided by its spread."""
+    """Number of ever coarser noise layers on top (6 to 10 is usual), for the same end; after an
+    offset, as in sd-scripts, and the sum is divided by its standard deviation."""
     multires_discount: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """Strength of each layer, of the one before it."""
+    """Strength of each layer relative to the one before it."""
     input_perturbation: Rate = 0.0
     """Noise in the input that the target does not have (0.1 is usual; Ning et al. 2023)."""
     input_perturbation_random: bool = False  # the paper's is of one strength
-    """Draw each picture's strength anew, between 0 and input_perturbation."""
+    """Draw each image's strength between 0 and input_perturbation."""
 
     @pydantic.model_validator(mode="after")
     def _no_idle_options(self) -> "NoiseConfig":

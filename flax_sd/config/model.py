@@ -10,23 +10,23 @@ class ModelConfig(Section):
     """The model that the run starts from."""
 
     path: Annotated[Source, SAME_MODEL] = "bundled:base"
-    """A diffusers folder, a hub id, or bundled:base; bundled:ddpm32 has sizes alone, for
+    """A diffusers folder, a hub id, or bundled:base; bundled:ddpm32 only has sizes, for
     from_scratch in mode ddpm."""
     revision: Annotated[str | None, SAME_MODEL] = None
     """Branch, tag or commit of a hub id."""
     variant: Annotated[str | None, SAME_MODEL] = None
-    """Weight files to take, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
+    """Variant of the weight files, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
     vae: Annotated[Source | None, SAME_MODEL, CAPTIONS] = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     base_dtype: Annotated[Literal["compute", "int8"], ADAPTERS] = "compute"
-    """How a LoRA's frozen base is held while it is trained: as compute_dtype says, or the kernels
-    of all linears and convolutions in 8 bits, a quarter to a half of that."""
+    """Dtype of a LoRA's frozen base model: compute_dtype, or int8 for the kernels of all linears
+    and convolutions, which takes a quarter to a half of the memory."""
     clip_skip: Annotated[Count, PROMPTS] = 0
-    """How many of the text encoder's last layers to leave out."""
+    """Number of the text encoder's last layers to skip."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"] | None, DENOISING] = None
-    """What the UNet puts out, where that is to differ from the model's scheduler config."""
+    """Prediction type of the UNet, if other than in the model's scheduler config."""
     zero_snr: Annotated[bool, DENOISING] = False
-    """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns to draw all
-    dark and all bright; it wants v_prediction, and samples of it the same two options."""
+    """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns all dark
+    and all bright images; it needs v_prediction, and samples of it the same two options."""
     from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()
-    """Parts that start from random weights; their config.json in `path` gives the sizes."""
+    """Components that start from random weights; their config.json in `path` gives the sizes."""

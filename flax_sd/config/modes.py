@@ -1,4 +1,4 @@
-"""What each train.mode loads, trains and reads: one row a mode."""
+"""The networks that each train.mode loads and trains, and what it reads: one row a mode."""
 
 from typing import Literal, NamedTuple
 
@@ -6,14 +6,14 @@ ModeName = Literal["lora", "textual_inversion", "full", "vae", "ddpm"]
 
 
 class Mode(NamedTuple):
-    """The facts of a mode that the rest of the code asks for.
+    """The facts of a mode that other code depends on.
 
     Attributes:
       components: networks that it loads.
       fully_trained: those of them all of whose weights it trains.
       denoises: it trains on the loss of a denoising network.
       prompted: that network reads text, and so latents, a tokenizer and a text encoder are there.
-      captioned: the pictures have captions, and the model is a StableDiffusionPipeline; else a
+      captioned: the images have captions, and the model is a StableDiffusionPipeline; else a
         DDPMPipeline.
       adapters: it trains a LoRA.
       new_tokens: it may train tokens.names.
@@ -31,7 +31,7 @@ class Mode(NamedTuple):
 
     @property
     def unconditional(self) -> bool:
-        """Whether what it trains draws without prompts."""
+        """The trained network generates images without prompts."""
         return self.denoises and not self.prompted
 
 
@@ -45,7 +45,7 @@ MODES: dict[ModeName, Mode] = {
 
 
 class Needs(NamedTuple):
-    """Marks an option, or a whole section, that has a meaning in some modes alone.
+    """Marks an option, or a whole section, that has a meaning in some modes only.
 
     Attributes:
       fact: the name of what has to be true of the mode.
@@ -54,7 +54,7 @@ class Needs(NamedTuple):
     fact: str
 
     def is_met(self, mode: Mode) -> bool:
-        """Whether the option has a meaning in the mode."""
+        """Tells whether the option has a meaning in the mode."""
         return bool(getattr(mode, self.fact))
 
 

@@ -1,4 +1,4 @@
-"""How far each step goes, and in which direction."""
+"""The optimizer and its learning rate."""
 
 from typing import Annotated, Literal
 
@@ -46,21 +46,22 @@ class OptimConfig(Section):
         "dadapt",
         "schedule_free",
     ] = "adamw"
-    """adamw8bit keeps its means in a quarter of the memory; lion wants a third to a tenth of
-    adamw's learning rate; prodigy and dadapt find the rate and want 1.0; schedule_free averages
-    its weights in place of a falling rate."""
+    """adamw8bit keeps its means in a quarter of the memory; lion needs a third to a tenth of
+    adamw's learning rate; prodigy and dadapt find the rate and need 1.0; schedule_free averages its
+    weights instead of lowering the rate."""
     learning_rate: Rate = 1e-4
     """Learning rate after the warm-up."""
     text_encoder_learning_rate: Annotated[Rate | None, Unset(lambda own: own.learning_rate)] = None
-    """The text encoder's own; unset means learning_rate."""
+    """Learning rate of the text encoder; unset means learning_rate."""
     lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Times the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is usual)."""
+    """Factor of the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is
+    usual)."""
     rates: Annotated[dict[str, Rate], written("PATTERN=FACTOR")] = {}
-    """Times the learning rate for leaves whose dotted path a regular expression is found in, as
-    {unet.up_blocks: 0.5}; the first that is found counts, and 0 leaves the leaf as it is."""
+    """Factors of the learning rate by a regular expression found in a parameter's dotted path, as
+    {unet.up_blocks: 0.5}; the first match counts, and 0 freezes the parameter."""
     beta1: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[0])] = None
-    """Decay of the gradient's mean; unset is the method's own (adamw: 0.9). schedule_free cannot do
-    with 0."""
+    """Decay of the gradient's mean; unset is the method's own (adamw: 0.9). schedule_free needs
+    more than 0."""
     beta2: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[1])] = None
     """Decay of the squared gradient's mean; unset is the method's own (adamw: 0.999)."""
     epsilon: Annotated[float, Field(ge=LEAST_EPSILON, allow_inf_nan=False)] = 1e-8
@@ -68,9 +69,9 @@ class OptimConfig(Section):
     weight_decay: Rate = 0.01
     """Decoupled weight decay, times the learning rate a step."""
     text_encoder_weight_decay: Annotated[Rate | None, Unset(lambda own: own.weight_decay)] = None
-    """The text encoder's own; unset means weight_decay."""
+    """Weight decay of the text encoder; unset means weight_decay."""
     max_grad_norm: Rate = 1.0
-    """Largest global norm of the gradient; 0 leaves it alone."""
+    """Largest global norm of the gradient; 0 does not limit it."""
     schedule: Literal[
         "constant",
         "constant_with_warmup",
@@ -81,12 +82,13 @@ class OptimConfig(Section):
         "polynomial",
         "rex",
     ] = "constant"
-    """Course of the learning rate, as in diffusers' get_scheduler; constant_with_decay falls at the
-    end, and rex (Chen et al. 2021) late."""
+    """Learning rate schedule, as in diffusers' get_scheduler; constant_with_decay falls at the end,
+    and rex (Chen et al. 2021) late."""
     warmup_steps: Count = 0
-    """Steps of linear warm-up; constant has none."""
+    """Number of linear warm-up steps; constant has none."""
     decay_steps: Count | None = None
-    """Last steps of constant_with_decay, in which it falls to 0 (unset: a tenth of all)."""
+    """Number of last steps of constant_with_decay, in which it falls to 0 (unset: a tenth of
+    all)."""
     cycles: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         Unset(lambda own: {"cosine": 0.5, "cosine_with_restarts": 1.0}.get(own.schedule)),
@@ -121,7 +123,7 @@ class OptimConfig(Section):
             )
         if method == "schedule_free" and self.schedule not in ("constant", "constant_with_warmup"):
             raise ValueError(
-                f"schedule {self.schedule}: schedule_free wants constant or constant_with_warmup"
+                f"schedule {self.schedule}: schedule_free needs constant or constant_with_warmup"
             )
         if method == "schedule_free" and self.beta1 == 0:
             raise ValueError(

@@ -10,31 +10,32 @@ from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole, ref
 
 
 class CheckpointConfig(Section):
-    """Saving, so that the same command goes on."""
+    """Checkpoints, from which the same command resumes."""
 
     every: Positive = 500
-    """Steps between two saves."""
-    every_epochs: Positive | None = None  # of few pictures an epoch is short
-    """Passes over the pictures between two saves, beside those of every; unset adds none."""
+    """Steps between checkpoints."""
+    every_epochs: Positive | None = None  # of few images an epoch is short
+    """Epochs between further checkpoints, in addition to every; unset adds none."""
     keep: Positive = 3
-    """How many of the newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
 
 
 class SampleConfig(Section):
-    """Pictures drawn during and after the run."""
+    """Images generated during and after the run."""
 
     every: Annotated[Positive | None, DENOISING] = None
-    """Steps between two grids of samples."""
+    """Steps between grids of samples."""
     every_epochs: Annotated[Positive | None, DENOISING] = None
-    """Passes over the pictures between two grids, beside those of every; where both are unset, none
-    are drawn between the first and the last step."""
+    """Epochs between further grids, in addition to every; if both are unset, there are none between
+    the first and the last step."""
     prompts: Annotated[tuple[str, ...], PROMPTS] = ()
-    """Captions to draw; with them, the run ends with a before/after sheet. With every or
+    """Prompts of the samples; with them, the run ends with a before/after sheet. With every or
     every_epochs alone, captions of the data."""
     at_first: bool = True  # the sheet has nothing to compare with otherwise
-    """Draw them before the first step too; off, there is no before/after sheet."""
+    """Generate samples before the first step too; off, there is no before/after sheet."""
     count: Annotated[Positive, UNCONDITIONAL] = 16
-    """Pictures of a grid in mode ddpm, which has no prompts; every and every_epochs draw them."""
+    """Number of images of a grid in mode ddpm, which has no prompts; set every or every_epochs to
+    generate them."""
     steps: Positive = 25
     """Denoising steps of a sample."""
     guidance_scale: Annotated[Rate, CAPTIONS] = 7.5
@@ -42,11 +43,11 @@ class SampleConfig(Section):
     sampler: str | None = None
     """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""
     seed: Annotated[Whole, Field(ge=-1, lt=2**63)] = 0
-    """Seed of the first prompt's picture, and the next prompts count up; -1 draws one."""
+    """Seed of the first prompt's image, and the next prompts count up; -1 draws one."""
 
     @property
     def wanted(self) -> bool:
-        """Whether any pictures are drawn."""
+        """Whether any images are generated."""
         return bool(self.prompts) or any((self.every, self.every_epochs))
 
     @pydantic.model_validator(mode="after")
@@ -59,16 +60,16 @@ class MeshConfig(Section):
     """The devices' mesh."""
 
     data: Annotated[Whole, Field(ge=-1), OnResume("devices")] = -1
-    """Copies of the model that divide the batch; -1 takes all devices left by fsdp."""
+    """Number of copies of the model that divide the batch; -1 takes all devices left by fsdp."""
     fsdp: Positive = 1
-    """Devices that share one copy of the frozen weights."""
+    """Number of devices that share one copy of the frozen weights."""
 
 
 class LogConfig(Section):
-    """What is written down."""
+    """The logs of a run."""
 
     every: Positive = 10
-    """Steps between two lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl."""
     tensorboard: bool = False
     """Write TensorBoard files too (extra: tensorboard)."""
     wandb: bool = False

@@ -1,4 +1,4 @@
-"""What every section of the config is made of."""
+"""The base of every section of the config."""
 
 import pathlib
 import re
@@ -18,7 +18,7 @@ Mark = TypeVar("Mark")
 
 
 def _whole(value: Any) -> Any:
-    """Text such as 1e3 or 0x10 as the whole number that it is; all else as it is."""
+    """Returns text such as 1e3 or 0x10 as an integer; other values unchanged."""
     if not isinstance(value, str):
         return value
     text = value.strip().lower()
@@ -31,7 +31,7 @@ def _whole(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """As `_whole`, and text such as 150 too, which a Literal does not read by itself."""
+    """Converts like `_whole`, and also text such as 150, which a Literal does not read itself."""
     value = _whole(value)
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
@@ -54,11 +54,11 @@ Source = Annotated[str, pydantic.AfterValidator(user_source)]
 
 
 class OnResume(NamedTuple):
-    """Marks an option, or a section's all, that may be written otherwise when a run goes on.
+    """Marks an option, or a whole section, that may differ when a run resumes.
 
     Attributes:
       same: what has to be the same then, by its dotted name in environment.json; None for nothing,
-        and "" for what is looked at elsewhere, as the pictures in pictures.jsonl.
+        and "" for what is looked at elsewhere, as the images in pictures.jsonl.
     """
 
     same: str | None = None
@@ -69,7 +69,7 @@ SAME_MODEL, SAME_PICTURES = OnResume("model_hash"), OnResume("")
 
 
 class Unset(NamedTuple):
-    """Marks an option that is None unless set, which then stands for another value.
+    """Marks an option that stands for another value while it is None.
 
     Attributes:
       meaning: its section -> the value; None where a run finds it out.
@@ -79,30 +79,30 @@ class Unset(NamedTuple):
 
 
 class TrainingOnly(NamedTuple):
-    """Marks an option of the training pictures that does not hold where their loss is measured."""
+    """Marks an option of the training images that is ignored for validation images."""
 
 
 class WholeSet(NamedTuple):
-    """Marks an option that needs all pictures of a set at hand, which a stream never has."""
+    """Marks an option that needs all images of a set at once, which a stream never has."""
 
 
 TRAINING_ONLY, WHOLE_SET = TrainingOnly(), WholeSet()
 
 
 def written(pair: str) -> Any:
-    """How --help shows an option that takes any number of pairs."""
+    """Sets how --help shows an option that takes any number of pairs."""
     return tyro.conf.arg(metavar=f"[{pair} ...]")
 
 
 class Section(pydantic.BaseModel):
-    """A part of the config: unknown keys are errors, values do not change."""
+    """A section of the config: frozen, and unknown keys are errors."""
 
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
 
     def meant(self, name: str) -> Any:
-        """Returns an option's value; of one that is unset, what that stands for."""
+        """Returns an option's value; if it is unset, the value that it stands for."""
         value = getattr(self, name)
         if value is not None:
             return value
@@ -110,7 +110,7 @@ class Section(pydantic.BaseModel):
         return None if mark is None else mark.meaning(self)
 
     def in_full(self) -> dict[str, Any]:
-        """Returns the options as plain values, with what the unset ones stand for."""
+        """Returns the options as plain values, with the values that unset ones stand for."""
         plain = self.model_dump(mode="json")
         for name in plain:
             value = getattr(self, name)
@@ -127,12 +127,12 @@ def checked_patterns(value: dict[str, Value]) -> dict[str, Value]:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
     return value
 
 
 def marks(model: type[pydantic.BaseModel], kind: type[Mark], prefix: str = "") -> dict[str, Mark]:
-    """Returns the options, by dotted name, and the whole sections that bear a mark of a kind."""
+    """Returns the options, by dotted name, and the whole sections with a mark of a kind."""
     found = {}
     for name, field in model.model_fields.items():
         mark = _mark_of(field, kind)
@@ -148,13 +148,13 @@ def _mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
 
 
 def changed(section: Section) -> list[str]:
-    """The options of a section that are not at their defaults."""
+    """Returns the options of a section that differ from their defaults."""
     fields = type(section).model_fields
     return [name for name, field in fields.items() if getattr(section, name) != field.default]
 
 
 def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
-    """Raises ValueError for options that were set and that the others leave without effect.
+    """Raises ValueError for options that were set but have no effect beside the others.
 
     Args:
       meaning: beginnings of options' names, and whether these have an effect.
@@ -170,5 +170,5 @@ def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
 
 
 def is_section(field: FieldInfo) -> bool:
-    """Whether an option is a section of options."""
+    """Tells whether an option is a section of options."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel)

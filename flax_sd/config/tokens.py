@@ -13,10 +13,10 @@ class TokensConfig(Section):
     textual_inversion, with the LoRA in mode lora."""
 
     names: Annotated[dict[str, str], written("TOKEN=WORDS")] = {}
-    """The new words, and the old ones whose embeddings they begin as: {<my-cat>: cat}."""
+    """New words, and the words whose embeddings they start from, as {<my-cat>: cat}."""
     vectors: Positive | None = None
-    """Embeddings, and so places in a prompt, that each new word has; unset takes as many as its
-    old words have tokens."""
+    """Number of embeddings, and so of positions in a prompt, of each new word; unset is the number
+    of tokens of the words it starts from."""
 
     @pydantic.field_validator("names")
     @classmethod
@@ -39,5 +39,5 @@ class TokensConfig(Section):
 
 
 def word(name: str) -> str:
-    """What of a token may stand in a file's name."""
+    """Returns the characters of a token that may stand in a file name."""
     return re.sub(r"[^\w-]", "", name)

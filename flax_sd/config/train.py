@@ -1,4 +1,4 @@
-"""What is trained and how: the loop, the autoencoder's loss."""
+"""The training loop, and the loss of the autoencoder."""
 
 from typing import Annotated, Literal
 
@@ -14,41 +14,42 @@ class TrainConfig(Section):
 
     mode: ModeName = "lora"
     """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
-    full: the UNet itself; vae: the autoencoder; ddpm: a UNet that draws pixels from noise alone,
-    without a VAE or captions (Ho et al. 2020)."""
+    full: the UNet itself; vae: the autoencoder; ddpm: a UNet that generates pixels from noise
+    alone, without a VAE or captions (Ho et al. 2020)."""
     steps: Annotated[Positive, MAY_DIFFER] = 1000
     """Optimizer steps of the run."""
     epochs: Annotated[Positive | None, MAY_DIFFER] = None
-    """Passes over the pictures; the smaller of steps and epochs ends the run."""
+    """Passes over the images; the smaller of steps and epochs ends the run."""
     batch_size: Positive = 1
-    """Pictures a step, over all devices and accumulated parts. Those of one part are in memory
+    """Images in a step, over all devices and micro-batches. Those of one micro-batch are in memory
     together: at 512 px each takes 1 to 2 GB in float32, and half of that with remat."""
     accumulate: Positive = 1
-    """Parts that a batch is divided into, one after another, to save memory."""
+    """Number of micro-batches that a batch is divided into, one after another, to save memory."""
     text_encoder: Annotated[bool, TEXT_ENCODER] = False
     """Train the text encoder too (its LoRA, or all of it in mode full), which then stays in memory:
-    0.5 GB in float32. Layers that model.clip_skip leaves out stay as they are."""
+    0.5 GB in float32. Layers that model.clip_skip skips are not trained."""
     remat: Annotated[Literal["none", "blocks", "full"], DENOISING] = "none"
     """Recompute activations in the backward pass, block by block or in full within each block
     too: less memory, more time."""
     caption_dropout: Annotated[float, Field(ge=0, le=1), PROMPTS] = 0.0
-    """Share of captions replaced by the empty one, which teaches guidance from scratch."""
+    """Probability that a caption is replaced by the empty one, which teaches guidance from
+    scratch."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep a running mean of what is trained, with this decay a step (0.999 for thousands of
-    steps), and use it for samples, held-out loss and results; it takes as much memory as what is
-    trained. Unset keeps none."""
+    """Keep an exponential moving average (EMA) of the trained parameters, with this decay a step
+    (0.999 for thousands of steps), and use it for samples, held-out loss and results; it takes as
+    much memory as they do. Unset keeps none."""
     deterministic: bool = True
-    """On a GPU, only operations that give the same bytes each time."""
+    """On a GPU, use only operations that give the same bytes each time."""
     measure_scaling_factor: bool = False  # the UNet beside the VAE was trained with the old factor
-    """In mode vae, write the scale of the latents, measured on the pictures, into the VAE's config;
-    for a VAE that starts from scratch it is measured in any case."""
+    """In mode vae, write the scale of the latents, measured on the images, into the VAE's config;
+    for a VAE that starts from scratch it is always measured."""
     # A NaN is seldom the last one.
     on_nonfinite: Annotated[Literal["stop", "skip"], MAY_DIFFER] = "stop"
     """At a step whose loss, gradient or update is not finite, which changes no weight: stop, or
-    skip it, name its pictures and go on."""
-    # A bad picture comes alone; a run that diverges does not recover.
+    skip it, name its images and continue."""
+    # A bad image comes alone; a run that diverges does not recover.
     max_skipped: Annotated[Positive, MAY_DIFFER] = 3
-    """Steps in a row that may be skipped; the last of them stops the run."""
+    """Number of consecutive steps that may be skipped; the last of them stops the run."""
 
     @pydantic.model_validator(mode="after")
     def _effective(self) -> "TrainConfig":
@@ -61,6 +62,6 @@ class VAELossConfig(Section):
     """The loss of mode vae."""
 
     kl_weight: Rate = 1e-6  # Rombach et al. 2022, §G
-    """Weight of the KL term, in nats a latent, beside the reconstruction's mean error."""
+    """Weight of the KL term, in nats a latent, beside the mean reconstruction error."""
     l1_weight: Rate = 0.5
-    """Share of |error| in the reconstruction error; the rest is its square."""
+    """Share of the absolute error in the reconstruction error; the rest is the squared error."""

@@ -1,16 +1,17 @@
-"""Measuring the run on pictures that stay the same."""
+"""Evaluation of the run on a fixed set of images."""
 
 from flax_sd.config.section import Positive, Section
 
 
 class ValidationConfig(Section):
-    """Measurements while the run goes on."""
+    """Evaluations during the run."""
 
     every: Positive | None = None
-    """Steps between two measurements of data.held_out and data.held_out_base, and of as many
-    training pictures: where those get better and data.held_out does not, the run learns by heart.
-    Unset measures before the first step and after the last. The state with the least val_loss is
-    kept, and ends as a result beside the last one."""
+    """Steps between evaluations of data.held_out and data.held_out_base, and of as many training
+    images: if the loss of these falls and that of data.held_out does not, the run overfits. Unset
+    evaluates before the first step and after the last. The state with the lowest val_loss is kept,
+    and becomes a result beside the last one."""
     patience: Positive | None = None
-    """End the run after so many measurements in a row in which val_loss has not surely improved
-    since the last that did: the 95 % interval of the change reaches 0. Unset never ends it."""
+    """Early stopping: end the run after this many consecutive evaluations without a significant
+    improvement of val_loss since the last one (the 95 % interval of the change includes 0). Unset
+    never ends it."""

@@ -88,7 +88,7 @@ def test_a_config_is_its_dict():
         ({"optim": {"method": "prodigy"}}, "prodigy finds the rate itself.* 1.0 is usual"),
         (
             {"optim": {"method": "schedule_free", "schedule": "cosine"}},
-            "schedule_free wants constant or constant_with_warmup",
+            "schedule_free needs constant or constant_with_warmup",
         ),
         (
             {"optim": {"method": "schedule_free"}, "train": {"ema_decay": 0.9}},
@@ -106,7 +106,7 @@ def test_a_config_is_its_dict():
         ({"optim": {"warmup_steps": 5}}, "warmup_steps without effect"),
         ({"optim": {"cycles": 2, "schedule": "linear"}}, "cycles without effect"),
         ({"optim": {"power": 2}}, "power without effect"),
-        ({"optim": {"rates": {"(": 1}}}, "'.' is no regular expression"),
+        ({"optim": {"rates": {"(": 1}}}, "'.' is not a regular expression"),
         ({"optim": {"lora_plus": 4}, "train": {"mode": "full"}}, "lora_plus has no meaning"),
         ({"train": {"mode": "textual_inversion"}}, "trains tokens.names: there are none"),
         (
@@ -129,15 +129,20 @@ def test_a_config_is_its_dict():
             {"data": {"stream": True, "repeats": 2, "mask": "alpha", "encode_once": False}},
             "repeats, mask, encode_once beside stream, which has one shard at hand",
         ),
-        ({"data": {"stream": True}, "train": {"epochs": 2}}, "train.epochs with data.stream"),
+        (
+            {"data": {"stream": True}, "train": {"epochs": 2}},
+            "train.epochs cannot be used with data.stream",
+        ),
         (
             {
                 "data": {"stream": True},
                 "checkpoint": {"every_epochs": 1},
                 "sample": {"every_epochs": 1},
             },
-            "checkpoint.every_epochs with data.stream: nobody has counted; set checkpoint.every; "
-            "sample.every_epochs with data.stream: nobody has counted; set sample.every",
+            "checkpoint.every_epochs cannot be used with data.stream, whose size is unknown: "
+            "set checkpoint.every; "
+            "sample.every_epochs cannot be used with data.stream, whose size is unknown: "
+            "set sample.every",
         ),
         (
             {"data": {"stream": True}, "tokens": {"names": {"<a>": "cat"}}},

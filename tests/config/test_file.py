@@ -39,7 +39,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(write):
     ],
 )
 def test_held_out_pictures_go_with_those_that_they_were_held_out_of(write, caplog, flags, held_out):
-    """U3: else a loss on other pictures is called that of the kind that was trained on."""
+    """U3: else a loss on other images is called that of the kind that was trained on."""
     config = file.parse(write("data: {path: own, held_out: kin}"), flags)
     assert config.data.held_out == held_out
     assert ("data.held_out kin of" in caplog.text) == (held_out is None)
@@ -152,7 +152,7 @@ def test_a_flag_that_is_there_twice_loses_nothing_in_silence(write, caplog):
     flags += ["--data.folders", "x=2", "--data.folders", "y=3", "--sample.prompts", "b", "c"]
     config = file.parse(write(""), flags)
     assert config.sample.prompts == ("a", "b", "c") and config.data.folders == {"x": 2, "y": 3}
-    assert config.train.steps == 6 and "--train.steps is there twice, as 5 and 6" in caplog.text
+    assert config.train.steps == 6 and "--train.steps is given twice, as 5 and 6" in caplog.text
     for same in (["x=2", "x=3"], ["x=2", "--data.folders", "x=3"]):
         with pytest.raises(UserError, match="--data.folders has x twice: leave one"):
             file.parse(write(""), ["--data.folders", *same])
@@ -203,10 +203,10 @@ def test_wrong_flags_are_named(write, flags, message):
         ("train: 5", "train is a section: write train: {option: value}, not '5'"),
         ("- a", "must hold options by name, found a list"),
         ("a: [", "it is not YAML: line 1, column 5: "),
-        ("train:\n  steps: 5\ntrain:\n  mode: full", "train is there twice, in lines 1 and 3"),
+        ("train:\n  steps: 5\ntrain:\n  mode: full", "train occurs twice, in lines 1 and 3"),
         (
             "train: {steps: 5}\ntrain.steps: 6",
-            "train.steps is there twice, in lines 1 and 2: leave one",
+            "train.steps occurs twice, in lines 1 and 2: leave one",
         ),
         ("trian.steps: 5", r"trian.steps: there is no such option; did you mean train.steps\?"),
         ("seed:\n", "seed: .*, found None"),

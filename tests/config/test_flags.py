@@ -75,7 +75,7 @@ def test_a_flag_that_is_there_twice_is_named(caplog):
     options = flags.read_flags(SampleOptions, "sample", words)
     assert options.prompt == "b" and options.lora == ("x", "y")
     assert [record.getMessage() for record in caplog.records] == [
-        "--prompt is there twice: the last one holds"
+        "--prompt is given twice: the last one is used"
     ]
 
 
