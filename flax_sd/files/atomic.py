@@ -14,25 +14,25 @@ FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def reason(error: OSError, path: pathlib.Path) -> str:
-    """What the system says about the path that was to be written."""
+    """Returns the system's reason why a path could not be written."""
     return with_disk(str(error.strerror or error), path)
 
 
 def with_disk(said: str, path: pathlib.Path) -> str:
-    """The words; if they say that a disk is full, that alone, and where it is mounted."""
+    """Returns the reason; if a disk is full, says so with its mount point."""
     full = next((words for words in FULL if words in said), None)
     return said if full is None else f"{full} (the disk mounted at {mount_point(path)})"
 
 
 def mount_point(path: pathlib.Path) -> pathlib.Path:
-    """Where the disk that holds a path, which need not be there, is mounted."""
+    """Returns the mount point of the disk that holds a path, which may not exist yet."""
     real = path.resolve()
     return next((p for p in (real, *real.parents) if os.path.ismount(p)), real)
 
 
 @contextlib.contextmanager
 def explain_write_errors(path: pathlib.Path) -> Iterator[None]:
-    """Turns an OSError of the block, which writes `path`, into a UserError that names it."""
+    """Converts an OSError of the block, which writes `path`, into a UserError that names it."""
     try:
         yield
     except OSError as error:
@@ -41,7 +41,7 @@ def explain_write_errors(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: pathlib.Path, *, shared: bool = False) -> Iterator[BinaryIO]:
-    """Opens a new file that takes its place at `path` when the block ends without an error.
+    """Opens a new file that replaces `path` if the block ends without an error.
 
     Until then it lies beside `path`, as the file's `name` says; after an error nothing of it stays.
 
@@ -64,7 +64,7 @@ def atomic_file(path: pathlib.Path, *, shared: bool = False) -> Iterator[BinaryI
 
 
 def write_atomically(path: pathlib.Path, content: bytes | str) -> None:
-    """Writes a file, text as UTF-8, so that it is there whole or not at all; makes its folder.
+    """Writes a file, text as UTF-8, completely or not at all; makes its folder.
 
     Raises:
       UserError: it cannot be written.

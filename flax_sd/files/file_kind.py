@@ -4,7 +4,7 @@ import json
 import re
 
 BEGINNING = 1024  # bytes that are looked at
-_AGAIN = "download it again; a private or gated repository wants a token (hf auth login)"
+_AGAIN = "download it again; a private or gated repository needs a token (hf auth login)"
 _CONVERT = (
     "it can run code when it is opened and is not read: convert it where torch is installed, with "
     "safetensors.torch.save_file"
@@ -17,12 +17,12 @@ _BINARY = {  # first bytes -> what it is, and what to do
     b"Rar!": "a RAR archive: unpack it first",
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",
-    b"RIFF": "a picture or a sound",
+    b"RIFF": "an image or a sound",
 }
 
 
 def kind_of(beginning: bytes) -> str:
-    """What a file is and what to do about it, after "is"; empty if nothing tells.
+    """Returns what a file is and what to do about it, after "is"; empty if unknown.
 
     Args:
       beginning: its first `BEGINNING` bytes, fewer if it is shorter.
@@ -35,7 +35,7 @@ def kind_of(beginning: bytes) -> str:
         of = f" of {int(size[1])} bytes" if size else ""
         return f"a pointer of Git LFS to a file{of}: run `git lfs pull` in its folder"
     if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return f"a web page, as a site gives that wants a login: {_AGAIN}"
+        return f"a web page, perhaps for a login: {_AGAIN}"
     if beginning.startswith(b"PK"):
         if b".pkl" in beginning or b"archive/" in beginning:
             return f"a pickle of torch (.ckpt, .bin or .pt) by another name: {_CONVERT}"
@@ -48,7 +48,8 @@ def kind_of(beginning: bytes) -> str:
 
 
 def text_of(beginning: bytes) -> str:
-    """What a text is that was saved in place of a file, after "is"; empty if it is no text."""
+    """Returns what a text is that was saved in place of a file, after "is"; empty if it is no
+    text."""
     try:
         text = beginning.decode("utf-8").strip()
     except UnicodeDecodeError:

@@ -15,7 +15,7 @@ _LONGEST = 100  # letters
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object in a file's content.
+    """Returns the JSON object in a file's content.
 
     Args:
       where: name of the file for messages.
@@ -51,26 +51,26 @@ def _is_deep(value: Any) -> bool:
 
 
 def never_set(raw: Mapping[str, Any]) -> Collection[str]:
-    """The fields of a config taken from a live object that have only their class's default."""
+    """Returns the fields of a live object's config that only have their class's default."""
     names = raw.get("_use_default_values")
     return [n for n in names if isinstance(n, str)] if isinstance(names, list | tuple) else []
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a number, or every number in a list, is neither NaN nor infinite."""
+    """Tells whether a number, or every number in a list, is neither NaN nor infinite."""
     if isinstance(value, list | tuple):
         return all(map(is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON; configs of live objects may hold arrays."""
+    """Returns a value as JSON; configs of live objects may hold arrays."""
     return json.dumps(
         value, default=lambda x: x.tolist() if isinstance(x, np.ndarray | np.generic) else repr(x)
     )
 
 
 def shown(value: Any) -> str:
-    """A value for a message, as JSON, cut short."""
+    """Returns a value for a message, as JSON, shortened."""
     text = as_json(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

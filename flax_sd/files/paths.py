@@ -9,7 +9,7 @@ from flax_sd.errors import UserError
 
 
 def user_path(value: Any) -> Any:
-    """The path that a user wrote, whose `~` and `~name` are home folders; no text is left alone.
+    """Returns the user's path with `~` and `~name` expanded; an empty text is not changed.
 
     Nothing else in it has a meaning: `$NAME` was the shell's to replace.
 
@@ -40,7 +40,7 @@ def user_path(value: Any) -> Any:
 
 
 def named(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path that a caller of a Python function named, read as options are.
+    """Returns the path that a caller of a Python function gave, read like an option.
 
     Raises:
       UserError: it is no path; says why.
@@ -52,7 +52,7 @@ def named(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def user_source(value: Any) -> Any:
-    """A path, or the name of something elsewhere, as a hub id: `~` is a home, the rest stays.
+    """Returns the user's path with `~` expanded; other names, such as a hub id, stay.
 
     Raises:
       ValueError: as of `user_path`.

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 LOGGER = logging.getLogger("flax_sd")
 PAUSES = (1, 2, 4, 8, 16, 32)  # seconds: a drive that is away for a minute is waited for
-FEW_PAUSES = (1, 2)  # where a picture can be left out: not a minute for each of a thousand
+FEW_PAUSES = (1, 2)  # where an image can be left out: not a minute for each of a thousand
 # What may be gone the next time. A file that is not there is not among them.
 PASSING = {
     errno.EIO,
@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 
 def patiently(read: Callable[[], Value], name: object, pauses: Sequence[int] = PAUSES) -> Value:
-    """Returns what `read` returns, trying again after growing pauses, each of which is announced.
+    """Returns the result of `read`, retrying after growing pauses, each of which is announced.
 
     Args:
       name: of what is read, for the announcement.

@@ -13,7 +13,7 @@ SCALARS = ("str", "int", "float", "bool", "timestamp", "value")
 
 
 class Key(str):
-    """A key, and the line that it stands in."""
+    """A key, and its line number."""
 
     line: int
 
@@ -25,7 +25,7 @@ class Key(str):
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes text of every scalar but a null, and dicts with `Key`s of mappings."""
+    """Reads every scalar but a null as text, and mappings as dicts with `Key`s."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -47,7 +47,7 @@ for _name in SCALARS:
 
 
 def parse(text: str) -> Any:
-    """The document: None, text, lists, and dicts with `Key`s.
+    """Returns the document: None, text, lists, and dicts with `Key`s.
 
     Raises:
       ValueError: it is not YAML, with the line and column, or a key is there twice, with the lines.
@@ -67,12 +67,12 @@ def parse(text: str) -> Any:
 
 
 def twice(key: str, lines: Iterator[int] | list[int]) -> str:
-    """How a key that is there several times is named."""
-    return f"{key} is there twice, in lines {' and '.join(map(str, lines))}: leave one"
+    """Returns the message for a key that occurs several times."""
+    return f"{key} occurs twice, in lines {' and '.join(map(str, lines))}: leave one"
 
 
 def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
-    """The keys that a mapping has twice, at any depth."""
+    """Returns the keys that a mapping has twice, at any depth."""
     if id(node) in seen:  # an anchor's, which several places may name
         return
     seen.add(id(node))
@@ -97,7 +97,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def _described(error: yaml.MarkedYAMLError) -> str:
-    """The problem with its place, counted from 1."""
+    """Returns the problem with its position, counted from 1."""
     mark = error.problem_mark or error.context_mark
     place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     hint = " (indent with spaces)" if "'\\t'" in str(error.problem) else ""

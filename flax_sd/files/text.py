@@ -17,7 +17,7 @@ MARKS = {
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Reads a whole file, as `decoded`.
+    """Reads a whole file and decodes it with `decoded`.
 
     Raises:
       UserError: it cannot be read or decoded; names the line.
@@ -57,7 +57,7 @@ def decoded(content: bytes, name: object) -> str:
 
 
 def parse_object(line: str) -> dict[str, Any] | str:
-    """The JSON object of a line, or what is wrong with the line."""
+    """Returns the JSON object of a line, or what is wrong with the line."""
     try:
         value = json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
@@ -72,12 +72,13 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} is there twice: keep one")
+        raise ValueError(f"the key {twice!r} occurs twice: keep one")
     return found
 
 
 def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The objects of a file of our own, one a line; none if it is not there, and no torn ones.
+    """Returns the objects of one of our files, one a line; skips torn lines, none if there is no
+    file.
 
     Raises:
       UserError: it cannot be read.

@@ -13,7 +13,8 @@ HUB = ("HF_HOME", "HF_DATASETS_CACHE")  # the libraries' own variables
 
 
 def user_cache() -> pathlib.Path:
-    """$XDG_CACHE_HOME/flax_sd or ~/.cache/flax_sd; if it cannot be written, one that can, said."""
+    """Returns $XDG_CACHE_HOME/flax_sd or ~/.cache/flax_sd; another folder, with a message, if it is
+    not writable."""
     try:
         folder = _caches() / "flax_sd"
     except ValueError as error:
@@ -23,7 +24,7 @@ def user_cache() -> pathlib.Path:
 
 
 def make_hub_cache() -> None:
-    """Sees that the hub's libraries find a cache that can be written; before they are imported.
+    """Gives the hub's libraries a writable cache; call it before they are imported.
 
     Downloads are read from a folder that cannot be written too, so only one that is not there and
     cannot be made is replaced. `datasets` writes to its own even to read a file of this disk.
@@ -42,7 +43,7 @@ def make_hub_cache() -> None:
 
 
 def _caches() -> pathlib.Path:
-    """The folder of the user's caches; raises ValueError where there is no home."""
+    """Returns the folder of the user's caches; raises ValueError if there is no home."""
     named = os.environ.get("XDG_CACHE_HOME")
     if named:
         return user_path(named)
@@ -53,7 +54,7 @@ def _caches() -> pathlib.Path:
 
 
 def _unwritable(folder: pathlib.Path) -> str | None:
-    """Why nothing can be written into a folder, which need not be there yet; None if it can."""
+    """Returns why a folder, which may not exist yet, is not writable; None if it is."""
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir():
         return f"{folder} cannot be made: {there} is a file"
@@ -65,7 +66,7 @@ def _unwritable(folder: pathlib.Path) -> str | None:
 
 
 def _temporary(why: str) -> pathlib.Path:
-    """The folder in place of one that cannot be written; the first time, that is said."""
+    """Returns a replacement for a folder that is not writable; says so the first time."""
     said = _among_temporary_ones.cache_info().currsize > 0
     folder = _among_temporary_ones()
     if not said:
@@ -75,7 +76,7 @@ def _temporary(why: str) -> pathlib.Path:
 
 @functools.cache
 def _among_temporary_ones() -> pathlib.Path:
-    """A temporary folder of this user's, the same for all processes of a run."""
+    """Returns a temporary folder of this user, the same for all processes of a run."""
     folder = pathlib.Path(tempfile.gettempdir(), f"flax_sd-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

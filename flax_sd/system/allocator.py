@@ -28,12 +28,13 @@ GPU_SETTINGS = (  # JAX's own: a share in its new and its old name, or no taking
 
 
 def environment() -> dict[str, str]:
-    """The environment variable that sets the tunables; glibc reads it when a process starts."""
+    """Returns the environment variable that sets the tunables; glibc reads it when a process
+    starts."""
     return {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{k}={v}" for k, v in TUNABLES.items())}
 
 
 def restart_with_tunables() -> None:
-    """Starts this process again, once, with the tunables set.
+    """Restarts this process, once, with the tunables set.
 
     Commands call it first thing, before they import anything large; importing flax_sd never does.
     Nothing happens where there is no glibc or the user has set tunables of their own.
@@ -45,7 +46,7 @@ def restart_with_tunables() -> None:
 
 
 def take_gpu_memory() -> None:
-    """Sets the share of a GPU that JAX takes, unless the user has said anything about it.
+    """Sets the share of a GPU that JAX takes, unless the user has set it.
 
     It must be called before JAX looks for devices.
     """

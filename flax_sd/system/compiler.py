@@ -88,7 +88,7 @@ def _key(value: Any) -> Hashable:
 
 
 class Program:
-    """A jitted function; its first weights pick the compiler's options and precision for good.
+    """A jitted function; its first weights fix the compiler's options and the precision.
 
     Float32 weights are multiplied as float32: JAX's default on a TPU is bfloat16, and TF32 on a
     GPU from Ampere on. Whoever sets JAX_DEFAULT_MATMUL_PRECISION chooses otherwise.
@@ -105,15 +105,15 @@ class Program:
         return self._within("__call__", args)
 
     def lower(self, *args: Any) -> Any:
-        """Lowers the function, as a `jax.jit` one."""
+        """Lowers the function like `jax.jit`'s method."""
         return self._within("lower", args)
 
     def trace(self, *args: Any) -> Any:
-        """Traces the function, as a `jax.jit` one."""
+        """Traces the function like `jax.jit`'s method."""
         return self._within("trace", args)
 
     def eval_shape(self, *args: Any) -> Any:
-        """Returns the shapes of the results, as a `jax.jit` function."""
+        """Returns the shapes of the results like `jax.jit`'s method."""
         return self._within("eval_shape", args)
 
     def _within(self, method: str, args: Any) -> Any:
@@ -144,7 +144,7 @@ def jit(
     weights: Callable[..., Any] = lambda *args: args,
     **options: Any,
 ) -> Program:
-    """`jax.jit` of a large program, with this module's options of the compiler.
+    """Returns the `jax.jit` of a large program, with this module's compiler options.
 
     For programs at the top only: JAX refuses such options of a function inside another jit.
 
@@ -157,7 +157,8 @@ def jit(
 
 @functools.cache
 def _compiler_options() -> dict[str, str | bool] | None:
-    """Those for the default devices; none where this version of XLA does not know them."""
+    """Returns the options for the default devices; None if this version of XLA does not know
+    them."""
     if jax.default_backend() != "cpu":
         return None
     try:
@@ -168,7 +169,7 @@ def _compiler_options() -> dict[str, str | bool] | None:
 
 
 def ask_for_determinism() -> None:
-    """Tells XLA to use only such operations on a GPU as give the same bytes each time.
+    """Tells XLA to use only operations that give the same bytes each time on a GPU.
 
     It must be called before JAX looks for devices. On a CPU the flag is known and has no effect; a
     TPU's compiler, which is always deterministic, may stop at flags that it does not know.
@@ -180,13 +181,13 @@ def ask_for_determinism() -> None:
 
 
 def set_up() -> None:
-    """Keeps compiled programs on disk and gives the compiler's memory back; commands call it."""
+    """Keeps compiled programs on disk and frees the compiler's memory; every command calls it."""
     _keep_programs()
     _give_memory_back()
 
 
 def _keep_programs() -> None:
-    """Into the user's cache folder, unless they said where or not to.
+    """Uses the user's cache folder for compiled programs, unless JAX's cache is configured.
 
     What lies there is run without being checked, so nobody else may write to it.
     """
@@ -203,7 +204,8 @@ def _keep_programs() -> None:
 
 
 def _has_name() -> bool:
-    """Whether this user has one: JAX asks for the owner of each file of a bounded cache."""
+    """Tells whether this user has a name: JAX asks for the owner of each file of a bounded
+    cache."""
     try:
         return bool(pwd.getpwuid(os.getuid()))
     except KeyError:
@@ -212,7 +214,7 @@ def _has_name() -> bool:
 
 @functools.cache  # JAX keeps every listener: one is enough, however many commands a process runs
 def _give_memory_back() -> None:
-    """Gives freed memory back to the system after each long compilation, where glibc has kept it.
+    """Returns freed memory to the system after each long compilation, as glibc keeps it.
 
     Compiling the step of SD 1.5 leaves more than a gigabyte free inside the process, in pieces that
     the step's large buffers do not fit into.

@@ -26,21 +26,21 @@ GONE = re.compile(
 )
 LOST = (
     "another process of this run is gone, and so this one ends too: look at what that one said "
-    "last; what was saved is good, and the same command in every process goes on from there"
+    "last; what was saved is good, and the same command in every process resumes from there"
 )
 
 HEARTBEAT = 30  # seconds without a sign of a process after which the others end; JAX has 100
 
 
 def is_gone(error: BaseException) -> bool:
-    """Whether an error says that another process of the run is not there any more."""
+    """Tells whether an error means that another process of the run has ended."""
     plain = isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError)
     return plain and not isinstance(error, UserError) and bool(GONE.search(str(error)))
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends this process at once at an error, where it is one of several.
+    """Ends this process at once on an error, if it is one of several.
 
     Otherwise what follows an error, such as closing checkpoints or leaving JAX's service, would
     wait for minutes for processes that wait for this one, or are gone.
@@ -64,14 +64,15 @@ def together() -> Iterator[None]:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process; all processes must call it at the same point."""
+    """Tells whether the flag is set in any process; all processes must call it at the same
+    point."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def initialize_distributed() -> bool:
-    """Joins the other processes if the environment says that there are any, and says if it did.
+    """Joins the other processes that the environment describes; returns whether there are any.
 
     Call it before anything touches a device, and before signal handlers are installed: it takes
     SIGTERM for itself.
@@ -90,7 +91,7 @@ def initialize_distributed() -> bool:
 
 
 def find_cluster(environ: Mapping[str, str], *, tpu_vm: bool = False) -> str | None:
-    """The kind of several-process environment that the variables describe, or None.
+    """Returns the kind of multi-process environment that the variables describe, or None.
 
     explicit: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; slurm: inside `srun`
     with more than one task (in a bare `salloc` shell SLURM_STEP_NODELIST is missing); tpu: GKE
@@ -118,7 +119,7 @@ def find_cluster(environ: Mapping[str, str], *, tpu_vm: bool = False) -> str | N
 
 
 def _on_tpu_vm() -> bool:
-    """Whether this machine has TPU chips that JAX will use."""
+    """Tells whether this machine has TPU chips that JAX will use."""
     chips = [*pathlib.Path("/dev").glob("accel[0-9]*"), *pathlib.Path("/dev/vfio").glob("[0-9]*")]
     wanted = "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu")
     return wanted and bool(chips) and importlib.util.find_spec("libtpu") is not None

@@ -11,7 +11,7 @@ import jax
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
-    """FLOPs of matrix products and convolutions, two a multiply-add; the rest is not counted.
+    """Counts the FLOPs of matrix products and convolutions, two a multiply-add, and nothing else.
 
     Args:
       args: arrays, or shapes of arrays: nothing is computed.
@@ -38,7 +38,7 @@ def _of_equation(equation: Any) -> int:
 
 
 def _repeats(name: str, params: dict[str, Any]) -> int:
-    """How often what is inside an equation is done."""
+    """Returns how often the inside of an equation runs."""
     if name == "scan":
         return params["length"]
     if name == "shard_map":  # once on every device
@@ -49,7 +49,7 @@ def _repeats(name: str, params: dict[str, Any]) -> int:
 
 
 def _of_convolution(equation: Any) -> int:
-    """Each output value sees the whole kernel, but for the zeros put between dilated inputs."""
+    """Counts, for each output value, the whole kernel, without the zeros between dilated inputs."""
     out = equation.outvars[0].aval
     params, kernel = equation.params, equation.invars[1].aval.shape
     spec = params["dimension_numbers"].rhs_spec  # (out, in, spatial …)

@@ -25,7 +25,7 @@ EXHAUSTED = "RESOURCE_EXHAUSTED"  # how XLA begins what it says of memory
 
 
 def parse_size(text: str) -> int:
-    """Bytes from 24GB, 24GiB, 24G or 24e9.
+    """Returns the bytes of 24GB, 24GiB, 24G or 24e9.
 
     Raises:
       UserError: it is no such size, or zero.
@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(size: int | float) -> str:
-    """A number of bytes in the decimal unit that suits it."""
+    """Returns a number of bytes as text, in a fitting decimal unit."""
     if size == math.inf:
         return "more than there is"
     for unit in ("B", "kB", "MB"):
@@ -49,7 +49,7 @@ def show_size(size: int | float) -> str:
 
 
 def device_memory(device: Any) -> int | None:
-    """Bytes that a local device has for the arrays of a program; None where nobody knows.
+    """Returns the bytes that a local device has for a program's arrays; None if unknown.
 
     A CPU's devices share what the machine has left.
     """
@@ -60,7 +60,7 @@ def device_memory(device: Any) -> int | None:
 
 
 def available(path: pathlib.Path = pathlib.Path("/proc/meminfo")) -> int | None:
-    """Bytes of main memory that programs can still take; None where the system does not say."""
+    """Returns the bytes of main memory that are still free; None if unknown."""
     try:
         found = re.search(r"MemAvailable:\s+(\d+) kB", path.read_text())
     except OSError:
@@ -69,7 +69,7 @@ def available(path: pathlib.Path = pathlib.Path("/proc/meminfo")) -> int | None:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes of the leaves (arrays, or shapes with a sharding) on each device."""
+    """Returns the bytes of the leaves (arrays, or shapes with a sharding) on each device."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -78,7 +78,7 @@ def bytes_per_device(tree: Any) -> int:
 
 @contextlib.contextmanager
 def explained(advice: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Within it a want of memory is a UserError.
+    """Converts out-of-memory errors of the block into a UserError with advice.
 
     Args:
       advice: returns the flags that would make it smaller.

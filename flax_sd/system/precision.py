@@ -9,7 +9,7 @@ AMPERE = 8.0  # compute capability of NVIDIA's first GPUs with bfloat16
 
 
 def resolve_dtype(name: str) -> str:
-    """The dtype that is named; "auto" is what the devices do well.
+    """Returns the dtype of that name; for "auto" the one that suits the devices.
 
     float32 on a CPU, float16 on a GPU without bfloat16 (T4, V100), bfloat16 elsewhere.
     """
@@ -24,12 +24,12 @@ def resolve_dtype(name: str) -> str:
 
 
 def scales_loss(name: str) -> bool:
-    """Whether training in the dtype that is named scales the loss, as float16 needs."""
+    """Tells whether training in that dtype scales the loss, as float16 needs."""
     return resolve_dtype(name) == "float16"
 
 
 def compute_capability(device: Any) -> float | None:
-    """NVIDIA's number for what a GPU can do, as 8.0; None where a device has no such number.
+    """Returns NVIDIA's compute capability, such as 8.0; None for other devices.
 
     AMD's GPUs name their architecture in its place (gfx90a), CPUs and TPUs have nothing.
     """

@@ -24,18 +24,18 @@ class Progress:
         self._stage_start = time.monotonic()
 
     def stage(self, name: str, detail: str = "") -> None:
-        """Says that a stage is done, and how long it took since the one before."""
+        """Prints that a stage is done, and its duration."""
         now = time.monotonic()
         took, self._stage_start = now - self._stage_start, now
         self.say(f"{took:7.1f} s  {name}" + (f": {detail}" if detail else ""))
 
     def say(self, line: str) -> None:
-        """Prints a line as it is, above the bar if there is one."""
+        """Prints a line unchanged, above the bar if there is one."""
         shown = terminal.escaped(line)
         self.console.print(shown, markup=False, highlight=False, soft_wrap=True)
 
     def table(self, rows: Sequence[Sequence[str]], side: str = ">") -> None:
-        """Prints columns as wide as they must be: the first to the left, the others to a side."""
+        """Prints columns: the first aligned left, the others to a given side."""
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         sides = ["<", *side * (len(widths) - 1)]
         for row in rows:
@@ -45,7 +45,7 @@ class Progress:
     def loop(
         self, total: int, done: int = 0, name: str = "", *, interval: float = INTERVAL
     ) -> "Display":
-        """The display of what a command is for; its first update and its last are always shown.
+        """Returns the display of a command's main loop; always shows its first and last update.
 
         Args:
           done: what was done before, if it resumes.
@@ -55,12 +55,13 @@ class Progress:
         return Display(self, name, total, done, interval, aside=False)
 
     def count(self, total: int, name: str, *, interval: float = INTERVAL) -> "Display":
-        """The display of work beside that, as "encoding pictures"; nothing stays if it is short."""
+        """Returns a display for other work, such as "encoding images"; removed if the work is
+        short."""
         return Display(self, name, total, 0, interval, aside=True)
 
 
 class Display:
-    """How much is done: a bar on a terminal while the `with` block runs, else lines now and then.
+    """A progress display: a bar on a terminal while the `with` block runs, else lines now and then.
 
     Attributes:
       done: how many things are.
@@ -93,7 +94,7 @@ class Display:
             self._bar.stop()
 
     def compiling(self, what: str) -> None:
-        """Says what is compiled before the next update, which can take minutes."""
+        """Prints what is compiled before the next update, which can take minutes."""
         text = f"compiling {what}"
         if self._live:
             self._bar.update(self._task, description=self._text(text), refresh=True)
@@ -101,7 +102,7 @@ class Display:
             self._progress.say(text)
 
     def update(self, done: int, *columns: str) -> None:
-        """Shows how many are done, what else is to be said, and the time left."""
+        """Shows how many are done, other figures, and the time left."""
         self.done, now = done, time.monotonic()
         text = self._text(*columns, f"{self._left()} left")
         self._since = self._since or (done, now)
@@ -113,7 +114,8 @@ class Display:
             self._progress.say(text)
 
     def rate(self, done: int) -> float:
-        """Returns how many a second; of a loop's first update only while there is no other."""
+        """Returns the number per second; uses a loop's first update only while there is no
+        other."""
         before, since = self._since or self._start
         return (done - before) / max(time.monotonic() - since, 1e-9)
 

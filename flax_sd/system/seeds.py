@@ -11,7 +11,7 @@ MOST = 2**32  # what JAX's keys tell apart
 
 
 def drawn() -> int:
-    """A new seed, the same in every process, which call it together."""
+    """Returns a random seed, the same in every process; all of them must call it."""
     seed = secrets.randbelow(MOST)
     if jax.process_count() > 1:
         seed = int(multihost_utils.broadcast_one_to_all(np.asarray(seed, np.uint32)))

@@ -46,14 +46,14 @@ def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mes
 
 
 def mesh_of(array: jax.Array) -> Mesh:
-    """The mesh that an array is divided over; that of its one device if it is not."""
+    """Returns the mesh of an array's sharding; that of its one device if it is not divided."""
     if isinstance(array.sharding, NamedSharding) and isinstance(array.sharding.mesh, Mesh):
         return array.sharding.mesh
     return make_mesh(1, 1, list(array.devices()))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding that puts a whole copy on every device."""
+    """Returns the sharding that puts a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -63,7 +63,7 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def put(leaf: jax.Array | np.ndarray | float, sharding: NamedSharding) -> jax.Array:
-    """A copy of a leaf that every process holds alike, under a sharding.
+    """Returns a copy, under a sharding, of a leaf that is equal in every process.
 
     It goes through a host copy of its own: `jax.device_put` may share the source's memory, and
     donating its result would delete the source (even with `may_alias=False`).
@@ -76,7 +76,7 @@ def put(leaf: jax.Array | np.ndarray | float, sharding: NamedSharding) -> jax.Ar
 
 
 def fsdp_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Divides the largest axis that "fsdp" divides; small leaves and odd ones are replicated."""
+    """Divides the largest axis that "fsdp" divides; small leaves and others are replicated."""
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or not axes or math.prod(shape) < SMALL:
@@ -99,7 +99,7 @@ def shard_frozen(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def process_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
-    """The rows of a global batch that this process's devices hold, in order.
+    """Returns the rows of a global batch that this process's devices hold, in order.
 
     Raises:
       UserError: the batch cannot be divided over the devices.
@@ -116,7 +116,8 @@ def process_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " rows"]:
 
 
 def shard_batch(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Global arrays from the rows that each process holds (`process_rows`), divided by row."""
+    """Builds global arrays from the rows that each process holds (`process_rows`), divided by
+    row."""
     sharding = NamedSharding(mesh, BATCH)
     return jax.tree.map(
         lambda local: jax.make_array_from_process_local_data(sharding, np.asarray(local)), tree

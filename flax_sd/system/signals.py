@@ -17,7 +17,7 @@ NAMES = {
 
 
 class StopRequest:
-    """While it is entered, SIGTERM, SIGHUP and Ctrl-C (SIGINT) set `reason` and do nothing else.
+    """A block in which SIGTERM, SIGHUP and Ctrl-C (SIGINT) only set `reason`.
 
     While `at_once` says why that loses nothing, they end the process instead, with that sentence.
     A thread does it: a handler in Python waits for the end of a long compilation, and those who
@@ -60,7 +60,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _watch(self, reader: int) -> None:
-        """Reads the numbers of signals, which the interpreter writes however busy it is."""
+        """Reads the signal numbers, which the interpreter writes even while it is busy."""
         with open(reader, "rb", buffering=0) as numbers:
             while number := numbers.read(1):
                 if self.at_once and number[0] in NAMES:
@@ -78,7 +78,7 @@ class StopRequest:
 
 
 def _tell(words: bytes) -> None:
-    """Writes to standard error, where that is possible.
+    """Writes to standard error, if possible.
 
     print may not be entered twice, and a signal can come within it.
     """

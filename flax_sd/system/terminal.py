@@ -16,7 +16,7 @@ _ESCAPES |= {n: f"\\u{n:04x}" for n in _DIRECTIONS}
 
 
 def escaped(text: str) -> str:
-    """The text without characters that a terminal obeys, as names of files may hold them."""
+    """Escapes the control characters of a text, such as a file name, that a terminal would obey."""
     return text.translate(_ESCAPES)
 
 
@@ -31,7 +31,7 @@ def complain(text: str) -> None:
 
 
 class Formatter(logging.Formatter):
-    """Writes records of a logger without what a terminal obeys."""
+    """Formats log records without a terminal's control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return escaped(super().format(record))
@@ -47,18 +47,18 @@ class Enduring:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes with ? for letters that the stream's encoding lacks."""
+        """Writes with ? for characters that the stream's encoding lacks."""
         encoding = self._stream.encoding or "utf-8"
         text = text.encode(encoding, "replace").decode(encoding, "replace")
         self._attempt(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Passes on what is held back."""
+        """Flushes the buffer."""
         self._attempt(self._stream.flush)
 
     def settle(self) -> None:
-        """Flushes for the last time; Python's own flush at its end is then no failure either."""
+        """Flushes for the last time, so that Python's own flush at the end cannot fail."""
         try:
             self._stream.flush()
         except (OSError, ValueError):
@@ -74,7 +74,7 @@ class Enduring:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Lets everything that is written to the stream's file, by libraries too, go nowhere."""
+        """Discards all further output to the stream's file, including that of libraries."""
         with contextlib.suppress(OSError, ValueError):
             number, nowhere = self._stream.fileno(), os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
@@ -83,7 +83,8 @@ class Enduring:
 
 @contextlib.contextmanager
 def enduring() -> Iterator[None]:
-    """Makes standard output and error such streams, and opens those that are closed to nothing."""
+    """Replaces standard output and error by `Enduring` streams; a closed one is opened to
+    nothing."""
     _open_standard_files()
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
@@ -102,7 +103,8 @@ def enduring() -> Iterator[None]:
 
 
 def _open_standard_files() -> None:
-    """Else the next file that is opened, as a checkpoint, would be what libraries print into."""
+    """Opens closed standard files: else a checkpoint could get their number, and what libraries
+    print."""
     for number in range(3):
         try:
             os.fstat(number)

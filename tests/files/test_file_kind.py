@@ -28,7 +28,7 @@ def archive(name):
 
 FILES = {
     "a pointer of Git LFS to a file of 3438167534 bytes: run `git lfs pull`": POINTER,
-    "a web page, as a site gives that wants a login: download it again; .* token": PAGE,
+    "a web page, perhaps for a login: download it again; .* token": PAGE,
     "a web page": b"\xef\xbb\xbf<html lang=en>",
     r"JSON and no tensors; it says .*Repository not found.*: download it again": (
         b'{"error":"Repository not found"}'

@@ -33,13 +33,13 @@ def test_keys_know_their_lines():
     [
         (
             "train: {steps: 1}\nseed: 1\ntrain: {}",
-            "train is there twice, in lines 1 and 3: leave one",
+            "train occurs twice, in lines 1 and 3: leave one",
         ),
-        ("a: {b: {c: 1,\n c: 2}}", "^c is there twice, in lines 1 and 2: leave one$"),
-        ("a: [{b: 1, b: 2}]", "b is there twice, in lines 1 and 1"),
-        ("a: 1\n'a': 2", "a is there twice"),
-        ("a: 1\na: 2\nb: 1\nb: 2", "a is there twice.*; b is there twice, in lines 3 and 4"),
-        ("a: {<<: {b: 1, b: 2}}", "b is there twice"),
+        ("a: {b: {c: 1,\n c: 2}}", "^c occurs twice, in lines 1 and 2: leave one$"),
+        ("a: [{b: 1, b: 2}]", "b occurs twice, in lines 1 and 1"),
+        ("a: 1\n'a': 2", "a occurs twice"),
+        ("a: 1\na: 2\nb: 1\nb: 2", "a occurs twice.*; b occurs twice, in lines 3 and 4"),
+        ("a: {<<: {b: 1, b: 2}}", "b occurs twice"),
     ],
 )
 def test_a_key_that_is_there_twice(text, message):

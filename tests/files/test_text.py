@@ -45,6 +45,6 @@ def test_ends_of_lines():
 
 
 def test_objects_that_json_reads_and_nobody_means():
-    assert parse_object('{"a": {"b": 1, "b": 2}}') == "the key 'b' is there twice: keep one"
+    assert parse_object('{"a": {"b": 1, "b": 2}}') == "the key 'b' occurs twice: keep one"
     assert isinstance(parse_object("[" * 100_000), str)
     assert "4300" in parse_object('{"a": %s}' % ("1" * 5000))

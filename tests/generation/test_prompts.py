@@ -115,7 +115,7 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         "line 7: Expecting ',' delimiter at column 15",
         "line 8: a JSON str, not an object",
         "line 9: prompt holds half a surrogate pair, which is no character",
-        "line 10: the key 'prompt' is there twice: keep one",
+        "line 10: the key 'prompt' occurs twice: keep one",
     ]
     assert lines[1:-1] == expected
     assert lines[-1].startswith("line 11: there is no key colour: keys are negative_prompt, seed")
