@@ -16,7 +16,8 @@ Rows = np.ndarray | jax.Array | jax.ShapeDtypeStruct  # [n, d]; the latter in an
 def attach(
     text_encoder: CLIPTextModel, tokenizer: Tokenizer, tokens: Mapping[str, Rows]
 ) -> Tokenizer:
-    """Gives the text encoder these tokens, in place of any before; returns what finds them in text.
+    """Gives the text encoder these tokens, replacing earlier ones; returns a function that finds
+    them in text.
 
     A token of n vectors is n placeholders, as in diffusers: `<cat>`, `<cat>_1`, `<cat>_2`.
 
@@ -38,7 +39,7 @@ def attach(
 
 
 def placeholders(token: str, count: int) -> list[str]:
-    """What a token of so many vectors is made of."""
+    """Returns the placeholder characters of a token with that many vectors."""
     return [token, *(f"{token}_{i}" for i in range(1, count))]
 
 
@@ -47,7 +48,7 @@ def _check_free(tokenizer: Tokenizer, names: list[str]) -> None:
     known = [name for name in names if tokenizer.knows(name)]
     twice = [name for i, name in enumerate(names) if lower.index(name.lower()) != i]
     problems = [f"{name!r} is in the vocabulary already" for name in known]
-    problems += [f"{name!r} is there already (case does not count)" for name in twice]
+    problems += [f"{name!r} exists already (case does not count)" for name in twice]
     problems += ["a token must have a letter or sign" for name in names if not name.strip()]
     if problems:
         raise UserError(f"new tokens: {'; '.join(problems)}: take others, such as <my-cat>")
@@ -64,7 +65,7 @@ class AttachedTokens:
     """The new tokens of a pipeline, by name."""
 
     def __init__(self, tokenizer: Tokenizer):
-        """Begins with none; the tokenizer is the checkpoint's own."""
+        """Begins without tokens; the tokenizer is the checkpoint's own."""
         self._plain, self._vectors = tokenizer, dict[str, np.ndarray]()
 
     def add(self, text_encoder: CLIPTextModel, token: str, vectors: np.ndarray) -> Tokenizer:
@@ -75,14 +76,14 @@ class AttachedTokens:
         """
         if token in self._vectors:
             raise UserError(
-                f"an embedding called {token!r} is there already; remove it or name this one"
+                f"an embedding called {token!r} exists already; remove it or name this one"
             )
         tokenizer = attach(text_encoder, self._plain, {**self._vectors, token: vectors})
         self._vectors[token] = vectors
         return tokenizer
 
     def remove(self, text_encoder: CLIPTextModel, token: str) -> Tokenizer:
-        """Takes a token out; returns the tokenizer without it.
+        """Removes a token; returns the tokenizer without it.
 
         Raises:
           UserError: there is none of that name.

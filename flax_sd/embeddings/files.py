@@ -33,7 +33,7 @@ class Embedding(NamedTuple):
 
 
 def locate(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The file: the path, or the one of the usual name in a folder.
+    """Returns the embedding file: the path itself, or a file of the usual name in a folder.
 
     Raises:
       UserError: it is no path, a folder that has none, or a pickle.
@@ -57,12 +57,12 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def is_embedding(file: TensorFile) -> bool:
-    """Whether it holds one tensor, [d] or [n, d], as embedding files do."""
+    """Tells whether a file holds one tensor, [d] or [n, d], as embedding files do."""
     return len(file) == 1 and len(file.shape(next(iter(file)))) in (1, 2)
 
 
 def family(width: int) -> str:
-    """The models whose text encoder is that wide, in words."""
+    """Names the models whose text encoder has that width."""
     return _FAMILIES.get(width, "another model")
 
 
@@ -112,7 +112,8 @@ def write(
     key: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes {token: [n, d]}, which diffusers, A1111 and ComfyUI read; equal ones, equal bytes.
+    """Writes {token: [n, d]}, which diffusers, A1111 and ComfyUI read; equal inputs give equal
+    bytes.
 
     Args:
       key: in place of the token.
@@ -127,5 +128,5 @@ def write(
 
 
 def embedding_hash(path: pathlib.Path) -> str:
-    """What web UIs know an embedding by: SHA-256 of the file, 12 digits."""
+    """Returns the hash of an embedding in web UIs: SHA-256 of the file, 12 digits."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

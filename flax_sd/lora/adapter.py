@@ -28,25 +28,25 @@ class Adapter(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """What `up @ down` is multiplied by at strength 1."""
+        """The factor of `up @ down` at strength 1."""
         return self.alpha / self.rank
 
     def with_alpha(self, alpha: float | int) -> "Adapter":
-        """The same update under another alpha, for which `up` makes up."""
+        """Returns the same update under another alpha, with `up` scaled to match."""
         if alpha == self.alpha:
             return self
         up = np.asarray(self.up, np.float32) * np.float32(self.alpha / alpha)
         return self._replace(up=up, alpha=alpha)
 
     def delta(self) -> np.ndarray:
-        """ΔW in float32, shaped as torch's weight: [out, in] or [out, in, h, w]."""
+        """Returns ΔW in float32, shaped like torch's weight: [out, in] or [out, in, h, w]."""
         down = np.asarray(self.down, np.float32)
         up = np.asarray(self.up, np.float32).reshape(len(self.up), self.rank)
         flat = self.scale * (up @ down.reshape(self.rank, -1))
         return flat.reshape(len(up), *down.shape[1:]).astype(np.float32)
 
     def norm(self) -> float:
-        """Returns ‖ΔW‖ (Frobenius), without the product."""
+        """Returns ‖ΔW‖ (Frobenius), without computing ΔW."""
         down, up = (array.astype(np.float64) for array in (self.down, self.up))
         down, up = down.reshape(self.rank, -1), up.reshape(-1, self.rank)
         with np.errstate(invalid="ignore", over="ignore"):  # of numbers that are not finite
@@ -59,7 +59,8 @@ LoRAFile = dict[str, dict[str, Adapter]]
 
 
 def alpha_of(scale: np.float32, rank: int) -> float:
-    """The alpha behind a float32 `alpha / rank`: the round number that divides to it, if one does.
+    """Returns the alpha behind a float32 `alpha / rank`: the round number with that quotient, if
+    any.
 
     scale · rank alone gives 0.49999997 for alpha 0.5 at rank 41.
     """

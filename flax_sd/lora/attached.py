@@ -14,7 +14,7 @@ COMPONENTS = ("unet", "text_encoder")
 
 
 class AttachedLoRAs:
-    """Adds files to networks, and takes them out again by the name that they were given."""
+    """Adds LoRA files to networks, and removes them by the name that they were given."""
 
     def __init__(self):
         self._parts: dict[str, tuple[str, list[str]]] = {}  # name -> its slot, its components
@@ -37,7 +37,7 @@ class AttachedLoRAs:
         """
         name = name or self._free(named(path).stem)
         if name in self._parts:
-            raise UserError(f"a LoRA called {name!r} is there already; remove it or name this one")
+            raise UserError(f"a LoRA called {name!r} exists already; remove it or name this one")
         file = read(path, {component: networks[component] for component in COMPONENTS})
         taken = {slot for slot, _ in self._parts.values()}
         # Under the first free number instead of its name: a name would be part of the program.

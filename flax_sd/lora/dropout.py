@@ -12,7 +12,7 @@ from flax_sd.lora.targets import injected
 
 
 def drop(model: nnx.Module, rates: Rates, keys: Key[Array, " b"]) -> None:
-    """Lets every LoRA of a network that was merged for one pass leave out parts of itself.
+    """Applies dropout to every LoRA of a network that was merged for one pass.
 
     What a row loses depends on its own key and the layer's path alone, so that parts of a batch
     and devices see what the whole batch does.

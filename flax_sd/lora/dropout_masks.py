@@ -10,11 +10,11 @@ from jaxtyping import Array, Bool, Float, Key
 
 
 class Rates(NamedTuple):
-    """Chances of being left out, as sd-scripts' `networks/lora.py` has them.
+    """Dropout probabilities, as in sd-scripts' `networks/lora.py`.
 
     Attributes:
       neuron: of each number between down and up; the others are divided by 1 - neuron.
-      rank: of each column of the pair, at all positions of a picture; the others likewise.
+      rank: of each column of the pair, at all positions of an image; the others likewise.
       module: of the whole update of a layer; nothing is divided.
     """
 
@@ -24,11 +24,11 @@ class Rates(NamedTuple):
 
 
 class Drawn(nnx.Variable):
-    """What was drawn for each row of the batch: a key, or what is kept."""
+    """The random numbers of each row of the batch: a key, or what is kept."""
 
 
 class Masks(nnx.Module):
-    """Stands in a LoRA while a network that was merged for one pass is called.
+    """The dropout of a LoRA while a network that was merged for one pass is called.
 
     Attributes:
       keys: [b], from which the numbers are drawn whose places are not known before the call.
@@ -43,14 +43,14 @@ class Masks(nnx.Module):
         columns: Bool[Array, "b r"] | None,
         whole: Bool[Array, " b"] | None,
     ):
-        """A None where the rate is 0."""
+        """Holds the masks of one layer; None where the rate is 0."""
         self.neuron, self.rank, _ = rates
         self.keys, self.columns, self.whole = (
             nnx.data(None if each is None else Drawn(each)) for each in (keys, columns, whole)
         )
 
     def between(self, low: Float[Array, "b *n r"]) -> Float[Array, "b *n r"]:
-        """What goes from down to up, without what is left out of it."""
+        """Returns the input of `up`: the output of `down` after dropout."""
         if self.keys is not None:
             kept = _kept(self.keys[...], self.neuron, low.shape[1:])
             low = jnp.where(kept, low / (1 - self.neuron), 0)
@@ -60,14 +60,14 @@ class Masks(nnx.Module):
         return low
 
     def update(self, change: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
-        """What the LoRA adds, in the rows that are not left out."""
+        """Returns the update of the LoRA, zero in the dropped rows."""
         if self.whole is None:
             return change
         return jnp.where(_over_places(self.whole[...][:, None], change.ndim), change, 0)
 
 
 def draw_masks(rates: Rates, keys: Key[Array, "l b"], rank: int) -> list[Masks]:
-    """The masks of every layer, drawn together: one draw a layer takes twice as long to compile.
+    """Draws the masks of every layer together: a draw for each layer compiles twice as long.
 
     Args:
       keys: of each layer and row.
@@ -84,22 +84,22 @@ def draw_masks(rates: Rates, keys: Key[Array, "l b"], rank: int) -> list[Masks]:
 
 
 def _folded(keys: Key[Array, "l b"], number: int) -> Key[Array, "l b"]:
-    """Keys of a purpose of their own."""
+    """Folds a constant for one purpose into the keys."""
     return _each(lambda key: jax.random.fold_in(key, number), keys)
 
 
 def _kept(keys: Key[Array, "*b"], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
-    """Whether each number of an array of that shape is kept, for each key."""
+    """Draws, for each key, which numbers of an array of that shape are kept."""
     return _each(lambda key: jax.random.bernoulli(key, 1 - rate, shape), keys)
 
 
 def _each(function: Callable[[jax.Array], jax.Array], keys: jax.Array) -> jax.Array:
-    """The function of every key, axis by axis so that a batch over devices stays divided."""
+    """Maps the function over the keys, axis by axis, so that a batch over devices stays divided."""
     for _ in keys.shape:
         function = jax.vmap(function)
     return function(keys)
 
 
 def _over_places(kept: Bool[Array, "b r"], ndim: int) -> Bool[Array, "..."]:
-    """[b, r] to [b, 1, …, 1, r]."""
+    """Reshapes [b, r] to [b, 1, …, 1, r]."""
     return kept.reshape(len(kept), *(1,) * (ndim - 2), -1)

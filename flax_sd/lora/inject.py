@@ -39,7 +39,7 @@ def inject(
     rank_stabilised: bool = False,
     dora: bool = False,
 ) -> list[str]:
-    """Puts a fresh LoRA, to be trained, into the layers that `targets` picks; returns the paths.
+    """Adds a new LoRA, to be trained, to the layers that `targets` picks; returns the paths.
 
     `up` starts at zero, so that nothing changes; `down` as in peft 0.21.2: "gaussian" is
     N(0, 1/rank²), "kaiming" U(±1/√fan_in). A layer's draw depends on the key and its own path
@@ -99,7 +99,7 @@ def _fresh(base: Layer, rank: int, scale: float, init: Init, key: jax.Array) -> 
 def attach(
     model: nnx.Module, adapters: Mapping[str, Adapter], strength: float | int, name: str = "default"
 ) -> None:
-    """Puts adapters (of a file) beside the layers they belong to, each with its own rank and alpha.
+    """Adds adapters (of a file) to their layers, each with its own rank and alpha.
 
     Raises:
       UserError: a path is not a layer of the model, a shape does not fit or the name is taken;
@@ -122,7 +122,7 @@ def attach(
 
 
 def misfits(base: Layer, adapter: Adapter) -> list[str]:
-    """What keeps an adapter from fitting a layer, in words; torch's layouts."""
+    """Returns why an adapter does not fit a layer; shapes are in torch's layouts."""
     *window, c_in, rank = down_shape(base, adapter.rank)
     want_down = (rank, c_in, *window)
     want_up = (base.out_features, rank, *(1 for _ in window))
@@ -142,19 +142,19 @@ def _from_torch(array: np.ndarray) -> jax.Array:
 
 
 def to_torch(array: np.ndarray) -> np.ndarray:
-    """A matrix of ours as the files have it."""
+    """Transposes a matrix to the layout of the files."""
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
 def _check_free(name: str, targets: Mapping[str, Slot]) -> None:
-    """An adapter's name is an attribute of an nnx.Dict, and given once."""
+    """Raises if an adapter's name is an attribute of an nnx.Dict, or is taken."""
     if not name or name.startswith("_") or hasattr(nnx.Dict, name):
         raise UserError(f"a LoRA cannot be called {name!r}: take letters, digits and dashes")
     taken = [
         p for p, s in targets.items() if isinstance(s.layer, LoRA) and name in s.layer.adapters
     ]
     if taken:
-        raise UserError(f"a LoRA called {name!r} is there already ({taken[0]}): take another name")
+        raise UserError(f"a LoRA called {name!r} exists already ({taken[0]}): choose another name")
 
 
 def _add(slot: Slot, name: str, weights: LoRAWeights) -> None:
@@ -166,7 +166,7 @@ def _add(slot: Slot, name: str, weights: LoRAWeights) -> None:
 
 
 def detach(model: nnx.Module, name: str = "default") -> None:
-    """Takes a LoRA out; a layer left without any is the very object that it was before.
+    """Removes a LoRA; a layer left without any is the same object as before.
 
     Raises:
       UserError: the model has no LoRA of that name.
@@ -184,7 +184,8 @@ def detach(model: nnx.Module, name: str = "default") -> None:
 
 
 def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, Adapter]:
-    """The adapters called `name`, as numpy arrays in torch's layout; alpha includes the strength.
+    """Returns the adapters called `name`, as numpy arrays in torch's layout; alpha includes the
+    strength.
 
     Raises:
       UserError: there are none.
@@ -209,7 +210,7 @@ def extract(model: nnx.Module | nnx.State, name: str = "default") -> dict[str, A
 
 
 def hold_in_int8(model: nnx.Module) -> None:
-    """Holds the kernel of every linear and convolution in 8 bits, with a LoRA around it or not."""
+    """Stores the kernel of every linear and convolution in 8 bits, with a LoRA around it or not."""
     for slot in slots(model).values():
         if isinstance(slot.layer, LoRA):
             slot.layer.base = in_int8(slot.base)

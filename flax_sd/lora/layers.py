@@ -18,7 +18,7 @@ class LoRAScale(nnx.Variable):
 
 
 class LoRAWeights(nnx.Module):
-    """One named update: down and up (trained, float32), and what their product is scaled by.
+    """One named update: down and up (trained, float32), and the scale of their product.
 
     Laid out as nnx lays out kernels: [in, rank] and [rank, out], or [h, w, in, rank] and
     [1, 1, rank, out]. A DoRA has a magnitude too (trained, float32), [out].
@@ -30,13 +30,13 @@ class LoRAWeights(nnx.Module):
         self.magnitude = nnx.data(None if magnitude is None else nnx.LoRAParam(magnitude))
 
     def delta(self) -> Float[Array, "*kernel"]:
-        """scale · down @ up in the shape of the layer's kernel, in float32."""
+        """Returns scale · down @ up in the shape of the layer's kernel, in float32."""
         down, up = self.down[...], self.up[...]
         product = jnp.matmul(down, up.reshape(up.shape[-2:]), precision=jax.lax.Precision.HIGHEST)
         return self.scale[...] * product
 
     def gain(self, kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
-        """m / ‖W + ΔW‖ of each output of a DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5).
+        """Returns m / ‖W + ΔW‖ of each output of a DoRA (Liu et al. 2024, arXiv 2402.09353, eq. 5).
 
         The norm is held constant in the gradient, as in §4.3 there and in peft.
         """
@@ -45,7 +45,7 @@ class LoRAWeights(nnx.Module):
         return self.magnitude[...] / output_norms(total)
 
     def change(self, kernel: Float[Array, "*in out"]) -> Float[Array, "*in out"]:
-        """What the kernel gains by the update, in float32."""
+        """Returns what the update adds to the kernel, in float32."""
         delta = self.delta()
         if self.magnitude is None:
             return delta
@@ -54,7 +54,7 @@ class LoRAWeights(nnx.Module):
 
 
 def output_norms(kernel: Float[Array, "*in out"]) -> Float[Array, " out"]:
-    """The norm of each output's weights."""
+    """Returns the norm of each output's weights."""
     return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=tuple(range(kernel.ndim - 1))))
 
 
@@ -74,22 +74,22 @@ class LoRA(nnx.Module):
 
     @property
     def kernel(self) -> Any:
-        """The base's, for whoever asks a layer for its dtype or shape."""
+        """The base layer's kernel, for code that asks a layer for its dtype or shape."""
         return self.base.kernel
 
     @property
     def bias(self) -> nnx.Param | None:
-        """The base's."""
+        """The base layer's bias."""
         return self.base.bias
 
     @property
     def in_features(self) -> int:
-        """The base's."""
+        """The base layer's inputs."""
         return self.base.in_features
 
     @property
     def out_features(self) -> int:
-        """The base's."""
+        """The base layer's outputs."""
         return self.base.out_features
 
     def __call__(self, x: Float[Array, "*b c_in"]) -> Float[Array, "*b2 c_out"]:
@@ -121,7 +121,7 @@ def _down(base: Layer, x: Float[Array, "*b c_in"], down: Array) -> Float[Array, 
 
 
 def _window(conv: nnx.Conv) -> tuple[list[int], list[tuple[int, int]]]:
-    """Strides and pads, of a convolution that spells them out."""
+    """Returns strides and pads of a convolution that lists them."""
     plain = conv.feature_group_count == 1 and conv.kernel_dilation in (1, (1, 1))
     strides, pads = conv.strides, conv.padding
     if not plain or isinstance(strides, int | None) or isinstance(pads, str | int):
@@ -130,7 +130,7 @@ def _window(conv: nnx.Conv) -> tuple[list[int], list[tuple[int, int]]]:
 
 
 def down_shape(base: Layer, rank: int) -> tuple[int, ...]:
-    """The shape of `down` for that layer: its kernel's, with the rank in place of the outputs.
+    """Returns the shape of `down` for a layer: its kernel's, with the rank in place of the outputs.
 
     Raises:
       ValueError: it is a convolution that a LoRA cannot follow (grouped, dilated, "SAME").

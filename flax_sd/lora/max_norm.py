@@ -9,7 +9,8 @@ from flax_sd.lora.layers import LoRAScale
 
 
 def limit_norms(params: nnx.State, frozen: nnx.State, largest: float) -> nnx.State:
-    """The leaves of a network's LoRA, scaled so that no ‖alpha / rank · up @ down‖ is larger.
+    """Scales the leaves of a network's LoRA so that no ‖alpha / rank · up @ down‖ exceeds the
+    limit.
 
     The Frobenius norm; both halves of a pair take the root of what is missing, as in sd-scripts'
     `apply_max_norm_regularization` (networks/lora.py).
@@ -32,7 +33,7 @@ def limit_norms(params: nnx.State, frozen: nnx.State, largest: float) -> nnx.Sta
 
 
 def product_norm(down: Float[Array, "*in r"], up: Float[Array, "*one r out"]) -> Float[Array, ""]:
-    """‖down @ up‖ without the product: Σ (downᵀ down) ⊙ (up upᵀ) is its square."""
+    """Returns ‖down @ up‖ without the product: its square is Σ (downᵀ down) ⊙ (up upᵀ)."""
     down, up = down.reshape(-1, down.shape[-1]), up.reshape(up.shape[-2:])
     highest = jax.lax.Precision.HIGHEST
     inner, outer = (jnp.matmul(m.T, m, precision=highest) for m in (down, up.T))

@@ -24,7 +24,7 @@ PRESETS: dict[str, tuple[str, tuple[type, ...]]] = {
 
 
 class Slot(NamedTuple):
-    """Where a layer sits, so that it can be replaced."""
+    """The place of a layer in a network, so that it can be replaced."""
 
     parent: nnx.Module
     name: str
@@ -32,12 +32,12 @@ class Slot(NamedTuple):
 
     @property
     def base(self) -> Layer:
-        """The layer, without the LoRA around it if there is one."""
+        """The layer, without a LoRA around it."""
         return self.layer.base if isinstance(self.layer, LoRA) else self.layer
 
 
 def slots(model: nnx.Module) -> dict[str, Slot]:
-    """Every linear and convolution by its dotted path, which is its key in a checkpoint."""
+    """Returns every linear and convolution by its dotted path, which is its key in a checkpoint."""
     return dict(_walk(model, ""))
 
 
@@ -56,7 +56,7 @@ def injected(model: nnx.Module) -> list[tuple[str, Slot, LoRA]]:
 
 
 def match(model: nnx.Module, targets: str) -> list[str]:
-    """The dotted paths that a preset or a regular expression (matching in full) picks.
+    """Returns the dotted paths that a preset or a regular expression (matching in full) picks.
 
     Raises:
       UserError: the expression is broken or picks nothing.

@@ -81,7 +81,7 @@ def test_abstract_model_gets_abstract_leaves():
         ({"rank": 0}, "rank 0"),
         ({"alpha": float("nan")}, "alpha nan"),
         ({"name": "items"}, "cannot be called 'items'"),
-        ({"name": "default"}, "'default' is there already"),
+        ({"name": "default"}, "'default' exists already"),
     ],
 )
 def test_what_cannot_be_injected(change, said):

@@ -48,7 +48,7 @@ def test_a_lora_comes_and_goes(pairs, style):
     strong = sd.generate(PROMPTS, **given)
     assert sd.add_lora(style) == "style_2"  # U8: as another run's lora.safetensors
     sd.remove_lora("style_2")
-    with pytest.raises(UserError, match="a LoRA called 'style' is there already"):
+    with pytest.raises(UserError, match="a LoRA called 'style' exists already"):
         sd.add_lora(style, name="style")
     assert sd.add_lora(style, -1.0, name="its opposite") == "its opposite"
     assert_close(sd.generate(PROMPTS, **given), before, NETWORK)

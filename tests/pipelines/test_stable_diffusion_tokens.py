@@ -76,8 +76,8 @@ def test_refusals_leave_the_pipeline_as_it_was(pairs, files):
     for token, message in [
         ("cat", "'cat' is in the vocabulary already: take others, such as <my-cat>"),
         ("Cat", "'Cat' is in the vocabulary already"),
-        ("<cat>", "an embedding called '<cat>' is there already; remove it or name this one"),
-        ("<CAT>_2", "'<CAT>_2' is there already .case does not count."),
+        ("<cat>", "an embedding called '<cat>' exists already; remove it or name this one"),
+        ("<CAT>_2", "'<CAT>_2' exists already .case does not count."),
         (" ", "a token must have a letter or sign"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -23,7 +23,7 @@ FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SD
 
 
 def foreign_model(keys: Iterable[str]) -> str | None:
-    """Names the model that a file's keys tell, if it is neither Stable Diffusion 1.x nor 2.x."""
+    """Names the model that a file's keys show, if it is neither Stable Diffusion 1.x nor 2.x."""
     keys = list(keys)
     for pattern, model in _PATTERNS.items():
         if any(re.search(pattern, key) for key in keys):
@@ -32,7 +32,7 @@ def foreign_model(keys: Iterable[str]) -> str | None:
 
 
 def text_widths(inputs: Mapping[LayerRef, int]) -> tuple[int, int]:
-    """Returns the width of the text that a UNet attends to, and of the text encoder; 0 if not told.
+    """Returns the text widths of a UNet's cross-attention and of the text encoder; 0 if unknown.
 
     Args:
       inputs: the number of inputs of each layer.
@@ -45,6 +45,6 @@ def text_widths(inputs: Mapping[LayerRef, int]) -> tuple[int, int]:
 
 
 def family(width: int) -> str:
-    """Names the models whose cross-attention is that wide."""
+    """Names the models whose cross-attention has that width."""
     detail = f"cross-attention {width} wide"
     return f"{FAMILIES[width]} ({detail})" if width in FAMILIES else f"a model with {detail}"

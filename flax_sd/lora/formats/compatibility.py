@@ -23,7 +23,7 @@ _Tensor = tuple[str, str, LayerRef]  # key, part, layer
 
 
 class Support(NamedTuple):
-    """How much of a file a program loads.
+    """The extent to which a program loads a file.
 
     Attributes:
       not_loaded: keys that it leaves out, each with the reason.
@@ -35,7 +35,7 @@ class Support(NamedTuple):
 
 
 def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
-    """Returns how much of the file each program loads, by the program's name.
+    """Returns, by the program's name, how much of the file each loads.
 
     Args:
       sd2: it is for Stable Diffusion 2, whose text encoder A1111 holds in another shape.
@@ -56,7 +56,8 @@ def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
 
 
 def _diffusers(contents: LoRAContents, tensors: list[_Tensor]) -> dict[str, str]:
-    """Lists what `load_lora_weights` leaves out; it takes kohya's names if a file has no others."""
+    """Lists the keys that `load_lora_weights` ignores; it reads kohya's names if a file has no
+    others."""
     keys = [*contents.unknown, *(key for key, _, _ in tensors)]
     if all(re.match(r"lora_(unet|te[12]?)_", key) for key in keys):
         left_out = _overridden_alphas(contents)
@@ -72,7 +73,7 @@ def _diffusers(contents: LoRAContents, tensors: list[_Tensor]) -> dict[str, str]
 
 
 def _overridden_alphas(contents: LoRAContents) -> dict[str, str]:
-    """Lists alphas for which the network's commonest is taken: attention's, a text encoder's."""
+    """Lists alphas that are replaced by the network's commonest: attention's, a text encoder's."""
     stated = {ref: layer for ref, layer in contents.layers.items() if "alpha" in layer.keys}
     counts: Mapping[str, collections.Counter[float]] = collections.defaultdict(collections.Counter)
     for ref, layer in stated.items():
@@ -87,7 +88,7 @@ def _overridden_alphas(contents: LoRAContents) -> dict[str, str]:
 
 
 def _attention_without_output(contents: LoRAContents) -> dict[str, str]:
-    """Lists a text encoder's attention where no `to_out_lora` is, by which it is found."""
+    """Lists a text encoder's attention without a `to_out_lora`, by which it is found."""
     left_out = {}
     for component in ("text_encoder", "text_encoder_2"):
         own = {

@@ -47,7 +47,7 @@ class LoRAContents(NamedTuple):
 
     @property
     def is_dora(self) -> bool:
-        """Whether a layer has magnitudes."""
+        """Tells whether a layer has magnitudes."""
         return any("magnitude" in layer.keys for layer in self.layers.values())
 
     def inputs(self) -> dict[LayerRef, int]:
@@ -100,7 +100,7 @@ def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAConte
 def _by_layer(
     file: TensorFile, names: Mapping[str, LayerRef]
 ) -> tuple[dict[LayerRef, dict[str, str]], list[str], list[str]]:
-    """Returns keys by layer and part, those of no layer, and a line for each that is twice."""
+    """Returns keys by layer and part, keys of no layer, and a line for each duplicate."""
     groups: dict[LayerRef, dict[str, str]] = {}
     unknown, twice = [], []
     for key in sorted(file):
@@ -116,7 +116,7 @@ def _by_layer(
 
 
 def _misshaped(file: TensorFile, keys: dict[str, str]) -> str:
-    """Says what keeps a layer's tensors from being an update; empty if nothing does."""
+    """Returns why a layer's tensors are no update; empty if they are one."""
     missing = {"down", "up"} - keys.keys()
     if missing:
         return f"no {' or '.join(sorted(missing))} beside {min(keys.values())}"

@@ -16,7 +16,7 @@ Alphas = Callable[[str, str, int], float]  # (component, path, rank) -> alpha
 
 
 def is_folded(path: str | os.PathLike[str], lora: LoRAFile) -> bool:
-    """Tells whether the alphas of a file are not those that it was trained at.
+    """Tells whether a file's alphas differ from those that it was trained with.
 
     It has none, as our PEFT files, or one for all of several ranks, the largest of these, as
     `kohya.write` makes it.

@@ -19,7 +19,7 @@ class LayerRef(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One way to name a LoRA's tensors. A key is the name of a layer and an end that tells a part.
+    """One way to name a LoRA's tensors. A key is the name of a layer and an ending for a part.
 
     Attributes:
       titles: pattern of what its keys begin with -> its name as `flax-sd inspect` prints it.
@@ -33,7 +33,7 @@ class Format(NamedTuple):
 
 
 def spellings(path: str) -> Iterator[str]:
-    """Yields the dotted path as it was written over the years."""
+    """Yields the forms of a dotted path that programs have written over the years."""
     # transformers >= 5 has no `text_model.` in CLIPTextModel, so new files may lack it.
     for known in {path, path.removeprefix("text_model.")}:
         yield known
@@ -59,7 +59,7 @@ def flatten(lora: LoRAFile) -> dict[LayerRef, Adapter]:
 def with_alpha(
     adapter: Adapter, alpha: float | int, dtype: DTypeLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns down and up for that alpha, with the same product as before."""
+    """Returns down and up for another alpha, with the same product."""
     up = np.asarray(adapter.with_alpha(alpha).up, np.float32)
     with np.errstate(over="ignore"):  # check_finite names what a narrow dtype cannot hold
         return np.asarray(adapter.down).astype(dtype), up.astype(dtype)

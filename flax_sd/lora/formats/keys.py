@@ -21,7 +21,7 @@ _TITLES = {pattern: title for row in FORMATS for pattern, title in row.titles.it
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """Takes a key of any of the formats apart into what the file calls a layer, and its part.
+    """Splits a key of any format into the file's name for a layer, and the part.
 
     The part is "down", "up", "alpha" or, of a DoRA, "magnitude". None if the key has no such form.
     """

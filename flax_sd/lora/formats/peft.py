@@ -62,7 +62,7 @@ class PEFTConfig(NamedTuple):
 
     @property
     def is_rank_stabilised(self) -> bool:
-        """Whether the scale is alpha / √rank."""
+        """Tells whether the scale is alpha / √rank."""
         return any(value for key, value in self.options.items() if key.endswith("use_rslora"))
 
     def alpha(self, layer: LayerRef, rank: int) -> float:
@@ -89,7 +89,8 @@ class PEFTConfig(NamedTuple):
         return float(alpha) * (math.sqrt(rank) if options.get("use_rslora") else 1)
 
     def _of_component(self, component: str) -> dict[str, Any]:
-        """The options of that network: with its prefix stripped, or all if none has a prefix."""
+        """Returns the options of a network: with its prefix stripped, or all if none has a
+        prefix."""
         if not any(key.startswith(("unet.", "text_encoder")) for key in self.options):
             return self.options
         start, items = f"{component}.", self.options.items()

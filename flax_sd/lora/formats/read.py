@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None 
 
 
 def locate(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Finds the file: the path, or the one of a usual name in a folder.
+    """Returns the LoRA file: the path itself, or a file of a usual name in a folder.
 
     Raises:
       UserError: it is no path, a folder that has none, or a pickle.
@@ -90,7 +90,7 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, Slot]) -> None:
-    """Refuses a LoRA of another family of models, told by the widths of the text."""
+    """Raises UserError for a LoRA of another family of models, by the widths of the text."""
     cross, text = text_widths({ref: slot.base.in_features for ref, slot in table.items()})
     its_cross, its_text = text_widths(contents.inputs())
     this = f"this model is {family(cross)}" if cross else "this model is not"
@@ -107,7 +107,7 @@ def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, S
 def _fitted(
     adapter: Adapter, keys: Mapping[str, str], slot: Slot | None
 ) -> tuple[Adapter, list[str]]:
-    """Returns the update in the model's shapes, and what keeps it from fitting there."""
+    """Returns the update in the model's shapes, and why it does not fit."""
     if slot is None:
         return adapter, [f"no such layer: {key}" for key in keys.values()]
     down, up = (_shaped(array, slot.base) for array in (adapter.down, adapter.up))
@@ -126,7 +126,7 @@ def _shaped(array: np.ndarray, base: Layer) -> np.ndarray:
 
 
 def lora_hash(path: pathlib.Path) -> str:
-    """Returns what web UIs know a LoRA by: SHA-256 of what follows the file's header, 12 digits.
+    """Returns the hash of a LoRA in web UIs: SHA-256 of the file after its header, 12 digits.
 
     Args:
       path: the file, or a folder that holds it under one of its usual names.

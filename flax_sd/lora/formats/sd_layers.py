@@ -20,7 +20,7 @@ _KINDS = {  # the first whose pattern a path matches
 
 
 def kind(path: str) -> str:
-    """Says what a layer is for: attention, feed-forward, …"""
+    """Returns the kind of a layer: attention, feed-forward, …"""
     return next(name for name, pattern in _KINDS.items() if re.fullmatch(pattern, path))
 
 

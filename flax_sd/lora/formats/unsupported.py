@@ -26,7 +26,8 @@ _READ = "kohya's, PEFT's and diffusers' LoRA files are read"
 
 
 def unread_format(keys: Iterable[str]) -> tuple[str, str] | None:
-    """Names the kind of a LoRA that is not read here, and a key that tells; None if it is read."""
+    """Returns an unsupported kind of LoRA and a key that shows it; None if the kind is
+    supported."""
     keys = sorted(keys)
     for pattern, name in _UNREAD.items():
         for key in keys:
@@ -36,7 +37,7 @@ def unread_format(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def refuse_format(file: TensorFile) -> None:
-    """Refuses what is not a LoRA file, or one of a kind that is not read here.
+    """Raises UserError for a file that is not a LoRA, or one of an unsupported kind.
 
     Raises:
       UserError: with the name of the format.

@@ -13,7 +13,7 @@ from flax_sd.lora.targets import injected
 
 
 def bake(model: nnx.Module, rank: int) -> tuple[dict[str, Adapter], float]:
-    """The first singular vectors of each layer's W' - W (Eckart & Young 1936), by path.
+    """Returns, by path, the first singular vectors of each W' - W (Eckart & Young 1936).
 
     It is for DoRAs, which many programs do not read; a plain LoRA becomes one of another rank.
 
@@ -35,7 +35,7 @@ def bake(model: nnx.Module, rank: int) -> tuple[dict[str, Adapter], float]:
 
 
 def _change(layer: LoRA) -> np.ndarray:
-    """What all its adapters make of a layer's kernel, less the kernel."""
+    """Returns what all adapters add to a layer's kernel."""
     kernel = jnp.asarray(layer.kernel[...], jnp.float32)
     changes = [layer.adapters[name].change(kernel) for name in sorted(layer.adapters)]
     return np.asarray(sum(changes, start=jnp.zeros_like(kernel)))

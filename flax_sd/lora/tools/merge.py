@@ -7,7 +7,7 @@ from flax_sd.lora.targets import injected
 
 
 def merge(model: nnx.Module) -> None:
-    """Folds every LoRA into the weights beside it: W += scale · down @ up, summed in float32.
+    """Merges every LoRA into the layer's weights: W += scale · down @ up, summed in float32.
 
     A DoRA gives W' - W for the weights as they were, whatever else is folded in.
     """
