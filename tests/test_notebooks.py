@@ -55,6 +55,6 @@ def test_every_cell_runs(tmp_path, monkeypatch, compile_cache, parameters, name)
     data_report, report = (
         html.unescape(data["text/html"]) for data in shown if "srcdoc" in data.get("text/html", "")
     )
-    assert "6 pictures and 6 captions are used" in data_report
+    assert "6 images and 6 captions are used" in data_report
     assert "data:image/png;base64," in report and "samples/" not in report
     assert sum("image/png" in data for data in shown) == 2

@@ -1,4 +1,4 @@
-"""Captioned pictures, from wherever they lie to the batch of each step."""
+"""Captioned images, from their files or tables to the batch of each step."""
 
 from flax_sd.data.batches import Batch, Source, batches
 from flax_sd.data.buckets import alike

@@ -1,4 +1,4 @@
-"""The endless stream of batches: what step s sees is a function of (seed, s) alone."""
+"""The endless stream of batches: a pure function of (seed, step)."""
 
 import sys
 from collections.abc import Generator, Sequence
@@ -13,13 +13,13 @@ from flax_sd.config import DataConfig
 from flax_sd.data.images.image_file import Size
 from flax_sd.data.order import Order
 
-# Pixels of one picture or of many, or a tuple of what was made of them.
+# Pixels of one image or of many, or a tuple of what was made of them.
 Arrays = PyTree[Float32[np.ndarray, "..."]]
 
 
 @runtime_checkable  # as the shape-checked tests need
 class Source(Protocol):
-    """Captioned pictures by index, as pixels or as what was made of them."""
+    """Captioned images by index, as pixels or encoded."""
 
     cfg: DataConfig
     shapes: tuple[Size, ...]
@@ -29,32 +29,32 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture i."""
+        """Returns all captions of image i."""
         ...
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
-        """The caption that sample number `sample` draws for picture i."""
+        """Returns the caption that sample number `sample` draws for image i."""
         ...
 
     def load(self, i: int, *, seed: int, sample: int) -> Arrays:
-        """Picture i as sample number `sample` draws it."""
+        """Returns image i as sample number `sample` draws it."""
         ...
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
-        """The mask of picture i in [0, 1], cut as the picture; None without data.mask."""
+        """Returns the mask of image i in [0, 1], cropped like the image; None without data.mask."""
         ...
 
 
 class Batch(NamedTuple):
-    """The rows of one step (this process's share), all pictures of one shape.
+    """The rows of one step (this process's share), all images of one shape.
 
     Attributes:
       pictures: as the source loads them, stacked.
-      indices: of the pictures.
+      indices: of the images.
       samples: their numbers in the stream.
       weight: of each in the loss (see `Order`); None where all weigh 1.
       real: how many rows of the whole step, in all processes, are no copies.
-      shape: of the pictures.
+      shape: of the images.
       mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
@@ -99,7 +99,7 @@ class _Steps:
 
 
 def stack(rows: Sequence[Arrays]) -> Arrays:
-    """Returns the rows as one, each of their arrays with an axis more."""
+    """Stacks the rows: each array gets a new first axis."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *rows)
 
 
@@ -113,17 +113,17 @@ def batches(
     stride: int | None = None,
     rows: Int64[np.ndarray, " r"] | None = None,
 ) -> Generator[Batch, None, None]:
-    """Returns the batches from `start_step` on, decoded ahead by `data.workers` threads.
+    """Yields the batches from `start_step` on, decoded ahead by `data.workers` threads.
 
     Args:
-      batch_size: pictures a step over all processes.
+      batch_size: images a step over all processes.
       stop_step: the first that is not wanted; there is no end if None.
       stride: of the numbers of samples from one epoch to the next (see `Order`).
       rows: those of each step that this process's devices hold (`sharding.process_rows`); all if
         None.
 
     Raises:
-      UserError: later, from the iterator, a picture that could be read at the start cannot be any
+      UserError: later, from the iterator, an image that could be read at the start cannot be any
         more.
     """
     share = slice(None) if rows is None else rows

@@ -1,7 +1,7 @@
-"""The shapes that pictures are trained in: one square, or buckets of about its area.
+"""The shapes that images are trained at: one square, or buckets of about its area.
 
 Each shape is a program of its own for the compiler, so the list of them is closed, except where
-small pictures keep their size. Shapes and sizes are (width, height) in pixels.
+small images keep their size. Shapes and sizes are (width, height) in pixels.
 """
 
 import functools
@@ -16,7 +16,7 @@ ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)  # of OneTrainer's lib
 
 
 def fit(cfg: DataConfig, size: Size) -> Fit:
-    """Returns how a picture of that size comes to its shape.
+    """Returns the sizes to which an image is resized and cropped.
 
     Raises:
       BadPicture: it is too narrow, or too small to keep its size.
@@ -47,7 +47,7 @@ def shapes(cfg: DataConfig) -> tuple[Size, ...]:
 
 @functools.lru_cache
 def by_area(side: int, step: int) -> tuple[Size, ...]:
-    """At most 17 shapes, each aspect scaled to the square's area and rounded to the step."""
+    """Returns up to 17 shapes, each aspect scaled to the square's area and rounded to the step."""
 
     def rounded(length: float) -> int:
         return max(step, round(length / step) * step)
@@ -58,7 +58,8 @@ def by_area(side: int, step: int) -> tuple[Size, ...]:
 
 @functools.lru_cache
 def kohya(side: int, least: int, most: int, step: int) -> tuple[Size, ...]:
-    """Every width in steps with the largest height within the square's area, and the transposes.
+    """Returns each width in steps with the largest height within the square's area, and the
+    transposes.
 
     `make_bucket_resolutions` of sd-scripts' library/model_util.py.
     """
@@ -74,7 +75,7 @@ def kohya(side: int, least: int, most: int, step: int) -> tuple[Size, ...]:
 def own_size(size: Size, side: int, step: int) -> Fit:
     """Returns a fit that never enlarges: `bucket_no_upscale` of sd-scripts' BucketManager.
 
-    Only pictures of more than the square's area are made smaller; what is over a step is cut off.
+    Only images of more than the square's area are made smaller; what is over a step is cut off.
 
     Raises:
       BadPicture: a side is shorter than a step.
@@ -84,13 +85,14 @@ def own_size(size: Size, side: int, step: int) -> Fit:
     if not all(shape):
         raise image_file.BadPicture(
             f"{size[0]} x {size[1]} pixels: a side is shorter than the step of {step} at this "
-            "resolution (data.bucket_upscale enlarges small pictures)"
+            "resolution (data.bucket_upscale enlarges small images)"
         )
     return Fit(resized, shape)
 
 
 def _shrunk(size: Size, area: int, step: int) -> Size:
-    """The size of about that area with one side in whole steps, whichever changes the aspect less.
+    """Returns a size of about `area` with one side in whole steps, the side that changes the aspect
+    less.
 
     What the other side has over whole steps counts as changed.
     """
@@ -106,7 +108,7 @@ def _shrunk(size: Size, area: int, step: int) -> Size:
 
 
 def alike(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Returns the places of each key, such as a shape, in the order of their first."""
+    """Groups the indices of equal keys, such as shapes, in the order of their first."""
     groups: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
@@ -126,5 +128,5 @@ def _nearest(length: float) -> int:
 
 
 def _whole(length: float, step: int) -> int:
-    """The whole steps in a length that is rounded to pixels."""
+    """Rounds a length to pixels, then down to whole steps."""
     return _nearest(length) // step * step

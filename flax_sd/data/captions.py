@@ -1,4 +1,4 @@
-"""Captions as they are written in the files, and as each sample draws them."""
+"""Captions as they are in the files, and as each sample draws them."""
 
 import itertools
 import re
@@ -16,12 +16,13 @@ STREAM = [0, 0, 1, 0]
 
 
 def vary(cfg: DataConfig) -> bool:
-    """Says whether samples draw more captions than the files list."""
+    """Tells whether captions have a random part."""
     return cfg.shuffle_tags or cfg.tag_dropout > 0 or cfg.wildcards
 
 
 def plain(cfg: DataConfig, caption: str) -> str:
-    """Returns a caption in its template, all tags in order and each wildcard at its first."""
+    """Returns a caption in its template, with all tags in order and the first choice of each
+    wildcard."""
     shown = caption
     if cfg.wildcards:
         shown = WILDCARD.sub(lambda found: found[1].split("|")[0].strip(), shown)
@@ -31,7 +32,7 @@ def plain(cfg: DataConfig, caption: str) -> str:
 
 
 def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
-    """Returns a caption as sample number `sample` of the stream sees it."""
+    """Returns the random caption of sample number `sample` of the stream."""
     if not vary(cfg):
         return plain(cfg, caption)
     stream = np.random.Philox(key=[seed, sample], counter=STREAM)  # raw: alike in every NumPy
@@ -47,7 +48,7 @@ def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
 def drop_captions(
     captions: list[str], samples: Int64[np.ndarray, " b"], *, seed: int, share: float
 ) -> list[str]:
-    """Empties a share of the captions, drawn from (seed, sample number)."""
+    """Empties a random share of the captions, drawn from (seed, sample number)."""
     if not share:
         return captions
 
@@ -59,7 +60,7 @@ def drop_captions(
 
 
 def _finished(cfg: DataConfig, shown: str, *, written: str) -> str:
-    """What a caption has become, in the template unless nothing was written to begin with."""
+    """Puts a caption into the template, unless the file's caption was empty."""
     if cfg.group_separator and cfg.group_separator in shown:
         shown = _joined(cfg, shown.split(cfg.group_separator))
     return cfg.template.replace("{}", shown) if written else shown
@@ -75,7 +76,7 @@ def _divided(cfg: DataConfig, caption: str) -> bool:
 
 
 def _parts(cfg: DataConfig, caption: str) -> tuple[list[str], list[str], list[str]]:
-    """The tags that stay at the beginning, those that are free, and those that stay at the end.
+    """Splits the tags into those kept at the start, the free ones, and those kept at the end.
 
     In a caption that is divided, places without a tag are left out, as in sd-scripts.
     """
@@ -88,7 +89,7 @@ def _parts(cfg: DataConfig, caption: str) -> tuple[list[str], list[str], list[st
 
 
 def _varied(cfg: DataConfig, tags: list[str], stream: np.random.Philox) -> list[str]:
-    """The tags, some dropped and in a new order."""
+    """Drops some tags and shuffles the others."""
     if cfg.tag_dropout:
         share = cfg.tag_dropout * 2.0**64
         draws = stream.random_raw(len(tags))

@@ -1,4 +1,4 @@
-"""What the owner of captioned pictures should know of them before a run."""
+"""Findings about a data set, reported before a run."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,33 +7,33 @@ from typing import NamedTuple
 from flax_sd.data import masks
 from flax_sd.data.dataset import Pictures
 
-ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the picture
+ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the image
 
 # Each kind of finding, the worst first, with what it means and what helps.
 KINDS = {
     "left out": "cannot be used, and training goes on without it",
-    "in two sets": "trained on and held out: the held-out loss says too little about new pictures",
+    "in two sets": "trained on and held out: the held-out loss says too little about new images",
     "black mask": "has a mask that is black everywhere, which leaves nothing to learn",
-    "no mask": "has no mask and is learned from as a whole",
+    "no mask": "has no mask, so that the whole image is trained on",
     "duplicate": "shows the same as another, which then counts twice: remove one, or keep both "
     "if that is meant",
-    "empty caption": "teaches what no words mean; write a caption",
+    "empty caption": "is trained on without words, as guidance's empty prompt: write a caption",
     "long caption": "has more tokens than data.max_token_length: shorten it, or raise that, to 225 "
     "at most",
     "small": f"is enlarged {ENLARGED} times or more, and blurred by that: find a larger one",
     "cropped": f"loses {CROPPED:.0%} of its area or more to the shape that it is trained in",
-    "unknown orientation": "has a damaged note of how it is turned, and is used as it lies",
+    "unknown orientation": "has a damaged orientation tag, and is used as it is stored",
     "unknown colours": "has a colour profile that cannot be used: its colours are taken for sRGB",
     "guessed range": "does not say which of its numbers is white: see whether it looks right",
     "converted": "is converted to sRGB from the colours that its profile names",
     "turned": "is used upright, as its EXIF orientation says",
     "animated": "has several frames, of which the first is used",
-    "unused": "lies in the folder and is no part of the set",
+    "unused": "is in the folder but is not part of the set",
 }
 
 
 class Finding(NamedTuple):
-    """One thing about one file."""
+    """One remark about one file."""
 
     kind: str  # of KINDS
     name: str
@@ -61,7 +61,7 @@ def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Find
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
-    """Returns the findings in the order of KINDS, and as they were within each."""
+    """Sorts the findings by KINDS, keeping their order within each kind."""
     order = list(KINDS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 

@@ -1,4 +1,4 @@
-"""The opened set: every picture was read once, and those that could not be are named."""
+"""The opened data set: each image was read once, and each unreadable one is named."""
 
 import hashlib
 import json
@@ -26,11 +26,11 @@ BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 
 
 class Stopped(Exception):
-    """Nobody waits any more for pictures that are being opened."""
+    """The caller no longer needs the images that are being opened."""
 
 
 class Pictures:
-    """Captioned pictures by index.
+    """Captioned images by index.
 
     Attributes:
       seen: what the look at each before the run found.
@@ -70,45 +70,46 @@ class Pictures:
         return len(self._found)
 
     def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Pictures":
-        """Some of them, which need not be opened again, under other options of the same path."""
+        """Selects images, without opening them again, under other options for the same path."""
         found, seen = [self._found[i] for i in indices], [self.seen[i] for i in indices]
         return Pictures(cfg, found, seen, [], [], captioned=self.captioned)
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """All captions of picture i, each as it stands when nothing of it is drawn."""
+        """Returns all captions of image i, without anything random."""
         return tuple(captions.plain(self._wording(i), text) for text in self._found[i].captions)
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
-        """The caption that sample number `sample` draws for picture i."""
+        """Returns the caption that sample number `sample` draws for image i."""
         listed = self._found[i].captions
         chosen = listed[image_file.draw(seed, sample).caption % len(listed)]
         return captions.drawn(self._wording(i), chosen, seed=seed, sample=sample)
 
     def _wording(self, i: int) -> DataConfig:
-        """The options of captions; a trigger word is not for pictures of its class."""
+        """Returns the caption options; class images get no trigger word."""
         return self._wording_of_prior if self.prior[i] else self.cfg
 
     def load(self, i: int, *, seed: int, sample: int) -> Float[np.ndarray, "h w 3"]:
-        """Reads picture i, cropped and mirrored as sample number `sample` draws.
+        """Reads image i, cropped and mirrored as sample number `sample` draws.
 
         Raises:
-          UserError: the picture cannot be read any more.
+          UserError: the image cannot be read any more.
         """
         return self.cut(i, self.transform(i, image_file.draw(seed, sample)))
 
     def transform(self, i: int, draw: image_file.Draw) -> PixelTransform:
-        """Returns how the pixels of picture i are made for a sample that draws so."""
+        """Returns the transform of image i for these random numbers."""
         return transform_of(self.cfg, self.fits[i], draw)
 
     def transforms(self, i: int) -> list[PixelTransform]:
-        """Returns those that a sample may draw, if its place in the picture is not drawn."""
+        """Returns the transforms that a sample may draw, if its crop is not random."""
         flips = (self.transform(i, image_file.Draw(0, flip, 0, 0)) for flip in (0, 1))
         return list(dict.fromkeys(flips))
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
-        """The mask of picture i in [0, 1], cut and mirrored as the picture; None without data.mask.
+        """Returns the mask of image i in [0, 1], cropped and mirrored like the image; None without
+        data.mask.
 
-        It is 1 everywhere for a picture that has none.
+        It is 1 everywhere for an image that has none.
 
         Raises:
           UserError: it cannot be read any more.
@@ -116,7 +117,7 @@ class Pictures:
         return self.cut_mask(i, self.transform(i, image_file.draw(seed, sample)))
 
     def cut_mask(self, i: int, transform: PixelTransform) -> Float32[np.ndarray, "h w"] | None:
-        """Returns the same for a transform of the picture."""
+        """Returns the mask of image i under a given transform of the image."""
         if self.cfg.mask == "none":
             return None
         try:
@@ -127,27 +128,28 @@ class Pictures:
         return (transform.pixels(self._unchanged(i, mask or whole)) + 1) / 2
 
     def fingerprint(self) -> str:
-        """SHA-256 of all names, files, captions and masks as they lie there, 16 digits."""
+        """Returns the first 16 digits of the SHA-256 of all names, files, captions and masks."""
         return _sha256([*self.digests().items()])
 
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each picture's file, captions and mask by its name, 16 digits."""
-        by_name: dict[str, list[Any]] = {}  # a metadata file may name a picture several times
+        """Returns, by name, 16 digits of the SHA-256 of each image's file, captions and mask."""
+        by_name: dict[str, list[Any]] = {}  # a metadata file may name an image several times
         for record, seen in zip(self._found, self.seen, strict=True):
             made = [seen.digest, record.captions, seen.mask and seen.mask.digest]
             by_name.setdefault(record.name, []).append(made)
         return {name: _sha256(listed) for name, listed in by_name.items()}
 
     def cut(self, i: int, transform: PixelTransform) -> Float[np.ndarray, "h w 3"]:
-        """Reads picture i and makes its pixels.
+        """Reads image i and makes its pixels.
 
         Raises:
-          UserError: the picture cannot be read any more, or is another.
+          UserError: the image cannot be read any more, or is another.
         """
         return transform.pixels(self._unchanged(i, self._decoded(i, transform.background)))
 
     def _unchanged(self, i: int, picture: Image.Image) -> Image.Image:
-        """Picture i, or its mask, if it has the size that it had when the run began."""
+        """Returns image i, or its mask; raises UserError if its size changed since the run
+        began."""
         if picture.size != self.seen[i].size:
             then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
             raise UserError(
@@ -157,10 +159,10 @@ class Pictures:
         return picture
 
     def original(self, i: int) -> Image.Image:
-        """Reads picture i, upright and whole.
+        """Reads image i, upright and whole.
 
         Raises:
-          UserError: the picture cannot be read any more.
+          UserError: the image cannot be read any more.
         """
         return self._decoded(i, self.cfg.background)
 
@@ -173,7 +175,7 @@ class Pictures:
     def _changed(self, i: int, error: image_file.BadPicture) -> UserError:
         return UserError(
             f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
-            "put the file back, and the same command goes on"
+            "put the file back and run the same command again to resume"
         )
 
 
@@ -182,7 +184,7 @@ def _sha256(value: Any) -> str:
 
 
 def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
-    """Returns the repeats with as many of the prior pictures as there are of the others.
+    """Returns the repeats, balanced so that an epoch shows as many prior images as others.
 
     `DreamBoothDataset` of sd-scripts: each has its own until there are enough, and where there are
     not, one more by turns. Those past enough have none.
@@ -201,20 +203,20 @@ def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
 def open_pictures(
     cfg: DataConfig, *, captioned: bool = True, option: str = "data.path"
 ) -> Pictures:
-    """Finds the pictures of `cfg.path` and opens each once, so that none fails in mid-run.
+    """Finds the images of `cfg.path` and opens each once, so that none fails in mid-run.
 
     Args:
-      captioned: whether they need captions; otherwise every picture is taken, and no caption read.
+      captioned: whether they need captions; otherwise every image is taken, and no caption read.
       option: where the user named that path.
 
     Raises:
-      UserError: nothing usable is there, or with `on_bad: stop` a picture cannot be read.
+      UserError: nothing usable is there, or with `on_bad: stop` an image cannot be read.
     """
     try:
         ImageColor.getrgb(cfg.background)
     except ValueError as error:
         right = "a name like white, or #rrggbb"
-        raise UserError(f"data.background {cfg.background!r} is no colour: {right}") from error
+        raise UserError(f"data.background {cfg.background!r} is not a colour: {right}") from error
     listing = _all(cfg, cfg.caption_column if captioned else None, option)
     return open_listing(cfg, listing, captioned=captioned)
 
@@ -226,7 +228,7 @@ def open_listing(
     captioned: bool = True,
     stop: threading.Event | None = None,
 ) -> Pictures:
-    """Opens each picture of a listing once; with `data.stream` none need be good.
+    """Opens each image of a listing once; with `data.stream` all of them may be unusable.
 
     Args:
       stop: when to give up.
@@ -245,7 +247,7 @@ def open_listing(
     good = [(record, seen) for record, seen in pairs if isinstance(seen, Seen)]
     bad = listing.bad + [Bad(record.name, why) for record, why in pairs if isinstance(why, str)]
     if bad and (cfg.on_bad == "stop" or not (good or cfg.stream)):
-        header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} pictures cannot be used"
+        header = f"{cfg.path}: {len(bad)} of {len(bad) + len(good)} images cannot be used"
         way_out = " (data.on_bad=skip leaves them out)" if good else ""
         lines = [f"{name}: {reason}" for name, reason in bad]
         raise UserError(listed(f"{header}{way_out}:", lines))
@@ -255,7 +257,7 @@ def open_listing(
 
 
 def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
-    """Refuses data.mask where all of all pictures would be learned from."""
+    """Raises UserError if data.mask would hide nothing in any image."""
     if cfg.mask == "none" or any(each.mask and each.mask.share < 1 for each in seen):
         return
     right = {
@@ -263,25 +265,25 @@ def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
         "alpha": "is transparent anywhere",
     }
     raise UserError(
-        f"data.mask {cfg.mask} changes nothing: none of the {len(seen)} pictures of {cfg.path} "
+        f"data.mask {cfg.mask} changes nothing: none of the {len(seen)} images of {cfg.path} "
         f"{right[cfg.mask]}"
     )
 
 
 def _some(found: list[Record], count: int) -> list[Record]:
-    """So many of them, in their order; a set that grows keeps most of those chosen before."""
+    """Chooses `count` records, in their order; a set that grows keeps most earlier choices."""
     chosen = sorted(found, key=lambda r: hashlib.sha256(r.name.encode()).digest())[:count]
     names = {record.name for record in chosen}
     return [record for record in found if record.name in names]
 
 
 def _all(cfg: DataConfig, caption_column: str | None, option: str) -> Listing:
-    """What lies at path and elsewhere; records of other folders bear the folder's name."""
+    """Lists data.path and the other folders; records of these carry the folder in their name."""
     listing = _times(_list(cfg, caption_column, cfg.path, option), cfg.repeats)
     for path, repeats in cfg.folders.items():
         further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
         _join(listing, path, further)
-    if cfg.max_pictures is not None:  # of its own pictures: those of the class follow their number
+    if cfg.max_pictures is not None:  # of its own images: those of the class follow their number
         listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
     if (path := cfg.regularisation) is not None:
         further = _list(cfg, caption_column, path, "data.regularisation")
@@ -291,7 +293,7 @@ def _all(cfg: DataConfig, caption_column: str | None, option: str) -> Listing:
 
 
 def _join(listing: Listing, path: str, further: Listing) -> None:
-    """Adds what lies in a further folder to the listing."""
+    """Adds the records of another folder to the listing."""
     place = shown(path)
     listing.records.extend(r._replace(name=f"{place}/{r.name}") for r in further.records)
     listing.bad.extend(bad._replace(name=f"{place}/{bad.name}") for bad in further.bad)
@@ -299,7 +301,7 @@ def _join(listing: Listing, path: str, further: Listing) -> None:
 
 
 def _times(listing: Listing, repeats: int) -> Listing:
-    """The listing with as many times the repeats."""
+    """Multiplies the repeats of a listing."""
     records = [record._replace(repeats=repeats * record.repeats) for record in listing.records]
     return listing._replace(records=records)
 

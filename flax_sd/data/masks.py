@@ -1,4 +1,4 @@
-"""Masks: how much each part of a picture counts in its loss, 1 where it is learned from."""
+"""Masks: the weight of each pixel of an image in its loss, from 0 to 1."""
 
 import pathlib
 
@@ -11,12 +11,12 @@ SUFFIX = "-masklabel"  # OneTrainer's
 
 
 def beside(picture: pathlib.Path) -> pathlib.Path:
-    """Where a picture's mask lies: 1-masklabel.png for 1.jpg."""
+    """Returns the path of an image's mask: 1-masklabel.png for 1.jpg."""
     return picture.with_name(f"{picture.stem}{SUFFIX}.png")
 
 
 def is_mask(path: pathlib.PurePath) -> bool:
-    """Whether a file's name is that of a mask, which is no picture of a set."""
+    """Tells whether a file's name is that of a mask, which is not an image of the set."""
     return path.stem.lower().endswith(SUFFIX)
 
 
@@ -26,7 +26,7 @@ def place_weights(
     """Returns the weight of each place of the latents: the mask's mean there, or the least weight.
 
     `masked_losses` of OneTrainer's modules/util/loss/masked_loss.py, which also divides by the mean
-    weight of a picture, if asked to. A picture without weight anywhere has none either way.
+    weight of an image, if asked to. An image without weight anywhere has none either way.
 
     Args:
       mask: in [0, 1], for each pixel.

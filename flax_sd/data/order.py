@@ -1,10 +1,10 @@
 """Which samples a step shows: a pure function of (seed, step), so that a run resumes by its step.
 
-Sample number n belongs to epoch n // N of the N pictures, of which some may be listed several
-times, and each epoch is a permutation of its own. Where all pictures have one shape, step s takes
+Sample number n belongs to epoch n // N of the N images, of which some may be listed several
+times, and each epoch is a permutation of its own. Where all images have one shape, step s takes
 samples s·B … s·B + B - 1, over the end of an epoch too. Of several shapes a batch holds one: the
 samples of an epoch are divided by shape, in their order, into batches, and these are permuted. The
-last batch of a shape is filled up with copies that weigh nothing, so no picture is left out and
+last batch of a shape is filled up with copies that weigh nothing, so no image is left out and
 each shape is one program.
 """
 
@@ -26,7 +26,7 @@ class Rows(NamedTuple):
     """The samples of one step.
 
     Attributes:
-      weight: of each row in the loss: its picture's, times B over the number of real rows; 0 is a
+      weight: of each row in the loss: its image's, times B over the number of real rows; 0 is a
         copy that fills the batch up. None where all weigh 1.
       real: how many are no copies.
     """
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 @runtime_checkable  # as the shape-checked tests need
 class Shown(Protocol):
-    """What the order must know of the pictures, by index."""
+    """The facts about the images, by index, that the order depends on."""
 
     shapes: tuple[Size, ...]
     repeats: tuple[int, ...]  # how often an epoch shows each
@@ -51,7 +51,7 @@ class Order:
     Args:
       batch_size: rows of a step, over all processes.
       stride: from the number of an epoch's first sample to that of the next one's; no step then
-        goes over the end of an epoch. None is the number of pictures.
+        goes over the end of an epoch. None is the number of images.
     """
 
     def __init__(self, pictures: Shown, batch_size: int, seed: int, stride: int | None = None):
@@ -67,19 +67,19 @@ class Order:
         self._epoch = functools.lru_cache(maxsize=4)(self._divided)  # threads run a little ahead
 
     def steps(self, epochs: int) -> int:
-        """How many steps show every picture so often."""
+        """Returns the number of steps in `epochs` epochs."""
         if self._one_shape:
             return math.ceil(epochs * len(self._shapes) / self._batch_size)
         return math.ceil(epochs * self._batches)
 
     def epochs(self, steps: int) -> int:
-        """How many epochs are over after so many steps."""
+        """Returns the number of epochs finished after `steps` steps."""
         if self._one_shape:
             return steps * self._batch_size // len(self._shapes)
         return steps // self._batches
 
     def rows(self, step: int) -> Rows:
-        """The samples of a step."""
+        """Returns the samples of a step."""
         if self._one_shape:
             first = step * self._batch_size
             return self._weighed(np.arange(first, first + self._batch_size), None, self._batch_size)
@@ -87,15 +87,15 @@ class Order:
         return self._epoch(epoch)[place]
 
     def picture(self, sample: int) -> int:
-        """The picture that a sample shows."""
+        """Returns the index of the image that a sample shows."""
         return int(self._listed[picture_of(sample, len(self._listed), self._seed, self._stride)])
 
     def shown(self, step: int) -> list[int]:
-        """The pictures of a step, counted from 0, each once."""
+        """Returns the images of a step, counted from 0, each once."""
         return list(dict.fromkeys(map(self.picture, self.rows(step).samples.tolist())))
 
     def _divided(self, epoch: int) -> list[Rows]:
-        """The batches of an epoch of several shapes."""
+        """Divides an epoch with several shapes into batches."""
         count, size = len(self._shapes), self._batch_size
         order = permutation(count, self._seed, epoch)
         chunks = [
@@ -107,7 +107,7 @@ class Order:
         return [self._filled(chunks[i], int(bits[i] % size)) for i in np.argsort(bits)]
 
     def _filled(self, samples: np.ndarray, shift: int) -> Rows:
-        """A whole batch, its rows moved on in a ring.
+        """Fills up a batch by repeating its rows, then rotates it by `shift`.
 
         Unmoved, the rows of stratified timesteps that copies waste would always be the latest.
         """
@@ -116,7 +116,7 @@ class Order:
         return self._weighed(np.roll(np.resize(samples, size), shift), np.roll(weight, shift), real)
 
     def _weighed(self, samples: np.ndarray, weight: np.ndarray | None, real: int) -> Rows:
-        """The rows with the weights of their pictures."""
+        """Adds the weights of the images to the rows."""
         if self._weights is not None:
             own = self._weights[[self.picture(sample) for sample in samples.tolist()]]
             weight = own if weight is None else weight * own
@@ -127,17 +127,17 @@ class Order:
 def permutation(
     count: int, seed: int, epoch: int, counter: tuple[int, ...] = PICTURES
 ) -> Int64[np.ndarray, " count"]:
-    """Returns the order of `count` pictures, or shards, in one epoch.
+    """Returns the order of `count` images, or shards, in one epoch.
 
     Sorts raw Philox numbers, which are alike in every NumPy; grain's own shuffle promises no such
-    thing, and takes milliseconds a picture for the few pictures that a LoRA often has.
+    thing, and takes milliseconds an image for the few images that a LoRA often has.
     """
     bits = np.random.Philox(key=[seed, epoch], counter=counter).random_raw(count)
     return np.argsort(bits, kind="stable")
 
 
 def picture_of(sample: int, count: int, seed: int, stride: int | None = None) -> int:
-    """Returns the place, of `count`, that sample number `sample` of the stream shows.
+    """Returns which of `count` images sample number `sample` of the stream shows.
 
     Args:
       stride: of the numbers from one epoch to the next; `count` if None.

@@ -1,4 +1,4 @@
-"""One look at each picture before the run: can it be used, and what should its owner know of it."""
+"""Opens each image once before the run, to see whether it can be used."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from flax_sd.data.images import image_file
 from flax_sd.data.sources.records import Record
 from flax_sd.files.retry import FEW_PAUSES, PAUSES, patiently
 
-PRINT = 64  # pixels; two pictures of one size that agree at 64 x 64 averages show the same
+PRINT = 64  # pixels; two images of one size that agree at 64 x 64 averages show the same
 
 
 class Mask(NamedTuple):
-    """What is known of a picture's mask."""
+    """The known facts of an image's mask."""
 
     share: float  # its mean, from 0 (black) to 1 (white)
     digest: str  # SHA-256 of its values
 
 
 class Seen(NamedTuple):
-    """What is known of a picture that was opened."""
+    """The known facts of an image that was opened."""
 
     size: image_file.Size  # as it is used, upright
     turned: bool  # its orientation turned or mirrored it
@@ -36,7 +36,7 @@ class Seen(NamedTuple):
 
 
 def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
-    """Returns a picture's file, trying again after pauses while a network drive is away.
+    """Returns an image's file, retrying after pauses while a network drive is away.
 
     Raises:
       BadPicture: it cannot be read.
@@ -52,7 +52,7 @@ def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
 def open_mask(
     record: Record, cfg: DataConfig, pauses: Sequence[int] = PAUSES
 ) -> Image.Image | None:
-    """Returns a picture's mask as L, white where it is learned from; None where it has none.
+    """Returns an image's mask as L, white where it is trained on; None if it has none.
 
     Raises:
       BadPicture: it cannot be read.
@@ -70,7 +70,7 @@ def open_mask(
 
 
 def look(record: Record, cfg: DataConfig) -> Seen | str:
-    """Opens a picture as training will; or says why it cannot be used."""
+    """Opens an image as training will; or returns why it cannot be used."""
     try:
         content = read(record, FEW_PAUSES)
         picture, turned, frames, notes = image_file.read(content, cfg.background)
@@ -83,7 +83,7 @@ def look(record: Record, cfg: DataConfig) -> Seen | str:
 
 
 def _look_at_mask(record: Record, cfg: DataConfig, size: image_file.Size) -> Mask | None:
-    """The mask of a picture of that size."""
+    """Returns the mask of an image of that size."""
     mask = open_mask(record, cfg, FEW_PAUSES)
     if mask is None:
         return None

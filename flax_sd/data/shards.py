@@ -1,4 +1,4 @@
-"""The shards of a streamed set: which there are, and the pictures of one."""
+"""The shards of a streamed set, and the images in one."""
 
 import errno
 import functools
@@ -36,21 +36,21 @@ PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 class Shard(NamedTuple):
-    """A part of a set that is read as a whole."""
+    """A piece of a set that is read as a whole."""
 
     name: str  # a path or a URL
     size: int | None  # bytes; None where only reading it would tell
 
 
 class Found(NamedTuple):
-    """The shards that a path names, and what else is there."""
+    """The shards that a path names, and the other files there."""
 
     shards: tuple[Shard, ...]
     unused: list[Bad]
 
 
 def find_shards(path: str) -> tuple[Shard, ...]:
-    """Returns the shards that a folder or a pattern names, by name.
+    """Returns the shards that a folder or a pattern names, sorted by name.
 
     Raises:
       UserError: there are none, or they cannot be listed.
@@ -59,7 +59,7 @@ def find_shards(path: str) -> tuple[Shard, ...]:
 
 
 def find_all(path: str) -> Found:
-    """Returns the same, and a word for all else that is there.
+    """Returns the shards, and a remark for every other file there.
 
     Of what one pattern finds, the train split is taken where there is one beside others.
 
@@ -82,7 +82,8 @@ def find_all(path: str) -> Found:
 
 
 def _train_split(pattern: str, found: list[Shard]) -> tuple[list[Shard], list[Bad]]:
-    """Those of the train split, where there are others, and what is no shard."""
+    """Returns the shards of the train split, if there are others, and the files that are no
+    shards."""
     taken, unused, top = [], [], _top(pattern)
     shards = sorted(shard for shard in found if _suffix(shard.name) in SUFFIXES)
     of = {shard: splits.split_of_file(_below(shard.name, top)) for shard in shards}
@@ -100,7 +101,7 @@ def _train_split(pattern: str, found: list[Shard]) -> tuple[list[Shard], list[Ba
 
 
 def _top(pattern: str) -> str:
-    """The folder that a pattern begins in."""
+    """Returns the folder above a pattern's first wildcard."""
     parts = pathlib.PurePosixPath(pattern).parts
     plain = itertools.takewhile(lambda part: not glob.has_magic(part), parts)
     return str(pathlib.PurePosixPath(*plain))
@@ -112,14 +113,14 @@ def _below(name: str, top: str) -> pathlib.PurePosixPath:
 
 
 def fingerprint(shards: Sequence[Shard]) -> str:
-    """SHA-256 of the shards' names and sizes, 16 digits."""
+    """Returns 16 digits of the SHA-256 of the shards' names and sizes."""
     return hashlib.sha256(json.dumps(shards).encode()).hexdigest()[:16]
 
 
 def open_shard(
     shard: Shard, cfg: DataConfig, *, captioned: bool = True, stop: threading.Event | None = None
 ) -> Pictures:
-    """Reads a shard into memory and opens each of its pictures; there may be none that are good.
+    """Reads a shard into memory and opens each of its images; all may be unusable.
 
     Args:
       stop: when to give up.
@@ -142,7 +143,7 @@ def open_shard(
 
 
 def read(shard: Shard, pauses: Sequence[int] = PAUSES) -> bytes:
-    """Returns the bytes of a shard, trying again after pauses while its drive or server is away.
+    """Returns the bytes of a shard, retrying after pauses while its drive or server is away.
 
     Raises:
       UserError: it cannot be read, or is not as long as it was.
@@ -151,13 +152,13 @@ def read(shard: Shard, pauses: Sequence[int] = PAUSES) -> bytes:
         content = patiently(functools.partial(_read, shard.name), shard.name, pauses)
     except OSError as error:
         raise UserError(
-            f"{shard.name} cannot be read ({error.strerror or error}): when it can, the same "
-            "command goes on"
+            f"{shard.name} cannot be read ({error.strerror or error}): once it can be read, "
+            "run the same command again to resume"
         ) from error
     if shard.size not in (None, len(content)):
         raise UserError(
             f"{shard.name} had {shard.size} bytes when the run began and has {len(content)} now: "
-            "put it back as it was, and the same command goes on"
+            "put it back as it was and run the same command again to resume"
         )
     return content
 
@@ -192,7 +193,7 @@ def _download(url: str) -> bytes:
 
 
 def _expanded(path: str) -> Iterator[str]:
-    """All that a path with braces stands for."""
+    """Returns all paths that a path with braces stands for."""
     parts = BRACES.split(path)
     choices = [
         [parts[i]] if i % 4 == 0 else _alternatives(*parts[i : i + 3])
@@ -209,7 +210,8 @@ def _alternatives(first: str | None, last: str | None, listed: str | None) -> li
 
 
 def _find(pattern: str) -> tuple[list[Shard], list[Bad]]:
-    """The files that a pattern without braces, a folder or a file stands for; what is none."""
+    """Returns the files that a pattern without braces, a folder or a file names; and the other
+    files."""
     if "://" in pattern:
         return _find_away(pattern), []
     path, lost = pathlib.Path(pattern).expanduser(), list[Bad]()
@@ -227,7 +229,7 @@ def _find(pattern: str) -> tuple[list[Shard], list[Bad]]:
 
 
 def _find_away(url: str) -> list[Shard]:
-    """The same where a file system has to be asked; a web server does not list its files."""
+    """Returns the same from a remote file system; a web server does not list its files."""
     starred = "*" in url
     if not starred and _suffix(url) in SUFFIXES:
         return [Shard(url, None)]

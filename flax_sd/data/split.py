@@ -1,4 +1,4 @@
-"""A set of pictures divided in two by what they show, so that each stays on its side for good."""
+"""Splits a set by image content, so that each image stays on its side for good."""
 
 import math
 
@@ -8,16 +8,16 @@ from flax_sd.errors import UserError
 
 
 def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictures, Pictures]:
-    """About `share` of the pictures are held out: those whose place in (0, 1) is below it.
+    """Holds out about `share` of the images: those whose place in (0, 1) is below it.
 
-    The place is a hash of what a picture shows. So other files, their number, names, order and
-    captions decide nothing, and pictures that show the same are never on both sides.
+    The place is a hash of what an image shows. So other files, their number, names, order and
+    captions decide nothing, and images that show the same are never on both sides.
 
     Args:
       held_out: the options of those that are.
 
     Returns:
-      The pictures to train on and those held out.
+      The images to train on and those held out.
 
     Raises:
       UserError: one side would be empty.
@@ -26,8 +26,8 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
     own = [i for i, prior in enumerate(pictures.prior) if not prior]
     if len({places[i] for i in own}) == 1:
         raise UserError(
-            f"data.held_out_share {share:g}: {pictures.cfg.path} has one picture, or copies of "
-            "one, and one picture cannot be divided: add others, or name some with data.held_out"
+            f"data.held_out_share {share:g}: {pictures.cfg.path} has one image, or copies of "
+            "one, and one image cannot be divided: add others, or name some with data.held_out"
         )
     held = [i for i in own if places[i] < share]
     if len(held) in (0, len(own)):
@@ -39,7 +39,7 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
         )
         raise UserError(
             f"data.held_out_share {share:g}: {'none' if not held else 'all'} of the {len(own)} "
-            f"pictures of {pictures.cfg.path} would be held out; {how}"
+            f"images of {pictures.cfg.path} would be held out; {how}"
         )
     out = set(held)
     train = pictures.subset([i for i in range(len(places)) if i not in out], pictures.cfg)
@@ -48,5 +48,5 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
 
 
 def place(shows: str) -> float:
-    """Where a picture is in [0, 1), by what it shows (`Seen.shows`, a hash in hexadecimal)."""
+    """Returns an image's place in [0, 1), from `Seen.shows`, a hexadecimal hash of its content."""
     return int(shows[:13], 16) / 16**13

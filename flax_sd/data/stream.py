@@ -1,7 +1,7 @@
 """The endless stream of batches from shards, one after another.
 
 A visit is one shard trained on once. Visits are numbered; an epoch is a visit to each shard, in an
-order drawn from (seed, epoch); and visit v is to the pictures of its shard what epoch v is to those
+order drawn from (seed, epoch); and visit v is to the images of its shard what epoch v is to those
 of a folder, but that no batch goes over its end (`Order`). So the batch of a step follows from the
 seed, the step, and how many steps the shards before it take.
 """
@@ -22,15 +22,15 @@ from flax_sd.data.order import SHARDS, Order, permutation
 from flax_sd.data.shards import Shard
 from flax_sd.errors import UserError
 
-STRIDE = 2**32  # of the numbers of samples, from visit to visit; no shard has more pictures
+STRIDE = 2**32  # of the numbers of samples, from visit to visit; no shard has more images
 Opener = Callable[[Shard, threading.Event], Pictures]  # which gives up when the event is set
 
 
 class Counted(NamedTuple):
-    """What is known of a shard that was opened once."""
+    """The known facts of a shard that was opened once."""
 
     steps: int
-    fingerprint: str  # of its pictures
+    fingerprint: str  # of its images
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -38,26 +38,26 @@ class Ledger(Protocol):
     """Remembers shards from one start of a run to the next."""
 
     def begin(self) -> None:
-        """Before anything else, once the run's folder is there."""
+        """Prepares the records, once the run's folder exists."""
         ...
 
     def get(self, shard: Shard) -> Counted | None:
-        """What is known of a shard."""
+        """Returns the known facts of a shard, if any."""
         ...
 
     def note(self, shard: Shard, pictures: Pictures, counted: Counted) -> None:
-        """Takes down what was found in a shard of which nothing was known."""
+        """Records the facts of a shard that was not known."""
         ...
 
 
 class Stream:
-    """The batches of shards; one is in memory, and the next is opened beside the steps.
+    """The batches of shards; one is in memory while the next is opened in a thread.
 
     Attributes:
       ledger: what it knows of them.
 
     Args:
-      opener: opens a shard, whose pictures may be none; some shard must have one.
+      opener: opens a shard, whose images may be none; some shard must have one.
       batch_size: rows of a step, over all processes.
     """
 
@@ -110,14 +110,14 @@ class Stream:
             stop.set()
 
     def names(self, step: int) -> list[str]:
-        """The pictures of a step, counted from 0, each once and with its shard."""
+        """Returns the names of a step's images, counted from 0, each once and with its shard."""
         visit, before = self._find(step)
         shard = self._shard(visit)
         pictures, place = self._pictures(shard), visit * self._steps(shard) + step - before
         return [f"{shard.name}/{pictures.names[i]}" for i in self._order(pictures).shown(place)]
 
     def _find(self, step: int) -> tuple[int, int]:
-        """The visit that shows a step, and how many steps there are before it."""
+        """Returns the visit that contains a step, and the number of steps before it."""
         visit = before = 0
         while step >= before + self._steps(self._shard(visit)):
             before += self._steps(self._shard(visit))
@@ -129,12 +129,12 @@ class Stream:
         return self._shards[permutation(len(self._shards), self._seed, epoch, SHARDS)[place]]
 
     def _steps(self, shard: Shard) -> int:
-        """How many steps a visit to a shard takes."""
+        """Returns the number of steps in a visit to a shard."""
         known = self.ledger.get(shard)
         return self._counted(self._pictures(shard)).steps if known is None else known.steps
 
     def _pictures(self, shard: Shard) -> Pictures:
-        """The pictures of a shard, held against what is known of it.
+        """Returns the images of a shard, after comparing them with what is known of it.
 
         Raises:
           UserError: they are others than the run has seen.
@@ -147,8 +147,8 @@ class Stream:
             self.ledger.note(shard, pictures, counted)
         elif known != counted:
             raise UserError(
-                f"{shard.name} holds other pictures or captions than this run has seen in it: put "
-                "it back as it was, and the same command goes on, or begin a new run"
+                f"{shard.name} holds other images or captions than this run has seen in it: put "
+                "it back as it was, and run the same command again to resume, or begin a new run"
             )
         return pictures
 
@@ -162,7 +162,7 @@ class Stream:
     def _open_ahead(
         self, shard: Shard, stop: threading.Event
     ) -> concurrent.futures.Future[Pictures]:
-        """Opens a shard in a thread that no end of the process waits for."""
+        """Opens a shard in a daemon thread, which does not delay the end of the process."""
         opened: concurrent.futures.Future[Pictures] = concurrent.futures.Future()
         if self._at_hand is not None and self._at_hand[0] == shard:
             opened.set_result(self._at_hand[1])

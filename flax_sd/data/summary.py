@@ -1,4 +1,4 @@
-"""What the trainer prints about its pictures before step one."""
+"""The summary of the images that the trainer prints before step one."""
 
 import collections
 import itertools
@@ -14,13 +14,13 @@ LETTERS = 120  # of a caption, enough to know it by
 
 
 def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
-    """Returns the counts, three of the captions, and what was found, the worst first.
+    """Returns the counts, three of the captions, and the findings, the worst first.
 
-    Every picture left out is named with its reason, and the first few of each other kind.
+    Every image left out is named with its reason, and the first few of each other kind.
     """
     count = len(pictures)
     words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
-    lines = [f"{shown(pictures.cfg.path)}: {many(count, 'picture')}{words}", *sources(pictures)]
+    lines = [f"{shown(pictures.cfg.path)}: {many(count, 'image')}{words}", *sources(pictures)]
     quoted = min(MAX_CAPTIONS, count) if pictures.captioned else 0
     for i in (k * (count - 1) // max(1, quoted - 1) for k in range(quoted)):  # first, middle, last
         lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
@@ -31,12 +31,12 @@ def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
 
 
 def captions(pictures: Pictures) -> int:
-    """Returns how many captions all pictures have together."""
+    """Returns the number of captions of all images together."""
     return sum(len(pictures.captions(i)) for i in range(len(pictures)))
 
 
 def sources(pictures: Pictures) -> list[str]:
-    """Returns where the captions come from, where folders' names are some of them."""
+    """Returns where the captions come from, if some are names of folders."""
     if not any(pictures.by_folder):
         return []
     named = sum(pictures.by_folder)
@@ -44,10 +44,10 @@ def sources(pictures: Pictures) -> list[str]:
 
 
 def converted(pictures: Pictures) -> list[str]:
-    """Returns how many pictures came from which colours to sRGB."""
+    """Returns the number of images converted to sRGB, by their colours."""
     notes = [note for seen in pictures.seen for note in seen.notes if note.kind == "converted"]
     counts = collections.Counter(note.text for note in notes).most_common()
-    return [f"{many(count, 'picture')} converted {text}" for text, count in counts]
+    return [f"{many(count, 'image')} converted {text}" for text, count in counts]
 
 
 def many(number: int, noun: str) -> str:
@@ -56,22 +56,22 @@ def many(number: int, noun: str) -> str:
 
 
 def short(caption: str) -> str:
-    """Returns the beginning of a long caption, with a sign that there is more."""
+    """Returns the caption, shortened with an ellipsis if it is long."""
     return caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1].rstrip()}…"
 
 
 def _shapes(pictures: Pictures) -> list[str]:
-    """What the pictures are trained at, where that is not one square."""
+    """Returns the shapes that the images are trained at, if not one square."""
     if pictures.cfg.buckets == "none":
         return []
     counts = collections.Counter(pictures.shapes).most_common()
-    shapes = ", ".join(f"{w} x {h} ({many(count, 'picture')})" for (w, h), count in counts)
+    shapes = ", ".join(f"{w} x {h} ({many(count, 'image')})" for (w, h), count in counts)
     cropped = sum(fit.cropped for fit in pictures.fits) / len(pictures)
-    return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cut off: {shapes}"]
+    return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cropped: {shapes}"]
 
 
 def _masks(pictures: Pictures) -> list[str]:
-    """How much of the pictures is learned from, where that is not all."""
+    """Returns the share of the images' area that is trained on, if not all."""
     shares = [seen.mask.share for seen in pictures.seen if seen.mask]
     if pictures.cfg.mask == "none" or not shares:
         return []

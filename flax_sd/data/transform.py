@@ -1,4 +1,4 @@
-"""Everything that makes the pixels of a picture, once its file is decoded: one value."""
+"""All that determines the pixels of an image, once its file is decoded, in one value."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from flax_sd.data.images.image_file import Draw, Fit
 
 
 class PixelTransform(NamedTuple):
-    """How a picture's file becomes pixels; no other option has an effect on them.
+    """The transform from a decoded file to pixels; no other option affects them.
 
     Attributes:
       background: the colour under what is transparent.
       fit: the sizes that it is resized and cut to.
       interpolation: one of Pillow's resampling filters, in lower case.
-      left: where it is cut, in pixels of the resized picture.
+      left: where it is cut, in pixels of the resized image.
       top: likewise.
       mirrored: whether left and right change places.
     """
@@ -45,7 +45,7 @@ class PixelTransform(NamedTuple):
 
 
 def transform_of(cfg: DataConfig, fit: Fit, draw: Draw) -> PixelTransform:
-    """Returns the transform of a picture with that fit, cut in the middle or as drawn."""
+    """Returns the transform of an image with that fit, cropped in the centre or at random."""
     spare_x, spare_y = (a - b for a, b in zip(fit.resized, fit.shape, strict=True))
     if cfg.center_crop:
         left, top = round(spare_x / 2), round(spare_y / 2)

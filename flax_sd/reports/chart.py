@@ -52,7 +52,7 @@ class Chart(NamedTuple):
 
 
 def head() -> str:
-    """What stands in the head of a page with charts: the library, with its notice, and our part."""
+    """Returns the head of a page with charts: the library, with its notice, and our scripts."""
     notice = (UPLOT / "LICENSE").read_text("utf-8").strip()
     style = (UPLOT / "uPlot.min.css").read_text("utf-8")
     library = (UPLOT / "uPlot.iife.min.js").read_text("utf-8")
@@ -63,7 +63,7 @@ def head() -> str:
 
 
 def charts(shown: Iterable[Chart]) -> str:
-    """The charts, side by side where there is room; those without a line are left out."""
+    """Returns the charts, side by side if there is room, without those that have no line."""
     filled = [chart for chart in shown if any(line.x for line in chart.lines)]
     return f'<div class="charts">{"".join(_element(chart) for chart in filled)}</div>'
 
@@ -75,7 +75,7 @@ def _element(chart: Chart) -> str:
 
 
 def _plain(line: Line) -> dict[str, object]:
-    """The line with numbers as short as they are seen."""
+    """Returns the line with its numbers shortened to the visible digits."""
     low, high = line.band or ((), ())
     return {
         **line._asdict(),

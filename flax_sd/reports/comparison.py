@@ -26,7 +26,7 @@ Table = list[list[object]]
 
 
 def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
-    """The runs by their folders' names, or by paths where two have one name.
+    """Reads the runs, by their folders' names, or by paths if two have one name.
 
     Raises:
       UserError: some are no runs, or there are none; all are named.
@@ -47,7 +47,7 @@ def read_all(folders: Sequence[pathlib.Path]) -> dict[str, History]:
 
 
 def figures(runs: Mapping[str, History]) -> Table:
-    """How the runs ended: a row a figure, a column a run."""
+    """Returns the figures at the end of the runs: a row a figure, a column a run."""
     rows: Table = [["step", *(run.step for run in runs.values())]]
     for name, (words, form) in FIGURES.items():
         values = [_ended(run, name, form) for run in runs.values()]
@@ -57,7 +57,7 @@ def figures(runs: Mapping[str, History]) -> Table:
 
 
 def different(runs: Mapping[str, History]) -> Table:
-    """The options, and what else the runs were made with, in which they differ."""
+    """Returns the options and the environment in which the runs differ."""
     made = {name: flatten(run.config) | _made_with(run) for name, run in runs.items()}
     names = dict.fromkeys(name for values in made.values() for name in values)
     rows = [[name, *(values.get(name) for values in made.values())] for name in names]
@@ -70,7 +70,7 @@ def _are_alike(values: Sequence[Any]) -> bool:
 
 
 def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
-    """The page, for a place in that folder."""
+    """Returns the page, with links from that folder."""
     names = list(runs)
     parts = [
         f'<div class="wide-table">{html.table(["", *names], figures(runs))}</div>',
@@ -86,7 +86,7 @@ def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
 
 
 def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, Any]]:
-    """Each step at which a run drew samples, with each run's newest samples by then."""
+    """Returns each step at which a run drew samples, with each run's newest samples by then."""
     return [
         {"step": step, "pictures": [_newest(run, step, folder) for run in runs.values()]}
         for step in sorted({step for run in runs.values() for step in run.grids})
@@ -99,7 +99,7 @@ def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | N
 
 
 def _ended(run: History, name: str, form: str) -> str | None:
-    """A figure at the end; of a held-out loss, how it changed too."""
+    """Returns a figure at the end; for a held-out loss, with its change."""
     if name not in (VAL_LOSS, BASE_LOSS):
         value = curves.latest(run, name)
         return None if value is None else form.format(value)
@@ -113,7 +113,7 @@ def _ended(run: History, name: str, form: str) -> str | None:
 
 
 def _made_with(run: History) -> dict[str, Any]:
-    """The last start's environment, the pictures' hash by option."""
+    """Returns the last start's environment, and the images' hash by option."""
     start = run.environment[-1] if run.environment else {}
     data = {
         f"{which} pictures": found.get("hash") for which, found in start.get("data", {}).items()

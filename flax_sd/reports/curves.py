@@ -19,19 +19,15 @@ Runs = Mapping[str, History]  # by the name that a legend has
 
 
 def charts(runs: Runs) -> list[Chart]:
-    """All charts; of one run the lines have the figures' names, of several the runs'."""
+    """Returns all charts; lines are named by figure for one run, by run for several."""
     return [
         Chart("Training loss", _training(runs), wide=True),
         Chart(
             "Held-out loss",
             _held_out(runs, [VAL_LOSS, TRAIN_SUBSET]),
             "Pictures that are not trained on, at fixed noise. The band is the 95 % interval of "
-            "the change since step 0, picture by picture."
-            + (
-                f" {TRAIN_SUBSET}: pictures that are trained on."
-                if _has(runs, TRAIN_SUBSET)
-                else ""
-            ),
+            "the change since step 0, image by image."
+            + (f" {TRAIN_SUBSET}: images that are trained on." if _has(runs, TRAIN_SUBSET) else ""),
         ),
         Chart(
             "Loss on what the model drew before",
@@ -57,7 +53,7 @@ def charts(runs: Runs) -> list[Chart]:
 
 
 def smoothed(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-    """The mean over the values around each; over those that are there, at the ends.
+    """Returns the mean over the values around each; at the ends, over those that exist.
 
     What is not finite counts for nothing; where nothing is finite, the mean is nan.
     """
@@ -84,7 +80,8 @@ def _training(runs: Runs) -> list[Line]:
 
 
 def latest(run: History, name: str) -> Number | None:
-    """A figure of metrics.jsonl at the end of its smoothed curve, or as it is if it is a peak."""
+    """Returns a figure of metrics.jsonl at the end of its smoothed curve, or unsmoothed if it is a
+    peak."""
     values = [value for value in run.series(name)[1] if value is not None]
     if name.endswith("_gb") or not values:
         return max(values, default=None)
@@ -102,7 +99,8 @@ def _held_out(runs: Runs, sets: Sequence[str]) -> list[Line]:
 
 
 def held_out(run: History, which: str) -> Line | None:
-    """The loss of a set with the band of its change since step 0, or as it was measured."""
+    """Returns the loss of a set with the band of its change since step 0, or the values as
+    evaluated."""
     rows = [row for row in run.validation if row.get("set") == which and row["mean"] is not None]
     if not rows:
         steps, values = run.series(which)
@@ -120,13 +118,13 @@ def held_out(run: History, which: str) -> Line | None:
 
 
 def last_half(line: Line) -> float | None:
-    """Returns half of the interval of a held-out loss's last change; None if it is not known."""
+    """Returns half the interval of a held-out loss's last change; None if unknown."""
     upper = line.band[1][-1] if line.band else None
     return None if upper is None or line.y[-1] is None else upper - line.y[-1]
 
 
 def _by_timestep(runs: Runs) -> list[Line]:
-    """Several steps of one run, or the last of each of several."""
+    """Returns several steps of one run, or the last of each of several."""
     lines = []
     for colour, (name, run) in enumerate(runs.items()):
         measured = {row.get("set") for row in run.validation if row.get("bands")}
@@ -141,13 +139,14 @@ def _by_timestep(runs: Runs) -> list[Line]:
 
 
 def _bands(row: Row) -> Line:
-    """A measurement's means over the middles of its bands of timesteps."""
+    """Returns an evaluation's means over the middles of its bands of timesteps."""
     middles = [(first + last) / 2 for first, last, _ in row["bands"]]
     return Line("", middles, [mean for *_, mean in row["bands"]])
 
 
 def _logged(runs: Runs, figures: Mapping[str, str]) -> list[Line]:
-    """Figures of metrics.jsonl with their labels; of several runs the first that each has."""
+    """Returns figures of metrics.jsonl with their labels; of several runs the first that each
+    has."""
     lines, alone = [], len(runs) == 1
     for colour, (name, run) in enumerate(runs.items()):
         there = [figure for figure in figures if run.series(figure)[0]]
@@ -160,13 +159,13 @@ def _logged(runs: Runs, figures: Mapping[str, str]) -> list[Line]:
 def thinned(
     steps: Sequence[int], values: Sequence[Number | None]
 ) -> tuple[list[int], list[Number | None]]:
-    """Evenly chosen ones of many, the last among them."""
+    """Returns evenly chosen values of many, including the last."""
     places = spread(range(len(steps)), POINTS)
     return [steps[i] for i in places], [values[i] for i in places]
 
 
 def spread(things: Sequence, count: int) -> list:
-    """No more than `count` of them, evenly chosen, the first and the last among them."""
+    """Returns at most `count` values, evenly chosen, including the first and the last."""
     if len(things) <= count:
         return list(things)
     return [things[i * (len(things) - 1) // (count - 1)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""data_report.html: what was found about the pictures, with the pictures themselves."""
+"""data_report.html: the findings about the images, with the images themselves."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from flax_sd.errors import UserError
 from flax_sd.reports import html
 
 PICTURES = 24  # shown of each kind; every file is named
-GLIMPSE = 0.15  # how much still shows, on grey, where a mask hides a picture
+GLIMPSE = 0.15  # how much still shows, on grey, where a mask hides an image
 
 
 def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Finding]]) -> str:
@@ -32,7 +32,7 @@ def report_page(sets: Mapping[str, Pictures], findings: Mapping[str, Sequence[Fi
 
 def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
     words = f" and {many(captions(pictures), 'caption')}" if pictures.captioned else ""
-    head = [f"{many(len(pictures), 'picture')}{words} are used.", *sources(pictures)]
+    head = [f"{many(len(pictures), 'image')}{words} are used.", *sources(pictures)]
     head += [f"{line}." for line in converted(pictures)]
     parts = [*(f"<p>{html.text(line)}</p>" for line in head), _buckets(pictures), _sizes(pictures)]
     if not findings:
@@ -43,7 +43,7 @@ def _set(pictures: Pictures, findings: Sequence[Finding]) -> str:
 
 
 def _buckets(pictures: Pictures) -> str:
-    """The shapes that the pictures are trained at; nothing where that is the one square."""
+    """Returns the shapes that the images are trained at; nothing if that is the one square."""
     if pictures.cfg.buckets == "none":
         return ""
     rows: list[list[object]] = []
@@ -54,7 +54,7 @@ def _buckets(pictures: Pictures) -> str:
 
 
 def _sizes(pictures: Pictures) -> str:
-    """The sizes that the pictures have and how much of them is seen."""
+    """Returns the sizes of the images and how much of them is trained on."""
     counts = collections.Counter(zip((s.size for s in pictures.seen), pictures.fits, strict=True))
     rows: list[list[object]] = [
         [_by(size), count, _by(fit.shape), f"{fit.cropped:.0%}"]
@@ -82,7 +82,7 @@ def _kind(pictures: Pictures, kind: str, found: Sequence[Finding]) -> str:
 
 
 def _as_trained(pictures: Pictures) -> str:
-    """Some pictures from all over the set, as the networks see them."""
+    """Returns some images from the whole set, as the networks see them."""
     count, masked = min(PICTURES, len(pictures)), pictures.cfg.mask != "none"
     chosen = sorted({k * (len(pictures) - 1) // max(1, count - 1) for k in range(count)})
     figures = []
@@ -91,26 +91,26 @@ def _as_trained(pictures: Pictures) -> str:
         share = [f"mask {mask.share:.0%} white"] if mask else []
         words = [_by(pictures.shapes[i]), *share, *map(short, pictures.captions(i)[:3])]
         figures.append(html.figure(_trained(pictures, i), pictures.names[i], " · ".join(words)))
-    how = "" if pictures.cfg.center_crop else ", cut here at one of the places that are drawn"
+    how = "" if pictures.cfg.center_crop else ", cropped here at one of the random offsets"
     how += ", grey where a mask hides them" if masked else ""
-    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'picture')}{how}"
+    title = f"<h3>As they are trained on</h3><p class=quiet>{many(len(chosen), 'image')}{how}"
     return f'{title}</p><div class="gallery">{"".join(figures)}</div>'
 
 
 def _every(pictures: Pictures) -> str:
-    """A folded table of all pictures."""
+    """Returns a folded table of all images."""
     masked = pictures.cfg.mask != "none"
     head = ["picture", "size", "trained at", "left out of it", *["white in its mask"] * masked]
     rows: list[list[object]] = []
     for name, seen, fit in zip(pictures.names, pictures.seen, pictures.fits, strict=True):
         shares = [f"{seen.mask.share:.0%}" if seen.mask else None] if masked else []
         rows.append([name, _by(seen.size), _by(fit.shape), f"{fit.cropped:.0%}", *shares])
-    title = f"<summary>Every picture ({len(rows)})</summary>"
+    title = f"<summary>Every image ({len(rows)})</summary>"
     return f"<details>{title}{html.table(head, rows)}</details>"
 
 
 def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
-    """A picture uncut; None where there is none that can be read."""
+    """Returns an image uncropped; None if it cannot be read."""
     if i is None:
         return None
     with contextlib.suppress(UserError):
@@ -119,7 +119,7 @@ def _original(pictures: Pictures, i: int | None) -> Image.Image | None:
 
 
 def _trained(pictures: Pictures, i: int) -> Image.Image | None:
-    """A picture as it is learned from; None where it cannot be read any more."""
+    """Returns an image as it is trained on; None if it cannot be read any more."""
     with contextlib.suppress(UserError):
         transform = pictures.transforms(i)[0]
         pixels, mask = pictures.cut(i, transform), pictures.cut_mask(i, transform)

@@ -1,4 +1,4 @@
-"""Pages that open from the file system: one HTML file with its style and its pictures inside."""
+"""Pages that open from the file system: one HTML file with its style and its images inside."""
 
 import base64
 import html
@@ -40,12 +40,12 @@ def document(title: str, body: str, head: str = "") -> str:
 
 
 def text(value: object) -> str:
-    """Returns a value as text that HTML leaves as it is; undecodable names become signs."""
+    """Escapes a value for HTML; undecodable names become signs."""
     return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
 def table(head: list[str], rows: list[list[object]]) -> str:
-    """Returns a table; numbers stand at the right, and a dash where there is nothing."""
+    """Returns a table; numbers are aligned right, and a dash stands for None."""
 
     def cell(tag: str, value: object, *, number: bool) -> str:
         shown = text("–" if value is None else value)
@@ -61,13 +61,13 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 
 def figure(image: Image.Image | None, name: str, words: str) -> str:
-    """Returns a picture with its name and words below it; without a picture, the words alone."""
+    """Returns an image with its name and words below it; without an image, the words alone."""
     shown = "" if image is None else f'<img alt="{text(name)}" src="{data_url(image)}">'
     return f"<figure>{shown}<b>{text(name)}</b>{text(words)}</figure>"
 
 
 def data_url(image: Image.Image, side: int = 144) -> str:
-    """Returns the picture as a link that holds it, no longer than `side` pixels either way."""
+    """Returns the image as a data URL, with sides of at most `side` pixels."""
     small = image.copy()
     small.thumbnail((side, side))
     file = io.BytesIO()
@@ -76,19 +76,19 @@ def data_url(image: Image.Image, side: int = 144) -> str:
 
 
 def embedded(value: object) -> str:
-    """JSON inside a page, for its scripts."""
+    """Returns JSON for a page's scripts."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     safe = text.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     return f'<script type="application/json">{safe}</script>'
 
 
 def slides(places: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """Returns a slider and one picture a name; without scripts, the last ones are seen.
+    """Returns a slider and an image for each name; without scripts, the last images are shown.
 
     Args:
       places: {"step": n, "pictures": […]} for each place of the slider, the last of which is shown
-        first; a picture is {"step": its own, "file": its address}, or None.
-      names: one a picture, which may be empty.
+        first; an image is {"step": its own, "file": its address}, or None.
+      names: one an image, which may be empty.
     """
     last = len(places) - 1
     frames = [

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A mean, and half of its interval's width: NaN where one value alone was measured."""
+    """A mean, and half the width of its interval: NaN if there is only one value."""
 
     mean: float
     half: float
@@ -23,7 +23,7 @@ class Interval(NamedTuple):
 
 
 def said_change(before: float, after: float, half: float | None) -> str:
-    """Returns a change in percent, with half of its interval; says so where that covers 0.
+    """Returns a change in percent, with half of its interval; says so if that covers 0.
 
     Args:
       half: of the interval of `after - before`; None where it is not known.
@@ -36,7 +36,7 @@ def said_change(before: float, after: float, half: float | None) -> str:
 
 
 def interval(values: Float64[np.ndarray, " n"]) -> Interval:
-    """The mean of independent values with its 95 % interval, by Student's t: t s / √n."""
+    """Returns the mean of independent values with its 95 % interval, by Student's t: t s / √n."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Interval(mean, math.nan)

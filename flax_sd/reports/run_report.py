@@ -32,21 +32,21 @@ STYLE = chart.WEB / "report.css"
 
 
 class LiveReport:
-    """Keeps the page of a run that trains; it is there whole at any time."""
+    """Keeps the page of a running training up to date; it is complete at any time."""
 
     def __init__(self, folder: pathlib.Path, total: int, progress: Progress):
-        """Writes nothing yet; `total` is the steps of the whole run."""
+        """Writes nothing yet; `total` is the number of steps of the whole run."""
         self._folder, self._total, self._progress = folder, total, progress
         self._next = -math.inf  # seconds of the monotonic clock
 
     def refresh(self) -> None:
-        """Writes the page anew, unless it was written a moment ago."""
+        """Writes the page again, unless it was written a moment ago."""
         if time.monotonic() >= self._next:
             self.write("training")
 
     @contextlib.contextmanager
     def of_an_error(self) -> Iterator[None]:
-        """Has the page say what ended the run, if an error within does."""
+        """Adds to the page the error that ends the block, if one does."""
         try:
             yield
         except Exception as error:
@@ -54,7 +54,7 @@ class LiveReport:
             raise
 
     def write(self, state: State, why: str = "") -> None:
-        """Writes the page; where it cannot be written, the run says so and goes on.
+        """Writes the page; if it cannot be written, prints a warning and the run continues.
 
         Args:
           why: it failed.
@@ -72,7 +72,7 @@ class LiveReport:
 
 
 def report_page(run: History, total: int, state: State, why: str = "") -> str:
-    """The page of a run of `total` steps; `why` it failed, if it did."""
+    """Returns the page of a run of `total` steps; `why` it failed, if it did."""
     parts = [
         _status(run, total, state, why),
         _tiles(run, total),
@@ -88,7 +88,7 @@ def report_page(run: History, total: int, state: State, why: str = "") -> str:
 
 
 def head(*, live: bool = False) -> str:
-    """Style and scripts; a page of what still goes on reloads itself."""
+    """Returns style and scripts; the page of a running training reloads itself."""
     reload = f'<meta http-equiv="refresh" content="{EVERY}">' if live else ""
     script = (chart.WEB / "slides.js").read_text("utf-8")
     style = STYLE.read_text("utf-8")
@@ -96,7 +96,7 @@ def head(*, live: bool = False) -> str:
 
 
 def link(path: pathlib.Path, page_folder: pathlib.Path) -> str:
-    """The address of a file beside or below or elsewhere, for a page in a folder."""
+    """Returns the link from a page in a folder to a file anywhere."""
     try:
         relative = os.path.relpath(path.absolute(), page_folder.absolute())
     except ValueError:  # another drive
@@ -109,7 +109,8 @@ def _status(run: History, total: int, state: State, why: str) -> str:
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     words = {
         "training": f"Training: step {run.step} of {total}. This page follows.",
-        "stopped": f"Stopped after step {run.step} of {total}; the same command goes on.",
+        "stopped": f"Stopped after step {run.step} of {total}. "
+        "Run the same command again to resume.",
         "finished": f"Finished after {run.step} steps{early}.",
         "failed": f"Ended after step {run.step} of {total} by an error:",
     }[state]
@@ -121,7 +122,7 @@ def _status(run: History, total: int, state: State, why: str) -> str:
 
 
 def _tiles(run: History, total: int) -> str:
-    """The figures that are looked for first."""
+    """Returns the most important figures."""
     tiles = []
     for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it drew before")):
         line = curves.held_out(run, name)
@@ -163,7 +164,7 @@ def _pictures(run: History) -> str:
 
 
 def _skipped(run: History) -> str:
-    """The steps that train.on_nonfinite went past."""
+    """Returns the steps that train.on_nonfinite skipped."""
     rows: list[list[object]] = [
         [row["step"], ", ".join(row["pictures"])] for row in run.metrics if row.get("pictures")
     ]
@@ -181,7 +182,7 @@ def _data(run: History) -> str:
     if run.data_report:
         address = html.text(link(run.data_report, run.folder))
         shown += f'<p><a href="{address}">All that was found about them</a></p>'
-    return f"<h2>Pictures and captions</h2>{shown}" if shown else ""
+    return f"<h2>Images and captions</h2>{shown}" if shown else ""
 
 
 def _config(run: History) -> str:
@@ -199,7 +200,7 @@ def _config(run: History) -> str:
 
 
 def _environment(run: History) -> str:
-    """What it was made with; a column for each start with something else."""
+    """Returns the environment; a column for each start in another one."""
     starts = run.environment
     if not starts:
         return ""

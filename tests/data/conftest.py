@@ -9,7 +9,7 @@ from flax_sd.config import DataConfig
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of five pictures, each of a colour of its own, with metadata.jsonl."""
+    """A folder of five images, each of a colour of its own, with metadata.jsonl."""
     rows = []
     for i in range(5):
         Image.new("RGB", (20 + i, 12), (40 * i, 10, 200)).save(tmp_path / f"{i}.png")
@@ -30,6 +30,6 @@ def config():
 
 @pytest.fixture
 def noise():
-    """An RGB picture, 24 wide and 16 high, no two parts of which are alike."""
+    """An RGB image, 24 wide and 16 high, no two parts of which are alike."""
     values = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     return Image.fromarray(values)

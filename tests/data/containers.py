@@ -1,4 +1,4 @@
-"""Puts metadata of any content into the files of pictures, byte by byte."""
+"""Puts metadata of any content into the files of images, byte by byte."""
 
 import struct
 import zlib

@@ -1,11 +1,11 @@
-"""Folders of tiny pictures."""
+"""Folders of tiny images."""
 
 from PIL import Image
 
-CONVERT = ".heic pictures are not read: convert it to PNG or JPEG"
+CONVERT = ".heic images are not read: convert it to PNG or JPEG"
 
 
 def picture(path, **options):
-    """Saves a picture, and the folders that it lies in."""
+    """Saves an image, and the folders that it lies in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 3), "red").save(path, **options)

@@ -1,4 +1,4 @@
-"""Shards of tiny pictures."""
+"""Shards of tiny images."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def png(i, size=(16, 16)):
-    """A picture of a colour and a size of its own."""
+    """A image of a colour and a size of its own."""
     memory = io.BytesIO()
     pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(pixels).resize(size).save(memory, "PNG")
@@ -30,7 +30,7 @@ def write_tar(path, files):
 
 
 def samples(numbers, size=(16, 16)):
-    """The files of so many captioned pictures."""
+    """The files of so many captioned images."""
     files = {}
     for i in numbers:
         files |= {f"{i:03d}.png": png(i, size), f"{i:03d}.txt": f"caption {i}"}

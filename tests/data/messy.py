@@ -1,4 +1,4 @@
-"""A folder with a picture of every kind of badness."""
+"""A folder with an image of every kind of badness."""
 
 import pathlib
 import shutil
@@ -15,7 +15,7 @@ def cut_off(caption: str) -> str:
 
 
 def messy_folder(folder: pathlib.Path) -> None:
-    """Fills a folder with good pictures and bad ones, for a resolution of 16."""
+    """Fills a folder with good images and bad ones, for a resolution of 16."""
     rng = np.random.default_rng(0)
 
     def save(name: str, width: int = 20, height: int = 18, text: str = SHORT, **options) -> None:

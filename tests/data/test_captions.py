@@ -81,7 +81,7 @@ def test_what_stands_before_the_keep_separator_stays():
 
 
 def test_separators_are_removed_where_nothing_is_shuffled():
-    """D: also of held-out pictures, in the template, behind a wildcard."""
+    """D: also of held-out images, in the template, behind a wildcard."""
     marks = {"keep_separator": "|||", "group_separator": ";;;"}
     text = "sks ||| red hair;;;long hair, smile ||| film ||| grain"
     shown = "x sks, red hair, long hair, smile, film, grain"

@@ -11,7 +11,7 @@ from tests.threads import meeting
 
 
 def break_some(folder):
-    """Damages pictures 1 and 3 and removes 4."""
+    """Damages images 1 and 3 and removes 4."""
     data = (folder / "1.png").read_bytes()
     (folder / "1.png").write_bytes(data[: len(data) // 2])
     (folder / "3.png").write_bytes(b"")
@@ -48,14 +48,14 @@ def test_stop_names_every_bad_picture(folder, config):
 def test_all_bad_is_an_error_even_when_skipping(tmp_path, config):
     (tmp_path / "a.jpg").write_bytes(b"x")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(UserError, match=r"1 of 1 pictures cannot be used:\s+a\.jpg: not a picture"):
+    with pytest.raises(UserError, match=r"1 of 1 images cannot be used:\s+a\.jpg: not an image"):
         open_pictures(config(tmp_path))
 
 
 def test_too_narrow_a_picture_is_found_before_the_run(folder, config):
     Image.new("L", (30_000, 1)).save(folder / "0.png")
     pictures = open_pictures(config(folder, resolution=512))
-    assert pictures.bad == [("0.png", "30000 x 1 pixels: too narrow to cut a square from")]
+    assert pictures.bad == [("0.png", "30000 x 1 pixels: too narrow to crop a square from")]
 
 
 def test_a_picture_that_fails_later_is_named(folder, config):
@@ -99,7 +99,7 @@ def test_background_colour(tmp_path, config):
     (tmp_path / "a.txt").write_text("x")
     pixels = open_pictures(config(tmp_path, background="#00ff00")).load(0, seed=0, sample=0)
     np.testing.assert_array_equal(pixels[0, 0], [-1, 1, -1])
-    with pytest.raises(UserError, match="data.background 'whitte' is no colour: a name"):
+    with pytest.raises(UserError, match="data.background 'whitte' is not a colour: a name"):
         open_pictures(config(tmp_path, background="whitte"))
 
 
@@ -204,7 +204,7 @@ def test_all_that_is_wrong_with_many_pictures_is_cut(tmp_path, config):
     for i in range(30):
         (tmp_path / f"{i}.png").write_bytes(b"x")
         (tmp_path / f"{i}.txt").write_text("x")
-    with pytest.raises(UserError, match=r"30 of 30 pictures cannot be used(?s:.*)and 10 more$"):
+    with pytest.raises(UserError, match=r"30 of 30 images cannot be used(?s:.*)and 10 more$"):
         open_pictures(config(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Masks: found, named, cut as their pictures, and what they make a place of the latents weigh."""
+"""Masks: found, named, cut as their images, and what they make a place of the latents weigh."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ BLACK, WHITE, GREY = 0.0, 1.0, 0.5
 
 
 def weights(mask, latents, **options):
-    """Of one picture's latents, by data.mask's options."""
+    """Of one image's latents, by data.mask's options."""
     cfg = DataConfig(mask="file", **options)
     return place_weights(np.array([mask], np.float32), latents, cfg)[0].tolist()
 
@@ -105,7 +105,7 @@ def test_a_mask_is_no_picture_of_the_set(tmp_path, config, layout):
     pictures = open_pictures(config(tmp_path, mask="file"))
     assert [name.split("/")[-1] for name in pictures.names] == ["a.jpg"] and pictures.bad == []
     assert [unused.name.split("/")[-1] for unused in pictures.unused] == ["b-masklabel.png"]
-    assert "a mask of no picture" in pictures.unused[0].reason
+    assert "a mask without an image" in pictures.unused[0].reason
 
 
 def test_what_is_wrong_with_masks_is_named(folder, config):
@@ -116,7 +116,7 @@ def test_what_is_wrong_with_masks_is_named(folder, config):
     pictures = open_pictures(config(folder, mask="file"))
     assert dict(pictures.bad) == {
         "1.png": "its mask has 40 x 24 pixels and it has 21 x 12: make them alike",
-        "3.png": "its mask 3-masklabel.png: not a picture that Pillow can read",
+        "3.png": "its mask 3-masklabel.png: not an image that Pillow can read",
     }
     found = {(f.kind, f.name): f.text for f in check(pictures, None) if "mask" in f.kind}
     assert found == {
@@ -150,5 +150,5 @@ def test_masks_that_hide_nothing_are_refused(folder, config):
     with pytest.raises(UserError, match=r"mask alpha changes nothing: none of the 5 .*transparent"):
         open_pictures(config(folder, mask="alpha"))
     Image.new("L", (20, 12), "white").save(folder / "0-masklabel.png")
-    with pytest.raises(UserError, match=r"mask file changes nothing: none of the 5 pictures of"):
+    with pytest.raises(UserError, match=r"mask file changes nothing: none of the 5 images of"):
         open_pictures(config(folder, mask="file"))

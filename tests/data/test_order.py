@@ -105,7 +105,7 @@ def test_with_a_stride_no_step_goes_over_the_end_of_an_epoch(shapes, size, seed,
     samples = [sample for each in rows for sample in real(each).tolist()]
     assert sorted(samples) == list(range(1000 * epoch, 1000 * epoch + len(shapes)))
     assert sorted(map(order.picture, samples)) == list(range(len(shapes)))
-    if len(set(shapes)) > 1:  # the pictures of a step are those without a stride
+    if len(set(shapes)) > 1:  # the images of a step are those without a stride
         plain = Order(Shown(shapes), size, seed)
         steps = range(epoch * order.steps(1), (epoch + 1) * order.steps(1))
         assert all(order.shown(step) == plain.shown(step) for step in steps)

@@ -82,7 +82,7 @@ def test_a_shard_of_another_size_is_refused(shards):
 def test_a_shard_that_is_gone_is_named(shards):
     (shard, *_) = find_shards(str(shards))
     (shards / "s-00.tar").unlink()
-    with pytest.raises(UserError, match="s-00.tar cannot be read .*when it can, the same command"):
+    with pytest.raises(UserError, match="s-00.tar cannot be read .*once it can be read"):
         read(shard)
 
 
@@ -119,7 +119,7 @@ def test_pictures_of_a_shard_are_opened_and_bad_ones_named(tmp_path, config):
     pictures = open_shard(shard, config(path, stream=True))
     assert pictures.names == ("001.png", "002.png") and pictures.cfg.path == str(path)
     assert pictures.captions(1) == ("caption 2",)
-    assert pictures.bad == [("3.png", "not a picture that Pillow can read")]
+    assert pictures.bad == [("3.png", "not an image that Pillow can read")]
     with pytest.raises(UserError, match="3.png"):
         open_shard(shard, config(path, stream=True, on_bad="stop"))
 
@@ -144,7 +144,7 @@ def test_tables_are_shards_and_leave_no_copy_on_the_disk(tmp_path, config, kind)
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_columns_are_those_of_the_config(tmp_path, config, kind):
     path, wanted, other = tmp_path / f"s.{kind}", png(1), png(2)
-    if kind == "tar":  # which has no columns of pictures
+    if kind == "tar":  # which has no columns of images
         write_tar(path, {"1.png": wanted, "1.json": {"text": "a dog", "words": "a cat"}})
     else:
         columns = {"text": ["a dog"], "words": ["a cat"]}

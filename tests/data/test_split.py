@@ -1,4 +1,4 @@
-"""Which pictures are held out, as a set grows and is renamed."""
+"""Which images are held out, as a set grows and is renamed."""
 
 import shutil
 
@@ -64,11 +64,11 @@ def test_the_share_is_about_the_one_asked_for():
 
 def test_an_empty_side_is_refused_and_the_nearest_share_named(tmp_path):
     add(tmp_path, 3, seed=1)
-    with pytest.raises(UserError, match=r"none of the 3 pictures .* from 0\.\d+ on one is") as e:
+    with pytest.raises(UserError, match=r"none of the 3 images .* from 0\.\d+ on one is") as e:
         divided(tmp_path, 1e-6)
     share = float(str(e.value).split("from ")[1].split(" on")[0])
     assert len(divided(tmp_path, share)[1]) == 1
-    with pytest.raises(UserError, match="all of the 3 pictures"):
+    with pytest.raises(UserError, match="all of the 3 images"):
         divided(tmp_path, 1 - 1e-9)
 
 
@@ -86,14 +86,14 @@ def test_two_ways_of_holding_out_are_refused():
 
 
 def test_one_picture_cannot_be_divided(tmp_path, tmp_path_factory):
-    """F34: nor can copies of one, nor one with pictures of its class."""
+    """F34: nor can copies of one, nor one with images of its class."""
     add(tmp_path, 1, seed=1)
-    with pytest.raises(UserError, match="one picture cannot be divided: add others"):
+    with pytest.raises(UserError, match="one image cannot be divided: add others"):
         divided(tmp_path)
     shutil.copy(tmp_path / "1-0.png", tmp_path / "copy.png")
     shutil.copy(tmp_path / "1-0.txt", tmp_path / "copy.txt")
     prior = tmp_path_factory.mktemp("prior")
     add(prior, 9, seed=2)
     cfg = DataConfig(path=str(tmp_path), resolution=32, regularisation=str(prior))
-    with pytest.raises(UserError, match="or copies of one, and one picture cannot be divided"):
+    with pytest.raises(UserError, match="or copies of one, and one image cannot be divided"):
         data.split(data.open_pictures(cfg), 0.5, cfg)

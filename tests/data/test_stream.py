@@ -1,4 +1,4 @@
-"""Batches of shards: each picture once an epoch, and all of it drawn from (seed, step)."""
+"""Batches of shards: each image once an epoch, and all of it drawn from (seed, step)."""
 
 import collections
 import contextlib
@@ -34,7 +34,7 @@ class Notes:
 
 @pytest.fixture
 def make(tmp_path, config):
-    """Makes streams of three shards of 3, 4 and 5 pictures, and says what they open."""
+    """Makes streams of three shards of 3, 4 and 5 images, and says what they open."""
     for k, numbers in enumerate([range(3), range(3, 7), range(7, 12)]):
         write_tar(tmp_path / "set" / f"{k}.tar", samples(numbers))
     opened = []
@@ -183,7 +183,7 @@ def test_a_shard_that_changed_is_named(make, tmp_path):
     take(make(notes=notes), 7)
     other = samples(range(3))
     write_tar(tmp_path / "set" / "0.tar", {**other, "001.txt": "caption X"})
-    with pytest.raises(UserError, match="0.tar holds other pictures or captions"):
+    with pytest.raises(UserError, match="0.tar holds other images or captions"):
         take(make(notes=notes), 7)
 
 
@@ -193,6 +193,6 @@ def test_a_shard_that_vanishes_ends_the_stream_by_name(make, tmp_path):
         next(made)
         for k in range(3):
             (tmp_path / "set" / f"{k}.tar").unlink()
-        with pytest.raises(UserError, match="tar cannot be read.*the same command goes on"):
+        with pytest.raises(UserError, match="tar cannot be read.*run the same command"):
             for _ in range(14):
                 next(made)

@@ -16,7 +16,7 @@ def test_summary(folder, config):
         Finding("small", "1.png", "tiny"),
     ]
     assert summary(pictures, findings).splitlines() == [
-        f"{folder}: 5 pictures, 5 captions",
+        f"{folder}: 5 images, 5 captions",
         "  0.png: 'caption 0'",
         "  2.png: 'caption 2'",
         "  4.png: 'caption 4'",
@@ -32,7 +32,7 @@ def test_summary_shows_three_captions_and_counts_all(folder, config):
     for i in range(5):
         (folder / f"{i}.txt").write_text(f"caption {i}\nanother\n")
     lines = summary(open_pictures(config(folder)), []).splitlines()
-    assert lines[0].endswith("5 pictures, 10 captions")
+    assert lines[0].endswith("5 images, 10 captions")
     assert lines[1:] == [f"  {i}.png: 'caption {i}'" for i in (0, 2, 4)]
 
 
@@ -46,7 +46,7 @@ def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(fo
     pictures = open_pictures(config(folder))
     words = "captions: 2 from files, 4 from the folder's name"
     lines = summary(pictures, []).splitlines()
-    assert lines[0].endswith("5 pictures, 6 captions") and lines[1] == words
+    assert lines[0].endswith("5 images, 6 captions") and lines[1] == words
     assert escape(words) in report_page({"data.path": pictures}, {"data.path": []})
 
 
@@ -88,8 +88,8 @@ def test_what_is_converted_is_counted_by_its_colours(folder, config):
         report_page({"data.path": pictures}, {"data.path": findings}),
     )
     for line in (
-        "3 pictures converted from Display P3 to sRGB",
-        "1 picture converted from Adobe RGB (1998) to sRGB",
+        "3 images converted from Display P3 to sRGB",
+        "1 image converted from Adobe RGB (1998) to sRGB",
     ):
         assert f"\n{line}\n" in text and f"<p>{line}.</p>" in page
     assert f"converted (4): {KINDS['converted']}" in text and "<h3>converted (4)</h3>" in page

@@ -1,4 +1,4 @@
-"""The pixels of a picture follow from its transform, and from nothing else."""
+"""The pixels of an image follow from its transform, and from nothing else."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from flax_sd.data import open_pictures
 from flax_sd.data.images.image_file import Draw, Fit, draw
 from flax_sd.data.transform import transform_of
 
-SQUARE = Fit((12, 8), (8, 8))  # of the picture `noise`
+SQUARE = Fit((12, 8), (8, 8))  # of the image `noise`
 FIRST = Draw(0, 0, 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""The captioned pictures of tests/data, of which reports are made too."""
+"""The captioned images of tests/data, of which reports are made too."""
 
 from tests.data.conftest import config, folder, noise
 

@@ -85,7 +85,7 @@ def test_every_folder_without_a_run_is_named(runs, tmp_path, capsys):
 
 
 def test_one_place_in_two_spellings_is_no_difference(tmp_path, monkeypatch):
-    """F30's sibling: pictures by their whole path and by a short one, and a run named twice."""
+    """F30's sibling: images by their whole path and by a short one, and a run named twice."""
     (tmp_path / "pictures").mkdir()
     monkeypatch.chdir(tmp_path)
     for name, path in (("a", "pictures/"), ("b", str(tmp_path / "pictures"))):

@@ -44,7 +44,7 @@ def test_a_picture_that_went_away_since_leaves_a_page(folder, config):
 def test_a_folded_table_has_the_size_bucket_and_cut_of_every_picture(folder, config):
     pictures = open_pictures(config(folder, resolution=16, buckets="area", bucket_step=8))
     page = report_page({"data.path": pictures}, {"data.path": []})
-    table = page.split("<summary>Every picture (5)</summary>")[1].split("</details>")[0]
+    table = page.split("<summary>Every image (5)</summary>")[1].split("</details>")[0]
     for i, (fit, width) in enumerate(zip(pictures.fits, range(20, 25), strict=True)):
         cells = [f"{i}.png", f"{width} x 12", "{} x {}".format(*fit.shape), f"{fit.cropped:.0%}"]
         assert f"<tr><td>{'</td><td>'.join(cells)}</td></tr>" in table

@@ -69,7 +69,7 @@ def test_the_ledger_remembers_shards_and_what_was_left_out(stream, shards, tmp_p
         zip(["0.tar", "1.tar", "2.tar"], [2, 2, 3], strict=True)
     )
     bad = {"set": str(shards / "1.tar"), "file": "004.png"}
-    bad["reason"] = "not a picture that Pillow can read"
+    bad["reason"] = "not an image that Pillow can read"
     assert lines(run / QUARANTINE) == [bad]
     (run / QUARANTINE).unlink()  # as the check before a run writes it anew
     assert take(stream(), 5, 4) == whole[4:]
@@ -96,7 +96,7 @@ def test_other_shards_than_the_run_began_with_are_named(stream, shards):
 
 def test_a_first_shard_without_a_good_picture_is_refused(stream, shards):
     write_tar(shards / "0.tar", {"1.png": b"torn", "1.txt": "x"})
-    with pytest.raises(UserError, match="the first of 3 shards, .*: 1.png: not a picture"):
+    with pytest.raises(UserError, match="the first of 3 shards, .*: 1.png: not an image"):
         stream()
 
 
@@ -107,9 +107,9 @@ def test_check_data_opens_every_shard(config_file, shards, tmp_path, capsys):
     flags = ["--data.path", str(shards), "--data.stream", "true", "--output", str(out)]
     assert cli.check_data([str(config_file), *flags]) == 1
     said = capsys.readouterr().out
-    assert "3 shards; all were opened" in said and "0.tar: 3 pictures, 3 captions" in said
-    assert "1.tar (1):\n  004.png: not a picture" in said
-    assert "2.tar (1):\n  9.cls: no picture has this key" in said
+    assert "3 shards; all were opened" in said and "0.tar: 3 images, 3 captions" in said
+    assert "1.tar (1):\n  004.png: not an image" in said
+    assert "2.tar (1):\n  9.cls: no image has this key" in said
     assert f"{shards}/notes.md: no shard: .tar" in said
     assert [line["file"] for line in lines(out / QUARANTINE)] == ["004.png"]
 

@@ -36,7 +36,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(train, shapes):
     flags = ["--data.path", shapes, "--data.buckets", "area", "--train.batch_size", 3]
     whole = train("whole", *flags)
     assert whole.status == 0, whole.err
-    assert "2 shapes, 1.1% of the area cut off: 32 x 32 (5 pictures), 24 x 40 (2" in whole.out
+    assert "2 shapes, 1.1% of the area cropped: 32 x 32 (5 images), 24 x 40 (2" in whole.out
     assert "the training step at 32 x 32" in whole.out and "at 24 x 40" in whole.out
     assert "24 x 40" in (whole.folder / "data_report.html").read_text()
     train("again", *flags, "--train.steps", 2)

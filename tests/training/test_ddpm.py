@@ -150,4 +150,4 @@ def test_pictures_need_no_captions(uncaptioned):
     cfg = DataConfig(path=str(uncaptioned), resolution=16)
     pictures = data.open_pictures(cfg, captioned=False)
     assert len(pictures) == 5 and pictures.captions(0) == ("",)
-    assert data.summary(pictures, []) == f"{uncaptioned}: 5 pictures"
+    assert data.summary(pictures, []) == f"{uncaptioned}: 5 images"

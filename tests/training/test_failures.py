@@ -97,7 +97,7 @@ def test_a_bad_picture_stops_the_run_if_asked_to(train, pictures, tmp_path):
     shutil.copytree(pictures, data)
     (data / "2.png").write_bytes(b"no picture")
     run = train("a", "--data.path", data, "--data.on_bad", "stop")
-    assert run.status == 2 and "1 of 7 pictures cannot be used" in run.err
+    assert run.status == 2 and "1 of 7 images cannot be used" in run.err
     assert "2.png: " in run.err and not run.folder.exists()
 
 

@@ -54,7 +54,7 @@ def test_what_is_said_before_step_one(train, pictures, tmp_path):
     run = train("out", "--data.path", data)
     assert run.status == 0, run.err
     said, trained = run.out.split("begins")
-    assert f"{data}: 6 pictures, 6 captions" in said
+    assert f"{data}: 6 images, 6 captions" in said
     assert said.count("'picture number") == 3
     assert "3.png: " in said.split("left out")[1]
     assert "step 4/4" in trained

@@ -1,1 +1,1 @@
-"""One picture, from the bytes of a file to pixels."""
+"""One image, from the bytes of a file to pixels."""

@@ -1,4 +1,4 @@
-"""Colours: from those that a picture's profile names to sRGB, which every network is trained on."""
+"""Converts colours from an image's profile to sRGB, which every network is trained on."""
 
 import functools
 import io
@@ -21,14 +21,14 @@ class BadProfile(Exception):
 
 
 class Conversion(NamedTuple):
-    """The way to sRGB."""
+    """A conversion to sRGB."""
 
     name: str  # of the colours that it begins at
     transform: ImageCms.ImageCmsTransform | None  # None where they are sRGB's
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None]:
-    """Returns a picture as sRGB, and the name of its colours if they were others.
+    """Returns an image as sRGB, and the name of its colour space if it was another.
 
     Args:
       image: of mode L, RGB or CMYK.
@@ -47,7 +47,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, str | None
         raise BadProfile("its profile cannot be read") from error
 
 
-@functools.lru_cache(maxsize=8)  # most pictures of a set share one
+@functools.lru_cache(maxsize=8)  # most images of a set share one
 def _conversion(profile: bytes, mode: str) -> Conversion:
     if len(profile) > MAX_UNPACKED:
         raise BadProfile(f"its profile has {len(profile)} bytes")
@@ -55,8 +55,8 @@ def _conversion(profile: bytes, mode: str) -> Conversion:
     core: Any = opened.profile
     name, space = _name(core.profile_description), core.xcolor_space.strip()
     if core.device_class not in CLASSES:
-        raise BadProfile(f"its profile is no picture's: {core.device_class!r}")
-    # Programs that make a picture grey often leave the profile of sRGB with it.
+        raise BadProfile(f"its profile is not for images: {core.device_class!r}")
+    # Programs that make an image grey often leave the profile of sRGB with it.
     seen_as = "RGB" if (mode, space) == ("L", "RGB") else mode
     if space != SPACES[seen_as]:
         raise BadProfile(_misfit(space, mode))
@@ -74,14 +74,14 @@ def _misfit(space: str, mode: str) -> str:
 
 
 def _name(description: str | None) -> str:
-    """What the profile calls itself, as may be printed."""
+    """Returns a profile's own name, safe to print."""
     told = (description or "").strip()[:LONGEST_NAME]
     name = "".join(letter if letter.isprintable() else "?" for letter in told)
     return name or "a profile without a name"
 
 
 def _probe(transform: ImageCms.ImageCmsTransform, mode: str) -> float:
-    """How far the colours move at most.
+    """Returns the largest change of a colour, of 255.
 
     Raises:
       BadProfile: white comes out dark, or black as light as white.

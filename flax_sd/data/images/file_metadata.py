@@ -1,4 +1,4 @@
-"""A picture's file taken apart, so that what is not its pixels never decides over them.
+"""Separates the metadata of an image file from its pixels, so that it cannot break the decoding.
 
 Pillow reads metadata before pixels, and gives up where it is damaged, larger than its limits, or
 bears a name that it uses itself. So it gets the file without, and what matters is read here.
@@ -16,7 +16,7 @@ UNREADABLE = b"\0"  # in the place of what is there and cannot be unpacked
 
 
 class Parts(NamedTuple):
-    """The file of a picture, and what else was in it."""
+    """The file of an image, and its metadata."""
 
     pixels: bytes  # the file without its metadata
     exif: bytes = b""
@@ -26,7 +26,8 @@ class Parts(NamedTuple):
 
 
 def split(data: bytes) -> Parts:
-    """Takes PNG, JPEG, WebP, TIFF, AVIF and JPEG 2000 apart; others have nothing in the way."""
+    """Separates the metadata of PNG, JPEG, WebP, TIFF, AVIF and JPEG 2000; others are left
+    whole."""
     readers = {b"\x89PNG\r\n\x1a\n": _png, b"\xff\xd8\xff": _jpeg, b"II": _tiff, b"MM": _tiff}
     reader = next((r for head, r in readers.items() if data.startswith(head)), None)
     if data[:4] + data[8:12] == b"RIFFWEBP":
@@ -40,7 +41,7 @@ def split(data: bytes) -> Parts:
 
 
 def _png(data: bytes) -> Parts:
-    """What a PNG decoder must know (capital letters, and tRNS) goes to Pillow."""
+    """Keeps the chunks that a PNG decoder must know (capital letters, and tRNS)."""
     parts, kept, place = Parts(b""), [data[:8]], 8
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -76,7 +77,7 @@ def _png_metadata(parts: Parts, kind: bytes, body: bytes) -> Parts:
 
 
 def _raw_profile(text: bytes) -> bytes:
-    """ImageMagick's way to write EXIF: a name, a length, and hexadecimal digits, each on lines."""
+    """Decodes EXIF as ImageMagick writes it: a name, a length and hexadecimal digits, in lines."""
     try:
         return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode())
     except ValueError:
@@ -93,7 +94,7 @@ def _unpacked(data: bytes) -> bytes:
 
 
 def _jpeg(data: bytes) -> Parts:
-    """Of application segments only JFIF and Adobe decide how colours are read."""
+    """Keeps, of the application segments, only JFIF and Adobe, which define the colours."""
     exif, xmp, profile, kept, place = b"", b"", [], [data[:2]], 2
     while (place := data.find(b"\xff", place)) >= 0 and place + 4 <= len(data):
         marker, length = struct.unpack_from(">BH", data, place + 1)
@@ -101,7 +102,7 @@ def _jpeg(data: bytes) -> Parts:
             place += 1
             continue
         if marker == 0xD8:  # a length is wrong: this is a thumbnail within EXIF
-            raise ValueError("another picture begins before the pixels of the first")
+            raise ValueError("another image begins before the pixels of the first")
         if marker in (0xD9, 0xDA):  # the pixels begin
             break
         if length < 2:
@@ -121,13 +122,13 @@ def _jpeg(data: bytes) -> Parts:
 
 
 def _of_colours(marker: int, body: bytes) -> bool:
-    """Whether a JPEG decoder heeds the segment, which it does if it is as long as it should be."""
+    """Tells whether a JPEG decoder reads the segment for colours: only if it is long enough."""
     jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
     return jfif or (marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12)
 
 
 def _joined(pieces: list[bytes]) -> bytes:
-    """The profile of numbered pieces: number, how many there are, content."""
+    """Joins the numbered pieces of a profile: each has its number, the count, the content."""
     count = len(pieces)
     numbers = [(i + 1, count) for i in range(count)]
     pieces = sorted(pieces, key=lambda piece: piece[:1])
@@ -163,7 +164,7 @@ def _tiff(data: bytes) -> Parts:
 
 
 def _avif(data: bytes) -> Parts:
-    """EXIF gets another name, under which nothing reads it; AVIF says by itself how it is turned.
+    """Renames EXIF so that it is not read; AVIF stores its rotation elsewhere.
 
     In the list of items (ISO/IEC 14496-12) an entry has a version, flags, a number and a type.
     """
@@ -174,7 +175,7 @@ _EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{3}(?:..|....)\0\0)Exif", re.DOTALL)
 
 
 def _jp2(data: bytes) -> Parts:
-    """Of boxes, the header and the stream go on; Pillow does not look for the profile."""
+    """Keeps only the header and the stream; Pillow does not look for the profile."""
     kept, profile, place = [], None, 0
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)

@@ -1,4 +1,4 @@
-"""One picture: from the bytes of a file to an image, and to the size that it is trained in."""
+"""One image: from the bytes of a file to pixels in the size that it is trained at."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from flax_sd.files import file_kind
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Size = tuple[int, int]  # width and height in pixels
-MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses a picture; also the limit after resizing
+MAX_PIXELS = 2 * 89_478_485  # where Pillow refuses an image; also the limit after resizing
 
 TURNS = {  # by EXIF's orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,19 +33,19 @@ TURNS = {  # by EXIF's orientation
 
 
 class Fit(NamedTuple):
-    """How a picture comes to its shape: it is resized, and what stands out is cut off."""
+    """The size that an image is resized to, and the shape that it is then cropped to."""
 
     resized: Size
     shape: Size
 
     @property
     def cropped(self) -> float:
-        """The share of the picture's area that is cut off."""
+        """The fraction of the resized image's area that is cropped away."""
         return 1 - math.prod(self.shape) / math.prod(self.resized)
 
 
 class Draw(NamedTuple):
-    """What one sample draws, as uniform 64-bit numbers: a pure function of (seed, sample)."""
+    """The random 64-bit numbers of one sample: a pure function of (seed, sample)."""
 
     caption: int
     flip: int
@@ -54,19 +54,19 @@ class Draw(NamedTuple):
 
 
 def draw(seed: int, sample: int) -> Draw:
-    """Draws for sample number `sample` of the stream; raw Philox, so alike in every NumPy."""
+    """Draws for sample number `sample` of the stream; raw Philox, the same in every NumPy."""
     return Draw(*np.random.Philox(key=[seed, sample]).random_raw(4).tolist())
 
 
 class Note(NamedTuple):
-    """What the owner of a picture should know of how its file was read."""
+    """A remark for the owner of an image about how its file was read."""
 
     kind: str  # of flax_sd.data.check.KINDS
     text: str
 
 
 class Read(NamedTuple):
-    """A picture as it is used."""
+    """A decoded image, ready to use."""
 
     picture: Image.Image  # upright, RGB
     turned: bool  # its orientation turned or mirrored it
@@ -75,16 +75,16 @@ class Read(NamedTuple):
 
 
 def decode(data: bytes, background: str) -> Image.Image:
-    """Returns the picture upright, as sRGB, with `background` under what is transparent.
+    """Returns the image upright, as sRGB, with `background` under what is transparent.
 
     Raises:
-      BadPicture: the bytes are no picture, are cut off or damaged, or too many when unpacked.
+      BadPicture: the bytes are no image, are cut off or damaged, or too many when unpacked.
     """
     return read(data, background).picture
 
 
 def read(data: bytes, background: str) -> Read:
-    """Returns the same, and what was made of the file's metadata.
+    """Decodes the image as `decode` does, and returns what its metadata said.
 
     Raises:
       BadPicture: as `decode`.
@@ -102,7 +102,7 @@ def read(data: bytes, background: str) -> Read:
 
 
 def alpha(data: bytes) -> Image.Image | None:
-    """Returns how opaque the picture is, upright, as L; None where it has no transparency.
+    """Returns the opacity of the image, upright, as L; None if it has no transparency.
 
     Raises:
       BadPicture: as `decode`.
@@ -112,7 +112,7 @@ def alpha(data: bytes) -> Image.Image | None:
 
 
 def mask(data: bytes) -> Image.Image:
-    """Returns the picture upright, as L; its numbers are no colours, so no profile changes them.
+    """Returns the image upright, as L; its numbers are no colours, so no profile changes them.
 
     Raises:
       BadPicture: as `decode`.
@@ -122,7 +122,7 @@ def mask(data: bytes) -> Image.Image:
 
 
 def _loaded(data: bytes) -> tuple[samples.Samples, int]:
-    """What lies in the file, and its orientation."""
+    """Loads the image of the file, and its orientation."""
     parts = file_metadata.split(data)
     with _opened(parts.pixels) as image:
         return samples.load(image), _orientation(parts, image)[0]
@@ -147,11 +147,11 @@ def _why_unidentified(data: bytes) -> str:
     if not data:
         return "the file is empty"
     found = file_kind.kind_of(data[: file_kind.BEGINNING])
-    return f"no picture, but {found}" if found else "not a picture that Pillow can read"
+    return f"not an image but {found}" if found else "not an image that Pillow can read"
 
 
 def _orientation(parts: file_metadata.Parts, image: Image.Image) -> tuple[int, list[Note]]:
-    """EXIF's orientation, or else that of XMP; 1 where neither says it so that it can be read."""
+    """Returns EXIF's orientation, or else that of XMP; 1 if neither can be read."""
     exif, problem = parts.exif or image.info.get("exif", b""), None
     try:
         way = tags.orientation(re.sub(rb"^(Exif\0\0){1,2}", b"", exif)) if exif else None
@@ -169,7 +169,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[Note]) -> Image.Image:
-    """The colours as RGB, as they are where their profile cannot be used; notes what was done."""
+    """Converts the colours to RGB, unchanged if their profile is unusable; notes what was done."""
     if profile is None:
         return image.convert("RGB")
     try:
@@ -183,7 +183,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[Note]) -> Im
 
 
 def _over(image: Image.Image, alpha: Image.Image | None, background: str) -> Image.Image:
-    """The picture over a colour."""
+    """Composites the image over a colour."""
     if alpha is None:
         return image
     over = image.convert("RGBA")
@@ -206,13 +206,13 @@ def resized(size: Size, resolution: int) -> Size:
 
 
 def cover(size: Size, shape: Size) -> Fit:
-    """Returns the fit of a picture that is resized to cover a shape, rounded as sd-scripts does.
+    """Returns the fit of an image that is resized to cover a shape, rounded as sd-scripts does.
 
     Raises:
       BadPicture: as `resized`.
     """
     (width, height), (w, h) = size, shape
-    if width * h > height * w:  # the picture is wider, and keeps its height
+    if width * h > height * w:  # the image is wider, and keeps its height
         covering = (int(width * h / height + 0.5), h)
     else:
         covering = (w, int(height * w / width + 0.5))
@@ -222,4 +222,4 @@ def cover(size: Size, shape: Size) -> Fit:
 
 
 def _too_narrow(size: Size, shape: str) -> BadPicture:
-    return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to cut {shape} from")
+    return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to crop {shape} from")

@@ -7,11 +7,11 @@ from PIL import Image, ImageFile
 
 
 class BadPicture(Exception):
-    """A picture that cannot be used; the text is the reason."""
+    """A image that cannot be used; the text is the reason."""
 
 
 class Samples(NamedTuple):
-    """The numbers of a picture as they lie there."""
+    """The raw numbers in an image file."""
 
     colours: Image.Image  # L, RGB or CMYK
     alpha: Image.Image | None  # L, 255 where it is opaque; None without transparency
@@ -19,7 +19,7 @@ class Samples(NamedTuple):
 
 
 def load(image: ImageFile.ImageFile) -> Samples:
-    """Unpacks a picture that was opened and not loaded.
+    """Unpacks an image that was opened but not loaded.
 
     Raises:
       BadPicture: its numbers have no agreed range.
@@ -54,7 +54,8 @@ def _eight_bits(image: Image.Image) -> Samples:
 
 
 def _scale_transparency(image: Image.Image, packed: str) -> None:
-    """The transparent colour of a PNG has the file's bits, and Pillow compares it with 8."""
+    """Scales a PNG's transparent colour, which has the file's bits, to the 8 that Pillow
+    compares."""
     key = image.info.get("transparency")
     if packed in ("L;2", "L;4") and isinstance(key, int):
         most = 3 if packed == "L;2" else 15
@@ -64,7 +65,7 @@ def _scale_transparency(image: Image.Image, packed: str) -> None:
 
 
 def _integers(image: Image.Image) -> Samples:
-    """Integers of more than 8 bits; Pillow's own conversion would cut them off at 255."""
+    """Returns integers of more than 8 bits, which Pillow's own conversion would clip at 255."""
     values = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})  # of TIFF
     (bits, *_), (kind, *_) = tags.get(258, (32,)), tags.get(339, (1,))
@@ -81,7 +82,7 @@ def _integers(image: Image.Image) -> Samples:
 
 
 def _range(values: np.ndarray, bits: int, *, signed: bool) -> tuple[int, str | None]:
-    """The value of white where the type does not say it, as programs that write such files mean it.
+    """Returns the value of white where the type does not define it, guessed from common programs.
 
     They keep pixels of 8 or 16 bits in integers of 32; those of 16 with a sign end at 32767.
     """

@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 ORIENTATION, PROFILE, XMP = 274, 34675, 700
-_SUBFILE = 254  # whose lowest bit says that this is a smaller copy of another picture
+_SUBFILE = 254  # whose lowest bit says that this is a smaller copy of another image
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # formats of types; the others are no whole numbers
 _WIDTHS = {1: 1, 2: 1, 3: 2, 4: 4, 6: 1, 7: 1, 8: 2, 9: 4, 11: 4, 13: 4, 16: 8}  # or 8 bytes
 
@@ -23,7 +23,7 @@ class Tag(NamedTuple):
 
 
 class Directory(NamedTuple):
-    """The tags of one picture."""
+    """The tags of one image."""
 
     order: str  # of bytes, as struct writes it
     big: bool  # BigTIFF
@@ -43,7 +43,8 @@ class Directory(NamedTuple):
         return struct.unpack_from(self.order + _INTEGERS[tag.type], tag.entry, self._value)[0]
 
     def content(self, number: int, data: bytes) -> bytes | None:
-        """Returns the bytes of a tag, fewer where the file ends; None where it is not there."""
+        """Returns the bytes of a tag, fewer if the file ends early; None if there is no such
+        tag."""
         for tag in self.tags:
             if tag.number == number:
                 size, room = tag.values * _WIDTHS.get(tag.type, 8), len(tag.entry) - self._value
@@ -59,7 +60,7 @@ class Directory(NamedTuple):
 
 
 def directory(data: bytes, start: int | None = None) -> Directory:
-    """Reads the tags of the first picture, or of that which begins at `start`.
+    """Reads the tags of the first image, or of that which begins at `start`.
 
     Raises:
       ValueError: there are none.
@@ -89,7 +90,7 @@ def _tag(format: str, entry: bytes) -> Tag:
 
 
 def orientation(data: bytes) -> int | None:
-    """Returns the orientation, 1 to 8; None where no tag says it.
+    """Returns the orientation, 1 to 8; None if no tag has one.
 
     Raises:
       ValueError: what says it cannot be read.
@@ -107,7 +108,7 @@ def orientation(data: bytes) -> int | None:
 
 
 def of_pixels(data: bytes, found: Directory) -> bytes:
-    """Returns a TIFF file with one directory, of which only what decides the pixels is left."""
+    """Returns a TIFF file with one directory that holds only the tags that decide the pixels."""
     kept = [tag.entry for tag in found.tags if tag.number in _OF_PIXELS]
     count = struct.pack(found.order + ("Q" if found.big else "H"), len(kept))
     directory = b"".join([count, *kept, bytes(8 if found.big else 4)])  # and none follows
@@ -115,7 +116,7 @@ def of_pixels(data: bytes, found: Directory) -> bytes:
 
 
 def pictures(data: bytes, found: Directory) -> int:
-    """Returns how many pictures a TIFF file has from that directory on, without thumbnails."""
+    """Returns how many images a TIFF file has from that directory on, without thumbnails."""
     starts, count = {found.start}, 1
     while found.next and found.next not in starts:
         try:

@@ -1,1 +1,1 @@
-"""Where captioned pictures lie: folders, tables, archives; every file is accounted for."""
+"""Where captioned images lie: folders, tables, archives; every file is accounted for."""

@@ -21,7 +21,7 @@ HIDDEN = "hidden, as its name begins with a dot"
 
 
 class Account:
-    """The files of a folder: each is used, left out or named once it is closed.
+    """The files of a folder: by the end each is used, left out or named.
 
     Attributes:
       files: of which nothing is said yet, in order.
@@ -39,7 +39,7 @@ class Account:
         self._by_ending = {composed(_small_ending(path)): path for path in found.files}
         self._by_ending |= {_small_ending(path): path for path in found.files}
         for path, why in found.lost:
-            # What has no ending may be a folder of pictures.
+            # What has no ending may be a folder of images.
             meant = is_picture(path) or path.suffix.lower() in ("", *SETS)
             (self.leave_out if meant else self.set_aside)(path, why)
         for path, why in found.others:
@@ -49,15 +49,15 @@ class Account:
             self.listing.unused.append(Bad(name, HIDDEN))
 
     def name(self, path: pathlib.Path) -> str:
-        """Returns the name of a file in the folder, as it can be shown."""
+        """Returns the name of a file in the folder, safe to print."""
         return shown(path.relative_to(self.folder).as_posix())
 
     def pictures(self) -> list[pathlib.Path]:
-        """Returns the pictures of which nothing is said yet."""
+        """Returns the images that are not accounted for yet."""
         return list(filter(is_picture, self.files))
 
     def below(self, folders: Iterable[pathlib.Path]) -> dict[pathlib.Path, list[pathlib.Path]]:
-        """Returns the files of each of the folders of which nothing is said yet."""
+        """Returns the files of each folder that are not accounted for yet."""
         found = {folder: list[pathlib.Path]() for folder in folders}
         for path in self.files:
             holder = next((parent for parent in path.parents if parent in found), None)
@@ -66,27 +66,27 @@ class Account:
         return found
 
     def beside(self, path: pathlib.Path) -> pathlib.Path | None:
-        """Returns the file of such a name, whose ending may have capitals, if there is one."""
+        """Returns the file of that name, whose extension may be in capitals, if there is one."""
         path = _small_ending(path)
         return self._by_ending.get(path) or self._by_ending.get(composed(path))
 
     def use(self, *paths: pathlib.Path) -> None:
-        """Takes down that files are read."""
+        """Records that files are read."""
         for path in paths:
             self.files.pop(path, None)
 
     def leave_out(self, path: pathlib.Path, why: str, name: str | None = None) -> None:
-        """Takes down a picture that cannot be used."""
+        """Records an image that cannot be used."""
         self._use_with_mask(path)
         self.listing.bad.append(Bad(self.name(path) if name is None else name, why))
 
     def set_aside(self, path: pathlib.Path, why: str) -> None:
-        """Takes down what is no part of the set."""
+        """Records a file that is not part of the set."""
         self._use_with_mask(path)
         self.listing.unused.append(Bad(self.name(path), why))
 
     def set_aside_together(self, paths: Sequence[pathlib.Path], why: str) -> None:
-        """Takes down files that are no part of the set, in one line."""
+        """Records files that are not part of the set, in one line."""
         if paths:
             name = several([self.name(path) for path in paths])
             self.listing.unused.append(Bad(name, why))
@@ -100,14 +100,14 @@ class Account:
         name: str | None = None,
         by_folder: bool = False,
     ) -> None:
-        """Takes down a picture that is used, with its mask."""
+        """Records an image that is used, with its mask."""
         mask = self._use_with_mask(path)
         name = self.name(path) if name is None else name
         record = Record(name, captions, path.read_bytes, mask=mask, by_folder=by_folder)
         self.listing.records.append(record)
 
     def close(self, why: Callable[[pathlib.Path], str | None]) -> None:
-        """Names all other files; those of one ending and reason together.
+        """Names all other files; those with the same extension and reason together.
 
         Args:
           why: what is to be said of a file by name; None of one that goes with others.
@@ -127,7 +127,7 @@ class Account:
         self.listing.unused.extend(gathered(others))
 
     def _use_with_mask(self, path: pathlib.Path) -> pathlib.Path | None:
-        """Takes down a picture and its mask, which is returned."""
+        """Records an image and its mask, and returns the mask."""
         if not path.name:
             return None
         mask = self.beside(masks.beside(path))

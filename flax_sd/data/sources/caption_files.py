@@ -1,4 +1,4 @@
-"""Files of captions beside pictures: which are read, and which only look as if they were."""
+"""Caption files beside images: those that are read, and those that only look like one."""
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,18 +21,18 @@ class Unread(NamedTuple):
 
 
 def lines(text: str) -> tuple[str, ...]:
-    """Returns the captions in a file of them, one a line; the empty one where there is none."""
+    """Returns the captions in a file, one a line; an empty caption if there are none."""
     return tuple(line.strip() for line in text.split("\n") if line.strip()) or ("",)
 
 
 def beside(account: Account, picture: pathlib.Path, read: Sequence[str]) -> pathlib.Path | None:
-    """Returns the file of a picture's captions, by the first of the endings that is there."""
+    """Returns an image's caption file: the first that exists, in the order of the extensions."""
     found = (account.beside(picture.with_suffix(end)) for end in read)
     return next((path for path in found if path is not None), None)
 
 
 def all_beside(account: Account, picture: pathlib.Path) -> list[pathlib.Path]:
-    """Returns every file that may hold a picture's captions, where none is read."""
+    """Returns every file that may hold an image's captions, for a mode that reads none."""
     found = (beside(account, picture, (end,)) for end in sorted(CAPTIONS))
     return [path for path in found if path is not None]
 
@@ -40,7 +40,7 @@ def all_beside(account: Account, picture: pathlib.Path) -> list[pathlib.Path]:
 def unread(
     account: Account, files: Sequence[pathlib.Path], read: Sequence[str]
 ) -> Iterator[Unread]:
-    """Yields those of some files that look like captions and are not read."""
+    """Yields the files that look like captions and are not read."""
     pictures = {composed(path.with_suffix("")): path for path in files if is_picture(path)}
     named = {path.with_suffix("") for path in files if why_unread(path)}
     for path in files:
@@ -48,7 +48,7 @@ def unread(
             if why := _why_not(account, path, picture, read):
                 yield Unread(path, picture, why)
         elif path.suffix.lower() in read and path.with_suffix("") not in named:
-            yield Unread(path, None, "no picture of this name is beside it")
+            yield Unread(path, None, "no image of this name is beside it")
 
 
 def _why_not(
@@ -66,7 +66,7 @@ def _why_not(
 def _meant_for(
     path: pathlib.Path, pictures: Mapping[pathlib.Path, pathlib.Path]
 ) -> pathlib.Path | None:
-    """The picture, by its path without ending, that 1.txt, 1.cap or 1.png.txt stands beside."""
+    """Returns the image, without extension, that 1.txt, 1.cap or 1.png.txt belongs to."""
     if path.suffix.lower() not in CAPTIONS:
         return None
     while path.suffix.lower() in CAPTIONS | PICTURES:

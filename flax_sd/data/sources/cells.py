@@ -1,4 +1,4 @@
-"""The cells of a table: pictures, and the captions beside them, of which each may be anything."""
+"""The cells of a table: images and captions, either of which may be malformed."""
 
 import errno
 import functools
@@ -12,14 +12,14 @@ from flax_sd.data.sources.records import Bad, Listing, Record, caption_tuple
 from flax_sd.errors import UserError, shown, some
 
 ROWS = 1000  # looked at together
-URL = f"a URL, not a picture: {DOWNLOAD}"
+URL = f"a URL, not an image: {DOWNLOAD}"
 
 
 def list_rows(source: str, table: Any, image_column: str, caption_column: str | None) -> Listing:
-    """Lists the rows of a `datasets` table: each is a record, or left out by its number.
+    """Lists the rows of a `datasets` table: each is a record, or is left out by its number.
 
     Raises:
-      UserError: it has no rows, or no column of pictures or of captions.
+      UserError: it has no rows, or no column of images or of captions.
     """
     images = _images(source, table, image_column, caption_column)
     listing, urls = Listing([], [], []), 0
@@ -36,14 +36,14 @@ def list_rows(source: str, table: Any, image_column: str, caption_column: str | 
             listing.records.append(Record(name, captions, read))
     if urls == len(images):
         raise UserError(
-            f"column {image_column!r} of {shown(source)} holds URLs, not pictures: {DOWNLOAD}"
+            f"column {image_column!r} of {shown(source)} holds URLs, not images: {DOWNLOAD}"
         )
     return listing
 
 
 def _images(source: str, table: Any, image_column: str, caption_column: str | None) -> Any:
-    """The column of pictures, as Arrow has it: bytes, or the path of a file."""
-    # Imported here because it takes a second, and a folder of pictures does without it.
+    """Returns the column of images as Arrow stores it: bytes, or the path of a file."""
+    # Imported here because it takes a second, and a folder of images does without it.
     import datasets
 
     options = {"data.image_column": image_column, "data.caption_column": caption_column}
@@ -68,13 +68,13 @@ def _images(source: str, table: Any, image_column: str, caption_column: str | No
 
 
 def _cells(table: Any, column: str) -> Iterator[Any]:
-    """The cells of a column, which Arrow has not made values of yet."""
+    """Yields the cells of a column as Arrow's scalars, not yet converted."""
     for first in range(0, len(table), ROWS):
         yield from table[first : first + ROWS][column]
 
 
 def _texts(table: Any, column: str) -> Iterator[Any]:
-    """The cells of a column; of one whose bytes are no text, the bytes."""
+    """Yields the cells of a column; as bytes if they are not valid text."""
     for cell in _cells(table.select_columns([column]).with_format("arrow"), column):
         try:
             yield cell.as_py()
@@ -83,9 +83,9 @@ def _texts(table: Any, column: str) -> Iterator[Any]:
 
 
 def _why_no_picture(cell: Any) -> str | None:
-    """Why nothing can be read of a cell, as far as that can be told without reading it."""
+    """Returns why a cell holds no image, as far as this is known without reading it."""
     if not cell.is_valid or not (cell["bytes"].is_valid or cell["path"].is_valid):
-        return "no picture in this row"
+        return "no image in this row"
     if cell["bytes"].is_valid:
         return None
     try:

@@ -15,7 +15,7 @@ def why_no_name(name: str) -> str | None:
 
 
 def leaves(name: str) -> bool:
-    """Judges the path as written: a link inside the folder may lead where the user likes."""
+    """Tells whether a written path leaves its folder; a link inside it may lead anywhere."""
     climbs = os.path.normpath(name.replace("\\", "/")).split("/")[0] == ".."
     return climbs or pathlib.PureWindowsPath(name).anchor != ""  # an anchor: /, C: or a share
 
@@ -37,7 +37,7 @@ def composed(path: pathlib.Path) -> pathlib.Path:
 
 
 def is_there(path: pathlib.Path) -> bool:
-    """Whether there is a file; a name too long for one is none."""
+    """Tells whether a file exists; a name that is too long does not."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -45,12 +45,12 @@ def is_there(path: pathlib.Path) -> bool:
 
 
 def has_half_pair(text: str) -> bool:
-    """Whether a text holds half a surrogate pair, which is no character and cannot be written."""
+    """Tells whether a text holds half a surrogate pair, which cannot be written."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_of_bytes(name: str) -> bool:
-    """Whether the system has such a name, whose bytes are no UTF-8."""
+    """Tells whether the system can have such a name: one of bytes that are not UTF-8."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:

@@ -7,14 +7,14 @@ from flax_sd.data import masks
 PICTURES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .bmp .gif .tif .tiff .avif .jp2 .ppm .tga".split()
 )
-# Further pictures of phones, cameras and painting programs, which the check names.
+# Further images of phones, cameras and painting programs, which the check names.
 UNREAD_PICTURES = frozenset(
     ".heic .heif .hif .avifs .jxl .jxr .apng .svg .psd .xcf .exr .hdr .qoi .j2k .jpx .pgm .pnm "
     ".mpo .dng .cr2 .cr3 .nef .arw .raf .orf .rw2".split()
 )
 # What people and programs call a file of captions; which of them are read is for the folder to say.
 CAPTIONS = frozenset(".txt .text .caption .captions .cap .tags".split())
-SETS = (".parquet", ".arrow", ".tar")  # files of many pictures
+SETS = (".parquet", ".arrow", ".tar")  # files of many images
 METADATA = ("metadata.jsonl", "metadata.csv")
 # What systems, file servers and editors leave behind: nothing is said of it.
 LEFT_BEHIND = frozenset(
@@ -35,28 +35,28 @@ OTHERS = {
 
 
 def is_picture(path: pathlib.PurePath) -> bool:
-    """Whether a file is a picture of a set; masks are none."""
+    """Tells whether a file is an image of a set; masks are not."""
     return path.suffix.lower() in PICTURES and not masks.is_mask(path)
 
 
 def why_unread(path: pathlib.PurePath) -> str | None:
-    """Returns why a file that is a picture by its name is not read, and what helps; or None."""
+    """Returns why a file that is an image by its name is not read, and what to do; or None."""
     end = path.suffix.lower()
     if end not in UNREAD_PICTURES:
         return None
-    return f"{end} pictures are not read: convert it to PNG or JPEG"
+    return f"{end} images are not read: convert it to PNG or JPEG"
 
 
 def why_no_part(path: pathlib.PurePath) -> str:
     """Returns why any other file is no part of a set."""
-    return OTHERS.get(path.suffix.lower(), "no picture, and no caption of one")
+    return OTHERS.get(path.suffix.lower(), "no image, and no caption of one")
 
 
 def is_left_behind(name: str) -> bool:
-    """Whether a system made a file or a folder for itself, as .DS_Store and @eaDir."""
+    """Tells whether a system made a file or folder for itself, such as .DS_Store and @eaDir."""
     return name.lower() in LEFT_BEHIND or name.lower().startswith(LEFT_BEHIND_STARTS)
 
 
 def is_about_the_set(path: pathlib.PurePath) -> bool:
-    """Whether a file is what the owner of a set says of it: README.md, LICENSE."""
+    """Tells whether a file describes the set: README.md, LICENSE."""
     return path.stem.lower() in ABOUT and not is_picture(path)

@@ -1,4 +1,4 @@
-"""The captioned pictures of a folder: by a metadata file, by their captions, or by its folders."""
+"""The captioned images of a folder: by a metadata file, by their captions, or by its folders."""
 
 import pathlib
 import re
@@ -36,10 +36,10 @@ class Repeated(NamedTuple):
 
 
 def list_folder(folder: pathlib.Path, caption_column: str | None) -> Listing:
-    """Lists the pictures that metadata.jsonl or metadata.csv names, or those beside .txt captions.
+    """Lists the images that metadata.jsonl or metadata.csv names, or those beside .txt captions.
 
     Args:
-      caption_column: None lists every picture, each with an empty caption, whatever names it.
+      caption_column: None lists every image, each with an empty caption, whatever names it.
 
     Raises:
       UserError: there is nothing to train on, or the metadata file cannot be read.
@@ -64,12 +64,12 @@ def list_folder(folder: pathlib.Path, caption_column: str | None) -> Listing:
 
 def _why_no_picture(path: pathlib.Path) -> str | None:
     if is_mask(path) and path.suffix.lower() in PICTURES:
-        return "a mask of no picture: 1-masklabel.png is that of a picture 1 beside it"
+        return "a mask without an image: 1-masklabel.png belongs to an image 1 beside it"
     return None
 
 
 def _leave_splits(account: Account) -> None:
-    """Sets aside what is in folders of other splits, where one is called train."""
+    """Sets aside the folders of other splits, where one is called train."""
     found = {path: _split(account, path) for path in account.files}
     if not splits.are_divided(found[path][1] for path in account.pictures()):
         return
@@ -84,7 +84,7 @@ def _leave_splits(account: Account) -> None:
 
 
 def _split(account: Account, path: pathlib.Path) -> tuple[pathlib.Path, str | None]:
-    """The uppermost folder above a file that is called as a split, and which."""
+    """Returns the uppermost folder above a file that is named after a split, and the split."""
     holder = account.folder
     for part in path.relative_to(account.folder).parts[:-1]:
         holder /= part
@@ -94,13 +94,13 @@ def _split(account: Account, path: pathlib.Path) -> tuple[pathlib.Path, str | No
 
 
 def _take_all(account: Account) -> None:
-    """Lists every picture; its captions and its mask are for other modes."""
+    """Lists every image; captions and masks are for other modes."""
     account.use(*(path for path in list(account.files) if path.name.lower() in METADATA))
     pictures = account.pictures()
     if not pictures:
         read = " ".join(sorted(PICTURES))
         hint = _hint([*account.listing.bad, *_meant(account)])
-        raise UserError(f"{shown(account.folder)} holds no pictures: {read} are read{hint}")
+        raise UserError(f"{shown(account.folder)} holds no images: {read} are read{hint}")
     for path in pictures:
         account.use(*caption_files.all_beside(account, path))
         account.add(path, ("",))
@@ -109,7 +109,7 @@ def _take_all(account: Account) -> None:
 
 
 def _take_named(account: Account, found: Sequence[pathlib.Path], caption_column: str) -> None:
-    """Lists what metadata files name, and by their captions those that none speaks for."""
+    """Lists the files in metadata files, and images with captions that none of these names."""
     for path in found:
         metadata.take(account, path, caption_column)
     below = account.below(path.parent for path in found)
@@ -125,7 +125,7 @@ def _take_named(account: Account, found: Sequence[pathlib.Path], caption_column:
 
 
 def _take_captioned(account: Account) -> None:
-    """Lists pictures by the captions beside them, or in sd-scripts' layout."""
+    """Lists images by the captions beside them, or in sd-scripts' layout."""
     named, others = _repeated(account)
     if named and not others:
         _take_repeated(account, named)
@@ -138,7 +138,7 @@ def _take_captioned(account: Account) -> None:
 
 
 def _take_texts(account: Account, pictures: Sequence[pathlib.Path], read: Sequence[str]) -> None:
-    """Lists pictures with a .txt of the same name; each line of that is a caption of its own."""
+    """Lists images with a .txt of the same name; each line of that is a caption of its own."""
     unread = list(caption_files.unread(account, list(account.files), read))
     strays = {each.picture: each.path.name for each in unread}
     for path in pictures:
@@ -153,7 +153,7 @@ def _take_texts(account: Account, pictures: Sequence[pathlib.Path], read: Sequen
 
 
 def _add(account: Account, path: pathlib.Path, caption: pathlib.Path) -> None:
-    """Takes down a picture with the lines of its caption's file."""
+    """Records an image with the lines of its caption file."""
     account.use(caption)
     try:
         captions = caption_files.lines(read_text(caption))
@@ -164,19 +164,19 @@ def _add(account: Account, path: pathlib.Path, caption: pathlib.Path) -> None:
 
 
 def _no_captions(account: Account, count: int, others: Sequence[str]) -> UserError:
-    """The error of a folder in which no caption is read, with what may be meant."""
+    """Returns the error for a folder without captions, with a hint."""
     hint = f"; {some([shown(name) for name in others])}: {ONE_SET}" if others else ""
     hint += _hint([*account.listing.bad, *_meant(account)])
-    found = f"{shown(account.folder)} holds {count or 'no'} pictures and no captions for them"
+    found = f"{shown(account.folder)} holds {count or 'no'} images and no captions for them"
     return UserError(
         f"{found}: it needs "
         'a metadata.jsonl with lines like {"file_name": "1.png", "text": "a cat"}, or a .txt '
-        f"beside each picture (1.txt beside 1.png){hint}"
+        f"beside each image (1.txt beside 1.png){hint}"
     )
 
 
 def _meant(account: Account) -> list[Bad]:
-    """Files that may be meant as captions, pictures or sets, and why they are not read."""
+    """Lists files that may be meant as captions, images or sets, and why they are not read."""
     unread = caption_files.unread(account, list(account.files), caption_files.PLAIN)
     found = [(each.path, each.why) for each in unread if each.picture]
     others = ((path, why_unread(path) or OTHERS.get(path.suffix.lower())) for path in account.files)
@@ -185,7 +185,7 @@ def _meant(account: Account) -> list[Bad]:
 
 
 def _hint(found: Sequence[Bad]) -> str:
-    """What ends an error: the first of the files that may be meant, and how many more there are."""
+    """Returns the end of an error: the first of the files that may be meant, and how many more."""
     if not found:
         return ""
     more = f", and {len(found) - 1} more likewise" if len(found) > 1 else ""
@@ -193,7 +193,7 @@ def _hint(found: Sequence[Bad]) -> str:
 
 
 def _repeated(account: Account) -> tuple[list[Repeated], list[str]]:
-    """Folders with pictures that are named as sd-scripts names them, and what is not so named."""
+    """Returns the image folders named as in sd-scripts, and the others."""
     named, others = [], []
     paths = [path.relative_to(account.folder).parts for path in account.pictures()]
     folders = {parts[0] for parts in paths if len(parts) > 1}

@@ -1,4 +1,4 @@
-"""The pictures and captions that a metadata.jsonl or metadata.csv names."""
+"""The images and captions that a metadata.jsonl or metadata.csv names."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from flax_sd.errors import UserError, listed, shown, some
 from flax_sd.files.text import parse_object, read_text
 
 URLS = ("http://", "https://", "s3://", "gs://", "hf://", "ftp://", "data:")
-DOWNLOAD = "download the pictures first, for instance with img2dataset"
+DOWNLOAD = "download the images first, for instance with img2dataset"
 
 
 class Row(NamedTuple):
@@ -44,20 +44,20 @@ def files(account: Account) -> list[pathlib.Path]:
 
 
 def take(account: Account, path: pathlib.Path, caption_column: str) -> None:
-    """Takes down all pictures that a metadata file names.
+    """Records all images that a metadata file names.
 
     Raises:
-      UserError: it cannot be read, or does not say which pictures it means.
+      UserError: it cannot be read, or does not say which images it means.
     """
     account.use(path)
     rows = _jsonl_rows(path) if path.suffix.lower() == ".jsonl" else _csv_rows(path, caption_column)
     if not rows:
-        raise UserError(f"{shown(path)} names no picture: write a row with file_name for each")
+        raise UserError(f"{shown(path)} names no image: write a row with file_name for each")
     if any(row.values for row in rows):
         _check_keys(path, rows, caption_column)
     lost = {row.line: why for row in rows if (why := _why_no_row(row))}
     if len(lost) == len(rows):
-        head = f"{shown(path)} names no picture: each row needs a file_name inside the folder:"
+        head = f"{shown(path)} names no image: each row needs a file_name inside the folder:"
         raise UserError(listed(head, [f"line {line}: {why}" for line, why in lost.items()]))
     named = [row for row in rows if row.line not in lost]
     if all(is_url(row.values["file_name"]) for row in named):
@@ -69,7 +69,7 @@ def take(account: Account, path: pathlib.Path, caption_column: str) -> None:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is that of something on the net."""
+    """Tells whether a name is a URL."""
     return name.lower().startswith(URLS)
 
 
@@ -93,7 +93,8 @@ def _take_row(account: Account, metadata: pathlib.Path, row: Row, caption_column
 
 
 def _why_no_file(path: pathlib.Path) -> str | None:
-    """Why a path cannot be read: a pipe would never end. What is not there says so when read."""
+    """Returns why a path cannot be read, such as a pipe, which has no end; a missing file is found
+    later."""
     if is_there(path) or not os.path.lexists(path):
         return None
     if path.is_dir():
@@ -102,7 +103,7 @@ def _why_no_file(path: pathlib.Path) -> str | None:
 
 
 def _why_no_row(row: Row) -> str | None:
-    """Why a row does not say which picture it means."""
+    """Returns why a row does not say which image it means."""
     name = row.values.get("file_name")
     if not isinstance(name, str) or not name:
         return "no file_name" if row.values else row.wrong
@@ -121,7 +122,7 @@ def _check_keys(metadata: pathlib.Path, rows: list[Row], caption_column: str) ->
         raise UserError(
             f"{shown(metadata)} has no {' and no '.join(map(repr, missing))}, only "
             f"{some(sorted(map(repr, keys)))}: set data.caption_column to the captions' name, "
-            "and call the pictures' file_name"
+            "and call the images' file_name"
         )
 
 
@@ -138,7 +139,7 @@ def _jsonl_rows(path: pathlib.Path) -> list[Row]:
 
 
 def _why_no_lines(text: str) -> str | None:
-    """What a file is instead of a JSON object on each line, where that can be told."""
+    """Returns what a file is instead of JSON lines, if that is known."""
     first = text.lstrip()[:1]
     try:
         whole = json.loads(text) if first == "[" else None
@@ -170,7 +171,8 @@ def _csv_rows(path: pathlib.Path, caption_column: str) -> list[Row]:
 
 
 def _csv_lines(text: str) -> Iterator[tuple[int, list[str] | str]]:
-    """The fields of each row with the number of its first line, or what is wrong with that line.
+    """Yields the fields of each row with the number of its first line, or what is wrong with that
+    line.
 
     A line with a " that is never closed, or is followed by more, ends where it ends.
     """
@@ -194,7 +196,7 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _csv_row(line: int, head: list[str], fields: list[str], caption_column: str) -> Row:
-    """A row by its columns; the last one may be a caption with commas."""
+    """Returns a row by its columns; the last one may be a caption with commas."""
     while len(fields) > len(head) and not fields[-1].strip():  # as spreadsheets fill rows up
         fields = fields[:-1]
     if len(fields) > len(head) and head[-1] == caption_column:

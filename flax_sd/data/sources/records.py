@@ -1,4 +1,4 @@
-"""Where the captioned pictures are: one record each, and a word for all that is none."""
+"""Records of captioned images, and of the files that are not used."""
 
 import collections
 import pathlib
@@ -9,7 +9,7 @@ from flax_sd.data.sources.file_names import has_half_pair
 
 
 class Record(NamedTuple):
-    """One picture: the name the user knows it by, its captions, and what reads its bytes.
+    """One image: its name for the user, its captions, and a function that reads its bytes.
 
     Attributes:
       repeats: how often an epoch shows it.
@@ -28,14 +28,14 @@ class Record(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A file that is not used, and why."""
+    """A file that is not used, and the reason."""
 
     name: str
     reason: str
 
 
 class Listing(NamedTuple):
-    """The records found, not yet opened, those that cannot be used, and what is no part of a set.
+    """The records found (not yet opened), the unusable files, and files that are no part of a set.
 
     What is in a folder, an archive or a table is in one of the three.
     """
@@ -46,7 +46,8 @@ class Listing(NamedTuple):
 
 
 def caption_tuple(value: Any) -> tuple[str, ...] | str:
-    """Returns the captions in a cell, a string or a list of them; or what the cell is instead."""
+    """Returns the captions in a cell, a string or a list of strings; or a text saying what else it
+    is."""
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
         return f"{value!r:.40}, not a caption or a list of them"
@@ -56,12 +57,12 @@ def caption_tuple(value: Any) -> tuple[str, ...] | str:
 
 
 def several(names: list[str]) -> str:
-    """Returns the first of the names, and how many more there are."""
+    """Returns the first of the names, and the number of the others."""
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def gathered(files: list[Bad]) -> list[Bad]:
-    """Returns those of one ending and reason in one line."""
+    """Merges entries of one file extension and reason into one line."""
     groups = collections.defaultdict[tuple[str, str], list[str]](list)
     for name, reason in files:
         groups[pathlib.PurePath(name).suffix.lower(), reason].append(name)

@@ -18,12 +18,12 @@ APART = re.compile(r"[-._ 0-9]+")
 
 
 def split_of_folder(name: str) -> str | None:
-    """Returns the split that a folder of pictures is, by its whole name: train, Val, test."""
+    """Returns the split that a folder's whole name stands for: train, Val, test."""
     return SPLIT_OF.get(name.lower())
 
 
 def split_of_file(path: pathlib.PurePath) -> str | None:
-    """Returns the split that a table or an archive is of, by a word in its path.
+    """Returns the split of a table or an archive, by a word in its path.
 
     Args:
       path: below the folder that holds the set.
@@ -34,13 +34,13 @@ def split_of_file(path: pathlib.PurePath) -> str | None:
 
 
 def are_divided(splits: Iterable[str | None]) -> bool:
-    """Returns whether some of them are not trained on, as a train split is beside others."""
+    """Tells whether some are not trained on, since a train split is beside others."""
     found = set(splits)
     return "train" in found and len(found - {None}) > 1
 
 
 def not_trained_on(split: str | None, held_out: pathlib.PurePath | str | None) -> str:
-    """Returns why a file or folder is not trained on, and what can be done with it.
+    """Returns why a file or folder is not trained on, and how to train on it.
 
     Args:
       held_out: what data.held_out has to be to measure a loss on it, if one path is enough.
@@ -48,7 +48,7 @@ def not_trained_on(split: str | None, held_out: pathlib.PurePath | str | None) -
     if split is None:
         return "of no split by its name, where others are: not trained on; move it into train"
     path = "a folder of its own" if held_out is None else shlex.quote(shown(held_out))
-    return f"the {split} split: not trained on; --data.held_out {path} measures the loss on it"
+    return f"the {split} split: not trained on; --data.held_out {path} evaluates the loss on it"
 
 
 def alone(files: Mapping[pathlib.Path, str | None], file: pathlib.Path) -> pathlib.Path | None:

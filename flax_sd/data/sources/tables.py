@@ -1,4 +1,4 @@
-"""Captioned pictures in a `datasets` table: a hub id, parquet or arrow files, or save_to_disk."""
+"""Captioned images in a `datasets` table: a hub id, parquet or arrow files, or save_to_disk."""
 
 import collections
 import glob
@@ -24,7 +24,7 @@ SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # what save_to_disk wri
 
 
 def is_table(path: pathlib.Path) -> bool:
-    """Whether a path is a table: a file of one, or a folder with one and no list of pictures."""
+    """Tells whether a path is a table: a file, or a folder with one and no list of images."""
     if path.is_file():
         return path.suffix.lower() in FILES
     if not path.is_dir():
@@ -43,7 +43,7 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     """Lists the rows of the train split of a local table or a hub id.
 
     Args:
-      caption_column: None gives each picture an empty caption.
+      caption_column: None gives each image an empty caption.
 
     Raises:
       UserError: the table cannot be loaded, or lacks a column.
@@ -53,7 +53,7 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     if path.is_dir():
         account = Account(path)
         files = _saved(account) if _is_saved(path) else _of_train(account)
-        beside = "a picture beside a table, whose rows alone are read"
+        beside = "an image beside a table, whose rows alone are read"
         account.set_aside_together(account.pictures(), beside)
         account.close(lambda path: None)
         rest = account.listing
@@ -64,13 +64,13 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
 
 
 def _other_splits(made: Any) -> list[Bad]:
-    """The splits of a hub's set beside the one that is read."""
-    why = "not trained on; saved as a parquet file, --data.held_out FILE measures the loss on it"
+    """Lists the splits of a hub data set that are not read."""
+    why = "not trained on; saved as a parquet file, --data.held_out FILE evaluates the loss on it"
     return [Bad(f"split {shown(name)}", why) for name in made.info.splits or () if name != "train"]
 
 
 def _is_saved(folder: pathlib.Path) -> bool:
-    """Whether save_to_disk wrote a folder."""
+    """Tells whether save_to_disk wrote a folder."""
     return any(is_there(folder / name) for name in (SAVED, SAVED_SPLITS))
 
 
@@ -87,7 +87,7 @@ def _saved(account: Account) -> list[pathlib.Path]:
 
 
 def _of_train(account: Account) -> list[pathlib.Path]:
-    """The files of tables that are read; those of other splits and empty ones are set aside."""
+    """Returns the table files to read; sets aside empty ones and those of other splits."""
     tables = [file for file in account.files if file.suffix.lower() in FILES]
     kinds = sorted({file.suffix.lower() for file in tables})
     if len(kinds) > 1:
@@ -109,7 +109,7 @@ def _of_train(account: Account) -> list[pathlib.Path]:
 
 
 def _is_empty(file: pathlib.Path) -> bool:
-    """Whether a parquet file has no rows, which `datasets` takes for an error."""
+    """Tells whether a parquet file has no rows, which `datasets` treats as an error."""
     import pyarrow.parquet
 
     if file.suffix.lower() != PARQUET:
@@ -121,7 +121,7 @@ def _is_empty(file: pathlib.Path) -> bool:
 
 
 def list_shard(name: str, content: bytes, image_column: str, caption_column: str | None) -> Listing:
-    """Lists the rows of one parquet or arrow file, which is kept in memory and nowhere else.
+    """Lists the rows of one parquet or arrow file, which is kept in memory only.
 
     Raises:
       UserError: as `list_table`.
@@ -165,7 +165,7 @@ def _load(source: str, files: list[pathlib.Path]) -> Any:
 
 
 def _wrong_file(files: list[pathlib.Path]) -> str:
-    """Which of several parquet files is damaged, or has other columns than the first."""
+    """Names which of several parquet files is damaged or has other columns than the first."""
     import pyarrow.parquet
 
     names: list[str] = []
@@ -185,14 +185,14 @@ def _wrong_file(files: list[pathlib.Path]) -> str:
 
 
 def _dataset(table: Any) -> Any:
-    """A table of Arrow's as one of `datasets`, which without a name would hash every byte of it."""
+    """Returns an Arrow table as a `datasets` one; without a name each byte would be hashed."""
     import datasets
 
     return datasets.Dataset(table, fingerprint="rows")
 
 
 def _map_arrow(files: list[pathlib.Path]) -> Any:
-    """The rows of arrow files, which stay on the disk."""
+    """Maps the rows of arrow files, which stay on the disk."""
     import pyarrow
 
     return pyarrow.concat_tables(_read_arrow(pyarrow.memory_map(str(file))) for file in files)
@@ -229,7 +229,8 @@ def _from_hub(source: str) -> Any:
 
 
 def _ask_hub(source: str) -> None:
-    """Asks once for a set that is not cached: load_dataset itself tries for half a minute."""
+    """Asks the hub once for a set that is not cached: load_dataset itself retries for half a
+    minute."""
     from datasets import config
 
     owner = source.split("/")[0]

@@ -1,4 +1,4 @@
-"""Captioned pictures in a .tar as webdataset writes it: files that share a key are one sample."""
+"""Captioned images in a .tar as webdataset writes it: files that share a key are one sample."""
 
 import functools
 import io
@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The files of an archive by name, what else is in it, and what keeps more from being found."""
+    """The files of an archive by name, its other entries, and the damage that hides the rest."""
 
     files: dict[str, Member]
     unused: list[Bad]
@@ -36,14 +36,14 @@ class Contents(NamedTuple):
 
 
 def list_tar(name: str, content: bytes, caption_column: str | None) -> Listing:
-    """Lists the pictures of an archive with the captions beside them.
+    """Lists the images of an archive with the captions beside them.
 
     A caption is what the sample's .json holds under `caption_column` (a string or a list of them),
     or else its .txt, each line of which is a caption of its own.
 
     Args:
       name: of the archive, for what is wrong with all of it.
-      caption_column: None lists every picture, each with an empty caption.
+      caption_column: None lists every image, each with an empty caption.
     """
     found = _contents(content)
     listing = Listing([], [], found.unused)
@@ -59,7 +59,7 @@ def list_tar(name: str, content: bytes, caption_column: str | None) -> Listing:
 def _list_sample(
     listing: Listing, content: bytes, files: dict[str, Member], caption_column: str | None
 ) -> None:
-    """Takes down what becomes of each file of a sample."""
+    """Records the use of each file of a sample."""
     pictures = [end for end in files if f".{end.rpartition('.')[2]}" in PICTURES]
     if not pictures:
         listing.unused.extend(_without_picture(files))
@@ -71,29 +71,29 @@ def _list_sample(
     if isinstance(captions, str):
         listing.bad.append(Bad(name, captions))
     elif picture.stop > len(content):
-        listing.bad.append(Bad(name, "the archive is cut off in it"))
+        listing.bad.append(Bad(name, "the archive ends inside it"))
     else:
         listing.records.append(Record(name, captions, functools.partial(_slice, content, picture)))
     for end, member in files.items():
         if end in pictures[1:]:
-            why = f"a second picture beside {name}, which is used"
+            why = f"a second image beside {name}, which is used"
         elif end == "txt" and read == "json":
             why = "not read, as the .json of its key has the caption"
         elif end in (*pictures, "json", "txt"):
             continue
         else:
-            why = why_unread(pathlib.PurePosixPath(member.name)) or "no picture, and no caption"
+            why = why_unread(pathlib.PurePosixPath(member.name)) or "no image, and no caption"
         listing.unused.append(Bad(shown(member.name), why))
 
 
 def _without_picture(files: dict[str, Member]) -> list[Bad]:
-    """The files of a sample in which nothing is a picture that is read."""
+    """Returns the files of a sample that has no readable image."""
     found = [(shown(each.name), why_unread(pathlib.Path(each.name))) for each in files.values()]
     if any(why for _, why in found):  # whose captions need no word of their own
         pairs = zip(files, found, strict=True)
         others = [pair for end, pair in pairs if end not in ("json", "txt")]
-        return [Bad(name, why or "no picture, and no caption") for name, why in others]
-    return [Bad(name, "no picture has this key") for name, _ in found]
+        return [Bad(name, why or "no image, and no caption") for name, why in others]
+    return [Bad(name, "no image has this key") for name, _ in found]
 
 
 def _slice(content: bytes, member: Member) -> bytes:
@@ -101,7 +101,7 @@ def _slice(content: bytes, member: Member) -> bytes:
 
 
 def _contents(content: bytes) -> Contents:
-    """What is in an archive."""
+    """Reads the list of an archive's files."""
     found, links, end = Contents({}, [], None), dict[str, str](), 0
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
@@ -115,12 +115,12 @@ def _contents(content: bytes) -> Contents:
     torn = content[end : end + BLOCK].strip(b"\0") or end >= len(content)
     if torn and found.damage is None:
         last = f"after {shown([*found.files][-1])}" if found.files else "at its first file"
-        return found._replace(damage=f"the archive is damaged or cut off {last}")
+        return found._replace(damage=f"the archive is damaged or ends early {last}")
     return found
 
 
 def _sort(found: Contents, links: dict[str, str], member: tarfile.TarInfo) -> None:
-    """Puts a member where it belongs."""
+    """Adds a member to the files, the links or the unused."""
     name = member.name
     if member.isdir():
         return
@@ -137,7 +137,7 @@ def _sort(found: Contents, links: dict[str, str], member: tarfile.TarInfo) -> No
 
 
 def _follow(found: Contents, links: Mapping[str, str]) -> None:
-    """Gives each link the bytes of the file that it leads to."""
+    """Gives each link the bytes of the file that it points to."""
     by_path = {posixpath.normpath(name): file for name, file in found.files.items()}
     further = {posixpath.normpath(name): target for name, target in links.items()}
     for name, first in links.items():
@@ -153,7 +153,8 @@ def _follow(found: Contents, links: Mapping[str, str]) -> None:
 
 
 def _samples(members: Iterable[Member]) -> tuple[dict[str, dict[str, Member]], list[Bad]]:
-    """Files by key and ending, as webdataset has them (of a/b.seg.png, a/b and seg.png); others."""
+    """Groups files by key and extension like webdataset (a/b.seg.png: a/b and seg.png); returns the
+    others too."""
     samples: dict[str, dict[str, Member]] = {}
     others = []
     for member in members:
@@ -183,7 +184,8 @@ def _why_no_sample(path: pathlib.PurePosixPath, stem: str, end: str) -> str | No
 def _captions(
     content: bytes, files: dict[str, Member], caption_column: str
 ) -> tuple[str | None, tuple[str, ...] | str]:
-    """The ending of the file that has the captions of a sample, and them or why there are none."""
+    """Returns the extension of the file with a sample's captions, and them or why there are
+    none."""
     try:
         if "json" in files:
             name = shown(files["json"].name)
@@ -203,5 +205,5 @@ def _captions(
 
 def _text(content: bytes, member: Member) -> str:
     if member.stop > len(content):
-        raise UserError(f"{shown(member.name)}: the archive is cut off in it")
+        raise UserError(f"{shown(member.name)}: the archive ends inside it")
     return decoded(_slice(content, member), member.name)

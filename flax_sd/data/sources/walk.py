@@ -13,18 +13,18 @@ _OF_A_RUN = {"config.yaml", "environment.json", "checkpoints"}
 
 
 class Entry(NamedTuple):
-    """What is in a folder and is no file that can be read, and why."""
+    """Something in a folder that is not a readable file, and the reason."""
 
     path: pathlib.Path
     why: str
 
 
 class Walk(NamedTuple):
-    """What is in a folder, in an order that is everywhere the same.
+    """The content of a folder, in the same order on every system.
 
     Attributes:
       hidden: what begins with a dot, and is not looked at.
-      lost: links to nothing and folders that cannot be read, in which there may be pictures.
+      lost: links to nothing and folders that cannot be read, in which there may be images.
       others: empty folders, second ways to one folder, and what is neither file nor folder.
     """
 
@@ -35,7 +35,7 @@ class Walk(NamedTuple):
 
 
 def walk(folder: pathlib.Path) -> Walk:
-    """Looks into a folder and all folders below it; what systems leave behind is passed over.
+    """Reads a folder and all folders below it; files that systems leave behind are skipped.
 
     Links to folders are followed, each folder is read once, and those that are there themselves
     come first, so that links in a circle end.
@@ -66,7 +66,7 @@ def walk(folder: pathlib.Path) -> Walk:
             found.others.append(Entry(here, "an empty folder"))
         if here != folder and _OF_A_RUN <= {entry.name for entry in kept}:
             found.others.append(
-                Entry(here, "the folder of a run: its samples are no part of the set")
+                Entry(here, "the folder of a run: its samples are not part of the set")
             )
             continue
         for entry in kept:
@@ -77,7 +77,7 @@ def walk(folder: pathlib.Path) -> Walk:
 
 
 def _holding(folder: pathlib.Path) -> dict[tuple[int, int], pathlib.Path]:
-    """The folders above a folder, by what they are: a link to one leads in a circle."""
+    """Returns the folders above a folder by device and inode: a link to one is a cycle."""
     found = dict[tuple[int, int], pathlib.Path]()
     for path in folder.resolve().parents:
         with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ def _sort(
     links: collections.deque[pathlib.Path],
     entry: os.DirEntry[str],
 ) -> None:
-    """Puts an entry where it belongs."""
+    """Adds an entry to the list of its kind."""
     path = pathlib.Path(entry.path)
     try:
         if entry.name.startswith("."):

@@ -85,7 +85,7 @@ def changed(profile, place, new):
         ("RGB", profiles.grey("grey", 1.8), "for grey and its pixels are RGB"),
         ("L", profiles.ADOBE_RGB, "for RGB and its pixels are grey"),
         ("CMYK", profiles.ADOBE_RGB, "for RGB and its pixels are CMYK"),
-        ("RGB", changed(profiles.ADOBE_RGB, 12, b"link"), "no picture's"),
+        ("RGB", changed(profiles.ADOBE_RGB, 12, b"link"), "not for images"),
         ("RGB", profiles.rgb("night", 0.01 * np.array(profiles.SRGB), 2.2), "makes no sense"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files of several pictures are their first one."""
+"""Files of several images are their first one."""
 
 import io
 import struct
@@ -46,7 +46,7 @@ def test_the_first_frame_whatever_comes_after_it():
 
 
 def test_a_jpeg_of_several_pictures_is_the_first():
-    """Phones write a depth map or another exposure behind the picture."""
+    """Phones write a depth map or another exposure behind the image."""
     first = Image.fromarray(np.tile(COLOURS, (8, 8, 1)))
     data = saved(first, "MPO", save_all=True, append_images=[Image.new("RGB", first.size)])
     found = read(data, "white")

@@ -123,7 +123,7 @@ def test_the_first_frame_of_an_animation(noise):
 NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8))
 BROKEN = {
     "empty": (b"", "the file is empty"),
-    "text": (b"hello, this is no picture", "not a picture"),
+    "text": (b"hello, this is no picture", "not an image"),
     "cut JPEG": (encoded(NOISE, "JPEG")[:-900], "damaged: image file is truncated"),
     "cut PNG": (encoded(NOISE)[:900], "damaged: "),
     "cut WebP": (encoded(NOISE, "WEBP", lossless=True)[:-900], "."),
@@ -153,7 +153,7 @@ def test_shorter_side_goes_to_the_resolution():
 def test_a_picture_covers_its_shape():
     fit = cover((24, 16), (8, 16))
     assert fit == Fit((24, 16), (8, 16)) and fit.cropped == pytest.approx(2 / 3)
-    with pytest.raises(BadPicture, match="90000 x 1 pixels: too narrow to cut 512 x 256 from"):
+    with pytest.raises(BadPicture, match="90000 x 1 pixels: too narrow to crop 512 x 256 from"):
         cover((90_000, 1), (512, 256))
 
 
@@ -169,12 +169,15 @@ def test_draws_are_a_pure_function_and_differ():
     ("data", "message"),
     [
         (b"", "^the file is empty$"),
-        (b"x", "^not a picture that Pillow can read$"),
-        (b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "no picture, but .*git lfs pull"),
-        (b"<!DOCTYPE html><html>", "no picture, but a web page"),
+        (b"x", "^not an image that Pillow can read$"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\nsize 7\n",
+            "not an image but .*lfs pull",
+        ),
+        (b"<!DOCTYPE html><html>", "not an image but a web page"),
     ],
 )
 def test_what_is_no_picture_says_what_it_is(data, message):
-    """F32's sibling: what a repository or a site gives in place of a picture."""
+    """F32's sibling: what a repository or a site gives in place of an image."""
     with pytest.raises(BadPicture, match=message):
         decode(data, "white")

@@ -1,4 +1,4 @@
-"""The pictures of a folder, and a word for all else in it."""
+"""The images of a folder, and a word for all else in it."""
 
 import os
 import unicodedata
@@ -24,7 +24,7 @@ def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
     assert found == [("b.JPG", ("a cat", "a tabby cat")), ("deep/er/a.png", ("",))]
     assert bad == [] and unused == [
         Bad(".hidden", "hidden, as its name begins with a dot"),
-        Bad("notes.txt", "no picture of this name is beside it"),
+        Bad("notes.txt", "no image of this name is beside it"),
     ]
 
 
@@ -46,10 +46,10 @@ def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
 
 
 def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_path):
-    with pytest.raises(UserError, match="holds no pictures and no captions.*metadata.jsonl"):
+    with pytest.raises(UserError, match="holds no images and no captions.*metadata.jsonl"):
         list_folder(tmp_path, "text")
     picture(tmp_path / "a.png")
-    with pytest.raises(UserError, match="holds 1 pictures and no captions"):
+    with pytest.raises(UserError, match="holds 1 images and no captions"):
         list_folder(tmp_path, "text")
 
 
@@ -58,7 +58,7 @@ STRAYS = ["0.text", "1.txt.txt", "2.cap", "3.caption", "4.png.txt"]
 
 @pytest.fixture
 def strays(tmp_path):
-    """Five pictures beside files that look like captions and have other names."""
+    """Five images beside files that look like captions and have other names."""
     for i, name in enumerate(STRAYS):
         picture(tmp_path / f"{i}.png")
         (tmp_path / name).write_text("a cat")
@@ -76,7 +76,7 @@ def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(str
     assert unused == [
         *map(Bad, STRAYS, why),
         Bad("5.caption", f"{looks}, as 5.txt is".format(5)),
-        Bad("no picture.cap", "no picture, and no caption of one"),
+        Bad("no picture.cap", "no image, and no caption of one"),
     ]
     missing = "no caption: {0}.txt is not beside it, but {1} is: name it {0}.txt"
     assert [each.reason for each in bad] == [
@@ -117,7 +117,7 @@ def test_pictures_that_are_not_read_are_named_with_what_helps(tmp_path, column):
     assert list_folder(tmp_path, column).unused == [
         *(Bad(name, CONVERT) for name in ("a.heic", "b.HEIC")),
         Bad("more/c.jxl", jxl),
-        Bad("movie.mp4", "no picture, and no caption of one"),
+        Bad("movie.mp4", "no image, and no caption of one"),
     ]
 
 
@@ -126,12 +126,12 @@ def test_where_there_are_no_others_the_error_says_so(tmp_path, column):
     for name in ("a.heic", "b.heic"):
         (tmp_path / name).write_text("x")
     hint = f"; a.heic: {CONVERT}, and 1 more likewise"
-    with pytest.raises(UserError, match=f"holds no pictures.*{hint}"):
+    with pytest.raises(UserError, match=f"holds no images.*{hint}"):
         list_folder(tmp_path, column)
 
 
 def captioned(folder, *names):
-    """Saves pictures with captions."""
+    """Saves images with captions."""
     for name in names:
         picture(folder / name)
         (folder / name).with_suffix(".txt").write_text(name)
@@ -215,7 +215,7 @@ def test_other_files_are_named_together(tmp_path):
     for name in ("1.npz", "2.npz", "movie.mp4", "s.tar", "more.zip", "captions.json"):
         (tmp_path / name).write_text("x")
     why = dict(list_folder(tmp_path, "text").unused)
-    assert why["1.npz and 1 more"] == why["movie.mp4"] == "no picture, and no caption of one"
+    assert why["1.npz and 1 more"] == why["movie.mp4"] == "no image, and no caption of one"
     assert "data.stream" in why["s.tar"] and "unpack it" in why["more.zip"]
     assert "metadata.jsonl" in why["captions.json"] and len(why) == 5
     assert dict(list_folder(tmp_path, None).unused) == why
@@ -228,7 +228,7 @@ def test_other_splits_are_not_trained_on_and_offered(tmp_path, column):
     found = list_folder(tmp_path, column)
     assert [record.name for record in found.records] == ["train/a.png"] and not found.bad
     why = dict(found.unused)
-    held_out = f"--data.held_out {tmp_path / 'test'} measures the loss on it"
+    held_out = f"--data.held_out {tmp_path / 'test'} evaluates the loss on it"
     assert why["test"] == f"the test split: not trained on; {held_out}"
     assert "validation split" in why["Validation"] and "move it into train" in why["d.png"]
     assert len(why) == 3 and used(tmp_path / "test", column) == ["b.png"]
@@ -313,7 +313,7 @@ def test_a_table_of_tabs_is_named(tmp_path):
 
 @pytest.mark.parametrize("column", ["text", None])
 def test_a_run_in_the_folder_of_its_pictures_is_no_part_of_them(tmp_path, column):
-    """F30's sibling: it would find its own samples among the pictures on resume, and refuse."""
+    """F30's sibling: it would find its own samples among the images on resume, and refuse."""
     captioned(tmp_path, "a.png")
     run = tmp_path / "runs" / "cat"
     picture(run / "samples" / "step-000010.png")

@@ -1,4 +1,4 @@
-"""What metadata files say of pictures, and what is wrong with them."""
+"""What metadata files say of images, and what is wrong with them."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_a_row_without_a_caption_is_named(tmp_path, value):
     "name", ["../a.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", ".."]
 )
 def test_a_path_that_leaves_the_folder_is_left_out(tmp_path, name):
-    """F17's sibling: a bad name costs one picture."""
+    """F17's sibling: a bad name costs one image."""
     good, wrong = {"file_name": "ok.png", "text": "x"}, {"file_name": name, "text": "y"}
     write_rows(tmp_path, good, wrong)
     listing = list_folder(tmp_path, "text")
@@ -65,7 +65,7 @@ def test_a_path_that_leaves_the_folder_is_left_out(tmp_path, name):
     assert [record.name for record in listing.records] == ["ok.png"]
     assert bad == ("line 2 of metadata.jsonl", f"{name} leads out of the folder")
     write_rows(tmp_path, wrong)
-    with pytest.raises(UserError, match="names no picture: .* line 1: .* leads out of the folder"):
+    with pytest.raises(UserError, match="names no image: .* line 1: .* leads out of the folder"):
         list_folder(tmp_path, "text")
 
 
@@ -84,7 +84,7 @@ def test_a_path_is_refused_only_if_it_ends_outside(tmp_path_factory, parts):
 
 
 def test_every_wrong_row_is_named_at_once(tmp_path):
-    """F14's siblings: a row costs one picture, and the whole set only where no other is there."""
+    """F14's siblings: a row costs one image, and the whole set only where no other is there."""
     lines = ['{"file_name": "a.png"', "[1]", '{"text": "x"}']
     (tmp_path / "metadata.jsonl").write_text(
         "\n".join(lines) + '\n{"file_name": "b.png", "text": ""}'
@@ -134,7 +134,7 @@ def test_two_metadata_files_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_empty_metadata_is_refused(tmp_path, name):
     (tmp_path / name).write_text("file_name,text\n" if name.endswith("csv") else "\n")
-    with pytest.raises(UserError, match="names no picture"):
+    with pytest.raises(UserError, match="names no image"):
         list_folder(tmp_path, "text")
 
 
@@ -198,7 +198,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
     (tmp_path / "metadata.csv").unlink()
     line = '{"file_name": "a.png", "text": "x", "text": "y"}'
     (tmp_path / "metadata.jsonl").write_text(line)
-    with pytest.raises(UserError, match="line 1: the key 'text' is there twice"):
+    with pytest.raises(UserError, match="line 1: the key 'text' occurs twice"):
         list_folder(tmp_path, "text")
 
 
@@ -250,7 +250,7 @@ def test_a_long_list_of_problems_is_cut(tmp_path):
 
 
 def test_metadata_of_a_folder_below_is_used(tmp_path):
-    """F31: beside others of its kind, and pictures that none speaks for."""
+    """F31: beside others of its kind, and images that none speaks for."""
     for name in ("one", "two"):
         picture(tmp_path / name / "a.png")
         write_rows(tmp_path / name, {"file_name": "a.png", "text": name})
@@ -275,7 +275,7 @@ def test_urls_are_named_with_what_to_do(tmp_path):
         {"file_name": "b.png", "text": "x"},
     )
     _, bad = rows(tmp_path)
-    assert "a URL: download the pictures first" in bad["https://x.org/a.png"]
+    assert "a URL: download the images first" in bad["https://x.org/a.png"]
     write_rows(tmp_path, {"file_name": "https://x.org/a.png", "text": "x"})
     with pytest.raises(UserError, match="has URLs for file_name: download .*img2dataset"):
         list_folder(tmp_path, "text")

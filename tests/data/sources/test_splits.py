@@ -50,4 +50,4 @@ def test_the_path_of_a_split_names_nothing_else():
 
 
 def test_the_command_is_one_that_can_be_typed():
-    assert "--data.held_out 'my set/test' measures" in not_trained_on("test", "my set/test")
+    assert "--data.held_out 'my set/test' evaluates" in not_trained_on("test", "my set/test")

@@ -91,8 +91,8 @@ def test_rows_without_picture_or_caption_are_named(tmp_path, config):
     pictures = open_pictures(config(tmp_path))
     reasons = dict(pictures.bad)
     assert pictures.names == ("row 0",)
-    assert reasons["row 1"] == "no picture in this row"
-    assert "not a picture" in reasons["row 2"]
+    assert reasons["row 1"] == "no image in this row"
+    assert "not an image" in reasons["row 2"]
     assert "'text' holds None" in reasons["row 3"]
 
 
@@ -168,7 +168,7 @@ def test_cells_without_a_picture_are_left_out_by_row(tmp_path, config):
     assert pictures.names == ("row 0",)
     why = dict(pictures.bad)
     assert [*sorted(why)] == [f"row {i}" for i in range(1, 9)]
-    assert why["row 1"] == why["row 2"] == "no picture in this row"
+    assert why["row 1"] == why["row 2"] == "no image in this row"
     assert why["row 3"] == "the file is empty" and "no such file" in why["row 4"]
     assert "a URL" in why["row 5"] and "no file's" in why["row 7"] and "NUL" in why["row 8"]
 
@@ -186,7 +186,7 @@ def test_a_column_of_urls_is_named_as_such(tmp_path, config):
     """F36."""
     data = datasets.Dataset.from_dict({"image": ["http://x/1.png"] * 3, "text": ["x"] * 3})
     data.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="column 'image' of .* holds URLs, not pic.*img2dataset"):
+    with pytest.raises(UserError, match="column 'image' of .* holds URLs, not ima.*img2dataset"):
         open_pictures(config(tmp_path))
 
 
@@ -202,7 +202,7 @@ def test_the_train_split_of_files_is_trained_on_and_others_are_offered(tmp_path,
     assert [pictures.captions(i)[0] for i in range(2)] == ["train-0-of-2", "train-1-of-2"]
     why = dict(pictures.unused)
     test = tmp_path / "data/test-0-of-1.parquet"
-    assert f"--data.held_out {test} measures" in why["data/test-0-of-1.parquet"]
+    assert f"--data.held_out {test} evaluates" in why["data/test-0-of-1.parquet"]
     assert "a folder of its own" in why["data/validation-0-of-2.parquet and 1 more"]
     assert "move it into train" in why["data/extra.parquet"]
     assert "beside a table" in why["preview.png"] and len(pictures) == 2 and len(why) == 4
@@ -248,7 +248,7 @@ def test_a_folder_that_cannot_be_read_is_named_itself(tmp_path, config, monkeypa
         return look(path)
 
     monkeypatch.setattr(pathlib.Path, "is_file", refuse)
-    with pytest.raises(UserError, match="holds no pictures"):  # as it is looked into after that
+    with pytest.raises(UserError, match="holds no images"):  # as it is looked into after that
         open_pictures(config(tmp_path))
 
 

@@ -6,7 +6,7 @@ import pytest
 from flax_sd.data.sources.tar import list_tar
 from tests.data.made_shards import png, samples, write_tar
 
-SAMPLE = 512 + 1024 + 512 + 512  # bytes of a header, a picture, a header and a caption
+SAMPLE = 512 + 1024 + 512 + 512  # bytes of a header, an image, a header and a caption
 
 
 @pytest.fixture
@@ -68,8 +68,8 @@ def test_pictures_that_are_not_read_are_named_with_what_helps(listed):
     found = listed({"1.heic": "x", "1.txt": "a", "2.jfif": png(2), "2.txt": "b", "3.txt": "c"})
     assert [each.name for each in found.records] == ["2.jfif"]
     assert found.unused == [
-        ("1.heic", ".heic pictures are not read: convert it to PNG or JPEG"),
-        ("3.txt", "no picture has this key"),
+        ("1.heic", ".heic images are not read: convert it to PNG or JPEG"),
+        ("3.txt", "no image has this key"),
     ]
 
 
@@ -90,7 +90,7 @@ def test_damage_in_the_middle_is_not_taken_for_the_end(tmp_path):
     content[SAMPLE : SAMPLE + 512] = b"x" * 512
     found = list_tar("s.tar", bytes(content), "text")
     assert [each.name for each in found.records] == ["001.png"]
-    assert found.bad == [("s.tar", "the archive is damaged or cut off after 001.txt")]
+    assert found.bad == [("s.tar", "the archive is damaged or ends early after 001.txt")]
 
 
 def test_what_is_no_archive_is_named():
@@ -104,9 +104,9 @@ def test_second_files_of_a_key_are_named(listed):
     found = listed(files)
     assert [each.name for each in found.records] == ["1.png", "2.png", "3.png"] and not found.bad
     assert dict(found.unused) == {
-        "1.jpg": "a second picture beside 1.png, which is used",
+        "1.jpg": "a second image beside 1.png, which is used",
         "1.PNG": "its key and ending are those of 1.png, which is used",
-        "1.cls": "no picture, and no caption",
+        "1.cls": "no image, and no caption",
         "2.txt and 1 more": "not read, as the .json of its key has the caption",
     }
     assert [each.name for each in listed(files, column=None).unused] == ["1.PNG", "1.jpg", "1.cls"]

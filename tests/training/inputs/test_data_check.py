@@ -104,5 +104,5 @@ def test_it_says_how_many_are_held_out(checked, pictures):
     assert status == 0
     trained, held = shown.out.split(f"held out of {pictures}: ")
     count = int(held.split()[0])
-    assert 1 <= count <= 5 and f"{pictures}: {7 - count} pictures" in trained
+    assert 1 <= count <= 5 and f"{pictures}: {7 - count} images" in trained
     assert f"data.held_out_share: {pictures}" in (folder / DATA_REPORT).read_text()
