@@ -24,8 +24,8 @@ from flax_sd.config.section import (
     WholeSet,
     changed,
     marks,
+    pairs,
     refuse_idle,
-    written,
 )
 from flax_sd.files.paths import user_source
 
@@ -44,7 +44,11 @@ class DataConfig(Section):
     repeats: Annotated[Positive, TRAINING_ONLY, WHOLE_SET] = 1
     """How often an epoch shows each image of path."""
     folders: Annotated[
-        dict[Source, Positive], written("PATH=REPEATS"), SAME_PICTURES, TRAINING_ONLY, WHOLE_SET
+        dict[Source, Positive],
+        pairs("PATH=REPEATS"),
+        SAME_PICTURES,
+        TRAINING_ONLY,
+        WHOLE_SET,
     ] = {}
     """More images, each a source like path, with the repeats in an epoch, as {more/cats: 3}."""
     regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY, WHOLE_SET] = None

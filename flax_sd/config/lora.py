@@ -14,8 +14,8 @@ from flax_sd.config.section import (
     Unset,
     UserPath,
     checked_patterns,
+    pairs,
     refuse_idle,
-    written,
 )
 
 Chance = Annotated[float, Field(ge=0, lt=1)]
@@ -40,7 +40,7 @@ class LoRAConfig(Section):
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
     2023)."""
-    ranks: Annotated[dict[str, Count], written("PATTERN=RANK")] = {}
+    ranks: Annotated[dict[str, Count], pairs("PATTERN=RANK")] = {}
     """Ranks of layers by a regular expression found in their dotted path, as {unet.mid_block: 16};
     the first match counts, and 0 leaves a layer without. With alpha unset, each is scaled by its
     own rank."""

@@ -11,8 +11,8 @@ from flax_sd.config.section import (
     Section,
     Unset,
     checked_patterns,
+    pairs,
     refuse_idle,
-    written,
 )
 
 # At most what float32 still tells from 1, so that no bias correction 1 - βᵗ is 0.
@@ -56,7 +56,7 @@ class OptimConfig(Section):
     lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Factor of the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is
     usual)."""
-    rates: Annotated[dict[str, Rate], written("PATTERN=FACTOR")] = {}
+    rates: Annotated[dict[str, Rate], pairs("PATTERN=FACTOR")] = {}
     """Factors of the learning rate by a regular expression found in a parameter's dotted path, as
     {unet.up_blocks: 0.5}; the first match counts, and 0 freezes the parameter."""
     beta1: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[0])] = None

@@ -89,7 +89,7 @@ class WholeSet(NamedTuple):
 TRAINING_ONLY, WHOLE_SET = TrainingOnly(), WholeSet()
 
 
-def written(pair: str) -> Any:
+def pairs(pair: str) -> Any:
     """Sets how --help shows an option that takes any number of pairs."""
     return tyro.conf.arg(metavar=f"[{pair} ...]")
 

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import pydantic
 
-from flax_sd.config.section import Positive, Section, refuse_idle, written
+from flax_sd.config.section import Positive, Section, pairs, refuse_idle
 
 
 class TokensConfig(Section):
     """New words for captions and prompts, whose embeddings are trained: by themselves in mode
     textual_inversion, with the LoRA in mode lora."""
 
-    names: Annotated[dict[str, str], written("TOKEN=WORDS")] = {}
+    names: Annotated[dict[str, str], pairs("TOKEN=WORDS")] = {}
     """New words, and the words whose embeddings they start from, as {<my-cat>: cat}."""
     vectors: Positive | None = None
     """Number of embeddings, and so of positions in a prompt, of each new word; unset is the number

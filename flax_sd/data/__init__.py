@@ -1,9 +1,9 @@
 """Captioned images, from their files or tables to the batch of each step."""
 
 from flax_sd.data.batches import Batch, Source, batches
-from flax_sd.data.buckets import alike
-from flax_sd.data.captions import drop_captions, vary
-from flax_sd.data.check import Finding, check, in_order, shared
+from flax_sd.data.buckets import group_indices
+from flax_sd.data.captions import drop_captions, has_random_captions
+from flax_sd.data.check import Finding, check, duplicates_across, sort_findings
 from flax_sd.data.dataset import Pictures, open_pictures
 from flax_sd.data.masks import place_weights
 from flax_sd.data.order import Order
@@ -23,19 +23,19 @@ __all__ = [
     "Shard",
     "Source",
     "Stream",
-    "alike",
+    "group_indices",
     "batches",
     "check",
     "drop_captions",
     "find_all",
     "find_shards",
     "fingerprint",
-    "in_order",
+    "sort_findings",
     "open_pictures",
     "open_shard",
     "place_weights",
-    "shared",
+    "duplicates_across",
     "split",
     "summary",
-    "vary",
+    "has_random_captions",
 ]

@@ -107,7 +107,7 @@ def _shrunk(size: Size, area: int, step: int) -> Size:
     return _nearest(height * aspect), height
 
 
-def alike(keys: Sequence[Hashable]) -> list[list[int]]:
+def group_indices(keys: Sequence[Hashable]) -> list[list[int]]:
     """Groups the indices of equal keys, such as shapes, in the order of their first."""
     groups: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):

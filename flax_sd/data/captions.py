@@ -15,12 +15,12 @@ DROPOUT_STREAM = 1  # keeps the draws of `drop_captions` apart from all others
 STREAM = [0, 0, 1, 0]
 
 
-def vary(cfg: DataConfig) -> bool:
+def has_random_captions(cfg: DataConfig) -> bool:
     """Tells whether captions have a random part."""
     return cfg.shuffle_tags or cfg.tag_dropout > 0 or cfg.wildcards
 
 
-def plain(cfg: DataConfig, caption: str) -> str:
+def fixed_caption(cfg: DataConfig, caption: str) -> str:
     """Returns a caption in its template, with all tags in order and the first choice of each
     wildcard."""
     shown = caption
@@ -31,10 +31,10 @@ def plain(cfg: DataConfig, caption: str) -> str:
     return _finished(cfg, shown, written=caption)
 
 
-def drawn(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
+def random_caption(cfg: DataConfig, caption: str, *, seed: int, sample: int) -> str:
     """Returns the random caption of sample number `sample` of the stream."""
-    if not vary(cfg):
-        return plain(cfg, caption)
+    if not has_random_captions(cfg):
+        return fixed_caption(cfg, caption)
     stream = np.random.Philox(key=[seed, sample], counter=STREAM)  # raw: alike in every NumPy
     shown = caption
     if cfg.wildcards:

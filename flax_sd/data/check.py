@@ -57,16 +57,16 @@ def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Find
     found += [Finding("unused", *unused) for unused in pictures.unused]
     spare = [name for name, n in zip(pictures.names, pictures.repeats, strict=True) if not n]
     found += [Finding("unused", name, "an epoch has enough others of the class") for name in spare]
-    return in_order(found)
+    return sort_findings(found)
 
 
-def in_order(findings: Sequence[Finding]) -> list[Finding]:
+def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
     """Sorts the findings by KINDS, keeping their order within each kind."""
     order = list(KINDS)
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
-def shared(pictures: Pictures, others: Pictures) -> list[Finding]:
+def duplicates_across(pictures: Pictures, others: Pictures) -> list[Finding]:
     """Returns a finding for each of `others` that shows the same as one of `pictures`."""
     by_content = dict(zip((s.shows for s in pictures.seen), pictures.names, strict=True))
     pairs = zip(others.names, others.seen, strict=True)
@@ -106,7 +106,7 @@ def _mask(pictures: Pictures, i: int) -> Iterator[Finding]:
         return
     in_file = how == "file"
     if mask is None:
-        beside = masks.beside(pathlib.Path(name)).name
+        beside = masks.mask_path(pathlib.Path(name)).name
         text = f"{beside} is not beside it" if in_file else "it has no transparency"
         yield Finding("no mask", name, text)
     elif mask.share == 0:

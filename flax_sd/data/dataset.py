@@ -60,7 +60,7 @@ class Pictures:
         self.by_folder = tuple(record.by_folder for record in found)
         self.prior = tuple(record.prior for record in found)
         self._wording_of_prior = cfg.model_copy(update={"template": "{}"})
-        self.repeats = evened([record.repeats for record in found], self.prior)
+        self.repeats = balance_repeats([record.repeats for record in found], self.prior)
         self.weights = tuple(cfg.prior_weight if prior else 1.0 for prior in self.prior)
         pairs = zip(self.names, self.fits, strict=True)
         spare = [name for name, fit in pairs if fit.resized != fit.shape]
@@ -76,13 +76,15 @@ class Pictures:
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Returns all captions of image i, without anything random."""
-        return tuple(captions.plain(self._wording(i), text) for text in self._found[i].captions)
+        return tuple(
+            captions.fixed_caption(self._wording(i), text) for text in self._found[i].captions
+        )
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
         """Returns the caption that sample number `sample` draws for image i."""
         listed = self._found[i].captions
         chosen = listed[image_file.draw(seed, sample).caption % len(listed)]
-        return captions.drawn(self._wording(i), chosen, seed=seed, sample=sample)
+        return captions.random_caption(self._wording(i), chosen, seed=seed, sample=sample)
 
     def _wording(self, i: int) -> DataConfig:
         """Returns the caption options; class images get no trigger word."""
@@ -183,7 +185,7 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def evened(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
+def balance_repeats(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int, ...]:
     """Returns the repeats, balanced so that an epoch shows as many prior images as others.
 
     `DreamBoothDataset` of sd-scripts: each has its own until there are enough, and where there are

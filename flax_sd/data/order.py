@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from flax_sd.data.buckets import alike
+from flax_sd.data.buckets import group_indices
 from flax_sd.data.images.image_file import Size
 
-# The counters keep clear of the numbers that images.draw and captions.drawn take from such keys.
+# The counters keep clear of the numbers that images.draw and captions draw from such keys.
 PICTURES, BATCHES, SHARDS = (0, 0, 0, 1), (0, 1, 0, 0), (0, 0, 1, 1)
 
 
@@ -61,7 +61,7 @@ class Order:
         self._shapes = [pictures.shapes[i] for i in self._listed]
         weights = np.array(pictures.weights, np.float32)
         self._weights = None if (weights == 1).all() else weights
-        sizes = [len(places) for places in alike(self._shapes)]
+        sizes = [len(places) for places in group_indices(self._shapes)]
         self._one_shape = len(sizes) == 1 and stride is None
         self._batches = sum(-(-size // batch_size) for size in sizes)
         self._epoch = functools.lru_cache(maxsize=4)(self._divided)  # threads run a little ahead
@@ -100,7 +100,7 @@ class Order:
         order = permutation(count, self._seed, epoch)
         chunks = [
             np.array(places[start : start + size]) + epoch * self._stride
-            for places in alike([self._shapes[i] for i in order])
+            for places in group_indices([self._shapes[i] for i in order])
             for start in range(0, len(places), size)
         ]
         bits = np.random.Philox(key=[self._seed, epoch], counter=BATCHES).random_raw(len(chunks))

@@ -11,7 +11,7 @@ from flax_sd.config import DataConfig
 from flax_sd.data import buckets
 from flax_sd.data.images import image_file
 from flax_sd.data.sources.records import Record
-from flax_sd.files.retry import FEW_PAUSES, PAUSES, patiently
+from flax_sd.files.retry import FEW_PAUSES, PAUSES, with_retries
 
 PRINT = 64  # pixels; two images of one size that agree at 64 x 64 averages show the same
 
@@ -42,7 +42,7 @@ def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
       BadPicture: it cannot be read.
     """
     try:
-        return patiently(record.read, record.name, pauses)
+        return with_retries(record.read, record.name, pauses)
     except FileNotFoundError as error:
         raise image_file.BadPicture(str(error.strerror).lower()) from error
     except OSError as error:

@@ -26,7 +26,7 @@ from flax_sd.data.sources.records import Bad, Listing, gathered
 from flax_sd.data.sources.tables import FILES, list_shard
 from flax_sd.data.sources.tar import list_tar
 from flax_sd.errors import UserError, shown
-from flax_sd.files.retry import PAUSES, patiently
+from flax_sd.files.retry import PAUSES, with_retries
 
 SUFFIXES = (".tar", *FILES)
 BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")  # {000..123} or {a,b}
@@ -149,7 +149,7 @@ def read(shard: Shard, pauses: Sequence[int] = PAUSES) -> bytes:
       UserError: it cannot be read, or is not as long as it was.
     """
     try:
-        content = patiently(functools.partial(_read, shard.name), shard.name, pauses)
+        content = with_retries(functools.partial(_read, shard.name), shard.name, pauses)
     except OSError as error:
         raise UserError(
             f"{shard.name} cannot be read ({error.strerror or error}): once it can be read, "

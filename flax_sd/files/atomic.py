@@ -13,7 +13,7 @@ from flax_sd.errors import UserError
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
-def reason(error: OSError, path: pathlib.Path) -> str:
+def os_reason(error: OSError, path: pathlib.Path) -> str:
     """Returns the system's reason why a path could not be written."""
     return with_disk(str(error.strerror or error), path)
 
@@ -36,7 +36,7 @@ def explain_write_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {reason(error, path)}") from error
+        raise UserError(f"cannot write {path}: {os_reason(error, path)}") from error
 
 
 @contextlib.contextmanager

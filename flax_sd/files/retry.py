@@ -29,7 +29,7 @@ PASSING = {
 Value = TypeVar("Value")
 
 
-def patiently(read: Callable[[], Value], name: object, pauses: Sequence[int] = PAUSES) -> Value:
+def with_retries(read: Callable[[], Value], name: object, pauses: Sequence[int] = PAUSES) -> Value:
     """Returns the result of `read`, retrying after growing pauses, each of which is announced.
 
     Args:

@@ -33,7 +33,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     progress.stage("found", f"{_pictures(len(job.records))} to generate{there}")
     try:
         if missing:
-            with memory.explained(lambda: SMALLER):
+            with memory.explain_out_of_memory(lambda: SMALLER):
                 sd = _load(job)
                 progress.stage("loaded", f"{options.model} in {job.dtype}, {_devices()}")
                 _draw(sd, job, progress, missing)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flax_sd.generation.gallery import seeds_of
 from flax_sd.generation.prompts import Row
-from flax_sd.system.seeds import RANDOM, drawn
+from flax_sd.system.seeds import RANDOM, random_seed
 
 
 def settled_rows(rows: Sequence[Row], folder: pathlib.Path) -> list[Row]:
@@ -15,5 +15,5 @@ def settled_rows(rows: Sequence[Row], folder: pathlib.Path) -> list[Row]:
     """
     there = seeds_of(folder)
     own = [there[i] for i, row in enumerate(rows) if row.seed == RANDOM and i in there]
-    seed = own[0] if own else drawn()
+    seed = own[0] if own else random_seed()
     return [row.model_copy(update={"seed": seed}) if row.seed == RANDOM else row for row in rows]

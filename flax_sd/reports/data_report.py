@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from flax_sd.data.buckets import alike
+from flax_sd.data.buckets import group_indices
 from flax_sd.data.check import KINDS, Finding
 from flax_sd.data.dataset import Pictures
 from flax_sd.data.images.image_file import Size
@@ -47,7 +47,7 @@ def _buckets(pictures: Pictures) -> str:
     if pictures.cfg.buckets == "none":
         return ""
     rows: list[list[object]] = []
-    for places in sorted(alike(pictures.shapes), key=len, reverse=True):
+    for places in sorted(group_indices(pictures.shapes), key=len, reverse=True):
         cropped = sum(pictures.fits[i].cropped for i in places) / len(places)
         rows.append([_by(pictures.shapes[places[0]]), len(places), f"{cropped:.1%}"])
     return html.table(["bucket", "pictures", "left out of them, on average"], rows)

@@ -12,7 +12,7 @@ import filelock
 import jax
 
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import reason
+from flax_sd.files.atomic import os_reason
 from flax_sd.run_folder.layout import LOCK, OWNER
 from flax_sd.system import distributed
 
@@ -73,7 +73,7 @@ def _take(lock: filelock.BaseFileLock, folder: pathlib.Path) -> str | None:
     except NotImplementedError:  # a file system without locks, as some network drives are
         return None
     except OSError as error:
-        return f"cannot write {folder}: {reason(error, folder)}"
+        return f"cannot write {folder}: {os_reason(error, folder)}"
     owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T")}
     with contextlib.suppress(OSError):  # the run itself will report a full disk
         (folder / OWNER).write_text(json.dumps(owner), "utf-8")

@@ -31,7 +31,7 @@ def settled(config: Config) -> Config:
     """
     if seeds.RANDOM not in (config.seed, config.sample.seed):
         return config
-    path, drawn = config.output / CONFIG, seeds.drawn()
+    path, drawn = config.output / CONFIG, seeds.random_seed()
     began = file.load(path) if path.is_file() else None
     seed, sample = config.seed, config.sample
     if seed == seeds.RANDOM:

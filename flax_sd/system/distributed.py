@@ -39,7 +39,7 @@ def is_gone(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def exit_with_peers() -> Iterator[None]:
     """Ends this process at once on an error, if it is one of several.
 
     Otherwise what follows an error, such as closing checkpoints or leaving JAX's service, would

@@ -77,7 +77,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 @contextlib.contextmanager
-def explained(advice: Callable[[], Sequence[str]]) -> Iterator[None]:
+def explain_out_of_memory(advice: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Converts out-of-memory errors of the block into a UserError with advice.
 
     Args:

@@ -10,7 +10,7 @@ RANDOM = -1
 MOST = 2**32  # what JAX's keys tell apart
 
 
-def drawn() -> int:
+def random_seed() -> int:
     """Returns a random seed, the same in every process; all of them must call it."""
     seed = secrets.randbelow(MOST)
     if jax.process_count() > 1:

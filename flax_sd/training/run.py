@@ -152,10 +152,10 @@ class Run:
         checkpoints = Checkpoints(folder, self.config.checkpoint.keep)
         stack.enter_context(contextlib.closing(checkpoints))
         stack.enter_context(
-            distributed.together()
+            distributed.exit_with_peers()
         )  # before closing, which waits for other processes
         stack.enter_context(self.report.of_an_error())
-        stack.enter_context(memory.explained(self._smaller))
+        stack.enter_context(memory.explain_out_of_memory(self._smaller))
         start, state = self._restore(checkpoints)
         log = ValidationLog(self.config.output, start or -1)
         if self.outputs.finished_step() == start and self._is_done(start, log):

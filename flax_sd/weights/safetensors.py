@@ -20,7 +20,7 @@ import numpy as np
 
 from flax_sd.errors import UserError
 from flax_sd.files import file_kind
-from flax_sd.files.atomic import atomic_file, flush_to_disk, reason
+from flax_sd.files.atomic import atomic_file, flush_to_disk, os_reason
 from flax_sd.files.json_values import parse_object, shown
 
 _DTYPES = {
@@ -120,7 +120,7 @@ def _read_header(path: pathlib.Path) -> tuple[dict, int, int]:
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise UserError(f"{path} could not be read: {reason(error, path)}") from error
+        raise UserError(f"{path} could not be read: {os_reason(error, path)}") from error
     try:
         return parse_object(text, "its header"), 8 + length, size
     except UserError as error:

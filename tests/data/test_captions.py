@@ -7,25 +7,25 @@ from hypothesis import strategies as st
 
 from flax_sd.config import DataConfig
 from flax_sd.data import open_pictures
-from flax_sd.data.captions import drawn, drop_captions, plain, vary
+from flax_sd.data.captions import drop_captions, fixed_caption, has_random_captions, random_caption
 
 TAGS = "1girl, solo, red hat, smile, outdoors"
 
 
 def many(text, count=400, **options):
     cfg = DataConfig(**options)
-    return [drawn(cfg, text, seed=1, sample=n) for n in range(count)]
+    return [random_caption(cfg, text, seed=1, sample=n) for n in range(count)]
 
 
 def test_by_default_a_caption_is_as_it_is_written():
-    assert not vary(DataConfig())
+    assert not has_random_captions(DataConfig())
     for text in (TAGS, "a {red|blue} cat", "", "  two  spaces"):
-        assert set(many(text, 3)) == {text} and plain(DataConfig(), text) == text
+        assert set(many(text, 3)) == {text} and fixed_caption(DataConfig(), text) == text
 
 
 def test_a_template_stands_around_captions_and_leaves_the_empty_one():
     cfg = DataConfig(template="sks style, {}")
-    assert plain(cfg, "a cat") == "sks style, a cat" and plain(cfg, "") == ""
+    assert fixed_caption(cfg, "a cat") == "sks style, a cat" and fixed_caption(cfg, "") == ""
     assert many("a cat", 2, template="sks style, {}") == ["sks style, a cat"] * 2
 
 
@@ -51,7 +51,7 @@ def test_a_template_stays_when_all_tags_are_dropped():
     texts = many("smile", template="sks, {}", tag_dropout=0.5)
     assert set(texts) == {"sks, smile", "sks, "} and min(Counter(texts).values()) > 150
     assert set(many("{|a hat}", template="sks {}", wildcards=True)) == {"sks ", "sks a hat"}
-    assert plain(DataConfig(template="sks {}", wildcards=True), "{|a hat}") == "sks "
+    assert fixed_caption(DataConfig(template="sks {}", wildcards=True), "{|a hat}") == "sks "
     assert set(many("", 20, template="sks, {}", tag_dropout=0.5)) == {""}
 
 
@@ -59,8 +59,8 @@ def test_one_of_a_wildcards_choices_is_drawn():
     texts = many("a {red|dark blue | green} {cat|dog}", wildcards=True)
     assert len(set(texts)) == 6 and min(Counter(texts).values()) > 35
     assert "a dark blue dog" in texts
-    assert plain(DataConfig(wildcards=True), "a {red|blue} cat") == "a red cat"
-    assert plain(DataConfig(wildcards=True), "no {choice} here") == "no {choice} here"
+    assert fixed_caption(DataConfig(wildcards=True), "a {red|blue} cat") == "a red cat"
+    assert fixed_caption(DataConfig(wildcards=True), "no {choice} here") == "no {choice} here"
 
 
 def test_another_separator():
@@ -86,13 +86,16 @@ def test_separators_are_removed_where_nothing_is_shuffled():
     text = "sks ||| red hair;;;long hair, smile ||| film ||| grain"
     shown = "x sks, red hair, long hair, smile, film, grain"
     cfg = DataConfig(template="x {}", **marks)
-    assert not vary(cfg) and drawn(cfg, text, seed=0, sample=0) == plain(cfg, text) == shown
+    assert (
+        not has_random_captions(cfg)
+        and random_caption(cfg, text, seed=0, sample=0) == fixed_caption(cfg, text) == shown
+    )
     varied = DataConfig(template="x {}", shuffle_tags=True, tag_dropout=0.5, **marks)
-    assert plain(varied, text) == shown == plain(varied.for_measuring(), text)
-    assert plain(DataConfig(wildcards=True, **marks), "{a|b} ||| c") == "a, c"
-    assert plain(cfg, "a,  b") == "x a,  b"  # as it is written
+    assert fixed_caption(varied, text) == shown == fixed_caption(varied.for_measuring(), text)
+    assert fixed_caption(DataConfig(wildcards=True, **marks), "{a|b} ||| c") == "a, c"
+    assert fixed_caption(cfg, "a,  b") == "x a,  b"  # as it is written
     other = DataConfig(shuffle_tags=True, tag_separator=";", keep_separator="|||")
-    assert plain(other.for_measuring(), "a ||| b; c") == "a; b; c"
+    assert fixed_caption(other.for_measuring(), "a ||| b; c") == "a; b; c"
 
 
 def test_tags_of_a_group_stay_together():
@@ -105,7 +108,7 @@ def test_tags_of_a_group_stay_together():
 @given(st.text(max_size=40), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
 def test_a_draw_is_a_function_of_seed_and_sample(text, seed, sample):
     cfg = DataConfig(shuffle_tags=True, tag_dropout=0.5, wildcards=True, template="x {}")
-    once, again = (drawn(cfg, text, seed=seed, sample=sample) for _ in range(2))
+    once, again = (random_caption(cfg, text, seed=seed, sample=sample) for _ in range(2))
     assert once == again
 
 

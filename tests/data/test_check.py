@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_sd.data import check, open_pictures, shared
+from flax_sd.data import check, duplicates_across, open_pictures
 from flax_sd.data.check import KINDS
 from tests.data import profiles
 from tests.data.messy import SHORT, cut_off, messy_folder
@@ -71,7 +71,7 @@ def test_pictures_in_two_sets(tmp_path, config):
         for colour in colours:
             Image.new("RGB", (20, 20), colour).save(folder / f"{folder.name} {colour}.png")
             (folder / f"{folder.name} {colour}.txt").write_text(SHORT)
-    (finding,) = shared(open_pictures(config(a)), open_pictures(config(b)))
+    (finding,) = duplicates_across(open_pictures(config(a)), open_pictures(config(b)))
     assert finding.name == "b red.png" and finding.text == "shows the same as a red.png"
 
 

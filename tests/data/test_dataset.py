@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.data import open_pictures
-from flax_sd.data.dataset import evened
+from flax_sd.data.dataset import balance_repeats
 from flax_sd.errors import UserError
 from tests.threads import meeting
 
@@ -181,10 +181,10 @@ def test_a_trigger_word_is_not_for_pictures_of_the_class(folder, tmp_path_factor
 
 
 def test_repeats_of_regularisation_are_those_of_sd_scripts():
-    assert evened([2, 3, 1, 1], [False, False, True, True]) == (2, 3, 3, 2)
-    assert evened([2, 4, 4, 4], [False, True, True, True]) == (2, 4, 0, 0)
-    assert evened([1, 1, 2, 2], [False, False, True, True]) == (1, 1, 2, 0)
-    assert evened([3, 2], [False, False]) == (3, 2)
+    assert balance_repeats([2, 3, 1, 1], [False, False, True, True]) == (2, 3, 3, 2)
+    assert balance_repeats([2, 4, 4, 4], [False, True, True, True]) == (2, 4, 0, 0)
+    assert balance_repeats([1, 1, 2, 2], [False, False, True, True]) == (1, 1, 2, 0)
+    assert balance_repeats([3, 2], [False, False]) == (3, 2)
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -52,7 +52,7 @@ def test_copies_are_never_on_both_sides(tmp_path):
         shutil.copy(path.with_suffix(".txt"), copy.with_suffix(".txt"))
     train, held = divided(tmp_path)
     assert len(train) + len(held) == 24 and not shown(train) & shown(held)
-    assert data.shared(train, held) == []
+    assert data.duplicates_across(train, held) == []
     assert len(held) == 2 * len(shown(held))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import atomic_file, mount_point, reason, with_disk, write_atomically
+from flax_sd.files.atomic import atomic_file, mount_point, os_reason, with_disk, write_atomically
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.inputs.encoding_cache import Store
 
@@ -16,10 +16,12 @@ def test_a_full_disk_is_named_by_where_it_is_mounted(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
     path, full = tmp_path / "a" / "b", OSError(errno.ENOSPC, "No space left on device")
     assert mount_point(path) == tmp_path
-    assert reason(full, path) == f"No space left on device (the disk mounted at {tmp_path})"
+    assert os_reason(full, path) == f"No space left on device (the disk mounted at {tmp_path})"
     passed_on = "Error writing file: No space left on device"
-    assert with_disk(passed_on, path) == reason(full, path)
-    assert reason(PermissionError(errno.EACCES, "Permission denied"), path) == "Permission denied"
+    assert with_disk(passed_on, path) == os_reason(full, path)
+    assert (
+        os_reason(PermissionError(errno.EACCES, "Permission denied"), path) == "Permission denied"
+    )
 
 
 def test_every_path_is_on_some_disk():

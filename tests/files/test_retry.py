@@ -41,13 +41,13 @@ def test_what_passes_is_waited_for_and_said(slept, caplog, number):
 
 def test_what_does_not_pass_is_given_up_after_a_minute(slept):
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        retry.patiently(Drive(errno.EIO, 99), "1.png")
+        retry.with_retries(Drive(errno.EIO, 99), "1.png")
     assert sum(slept) == 63 and slept == sorted(slept)
 
 
 def test_a_file_that_is_not_there_is_not_waited_for(slept):
     with pytest.raises(FileNotFoundError):
-        retry.patiently(Drive(errno.ENOENT, 1), "1.png")
+        retry.with_retries(Drive(errno.ENOENT, 1), "1.png")
     assert slept == []
 
 

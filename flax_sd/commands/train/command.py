@@ -25,5 +25,5 @@ def main(args: Sequence[str]) -> int:
     if config.train.deterministic:
         compiler.ask_for_determinism()
     distributed.initialize_distributed()
-    with distributed.together():
+    with distributed.exit_with_peers():
         return run.run(config) or (repeat.compare(old, config.output) if old else DONE)

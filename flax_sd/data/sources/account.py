@@ -65,7 +65,7 @@ class Account:
                 found[holder].append(path)
         return found
 
-    def beside(self, path: pathlib.Path) -> pathlib.Path | None:
+    def find(self, path: pathlib.Path) -> pathlib.Path | None:
         """Returns the file of that name, whose extension may be in capitals, if there is one."""
         path = _small_ending(path)
         return self._by_ending.get(path) or self._by_ending.get(composed(path))
@@ -114,7 +114,7 @@ class Account:
         """
         others = list[Bad]()
         for path in filter(why_unread, list(self.files)):
-            captions = (self.beside(path.with_suffix(end)) for end in CAPTIONS)
+            captions = (self.find(path.with_suffix(end)) for end in CAPTIONS)
             self.use(*(caption for caption in captions if caption))
         for path in list(self.files):
             if is_about_the_set(path):
@@ -130,9 +130,9 @@ class Account:
         """Records an image and its mask, and returns the mask."""
         if not path.name:
             return None
-        mask = self.beside(masks.beside(path))
-        if mask is None and is_there(masks.beside(path)):  # hidden, and named by a metadata file
-            mask = masks.beside(path)
+        mask = self.find(masks.mask_path(path))
+        if mask is None and is_there(masks.mask_path(path)):  # hidden, and named by a metadata file
+            mask = masks.mask_path(path)
         self.use(path, *([mask] if mask else []))
         return mask
 

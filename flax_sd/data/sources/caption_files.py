@@ -25,15 +25,17 @@ def lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.split("\n") if line.strip()) or ("",)
 
 
-def beside(account: Account, picture: pathlib.Path, read: Sequence[str]) -> pathlib.Path | None:
+def caption_path(
+    account: Account, picture: pathlib.Path, read: Sequence[str]
+) -> pathlib.Path | None:
     """Returns an image's caption file: the first that exists, in the order of the extensions."""
-    found = (account.beside(picture.with_suffix(end)) for end in read)
+    found = (account.find(picture.with_suffix(end)) for end in read)
     return next((path for path in found if path is not None), None)
 
 
-def all_beside(account: Account, picture: pathlib.Path) -> list[pathlib.Path]:
+def caption_paths(account: Account, picture: pathlib.Path) -> list[pathlib.Path]:
     """Returns every file that may hold an image's captions, for a mode that reads none."""
-    found = (beside(account, picture, (end,)) for end in sorted(CAPTIONS))
+    found = (caption_path(account, picture, (end,)) for end in sorted(CAPTIONS))
     return [path for path in found if path is not None]
 
 
@@ -54,7 +56,7 @@ def unread(
 def _why_not(
     account: Account, path: pathlib.Path, picture: pathlib.Path, read: Sequence[str]
 ) -> str | None:
-    own = beside(account, picture, read)
+    own = caption_path(account, picture, read)
     if own == path:
         return None
     what = f"looks like a caption of {shown(picture.name)} and is not read"

@@ -75,7 +75,7 @@ def _leave_splits(account: Account) -> None:
         return
     for path in account.pictures():
         if found[path][1] is None:
-            account.use(*caption_files.all_beside(account, path))
+            account.use(*caption_files.caption_paths(account, path))
             account.set_aside(path, splits.not_trained_on(None, None))
     others = {holder: split for holder, split in found.values() if split not in (None, "train")}
     for holder, split in others.items():
@@ -102,7 +102,7 @@ def _take_all(account: Account) -> None:
         hint = _hint([*account.listing.bad, *_meant(account)])
         raise UserError(f"{shown(account.folder)} holds no images: {read} are read{hint}")
     for path in pictures:
-        account.use(*caption_files.all_beside(account, path))
+        account.use(*caption_files.caption_paths(account, path))
         account.add(path, ("",))
     records = account.listing.records
     records[:] = [record._replace(mask=None) for record in records]
@@ -131,7 +131,7 @@ def _take_captioned(account: Account) -> None:
         _take_repeated(account, named)
         return
     pictures = account.pictures()
-    if not any(caption_files.beside(account, path, caption_files.PLAIN) for path in pictures):
+    if not any(caption_files.caption_path(account, path, caption_files.PLAIN) for path in pictures):
         raise _no_captions(account, len(pictures), others if named else [])
     _take_texts(account, pictures, caption_files.PLAIN)
     account.listing.unused.extend(Bad(shown(name), ONE_SET) for name in others if named)
@@ -142,7 +142,7 @@ def _take_texts(account: Account, pictures: Sequence[pathlib.Path], read: Sequen
     unread = list(caption_files.unread(account, list(account.files), read))
     strays = {each.picture: each.path.name for each in unread}
     for path in pictures:
-        if caption := caption_files.beside(account, path, read):
+        if caption := caption_files.caption_path(account, path, read):
             _add(account, path, caption)
         else:
             right = shown(path.with_suffix(".txt").name)
@@ -214,7 +214,7 @@ def _take_repeated(account: Account, parts: Iterable[Repeated]) -> None:
         first = len(account.listing.records)
         unread = list(caption_files.unread(account, below[part], caption_files.REPEATED))
         for path in filter(is_picture, below[part]):
-            if caption := caption_files.beside(account, path, caption_files.REPEATED):
+            if caption := caption_files.caption_path(account, path, caption_files.REPEATED):
                 _add(account, path, caption)
             else:
                 account.add(path, (words,), by_folder=True)

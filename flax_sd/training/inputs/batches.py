@@ -154,7 +154,7 @@ def prepare(
 
 def frozen_in_steps(task: TrainTask, config: Config) -> dict[str, nnx.State]:
     """Returns the frozen leaves of the networks that are still needed when all is encoded."""
-    reading = task.text is None or data.vary(config.data)
+    reading = task.text is None or data.has_random_captions(config.data)
     done = {"vae"} if reading else {"vae", "text_encoder"}
     return {name: leaves for name, leaves in task.frozen.items() if name not in done}
 

@@ -80,6 +80,6 @@ def check(config: Config, sets: Sets) -> Report:
     }
     findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
     if VAL_LOSS in sets.evaluated:
-        leaked = data.shared(sets.train, sets.evaluated[VAL_LOSS])
-        findings[held_out] = data.in_order([*findings[held_out], *leaked])
+        leaked = data.duplicates_across(sets.train, sets.evaluated[VAL_LOSS])
+        findings[held_out] = data.sort_findings([*findings[held_out], *leaked])
     return Report(named, findings, len(sets.shards))

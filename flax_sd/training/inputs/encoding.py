@@ -81,7 +81,7 @@ class Encoder:
         self.pictures = [EncodedPictures(pictures, vae, store) for pictures in sets]
         self._jobs = [self._pictures_job(sets)]
         self.captions: EncodedCaptions | None = None
-        if task.text is not None and not data.vary(config.data):
+        if task.text is not None and not data.has_random_captions(config.data):
             text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
             self.captions = EncodedCaptions(model.tokenizer, text_encoder, skip, store)
             self._jobs.append(self._captions_job(self.captions, sets, task.text))
@@ -186,7 +186,7 @@ class Encoder:
 
 
 def _of_one_shape(job: EncodeJob, keys: Sequence[str]) -> Iterator[list[str]]:
-    for places in data.alike([job.shape(job.items[key]) for key in keys]):
+    for places in data.group_indices([job.shape(job.items[key]) for key in keys]):
         yield [keys[i] for i in places]
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 import flax_sd
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import explain_write_errors
-from flax_sd.files.retry import patiently
+from flax_sd.files.retry import with_retries
 from flax_sd.files.user_cache import user_cache
 from flax_sd.weights import safetensors
 
@@ -31,7 +31,7 @@ class Store:
         """Tells if the arrays are there; a truncated file counts as absent."""
         path = self._path(key)
         try:
-            return patiently(lambda: path.is_file() and bool(safetensors.TensorFile(path)), path)
+            return with_retries(lambda: path.is_file() and bool(safetensors.TensorFile(path)), path)
         except (UserError, OSError):
             return False
 
@@ -43,7 +43,7 @@ class Store:
         """
         path = self._path(key)
         try:
-            patiently(path.read_bytes, path)  # an error in a mapped file would end the process
+            with_retries(path.read_bytes, path)  # an error in a mapped file would end the process
             file = safetensors.TensorFile(path)
             return {name: np.array(file[name]) for name in file}
         except (UserError, OSError) as error:

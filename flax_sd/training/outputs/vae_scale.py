@@ -37,7 +37,7 @@ def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, pictures: data
 
 def _chunks(pictures: data.Pictures) -> Iterator[list[int]]:
     """Yields full batches of one shape; at least one a shape, with repeated images if needed."""
-    for same in data.alike(pictures.shapes):
+    for same in data.group_indices(pictures.shapes):
         share = MEASURED_IMAGES * len(same) // len(pictures)
         count = max(BATCH, min(share, len(same)) // BATCH * BATCH)
         for start in range(0, count, BATCH):

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int, PyTree
 
-from flax_sd.data import Batch, alike
+from flax_sd.data import Batch, group_indices
 from flax_sd.data.batches import stack
 from flax_sd.system import sharding
 from flax_sd.system.compiler import Program, jit, remembered
@@ -43,7 +43,7 @@ class Evaluator:
         loaded = [inputs.source.load(i, seed=0, sample=i) for i in range(self._count)]
         self._batches = [
             (_batch(inputs, loaded, padded[mine]), padded, valid)
-            for group in alike(inputs.source.shapes)
+            for group in group_indices(inputs.source.shapes)
             for padded, valid in _chunks(np.array(group), rows)
         ]
         total = loss.timesteps

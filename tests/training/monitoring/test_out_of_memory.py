@@ -4,14 +4,17 @@ import jax
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.system.memory import explained
+from flax_sd.system.memory import explain_out_of_memory
 
 XLA = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.1GiB.\nmore lines"
 
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError(XLA), MemoryError()])
 def test_it_ends_in_what_helps(error):
-    with pytest.raises(UserError, match="not enough memory") as found, explained(lambda: ["--a 1"]):
+    with (
+        pytest.raises(UserError, match="not enough memory") as found,
+        explain_out_of_memory(lambda: ["--a 1"]),
+    ):
         raise error
     assert str(found.value).endswith("makes it smaller: --a 1") and "more lines" not in str(
         found.value
@@ -20,7 +23,10 @@ def test_it_ends_in_what_helps(error):
 
 def test_other_errors_stay_what_they_are():
     other = jax.errors.JaxRuntimeError("INTERNAL: a bug")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"), explained(lambda: []):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="a bug"),
+        explain_out_of_memory(lambda: []),
+    ):
         raise other
 
 
