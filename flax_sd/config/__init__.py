@@ -5,7 +5,7 @@ same dotted name. The line under a field is what `--help` shows; a comment gives
 """
 
 import pathlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
@@ -21,6 +21,7 @@ from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whol
 from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.train import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
+from flax_sd.files.json_values import JsonObject
 
 
 class Config(Section):
@@ -164,6 +165,6 @@ class Config(Section):
         return [name for name in dotted if unmet & {name, name.partition(".")[0]}]
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: Config) -> JsonObject:
     """Returns the config as plain values, as config.yaml holds it."""
     return config.model_dump(mode="json")

@@ -1,7 +1,7 @@
 """The captioned images of a run."""
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field
@@ -167,7 +167,7 @@ class DataConfig(Section):
 
     @pydantic.field_validator("folders", mode="before")
     @classmethod
-    def _each_folder_once(cls, value: Any) -> Any:
+    def _each_folder_once(cls, value: object) -> object:
         """Raises ValueError for two spellings of one path: one key, and the other's repeats
         lost."""
         names = [user_source(name) for name in value] if isinstance(value, dict) else []

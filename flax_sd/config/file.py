@@ -4,7 +4,7 @@ import difflib
 import logging
 import pathlib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydantic
@@ -16,6 +16,7 @@ from flax_sd.config import flags as command
 from flax_sd.config.section import is_section
 from flax_sd.errors import UserError, listed
 from flax_sd.files import strict_yaml
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import user_path
 from flax_sd.files.text import read_text
 
@@ -87,7 +88,7 @@ def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Conf
     return _validate(raw, f"config {path} with flags" if flags else f"config {path}")
 
 
-def _leave_out_held_out(raw: dict[str, Any], values: dict[str, Any], path: pathlib.Path) -> None:
+def _leave_out_held_out(raw: JsonObject, values: JsonObject, path: pathlib.Path) -> None:
     """Removes the file's held-out images where a flag names others to train on.
 
     They are of another kind, and their loss would say nothing of what is learned.
@@ -115,7 +116,7 @@ def load(path: pathlib.Path) -> Config:
     return _validate(read_yaml(path), f"config {path}")
 
 
-def read_yaml(path: pathlib.Path) -> dict[str, Any]:
+def read_yaml(path: pathlib.Path) -> JsonObject:
     """Returns the options of a YAML file, unchecked: values are text, read later by the config's
     types.
 
@@ -135,17 +136,17 @@ def read_yaml(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"config {path}: {error}") from error
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     return "a list" if isinstance(value, list) else f"{value!r}"
 
 
-def _by_section(raw: dict[strict_yaml.Key, Any]) -> dict[str, Any]:
+def _by_section(raw: dict[strict_yaml.Key, Any]) -> JsonObject:
     """Groups the options by section, including those written as `train.steps: 5`.
 
     A section that is empty, or none, is left to its defaults. Raises ValueError for an option that
     is there in both ways.
     """
-    nested: dict[str, Any] = {}
+    nested: JsonObject = {}
     lines: dict[str, int] = {}
     problems = []
     for key, value in raw.items():
@@ -172,7 +173,7 @@ def _by_section(raw: dict[strict_yaml.Key, Any]) -> dict[str, Any]:
     return _unset(nested)
 
 
-def _unset(nested: dict[str, Any]) -> dict[str, Any]:
+def _unset(nested: JsonObject) -> JsonObject:
     """Replaces `none`, where the type allows it, by its meaning."""
     for name, field in option_fields(Config).items():
         section, _, option = name.rpartition(".")
@@ -182,11 +183,11 @@ def _unset(nested: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _is_nothing(value: Any) -> bool:
+def _is_nothing(value: object) -> bool:
     return value is None or isinstance(value, str) and value.strip().lower() in NOTHING
 
 
-def _nothing(field: FieldInfo, value: Any) -> Any:
+def _nothing(field: FieldInfo, value: object) -> object:
     """Returns the meaning of `none` for an option: no items, no value, or a text like others."""
     container = typing.get_origin(field.annotation)
     if container in (tuple, dict):
@@ -194,13 +195,13 @@ def _nothing(field: FieldInfo, value: Any) -> Any:
     return None if type(None) in typing.get_args(field.annotation) else value
 
 
-def read_flags(flags: Sequence[str]) -> dict[str, Any]:
+def read_flags(flags: Sequence[str]) -> JsonObject:
     """Returns the values of flags by dotted option name: text, read later by the config's types.
 
     Raises:
       UserError: an argument is no option or lacks its value; all such are named.
     """
-    fields, values, problems = option_fields(Config), dict[str, Any](), list[str]()
+    fields, values, problems = option_fields(Config), JsonObject(), list[str]()
     for name, words in _grouped(flags):
         positive = (
             name.replace("no_", "", 1) if name.startswith("no_") else name.replace(".no_", ".")
@@ -221,7 +222,7 @@ def read_flags(flags: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _beside(values: Mapping[str, Any], name: str, value: Any) -> Any:
+def _beside(values: JsonObject, name: str, value: object) -> object:
     """Returns the value of a flag, joined with earlier values of the same flag.
 
     Items come together; of single values the last holds, as a script's come before a user's own,
@@ -237,7 +238,7 @@ def _beside(values: Mapping[str, Any], name: str, value: Any) -> Any:
     return value
 
 
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: Sequence[tuple[str, object]]) -> JsonObject:
     """Returns the pairs as a dict; raises ValueError for a key that occurs twice."""
     keys = [key for key, _ in pairs]
     if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -263,7 +264,7 @@ def _flag(name: str, words: list[str]) -> str:
     return f"--{name}" if name else words[0]
 
 
-def _value(field: FieldInfo, words: list[str]) -> Any:
+def _value(field: FieldInfo, words: list[str]) -> object:
     """Returns the value of an option from the words after its flag; raises ValueError for too
     many."""
     if len(words) == 1 and _is_nothing(words[0]):
@@ -282,7 +283,7 @@ def _value(field: FieldInfo, words: list[str]) -> Any:
     return words[0]
 
 
-def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
+def _set(raw: JsonObject, path: list[str], value: object) -> None:
     """Sets a value in nested options; leaves a section of the wrong kind for the check."""
     for section in path[:-1]:
         raw = raw.setdefault(section, {})
@@ -291,7 +292,7 @@ def _set(raw: dict[str, Any], path: list[str], value: Any) -> None:
     raw[path[-1]] = value
 
 
-def _validate(raw: dict[str, Any], where: str) -> Config:
+def _validate(raw: JsonObject, where: str) -> Config:
     try:
         return Config.model_validate(raw)
     except pydantic.ValidationError as error:

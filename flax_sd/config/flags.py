@@ -13,6 +13,7 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from flax_sd.errors import UserError, all_of
+from flax_sd.files.json_values import JsonObject
 
 LOGGER = logging.getLogger("flax_sd")
 SCRIPTS = ("train", "sample")  # which a checkout has beside the package
@@ -56,7 +57,7 @@ def _read(
     kind: type[Options], name: str, args: Sequence[str], **taking: Any
 ) -> tuple[Options, list[str]]:
     _say_repeated(kind, args)
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     # tyro would print pydantic's own words: it only collects the values, and the check is ours.
     collected = {"__init__": lambda self, **values: found.update(values)}
     named = {"__doc__": kind.__doc__, "__module__": kind.__module__}

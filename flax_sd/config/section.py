@@ -11,13 +11,14 @@ import tyro
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import user_path, user_source
 
 Value = TypeVar("Value")
 Mark = TypeVar("Mark")
 
 
-def _whole(value: Any) -> Any:
+def _whole(value: object) -> object:
     """Returns text such as 1e3 or 0x10 as an integer; other values unchanged."""
     if not isinstance(value, str):
         return value
@@ -30,7 +31,7 @@ def _whole(value: Any) -> Any:
         return value
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """Converts like `_whole`, and also text such as 150, which a Literal does not read itself."""
     value = _whole(value)
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
@@ -109,7 +110,7 @@ class Section(pydantic.BaseModel):
         mark = _mark_of(type(self).model_fields[name], Unset)
         return None if mark is None else mark.meaning(self)
 
-    def in_full(self) -> dict[str, Any]:
+    def in_full(self) -> JsonObject:
         """Returns the options as plain values, with the values that unset ones stand for."""
         plain = self.model_dump(mode="json")
         for name in plain:

@@ -6,7 +6,6 @@ import pathlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -135,7 +134,7 @@ class Pictures:
 
     def digests(self) -> dict[str, str]:
         """Returns, by name, 16 digits of the SHA-256 of each image's file, captions and mask."""
-        by_name: dict[str, list[Any]] = {}  # a metadata file may name an image several times
+        by_name: dict[str, list[object]] = {}  # a metadata file may name an image several times
         for record, seen in zip(self._found, self.seen, strict=True):
             made = [seen.digest, record.captions, seen.mask and seen.mask.digest]
             by_name.setdefault(record.name, []).append(made)
@@ -181,7 +180,7 @@ class Pictures:
         )
 
 
-def _sha256(value: Any) -> str:
+def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import os
 import pathlib
 import uuid
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO
+from typing import IO, BinaryIO
 
 from flax_sd.errors import UserError
 
@@ -75,7 +75,7 @@ def write_atomically(path: pathlib.Path, content: bytes | str) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def flush_to_disk(file: IO[Any]) -> None:
+def flush_to_disk(file: IO[str] | IO[bytes]) -> None:
     """Waits until all that was written to an open file is on its disk."""
     file.flush()
     os.fsync(file.fileno())

@@ -14,7 +14,7 @@ _DEEPEST = 50  # objects and lists within one another; real files have five
 _LONGEST = 100  # letters
 
 
-def parse_object(data: bytes, where: str) -> dict[str, Any]:
+def parse_object(data: bytes, where: str) -> JsonObject:
     """Returns the JSON object in a file's content.
 
     Args:
@@ -36,11 +36,11 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
             f"{where} has more than {_DEEPEST} lists within one another: no real one has"
         )
     if not isinstance(value, dict):
-        raise UserError(f"{where} holds {type(value).__name__}, a JSON object is wanted")
+        raise UserError(f"{where} holds {type(value).__name__}, not a JSON object")
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEEPEST):
         inside = [one.values() if isinstance(one, dict) else one for one in level]
@@ -50,27 +50,27 @@ def _is_deep(value: Any) -> bool:
     return True
 
 
-def never_set(raw: Mapping[str, Any]) -> Collection[str]:
+def never_set(raw: Mapping[str, object]) -> Collection[str]:
     """Returns the fields of a live object's config that only have their class's default."""
     names = raw.get("_use_default_values")
     return [n for n in names if isinstance(n, str)] if isinstance(names, list | tuple) else []
 
 
-def is_finite(value: Any) -> bool:
+def is_finite(value: object) -> bool:
     """Tells whether a number, or every number in a list, is neither NaN nor infinite."""
     if isinstance(value, list | tuple):
         return all(map(is_finite, value))
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Returns a value as JSON; configs of live objects may hold arrays."""
     return json.dumps(
         value, default=lambda x: x.tolist() if isinstance(x, np.ndarray | np.generic) else repr(x)
     )
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Returns a value for a message, as JSON, shortened."""
     text = as_json(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -28,7 +28,7 @@ class _Loader(yaml.SafeLoader):
     """Reads every scalar but a null as text, and mappings as dicts with `Key`s."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Key, Any]:
     loader.flatten_mapping(node)  # puts what `<<` names first, so that a mapping's own values hold
     values = {}
     for key_node, value_node in node.value:
@@ -88,7 +88,7 @@ def _twice(node: yaml.Node, seen: set[int]) -> Iterator[str]:
         yield from (twice(key, there) for key, there in lines.items() if len(there) > 1)
 
 
-def _start(node: yaml.Node) -> Any:
+def _start(node: yaml.Node) -> yaml.Mark:
     return node.start_mark
 
 

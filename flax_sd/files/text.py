@@ -3,9 +3,9 @@
 import codecs
 import json
 import pathlib
-from typing import Any
 
 from flax_sd.errors import UserError, shown
+from flax_sd.files.json_values import JsonObject
 
 # The mark of UTF-32 begins with that of UTF-16.
 MARKS = {
@@ -56,7 +56,7 @@ def decoded(content: bytes, name: object) -> str:
     return text if "\n" in text else text.replace("\r", "\n")
 
 
-def parse_object(line: str) -> dict[str, Any] | str:
+def parse_object(line: str) -> JsonObject | str:
     """Returns the JSON object of a line, or what is wrong with the line."""
     try:
         value = json.loads(line, object_pairs_hook=_each_key_once)
@@ -67,7 +67,7 @@ def parse_object(line: str) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _each_key_once(pairs: list[tuple[str, object]]) -> JsonObject:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -76,7 +76,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def read_objects(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_objects(path: pathlib.Path) -> list[JsonObject]:
     """Returns the objects of one of our files, one a line; skips torn lines, none if there is no
     file.
 

@@ -3,7 +3,8 @@
 import itertools
 import os
 from collections.abc import Mapping
-from typing import Any
+
+from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
@@ -21,7 +22,7 @@ class AttachedLoRAs:
 
     def add(
         self,
-        networks: Mapping[str, Any],
+        networks: Mapping[str, nnx.Module],
         path: str | os.PathLike[str],
         scale: float,
         name: str | None,
@@ -51,7 +52,7 @@ class AttachedLoRAs:
         names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
         return next(name for name in names if name not in self._parts)
 
-    def remove(self, networks: Mapping[str, Any], name: str) -> None:
+    def remove(self, networks: Mapping[str, nnx.Module], name: str) -> None:
         """Detaches a LoRA.
 
         Raises:

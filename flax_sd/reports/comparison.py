@@ -2,9 +2,9 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flax_sd.errors import UserError, all_of
+from flax_sd.files.json_values import JsonObject
 from flax_sd.reports import chart, curves, html
 from flax_sd.reports.html import slides
 from flax_sd.reports.interval import said_change
@@ -64,7 +64,7 @@ def different(runs: Mapping[str, History]) -> Table:
     return [row for row in rows if row[0] != "output" and not _are_alike(row[1:])]
 
 
-def _are_alike(values: Sequence[Any]) -> bool:
+def _are_alike(values: Sequence[object]) -> bool:
     first, *others = map(place, values)
     return all(each == first for each in others)
 
@@ -85,7 +85,7 @@ def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
     return html.document("Runs compared", "\n".join(parts), head())
 
 
-def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, Any]]:
+def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[JsonObject]:
     """Returns each step at which a run drew samples, with each run's newest samples by then."""
     return [
         {"step": step, "pictures": [_newest(run, step, folder) for run in runs.values()]}
@@ -93,7 +93,7 @@ def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[dict[str, 
     ]
 
 
-def _newest(run: History, step: int, folder: pathlib.Path) -> dict[str, Any] | None:
+def _newest(run: History, step: int, folder: pathlib.Path) -> JsonObject | None:
     own = max((each for each in run.grids if each <= step), default=None)
     return None if own is None else {"step": own, "file": link(run.grids[own], folder)}
 
@@ -112,7 +112,7 @@ def _ended(run: History, name: str, form: str) -> str | None:
     return form.format(values[-1]) + (f", {change}" if change else "")
 
 
-def _made_with(run: History) -> dict[str, Any]:
+def _made_with(run: History) -> JsonObject:
     """Returns the last start's environment, and the images' hash by option."""
     start = run.environment[-1] if run.environment else {}
     data = {

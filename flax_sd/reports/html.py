@@ -5,9 +5,10 @@ import html
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from PIL import Image
+
+from flax_sd.files.json_values import JsonObject
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
@@ -82,7 +83,7 @@ def embedded(value: object) -> str:
     return f'<script type="application/json">{safe}</script>'
 
 
-def slides(places: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+def slides(places: Sequence[JsonObject], names: Sequence[str]) -> str:
     """Returns a slider and an image for each name; without scripts, the last images are shown.
 
     Args:

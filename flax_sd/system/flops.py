@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.extend.core import Jaxpr
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -20,7 +21,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
     return _of_jaxpr(jitted.trace(*args).jaxpr.jaxpr)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
+def _of_jaxpr(jaxpr: Jaxpr) -> int:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
@@ -57,7 +58,7 @@ def _of_convolution(equation: Any) -> int:
     return 2 * products // math.prod(params["lhs_dilation"])
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+def _inner_jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
     found = []
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

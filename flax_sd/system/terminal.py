@@ -64,7 +64,7 @@ class Enduring:
         except (OSError, ValueError):
             self._give_up()
 
-    def _attempt(self, action: Callable[[], Any]) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
         except OSError as error:

@@ -214,7 +214,7 @@ def test_the_bundled_files_are_the_hubs():
         ("vocab.json", None, "holds no tokenizer: vocab.json and merges.txt are wanted, or"),
         ("merges.txt", None, "holds no tokenizer: vocab.json and merges.txt are wanted, or"),
         ("vocab.json", "{", "vocab.json is not JSON"),
-        ("vocab.json", "[]", "vocab.json holds list, a JSON object is wanted"),
+        ("vocab.json", "[]", "vocab.json holds list, not a JSON object"),
         ("vocab.json", "{}", "the vocabulary and the merges of the tokenizer do not fit"),
         ("merges.txt", "#version: 0.2\nonly\n", "the vocabulary and the merges"),
         ("tokenizer.json", "{}", "the vocabulary and the merges"),

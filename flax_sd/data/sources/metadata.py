@@ -5,13 +5,14 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax_sd.data.sources.account import Account
 from flax_sd.data.sources.file_names import find, is_there, leaves, why_no_name
 from flax_sd.data.sources.file_types import METADATA
 from flax_sd.data.sources.records import caption_tuple
 from flax_sd.errors import UserError, listed, shown, some
+from flax_sd.files.json_values import JsonObject
 from flax_sd.files.text import parse_object, read_text
 
 URLS = ("http://", "https://", "s3://", "gs://", "hf://", "ftp://", "data:")
@@ -22,7 +23,7 @@ class Row(NamedTuple):
     """A line of a metadata file, and what is wrong with it."""
 
     line: int
-    values: dict[str, Any]
+    values: JsonObject
     wrong: str | None = None
 
 

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax_sd.data.sources.file_names import has_half_pair
 
@@ -45,7 +45,7 @@ class Listing(NamedTuple):
     unused: list[Bad]
 
 
-def caption_tuple(value: Any) -> tuple[str, ...] | str:
+def caption_tuple(value: object) -> tuple[str, ...] | str:
     """Returns the captions in a cell, a string or a list of strings; or a text saying what else it
     is."""
     values = [value] if isinstance(value, str) else value

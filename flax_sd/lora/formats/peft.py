@@ -8,12 +8,13 @@ import json
 import math
 import os
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
 from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.formats.format import Format, LayerRef, flatten, with_alpha
 from flax_sd.weights import safetensors
@@ -58,7 +59,7 @@ class PEFTConfig(NamedTuple):
     """
 
     where: str
-    options: dict[str, Any]
+    options: JsonObject
 
     @property
     def is_rank_stabilised(self) -> bool:
@@ -88,7 +89,7 @@ class PEFTConfig(NamedTuple):
             raise UserError(f"{self.where}: the alpha of {layer.path} is {alpha!r}, not a number")
         return float(alpha) * (math.sqrt(rank) if options.get("use_rslora") else 1)
 
-    def _of_component(self, component: str) -> dict[str, Any]:
+    def _of_component(self, component: str) -> JsonObject:
         """Returns the options of a network: with its prefix stripped, or all if none has a
         prefix."""
         if not any(key.startswith(("unet.", "text_encoder")) for key in self.options):
