@@ -154,7 +154,7 @@ class DataConfig(Section):
     def for_measuring(self, path: str | None = None) -> "DataConfig":
         """Returns the options of images whose loss is evaluated, the same in every run.
 
-        Each is cut in the middle and shown as it is; of its captions the wording stays.
+        Each is cropped in the centre and not changed otherwise; the caption options stay.
 
         Args:
           path: of images of their own, which may be held out of other data; None for those that

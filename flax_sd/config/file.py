@@ -226,7 +226,7 @@ def _beside(values: JsonObject, name: str, value: object) -> object:
     """Returns the value of a flag, joined with earlier values of the same flag.
 
     Items come together; of single values the last holds, as a script's come before a user's own,
-    and that is said. Raises ValueError for a key that is there twice.
+    and that is said. Raises ValueError for a key that occurs twice.
     """
     before = values.get(name)
     if isinstance(before, dict) and isinstance(value, dict):

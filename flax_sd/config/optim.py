@@ -17,7 +17,7 @@ from flax_sd.config.section import (
 
 # At most what float32 still tells from 1, so that no bias correction 1 - βᵗ is 0.
 Beta = Annotated[float, Field(ge=0, le=0.999999)]
-LEAST_EPSILON = 1e-18  # below it the square of a gradient of that size is 0 in float32
+MIN_EPSILON = 1e-18  # below it the square of a gradient of that size is 0 in float32
 BETAS: dict[str, tuple[float, float]] = {  # each method's own
     "adamw": (0.9, 0.999),
     "adamw8bit": (0.9, 0.999),
@@ -29,7 +29,7 @@ BETAS: dict[str, tuple[float, float]] = {  # each method's own
     "dadapt": (0.9, 0.999),
 }
 SELF_RATED = ("prodigy", "dadapt")
-LEAST_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learning rate was left
+MIN_USUAL_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learning rate was left
 
 
 class OptimConfig(Section):
@@ -64,7 +64,7 @@ class OptimConfig(Section):
     more than 0."""
     beta2: Annotated[Beta | None, Unset(lambda own: BETAS.get(own.method, (0.0, 0.0))[1])] = None
     """Decay of the squared gradient's mean; unset is the method's own (adamw: 0.999)."""
-    epsilon: Annotated[float, Field(ge=LEAST_EPSILON, allow_inf_nan=False)] = 1e-8
+    epsilon: Annotated[float, Field(ge=MIN_EPSILON, allow_inf_nan=False)] = 1e-8
     """Added to the root of the squared gradient's mean."""
     weight_decay: Rate = 0.01
     """Decoupled weight decay, times the learning rate a step."""
@@ -116,7 +116,7 @@ class OptimConfig(Section):
             "power": self.schedule == "polynomial",
         }
         refuse_idle(self, meaning)
-        if self_rated and self.learning_rate < LEAST_RATE:
+        if self_rated and self.learning_rate < MIN_USUAL_RATE:
             raise ValueError(
                 f"learning_rate {self.learning_rate:g}: {method} finds the rate itself, and this "
                 "is what it is multiplied by: 1.0 is usual"

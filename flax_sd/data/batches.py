@@ -17,7 +17,7 @@ from flax_sd.data.order import Order
 Arrays = PyTree[Float32[np.ndarray, "..."]]
 
 
-@runtime_checkable  # as the shape-checked tests need
+@runtime_checkable  # needed by the shape-checked tests
 class Source(Protocol):
     """Captioned images by index, as pixels or encoded."""
 

@@ -75,7 +75,7 @@ def kohya(side: int, least: int, most: int, step: int) -> tuple[Size, ...]:
 def own_size(size: Size, side: int, step: int) -> Fit:
     """Returns a fit that never enlarges: `bucket_no_upscale` of sd-scripts' BucketManager.
 
-    Only images of more than the square's area are made smaller; what is over a step is cut off.
+    Only images of more than the square's area are made smaller; what exceeds a step is cropped.
 
     Raises:
       BadPicture: a side is shorter than a step.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from flax_sd.data import masks
 from flax_sd.data.dataset import Pictures
 
-ENLARGED, CROPPED = 1.5, 0.3  # from these on it is worth a word: times, and share of the image
+ENLARGED, CROPPED = 1.5, 0.3  # reported from these on: times, and share of the image
 
 # Each kind of finding, the worst first, with what it means and what helps.
 KINDS = {

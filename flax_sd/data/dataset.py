@@ -38,7 +38,7 @@ class Pictures:
       unused: files of the folder that are no part of the set, and why.
       captioned: whether captions were looked for; otherwise each is empty.
       by_folder: which of them have the name of their folder as caption.
-      cut_anew: names of those that are cut at a place drawn anew each time.
+      cut_anew: names of those with a random crop each time.
     """
 
     def __init__(
@@ -316,7 +316,7 @@ def _list(cfg: DataConfig, caption_column: str | None, path: str, option: str) -
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{option} {shown(path)} cannot be read: {why}") from error
-    # In a folder that exists, a missing one is a slip of the pen and no hub id.
+    # In a folder that exists, a missing one is a typing error, not a hub id.
     is_id = tables.HUB_ID.fullmatch(path) and not folder.exists() and not folder.parent.is_dir()
     if is_id or tables.is_table(folder):
         return tables.list_table(str(folder), cfg.image_column, caption_column)

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
     real: int
 
 
-@runtime_checkable  # as the shape-checked tests need
+@runtime_checkable  # needed by the shape-checked tests
 class Shown(Protocol):
     """The facts about the images, by index, that the order depends on."""
 

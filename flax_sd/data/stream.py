@@ -33,7 +33,7 @@ class Counted(NamedTuple):
     fingerprint: str  # of its images
 
 
-@runtime_checkable  # as the shape-checked tests need
+@runtime_checkable  # needed by the shape-checked tests
 class Ledger(Protocol):
     """Remembers shards from one start of a run to the next."""
 

@@ -15,9 +15,9 @@ class PixelTransform(NamedTuple):
 
     Attributes:
       background: the colour under what is transparent.
-      fit: the sizes that it is resized and cut to.
+      fit: the sizes that it is resized and cropped to.
       interpolation: one of Pillow's resampling filters, in lower case.
-      left: where it is cut, in pixels of the resized image.
+      left: crop offset, in pixels of the resized image.
       top: likewise.
       mirrored: whether left and right change places.
     """

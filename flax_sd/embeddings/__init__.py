@@ -1,1 +1,1 @@
-"""New tokens (textual inversion): their files, and their way into a text encoder and tokenizer."""
+"""New tokens (textual inversion): their files, and how they are attached to a model."""

@@ -1,4 +1,4 @@
-"""New tokens beside a text encoder's table and in its tokenizer, and out again."""
+"""Adds new tokens to a text encoder's table and its tokenizer, and removes them."""
 
 from collections.abc import Mapping
 

@@ -84,8 +84,8 @@ def read(path: str | os.PathLike[str], width: int, token: str | None = None) -> 
     if not is_embedding(file):
         some = ", ".join(f"{key} {list(file.shape(key))}" for key in sorted(file)[:3])
         raise UserError(
-            f"{where} holds {some or 'nothing'}: one tensor [d] or [n, d] under its token's name, "
-            f"or under {KOHYA_KEY}, is wanted"
+            f"{where} holds {some or 'nothing'}: it should hold one tensor [d] or [n, d] "
+            f"under its token's name, or under {KOHYA_KEY}"
         )
     (key,) = file
     vectors = np.atleast_2d(np.array(file[key], np.float32))

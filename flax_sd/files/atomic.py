@@ -1,4 +1,4 @@
-"""Writes files that are there whole or not at all, and names the full disk where one is."""
+"""Writes files completely or not at all, and names the disk if it is full."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""What a file is that should hold weights or a config and does not: told by how it begins."""
+"""Recognises, by its first bytes, a file that is not the weights or config expected."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""JSON that others wrote: parsed within bounds, and its values as messages show them."""
+"""JSON from other programs: parsed within bounds, and its values as text for messages."""
 
 import json
 import math

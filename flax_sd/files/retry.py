@@ -1,4 +1,4 @@
-"""Reads again what a network drive or a worn disk does not give at first."""
+"""Retries reads that a network drive or a worn disk fails at first."""
 
 import errno
 import logging
@@ -36,7 +36,7 @@ def with_retries(read: Callable[[], Value], name: object, pauses: Sequence[int] 
       name: of what is read, for the announcement.
 
     Raises:
-      OSError: one that does not pass, or that is there after the last pause too.
+      OSError: one that does not pass, or that remains after the last pause.
     """
     for pause in pauses:
         try:

@@ -1,4 +1,4 @@
-"""YAML of which nothing is dropped, and whose values are text that the options' types then read.
+"""Reads YAML without losing anything; values are text, which the options' types read later.
 
 YAML 1.1 takes 1e-4 for text, 010 for eight, 10:12 for 612 and `no` for false. As text each of them
 means what it would mean on the command line.
@@ -50,7 +50,7 @@ def parse(text: str) -> Any:
     """Returns the document: None, text, lists, and dicts with `Key`s.
 
     Raises:
-      ValueError: it is not YAML, with the line and column, or a key is there twice, with the lines.
+      ValueError: it is not YAML, with the line and column, or a key occurs twice, with the lines.
     """
     try:
         loader = _Loader(text)

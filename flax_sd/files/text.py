@@ -62,7 +62,7 @@ def parse_object(line: str) -> JsonObject | str:
         value = json.loads(line, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
         return f"{error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:  # a key that is there twice; endless digits
+    except (ValueError, RecursionError) as error:  # a key that occurs twice; endless digits
         return str(error)
     return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
 

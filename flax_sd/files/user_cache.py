@@ -81,7 +81,7 @@ def _among_temporary_ones() -> pathlib.Path:
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         whose = folder.lstat()
-        # Compiled programs are run as they lie there, so nobody else may have put them there.
+        # Compiled programs are run as they lie there, so no other user may have put them there.
         if whose.st_uid != os.getuid() or whose.st_mode & 0o077 or folder.is_symlink():
             raise PermissionError
     except OSError:

@@ -1,4 +1,4 @@
-"""The LoRAs that a pipeline has beside its weights, by name."""
+"""The LoRAs attached to a pipeline, by name."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ class AttachedLoRAs:
             with a number behind it.
 
         Raises:
-          UserError: it is no LoRA, is one of another model, or the name that was given is taken.
+          UserError: it is not a LoRA, is one of another model, or the name that was given is taken.
         """
         name = name or self._free(named(path).stem)
         if name in self._parts:

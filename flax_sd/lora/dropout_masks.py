@@ -1,4 +1,4 @@
-"""What a LoRA leaves out at random in one pass of training, drawn for each row of the batch."""
+"""Dropout masks of a LoRA for one pass of training, drawn for each row of the batch."""
 
 from collections.abc import Callable
 from typing import NamedTuple

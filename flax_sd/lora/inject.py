@@ -1,4 +1,4 @@
-"""LoRA into the layers of a network, in place, and out again."""
+"""Adds LoRAs to the layers of a network, in place, and removes them."""
 
 import math
 import zlib

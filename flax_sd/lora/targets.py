@@ -1,4 +1,4 @@
-"""Which layers of a network a LoRA goes into: presets and regular expressions on their paths."""
+"""Selects the layers of a network that get a LoRA: presets and regular expressions on paths."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Several runs beside one another: a table in the terminal and a page."""
+"""Compares several runs: a table in the terminal and a page."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The charts of one run, or of several over one another."""
+"""The charts of one run, or of several in the same axes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from flax_sd.run_folder.history import History, Row
 from flax_sd.run_folder.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 
 SMOOTHED = 0.1  # share of the logged steps over which the smoothed loss is a mean
-LEAST = 5  # of the logged steps, likewise
+MIN_SMOOTHED = 5  # of the logged steps, likewise
 POINTS = 2000  # of a line, at most
 STEPS_SHOWN = 6  # curves over the timesteps, at most
 PALE = 0.35
@@ -57,7 +57,7 @@ def smoothed(values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 
     What is not finite counts for nothing; where nothing is finite, the mean is nan.
     """
-    half = min(max(LEAST, int(len(values) * SMOOTHED)), len(values) - 1) // 2
+    half = min(max(MIN_SMOOTHED, int(len(values) * SMOOTHED)), len(values) - 1) // 2
     kernel, there = np.ones(2 * half + 1), np.isfinite(values)
     total = np.convolve(np.where(there, values, 0), kernel, "same")
     count = np.convolve(there, kernel, "same")

@@ -1,4 +1,4 @@
-"""XLA's compiler: its options, its programs kept in memory and on disk, its memory given back."""
+"""XLA's compiler: its options, its cached programs in memory and on disk, and its memory."""
 
 import ctypes
 import dataclasses
@@ -20,7 +20,7 @@ VARIABLE = "JAX_COMPILATION_CACHE_DIR"  # JAX's own; empty turns the cache off
 MAX_BYTES = 8 * 2**30  # a step at the size of SD 1.5 takes 3 MB on a CPU; the oldest go first
 BUILDERS = 16  # results that each builder of functions keeps
 DETERMINISTIC = "--xla_gpu_deterministic_ops"
-LONG = 1.0  # seconds of compiling that leave memory worth giving back
+MIN_SECONDS = 1.0  # seconds of compiling that leave memory worth giving back
 # A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
 # operation runs after another then; where each is too small for all cores, side by side is faster.
 CPU_OPTIONS: dict[str, str | bool] = {
@@ -28,7 +28,7 @@ CPU_OPTIONS: dict[str, str | bool] = {
 }
 # Weights of a program from which on memory matters: each network of SD 1.5 has more (the VAE 84
 # million), the bundled base's three together 27 million.
-LARGE = 2**26
+LARGE_PROGRAM_WEIGHTS = 2**26
 
 
 P = ParamSpec("P")
@@ -91,7 +91,7 @@ class Program:
     """A jitted function; its first weights fix the compiler's options and the precision.
 
     Float32 weights are multiplied as float32: JAX's default on a TPU is bfloat16, and TF32 on a
-    GPU from Ampere on. Whoever sets JAX_DEFAULT_MATMUL_PRECISION chooses otherwise.
+    GPU from Ampere on. JAX_DEFAULT_MATMUL_PRECISION overrides this.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Program:
     def _pick(self, args: Any) -> None:
         leaves = jax.tree.leaves(self._weights(*args))
         numbers = sum(getattr(leaf, "size", 0) for leaf in leaves)
-        own = _compiler_options() if numbers >= LARGE else None
+        own = _compiler_options() if numbers >= LARGE_PROGRAM_WEIGHTS else None
         self._precision = matmul_precision({str(getattr(leaf, "dtype", "")) for leaf in leaves})
         self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
 
@@ -189,7 +189,7 @@ def set_up() -> None:
 def _keep_programs() -> None:
     """Uses the user's cache folder for compiled programs, unless JAX's cache is configured.
 
-    What lies there is run without being checked, so nobody else may write to it.
+    What lies there is run without being checked, so no other user may write to it.
     """
     if VARIABLE in os.environ or not _has_name():
         return
@@ -224,7 +224,7 @@ def _give_memory_back() -> None:
     trim = ctypes.CDLL(None).malloc_trim
 
     def compiled(event: str, duration_secs: float, **_: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > LONG:
+        if event == "/jax/core/compile/backend_compile_duration" and duration_secs > MIN_SECONDS:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(compiled)

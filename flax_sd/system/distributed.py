@@ -1,4 +1,4 @@
-"""The processes of a run end together: none waits for one that is gone."""
+"""Ends the processes of a run together: none waits for one that is gone."""
 
 import contextlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""Bytes: how many a device has, how many arrays take there, and how they are written."""
+"""Memory: bytes of devices and arrays, their text form, and errors when they run out."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Which numbers a command calculates in."""
+"""The dtype of a command's arithmetic."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run shows while it works: stages with their times, then a bar or plain lines."""
+"""The output of a run while it works: stages with their times, then a bar or plain lines."""
 
 import datetime
 import math
@@ -50,7 +50,7 @@ class Progress:
         Args:
           done: what was done before, if it resumes.
           name: of each thing, as "step".
-          interval: seconds between two plain lines; a log does not want one a step.
+          interval: seconds between two plain lines; a log needs none at each step.
         """
         return Display(self, name, total, done, interval, aside=False)
 

@@ -1,4 +1,4 @@
-"""Seeds that nobody chose: -1 becomes a number that all processes share."""
+"""Random seeds: -1 becomes a number that all processes share."""
 
 import secrets
 
@@ -7,12 +7,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 RANDOM = -1
-MOST = 2**32  # what JAX's keys tell apart
+SEED_LIMIT = 2**32  # what JAX's keys tell apart
 
 
 def random_seed() -> int:
     """Returns a random seed, the same in every process; all of them must call it."""
-    seed = secrets.randbelow(MOST)
+    seed = secrets.randbelow(SEED_LIMIT)
     if jax.process_count() > 1:
         seed = int(multihost_utils.broadcast_one_to_all(np.asarray(seed, np.uint32)))
     return seed

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh of devices, what is copied to each and what is divided among them."""
+"""The placement of arrays: the mesh of devices, and what is replicated or divided."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from flax_sd.errors import UserError
 
 AXES = ("data", "fsdp")
 BATCH = PartitionSpec(AXES)  # the batch axis is divided over both
-SMALL = 2**16  # elements; dividing a smaller leaf saves nothing and costs a gather
+MIN_DIVIDED_SIZE = 2**16  # elements; dividing a smaller leaf saves nothing and costs a gather
 
 
 def make_mesh(data: int, fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
@@ -79,7 +79,7 @@ def fsdp_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Divides the largest axis that "fsdp" divides; small leaves and others are replicated."""
     parts = mesh.shape["fsdp"]
     axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
-    if parts == 1 or not axes or math.prod(shape) < SMALL:
+    if parts == 1 or not axes or math.prod(shape) < MIN_DIVIDED_SIZE:
         return replicated(mesh)
     largest = max(axes, key=lambda axis: shape[axis])
     return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))

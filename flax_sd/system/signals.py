@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP, Ctrl-C: the end at once, or a wish to stop that the loop reads between steps."""
+"""SIGTERM, SIGHUP, Ctrl-C: exit at once, or a request to stop that the loop reads between steps."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What commands write to a terminal, a pipe or a file, none of which may end a run."""
+"""Output to a terminal, a pipe or a file; a failed write never ends a run."""
 
 import contextlib
 import errno

@@ -57,8 +57,8 @@ def test_what_is_written_is_read_and_has_the_same_bytes(tmp_path):
     "tensors, message",
     [
         ({"clip_l": ROWS, "clip_g": ROWS}, "is for SDXL .it holds clip_l, clip_g., which is not"),
-        ({"a": ROWS, "b": ROWS}, r"holds a \[3, 12\], b \[3, 12\]: one tensor"),
-        ({"a": ROWS[None]}, r"holds a \[1, 3, 12\]: one tensor"),
+        ({"a": ROWS, "b": ROWS}, r"holds a \[3, 12\], b \[3, 12\]: it should hold one tensor"),
+        ({"a": ROWS[None]}, r"holds a \[1, 3, 12\]: it should hold one tensor"),
         (
             {"<cat>": np.ones((2, 768))},
             "has vectors 768 wide .Stable Diffusion 1.x.; .* is 12 wide",

@@ -118,7 +118,7 @@ def test_a_large_program_is_scheduled_for_the_smallest_peak(monkeypatch):
     )
     plain = temporaries(jax.jit)
     assert temporaries(compiler.jit) == plain
-    monkeypatch.setattr(compiler, "LARGE", x.size + 6 * kernel.size)
+    monkeypatch.setattr(compiler, "LARGE_PROGRAM_WEIGHTS", x.size + 6 * kernel.size)
     assert temporaries(compiler.jit) < 0.6 * plain
     without_kernels = functools.partial(compiler.jit, weights=lambda x, kernels: x)
     assert temporaries(without_kernels) == plain
@@ -129,16 +129,21 @@ def test_the_bundled_base_is_small_and_each_network_of_sd15_large():
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network)))
 
     base = flax_sd.StableDiffusion.load("bundled:base")
-    assert sum(map(count, (base.unet, base.vae, *base.text_encoders))) < compiler.LARGE
+    assert (
+        sum(map(count, (base.unet, base.vae, *base.text_encoders))) < compiler.LARGE_PROGRAM_WEIGHTS
+    )
     widths = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     smallest = dataclasses.replace(base.vae.config, norm_num_groups=32, **widths)
-    assert count(nnx.eval_shape(lambda: AutoencoderKL(smallest, rngs=OneKey()))) > compiler.LARGE
+    assert (
+        count(nnx.eval_shape(lambda: AutoencoderKL(smallest, rngs=OneKey())))
+        > compiler.LARGE_PROGRAM_WEIGHTS
+    )
 
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     compiler._compiler_options.cache_clear()
     monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_cpu_of_another_time": True})
-    monkeypatch.setattr(compiler, "LARGE", 1)
+    monkeypatch.setattr(compiler, "LARGE_PROGRAM_WEIGHTS", 1)
     assert compiler.jit(lambda x: x + 1)(jnp.ones(2)).tolist() == [2, 2]
     compiler._compiler_options.cache_clear()
 

@@ -16,7 +16,7 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 jax.config.update("jax_default_matmul_precision", "highest")
 from flax_sd import cli
 from flax_sd.system import sharding
-sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
+sharding.MIN_DIVIDED_SIZE = 64  # so that fsdp divides the weights of a tiny model
 shard_frozen, divided = sharding.shard_frozen, []
 def counted(*args):
     sharded = shard_frozen(*args)

@@ -60,7 +60,7 @@ def _images(source: str, table: Any, image_column: str, caption_column: str | No
     except (TypeError, ValueError, NotImplementedError) as error:  # the last is pyarrow's
         kind = table.features[image_column]
         raise UserError(
-            f"column {image_column!r} of {shown(source)} holds {kind}, not pictures"
+            f"column {image_column!r} of {shown(source)} holds {kind}, not images"
         ) from error
     if not len(images):
         raise UserError(f"{shown(source)} has no rows")

@@ -134,7 +134,7 @@ def list_shard(name: str, content: bytes, image_column: str, caption_column: str
             made = _dataset(_read_arrow(buffer))
         else:
             made = _dataset(pyarrow.parquet.read_table(buffer))
-    except Exception as error:  # damaged bytes lead to whatever they lead to
+    except Exception as error:  # damaged bytes may raise anything
         raise UserError(f"{name} cannot be read: {_first_line(error)}") from error
     return list_rows(name, made, image_column, caption_column)
 
@@ -172,7 +172,7 @@ def _wrong_file(files: list[pathlib.Path]) -> str:
     for file in files if len(files) > 1 and files[0].suffix.lower() != ARROW else ():
         try:
             own = pyarrow.parquet.read_schema(file).names
-        except Exception as error:  # damaged bytes lead to whatever they lead to
+        except Exception as error:  # damaged bytes may raise anything
             return f"{shown(file.name)}: {_first_line(error)}"
         names = names or own
         if own != names:

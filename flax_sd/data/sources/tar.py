@@ -108,7 +108,7 @@ def _contents(content: bytes) -> Contents:
             for each in archive:
                 _sort(found, links, each)
             end = archive.offset
-    except Exception as error:  # damaged bytes lead to whatever they lead to
+    except Exception as error:  # damaged bytes may raise anything
         found = found._replace(damage=f"the archive is damaged: {shown(error)}")
     _follow(found, links)
     # At a header that cannot be read, tarfile ends as it does at the end.

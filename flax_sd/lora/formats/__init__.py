@@ -1,4 +1,4 @@
-"""LoRA files: a module for each format, and one reading of all of them (`contents`)."""
+"""LoRA files: a module for each format, and one reader for all of them (`contents`)."""
 
 from flax_sd.lora.formats import kohya, peft
 

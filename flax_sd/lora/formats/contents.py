@@ -1,4 +1,4 @@
-"""What a LoRA file holds, layer by layer: read once for loading, `inspect` and `export`."""
+"""The content of a LoRA file by layer: read once for loading, `inspect` and `export`."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a LoRA format is to the one reading of all of them, and what their writers share."""
+"""The description of a LoRA format for reading, and helpers that all writers share."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping

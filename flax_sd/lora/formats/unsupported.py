@@ -1,4 +1,4 @@
-"""LoRA files that cannot be used here, told apart so that the message says what they are."""
+"""LoRA files of unsupported kinds, recognised so that the message can name them."""
 
 import re
 from collections.abc import Iterable
@@ -49,6 +49,6 @@ def refuse_format(file: TensorFile) -> None:
         raise UserError(f"{file.path}: {found[0]}{whose} is not supported ({found[1]}); {_READ}")
     if not any(split_key(key) for key in keys):
         if what := describe({key: file.shape(key) for key in file}):
-            raise UserError(f"{file.path} is {what}, where a LoRA file is wanted; {_READ}")
+            raise UserError(f"{file.path} is {what}, not a LoRA file; {_READ}")
         some = ", ".join(keys[:3]) or "no tensors at all"
         raise UserError(f"{file.path} is not a LoRA file: it holds {some}; {_READ}")

@@ -1,1 +1,1 @@
-"""What is done to a whole LoRA."""
+"""Operations on a whole LoRA."""

@@ -1,4 +1,4 @@
-"""What a LoRA does to a network, as the plain LoRA of a given rank that comes nearest to it."""
+"""Approximates the effect of a LoRA on a network by a plain LoRA of a given rank."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A LoRA folded into the weights of a network."""
+"""Merges a LoRA into the weights of a network."""
 
 import jax.numpy as jnp
 from flax import nnx

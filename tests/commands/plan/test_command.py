@@ -24,7 +24,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 from flax_sd import cli
 from flax_sd.system import sharding
-sharding.SMALL = 64  # so that fsdp divides the weights of a tiny model
+sharding.MIN_DIVIDED_SIZE = 64  # so that fsdp divides the weights of a tiny model
 print("status", cli.plan(sys.argv[2:]))
 """
 MODES = {

@@ -78,7 +78,7 @@ def test_a_missing_column_lists_those_found(tmp_path, config):
 
 def test_a_column_without_pictures(tmp_path, config):
     table().save_to_disk(tmp_path)
-    with pytest.raises(UserError, match="column 'n' of .* holds .*int64.*, not pictures"):
+    with pytest.raises(UserError, match="column 'n' of .* holds .*int64.*, not images"):
         open_pictures(config(tmp_path, image_column="n"))
 
 

@@ -191,7 +191,7 @@ def test_each_option_has_an_effect(method, option, values, leaf):
     assert np.abs(a - b).max() > 1e-5 * np.abs(a - start).max() > 0
 
 
-LIMITS = {"beta1": (0.0, 0.999999), "beta2": (0.0, 0.999999), "epsilon": (config.LEAST_EPSILON,)}
+LIMITS = {"beta1": (0.0, 0.999999), "beta2": (0.0, 0.999999), "epsilon": (config.MIN_EPSILON,)}
 EXTREMES = [
     (method, option, value)
     for method in METHODS
