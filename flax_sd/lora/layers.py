@@ -63,7 +63,7 @@ class LoRA(nnx.Module):
 
     An adapter with magnitudes adds what makes W of W' = m (W + ΔW) / ‖W + ΔW‖ instead.
 
-    It stands in its layer's place. For a convolution `down` has the base's kernel, stride and
+    It replaces its layer. For a convolution `down` has the base's kernel, stride and
     padding and `up` is 1x1, as in peft.
     """
 

@@ -75,7 +75,7 @@ def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAConte
       known: layers of a model, beside those that any Stable Diffusion may have.
 
     Raises:
-      UserError: it is no LoRA, is of a format that is not read, or its scale stands in a config of
+      UserError: it is no LoRA, is of a format that is not read, or its scale is in a config of
         PEFT's that is not there or not readable.
     """
     refuse_format(file)

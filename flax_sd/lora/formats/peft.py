@@ -113,7 +113,7 @@ def read_config(file: TensorFile) -> PEFTConfig | None:
         where, text = str(beside), beside.read_bytes()
     else:
         raise UserError(
-            f"{file.path} is as peft saves it, and its scale stands in {_CONFIG_NAME}: "
+            f"{file.path} is as peft saves it, and its scale is in {_CONFIG_NAME}: "
             f"put that file beside it"
         )
     try:
