@@ -37,8 +37,8 @@ def main(page: pathlib.Path = PAGE, results: pathlib.Path = RESULTS) -> None:
         sys.exit(f"{page} has no {BEGIN} … {END}")
     chart = page.with_suffix(".svg")
     chart.write_text(draw(bars(saved)))
-    picture = f"![time and memory, flax_sd ÷ torch]({chart.name})"
-    parts = [picture, *(section(name, records) for name, records in saved.items())]
+    image = f"![time and memory, flax_sd ÷ torch]({chart.name})"
+    parts = [image, *(section(name, records) for name, records in saved.items())]
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")
 

@@ -1,4 +1,4 @@
-"""Builds the captioned pictures that configs/base_vae.yaml and configs/base.yaml train on.
+"""Builds the captioned images that configs/base_vae.yaml and configs/base.yaml train on.
 
     python scripts/build_emoji_set.py --out data/fluent-emoji-3d
     python scripts/build_emoji_set.py --bundle      # and the package's base_held_out from it
@@ -20,7 +20,7 @@ PICTURES = ("@lobehub/fluent-emoji-3d", "1.1.0")
 STYLE = "3d render"
 HELD_OUT = 0.05
 BUNDLE = Path(__file__).parents[1] / "flax_sd" / "bundled" / "base_held_out"
-BUNDLED, SIZE = 24, 128  # pictures, pixels: the bundled base's resolution
+BUNDLED, SIZE = 24, 128  # images, pixels: the bundled base's resolution
 
 
 def held_out(name: str) -> bool:
@@ -29,14 +29,14 @@ def held_out(name: str) -> bool:
 
 
 def on_white(path: Path) -> Image.Image:
-    """Returns the picture as RGB, composited on white."""
+    """Returns the image as RGB, composited on white."""
     with Image.open(path) as image:
         rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def drawn(packages: Path) -> dict[str, tuple[str, Path]]:
-    """Returns code points → name and picture, of all emoji that there is a picture of."""
+    """Returns code points → name and image, of all emoji that there is an image of."""
     assets = emoji.npm_package(PICTURES, packages) / "assets"
     found = {}
     for symbol, name in emoji.emoji_names(packages).items():
@@ -48,7 +48,7 @@ def drawn(packages: Path) -> dict[str, tuple[str, Path]]:
 
 
 def build(out: Path, packages: Path) -> dict[str, int]:
-    """Writes OUT/train and OUT/held_out; returns the number of pictures in each."""
+    """Writes OUT/train and OUT/held_out; returns the number of images in each."""
     keywords = emoji.emoji_keywords(packages)
     rows: dict[str, list[tuple[str, str | list[str]]]] = {"train": [], "held_out": []}
     for split in rows:
@@ -64,7 +64,7 @@ def build(out: Path, packages: Path) -> dict[str, int]:
 
 
 def bundle(held_out: Path, out: Path) -> None:
-    """Writes some of the held-out pictures at the base's size, evenly spaced by name, to OUT."""
+    """Writes some of the held-out images at the base's size, evenly spaced by name, to OUT."""
     rows = [json.loads(line) for line in (held_out / "metadata.jsonl").read_text().splitlines()]
     picked = [rows[k * len(rows) // BUNDLED] for k in range(BUNDLED)]
     out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def _keywords(keywords: dict[str, list[str]], code: str) -> list[str]:
 
 
 def main() -> None:
-    """Builds the set and says how many pictures it has."""
+    """Builds the set and says how many images it has."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--bundle", action="store_true", help=f"write {BUNDLED} held-out ones too")
     args = parser.parse_args()
     counts = build(args.out, args.packages)
-    print(f"{args.out}: {counts['train']} pictures to train on, {counts['held_out']} held out")
+    print(f"{args.out}: {counts['train']} images to train on, {counts['held_out']} held out")
     if args.bundle:
         bundle(args.out / "held_out", BUNDLE)
 

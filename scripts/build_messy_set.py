@@ -1,4 +1,4 @@
-"""Builds a folder of thirty pictures of which most have something the matter.
+"""Builds a folder of thirty images of which most have something the matter.
 
     python scripts/build_messy_set.py my_messy_pictures
 
@@ -19,16 +19,16 @@ STYLE = Path(__file__).parents[1] / "flax_sd" / "bundled" / "style"
 LONG = "a ballot box, flat drawing" + ", flat colours, bold shapes, no shading" * 12
 ORIENTATION = 0x0112  # of EXIF; 6 is turned by a right angle
 
-Make = Callable[[Path, Image.Image], object]  # writes a picture to a path without its suffix
+Make = Callable[[Path, Image.Image], object]  # writes an image to a path without its suffix
 
 
 def saved(suffix: str) -> Make:
-    """A whole picture in some format."""
+    """A whole image in some format."""
     return lambda path, image: image.save(path.with_suffix(suffix))
 
 
 def resized(width: int, height: int, suffix: str = ".png") -> Make:
-    """A picture stretched to a size, in pixels."""
+    """An image stretched to a size, in pixels."""
     return lambda path, image: image.resize((width, height)).save(path.with_suffix(suffix))
 
 
@@ -56,7 +56,7 @@ def flipped_bytes(path: Path, image: Image.Image) -> None:
 
 
 def holding(content: bytes) -> Make:
-    """A file that is called a picture and is none."""
+    """A file that is called an image and is none."""
     return lambda path, image: path.with_suffix(".png").write_bytes(content)
 
 
@@ -74,12 +74,12 @@ def transparent(path: Path, image: Image.Image) -> None:
 
 
 def sixteen_bit(path: Path, image: Image.Image) -> None:
-    """A grey picture of 16 bits."""
+    """A grey image of 16 bits."""
     grey = image.convert("L").convert("I").point(lambda value: value * 257)
     grey.convert("I;16").save(path.with_suffix(".png"))
 
 
-# What each picture is made by, and its caption where that is not the drawing's own: bytes are
+# What each image is made by, and its caption where that is not the drawing's own: bytes are
 # written as they are, None writes no file.
 KINDS: dict[str, tuple[Make, bytes | str | None]] = {
     "cut off": (cut_off, ""),
@@ -104,7 +104,7 @@ KINDS: dict[str, tuple[Make, bytes | str | None]] = {
 
 
 def build(folder: Path) -> None:
-    """Fills a new folder: a picture of every kind, two doubles, the rest good, two loose ends."""
+    """Fills a new folder: an image of every kind, two doubles, the rest good, two loose ends."""
     folder.mkdir(parents=True)
     rows = map(json.loads, (STYLE / "metadata.jsonl").read_text("utf-8").splitlines())
     kinds = list(KINDS.items()) + [(f"good {i}", (saved(".png"), "")) for i in range(1, 11)]
@@ -125,6 +125,6 @@ def build(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Builds a folder of thirty messy pictures.")
+    parser = argparse.ArgumentParser(description="Builds a folder of thirty messy images.")
     parser.add_argument("folder", type=Path)
     build(parser.parse_args().folder)

@@ -1,4 +1,4 @@
-"""Builds the bundled style: pictures that teach the quickstart's LoRA to draw flat.
+"""Builds the bundled style: images that teach the quickstart's LoRA to draw flat.
 
     pip install resvg-py
     python scripts/build_style_set.py
@@ -7,7 +7,7 @@ Microsoft's flat emoji (npm `fluentui-emoji`, MIT) rasterised on white. The subj
 the bundled base saw as 3D renders, and the captions are ones that it knows with the style added as
 it knows keywords: so the LoRA has the style to learn, and no subject. The style's subjects are
 chosen by a hash of the name alone. style_held_out has other ones, which the base knows and the
-style lacks; their loss, and pictures of their captions, show what was learnt.
+style lacks; their loss, and images of their captions, show what was learnt.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def chosen(name: str) -> bool:
 
 
 def build(out: Path, drawn: dict[str, Path]) -> None:
-    """Writes a picture of each name and the metadata.jsonl that captions them."""
+    """Writes an image of each name and the metadata.jsonl that captions them."""
     out.mkdir(parents=True, exist_ok=True)
     for name, file in drawn.items():
         rasterise(file).save(out / f"{slug(name)}.png", optimize=True)

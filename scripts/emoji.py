@@ -1,4 +1,4 @@
-"""What both picture sets are made of: npm packages, and the names Unicode gives to emoji."""
+"""What both image sets are made of: npm packages, and the names Unicode gives to emoji."""
 
 import hashlib
 import json

@@ -24,7 +24,7 @@ from datasets import config as datasets_config
 from made_sources import KINDS, Made, make
 
 from flax_sd.config import DataConfig
-from flax_sd.data import Pictures, find_all, open_pictures, open_shard
+from flax_sd.data import Images, find_all, open_images, open_shard
 from flax_sd.data.check import check
 from flax_sd.data.summary import summary
 from flax_sd.errors import UserError
@@ -81,23 +81,23 @@ def read(kind: str, seed: str) -> tuple[str, list[str]]:
 
 def _read(made: Made) -> tuple[str, list[str]]:
     try:
-        pictures = _open(made)
-        said = summary(pictures, check(pictures, lambda caption: caption[40:]))
+        images = _open(made)
+        said = summary(images, check(images, lambda caption: caption[40:]))
     except UserError as error:
         return "refused", _unseen(str(error))
     except Exception:
         return "refused", [traceback.format_exc()]
-    return "read", [*_unseen(said), *absent(made, pictures)]
+    return "read", [*_unseen(said), *absent(made, images)]
 
 
-def _open(made: Made) -> Pictures:
+def _open(made: Made) -> Images:
     cfg = DataConfig(path=str(made.path), resolution=16, stream=made.stream)
     if not made.stream:
-        return open_pictures(cfg, captioned=made.captioned)
+        return open_images(cfg, captioned=made.captioned)
     shards, unused = find_all(str(made.path))
-    pictures = open_shard(shards[0], cfg, captioned=made.captioned)
-    pictures.unused.extend(unused)
-    return pictures
+    images = open_shard(shards[0], cfg, captioned=made.captioned)
+    images.unused.extend(unused)
+    return images
 
 
 def _unseen(text: str) -> list[str]:
@@ -109,18 +109,18 @@ def _unseen(text: str) -> list[str]:
     )
 
 
-def absent(made: Made, pictures: Pictures) -> list[str]:
+def absent(made: Made, images: Images) -> list[str]:
     """Returns what is wrong with the account of all entries."""
-    named = [*pictures.bad, *pictures.unused]
+    named = [*images.bad, *images.unused]
     faults = [f"no reason for {name}" for name, reason in named if not reason]
-    spoken = [*pictures.names, *(name for name, _ in named)]
+    spoken = [*images.names, *(name for name, _ in named)]
     counted = [match for name in spoken if (match := MANY.match(name))]
     whole = {str(pathlib.PurePosixPath(name)) for name in spoken} | {match[1] for match in counted}
     whole |= {name.replace("\\", "/") for name in whole}  # of a metadata file of Windows
     missing = [entry for entry in made.entries if not whole.intersection(_above(entry))]
-    refused = any(name.startswith(str(made.path)) for name, _ in pictures.bad)  # as a whole
-    if made.rows is not None and not refused and len(pictures) + len(pictures.bad) != made.rows:
-        faults.append(f"{made.rows} rows, {len(pictures)} used, {len(pictures.bad)} left out")
+    refused = any(name.startswith(str(made.path)) for name, _ in images.bad)  # as a whole
+    if made.rows is not None and not refused and len(images) + len(images.bad) != made.rows:
+        faults.append(f"{made.rows} rows, {len(images)} used, {len(images.bad)} left out")
     if len(missing) > sum(int(match[2]) for match in counted):
         faults.append(f"no word of {missing}; said: {spoken}")
     return faults

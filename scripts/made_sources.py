@@ -1,4 +1,4 @@
-"""Folders, archives and tables of pictures, made by a seed, with what users' own have in them."""
+"""Folders, archives and tables of images, made by a seed, with what users' own have in them."""
 
 import io
 import json
@@ -68,7 +68,7 @@ def make(kind: str, seed: str, folder: pathlib.Path) -> Made:
 
 
 def _encoded() -> list[bytes]:
-    """Good pictures and bad ones."""
+    """Good images and bad ones."""
     good = []
     for i, (kind, mode) in enumerate(
         [("PNG", "RGB"), ("JPEG", "L"), ("PNG", "RGBA"), ("GIF", "P")]
@@ -107,8 +107,8 @@ def _name(rng: random.Random) -> str:
     return rng.choice(FOLDERS) + rng.choice(NAMES) + str(rng.randrange(100)) + end
 
 
-def _pictures(rng: random.Random, folder: pathlib.Path) -> list[str]:
-    """Writes some pictures; their names below the folder."""
+def _images(rng: random.Random, folder: pathlib.Path) -> list[str]:
+    """Writes some images; their names below the folder."""
     folder.mkdir()
     names = [_name(rng) for _ in range(rng.randint(0, 8))]
     return [name for name in names if _write(folder / name, rng.choice(CONTENTS))]
@@ -144,7 +144,7 @@ def _strange(rng: random.Random, folder: pathlib.Path) -> list[str]:
 
 def folder(rng: random.Random, path: pathlib.Path) -> Made:
     """Pictures with captions beside them, sd-scripts' layout and splits among them."""
-    names = _pictures(rng, path)
+    names = _images(rng, path)
     ends = [".txt"] * 8 + [".TXT", ".caption", ".txt.txt", ".cap"]
     for name in names:
         if rng.random() < 0.8:
@@ -159,7 +159,7 @@ def folder(rng: random.Random, path: pathlib.Path) -> Made:
 
 def metadata(rng: random.Random, path: pathlib.Path) -> Made:
     """Pictures that a metadata file names, or does not."""
-    names = _pictures(rng, path)
+    names = _images(rng, path)
     rows: list[dict[str, Any]] = []
     for name in [*names, "not there.png"]:
         written = rng.choice(

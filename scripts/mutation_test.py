@@ -184,7 +184,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a resumed run sees the pictures of the first steps again",
+        "a resumed run sees the images of the first steps again",
         "flax_sd/training/inputs/batches.py",
         "seed=seed, start_step=start_step, rows=rows",
         "seed=seed, rows=rows",

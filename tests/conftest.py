@@ -36,7 +36,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture(scope="session")
 def test_data() -> pathlib.Path:
-    """The folder of real weights, LoRA files and pictures (`FLAX_SD_TEST_DATA`)."""
+    """The folder of real weights, LoRA files and images (`FLAX_SD_TEST_DATA`)."""
     folder = os.environ.get("FLAX_SD_TEST_DATA")
     if not folder or not pathlib.Path(folder).is_dir():
         pytest.skip("FLAX_SD_TEST_DATA does not name a folder of real test files")

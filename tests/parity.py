@@ -8,13 +8,13 @@ LAYER, NETWORK = 1e-5, 1e-4  # the tolerances of docs/numerics.md; never relaxed
 
 
 def to_torch(x: np.ndarray | jax.Array) -> torch.Tensor:
-    """Channels-last array to a torch tensor, channels first if it is a picture."""
+    """Channels-last array to a torch tensor, channels first if it is an image."""
     x = np.array(x)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1) if x.ndim == 4 else x))
 
 
 def from_torch(x: torch.Tensor) -> np.ndarray:
-    """Torch tensor to an array, channels last if it is a picture."""
+    """Torch tensor to an array, channels last if it is an image."""
     array = x.detach().numpy()
     return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
 

@@ -130,7 +130,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own pictures
+NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own images
 
 
 @pytest.mark.parametrize(

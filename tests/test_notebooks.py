@@ -1,4 +1,4 @@
-"""The notebooks for free machines, run on this one: a tiny model, two steps, tiny pictures."""
+"""The notebooks for free machines, run on this one: a tiny model, two steps, tiny images."""
 
 import html
 import os
@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 import flax_sd
-from tests.training_runs import make_pictures
+from tests.training_runs import make_images
 
 DOCS = pathlib.Path(flax_sd.__file__).parents[1] / "docs"
 OPTIONS = """--train.steps 2 --train.remat none --data.resolution 32 --data.buckets none
@@ -22,12 +22,12 @@ OPTIONS = """--train.steps 2 --train.remat none --data.resolution 32 --data.buck
 @pytest.fixture
 def parameters(tmp_path, model):
     """The first cell of code as a user would write it, for what is here."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    make_pictures(pictures, 6)
+    images = tmp_path / "pictures"
+    images.mkdir()
+    make_images(images, 6)
     values = {
         "MODEL": str(model),
-        "PICTURES": str(pictures),
+        "PICTURES": str(images),
         "OUTPUT": str(tmp_path / "run"),
         "PROMPT": "a lemon",
         "OPTIONS": " ".join(OPTIONS.split()),

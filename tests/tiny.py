@@ -100,7 +100,7 @@ def scheduler(pipeline, name, **changes):
 
 
 def draw(pipeline, prompts, negatives, seeds, output_type="latent", **options):
-    """diffusers' pictures, or latents with the channels last."""
+    """diffusers' images, or latents with the channels last."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipeline(
         prompts,

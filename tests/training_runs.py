@@ -71,12 +71,12 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
+def images(tmp_path_factory):
     """Seven images and their captions."""
-    return make_pictures(tmp_path_factory.mktemp("pictures"), 7)
+    return make_images(tmp_path_factory.mktemp("pictures"), 7)
 
 
-def make_pictures(folder: pathlib.Path, count: int, seed: int = 0) -> pathlib.Path:
+def make_images(folder: pathlib.Path, count: int, seed: int = 0) -> pathlib.Path:
     rng, rows = np.random.default_rng(seed), []
     for i in range(count):
         values = rng.integers(0, 256, (5, 4, 3), np.uint8)
@@ -132,10 +132,10 @@ def assert_same_lora(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
 
 
 @pytest.fixture(scope="session")
-def config_file(tmp_path_factory, model, pictures):
+def config_file(tmp_path_factory, model, images):
     """The config of a run of four steps."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(pictures)}}
+    own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(images)}}
     path.write_text(yaml.safe_dump(CONFIG | own))
     return path
 

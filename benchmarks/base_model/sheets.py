@@ -3,7 +3,7 @@
 python scripts/build_emoji_set.py
 python -m benchmarks.base_model.sheets [--model DIR] [--out docs]
 
-Every picture is the first that its seed gives, from 0 counting up; none is picked.
+Every image is the first that its seed gives, from 0 counting up; none is picked.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.options import base_pictures
+from benchmarks.common.options import base_images
 from flax_sd import StableDiffusion
 from flax_sd.generation.sheet import make_grid, make_sheet
 
@@ -31,7 +31,7 @@ PROMPT = "a 3d render of a red apple"
 
 
 def draw(sd: StableDiffusion, prompts: list[str]) -> list[np.ndarray]:
-    """One picture a prompt."""
+    """One image a prompt."""
     given: Any = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "sampler": "ddim"}
     parts = [prompts[k : k + AT_ONCE] for k in range(0, len(prompts), AT_ONCE)]
     drawn = [sd.generate(part, seed=AT_ONCE * k, **given) for k, part in enumerate(parts)]
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs"))
     options = parser.parse_args()
     sd = StableDiffusion.load(options.model)
-    opened = base_pictures(options.data)
+    opened = base_images(options.data)
     picked = (
         np.random.default_rng(0)
         .choice(len(opened), min(KNOWN, len(opened)), replace=False)

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]  # of the checkout
 SMALL = ROOT / "flax_sd" / "bundled" / "base"
 REAL = pathlib.Path("runs/real_size/sd15")
 STRIDE = 8  # pixels a latent
-BASE_SIDE = 128  # pixels of the pictures that the bundled base was trained on
+BASE_SIDE = 128  # pixels of the images that the bundled base was trained on
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -40,10 +40,10 @@ def find_model(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
 
 
 def side_of(model: pathlib.Path) -> int:
-    """Side of the pictures that the model was trained on, in pixels."""
+    """Side of the images that the model was trained on, in pixels."""
     return json.loads((model / "unet" / "config.json").read_text())["sample_size"] * STRIDE
 
 
-def base_pictures(path: str) -> data.Pictures:
-    """Opens pictures as the bundled base was trained on them."""
-    return data.open_pictures(DataConfig(path=path, resolution=BASE_SIDE, center_crop=True))
+def base_images(path: str) -> data.Images:
+    """Opens images as the bundled base was trained on them."""
+    return data.open_images(DataConfig(path=path, resolution=BASE_SIDE, center_crop=True))

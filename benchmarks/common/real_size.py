@@ -3,7 +3,7 @@
 python -m benchmarks.common.real_size sd15|sd21 [--folder DIR] [--resolution 512]
 
 Writes a diffusers folder of the family's real sizes (4.3 or 5.2 GB), then runs the product's own
-commands on it: two DDIM steps of one picture, and two LoRA steps. Prints seconds and peak memory.
+commands on it: two DDIM steps of one image, and two LoRA steps. Prints seconds and peak memory.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def main() -> None:
     write = ["-m", "benchmarks.common.real_size", options.family, "--folder", here, "--write-only"]
     subprocess.run([sys.executable, *write], cwd=ROOT, check=True)
     sample = ["sample.py", "--model", str(model), "--prompt", "a cat", "--steps", "2"]
-    size = ["--width", side, "--height", side, "--out", str(model) + "_pictures"]
+    size = ["--width", side, "--height", side, "--out", str(model) + "_images"]
     timed("sample, 2 steps", [*sample, *size])
     train = ["train.py", f"configs/{options.family}_lora.yaml", "--model.path", str(model)]
     data = ["--data.path", "bundled:style", "--data.resolution", side, "--train.steps", "2"]

@@ -24,7 +24,7 @@ TOKENS = 77
 
 
 def count(raw: dict[str, object]) -> tuple[int, int]:
-    """FLOPs of the forward pass and of the step (LoRA on attention, rank 4), one picture."""
+    """FLOPs of the forward pass and of the step (LoRA on attention, rank 4), one image."""
     unet = abstract_network(raw, "unet")
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
     shapes = ((1, side, side, 4), (1,), (1, TOKENS, width))

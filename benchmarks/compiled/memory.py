@@ -44,7 +44,7 @@ def row(label: str, held: float, sizes: dict[int, float], flops: float) -> Row:
     Args:
       held: GB of weights and state.
       sizes: GB beside them, for some batches.
-      flops: of a picture.
+      flops: of an image.
     """
     return {
         "work": label,
@@ -78,11 +78,11 @@ def main() -> None:
     for remat in options.remat:
         program = Program(config_of(model, len(target.devices), options.dtype, remat), mesh)
         sizes = {}
-        for pictures in options.batches:
-            compiled = program.compile_step(pictures * len(target.devices))
+        for images in options.batches:
+            compiled = program.compile_step(images * len(target.devices))
             if compiled is None:
-                sys.exit(f"the compiler finds no room for {pictures} pictures a device")
-            sizes[pictures] = compiled.size / 1e9
+                sys.exit(f"the compiler finds no room for {images} images a device")
+            sizes[images] = compiled.size / 1e9
         held = bytes_per_device((program.state, program.frozen)) / 1e9
         label = f"{model.name}, {options.dtype}, remat {remat}, {options.topology or target.name}"
         rows.add(

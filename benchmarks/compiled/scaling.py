@@ -5,7 +5,7 @@ python -m benchmarks.compiled.scaling --model DIR # that model, compiled from sh
 python -m benchmarks.compiled.scaling --small             # runs once, with --model too
 
 The devices are fake: they share this machine's cores. So the bytes are those of real devices, but
-the seconds, with one picture a device, show the overhead of dividing and no speed-up.
+the seconds, with one image a device, show the overhead of dividing and no speed-up.
 """
 
 import argparse

@@ -115,10 +115,10 @@ def main() -> None:
     rows = Rows()
     for name in options.topologies:
         target = topology_target(name)
-        batch_size = options.pictures * len(target.devices)
+        batch_size = options.images * len(target.devices)
         config = config_of(model, batch_size, "bfloat16", options.remat)
         program = Program(config, sharding.make_mesh(-1, 1, target.devices))
-        label = f"{model.name}, {options.pictures} pictures a chip, remat {options.remat}, {name}"
+        label = f"{model.name}, {options.images} images a chip, remat {options.remat}, {name}"
         rows.add(row(label, target, program, batch_size))
     if options.save:
         rows.save("topology")

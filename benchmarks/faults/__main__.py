@@ -61,7 +61,7 @@ def kills(bench: Bench) -> Iterator[Row]:
     if bench.stream:
         places["when a shard is taken down"] = in_ledger
     else:
-        places["while pictures are encoded"] = in_cache
+        places["while images are encoded"] = in_cache
     for place, trigger in places.items():
         torn, done = 0, 0
         for _ in range(bench.times // len(places)):
@@ -100,7 +100,7 @@ def stops(bench: Bench) -> Iterator[Row]:
 
     parts = {
         "while the model is loaded": said("found:"),
-        "while pictures are encoded": said("loaded:"),
+        "while images are encoded": said("loaded:"),
         "while the step is compiled": there("samples/step-000000.png"),
         "between steps": logged(EVERY + 1),
         "while samples are drawn": logged(SAMPLED - 1),

@@ -1,4 +1,4 @@
-"""Faults of files: damaged checkpoints, full disks, pictures that are moved away."""
+"""Faults of files: damaged checkpoints, full disks, images that are moved away."""
 
 import contextlib
 import hashlib
@@ -141,13 +141,13 @@ def _kind(error: str) -> str:
     return next((name for part, name in places.items() if part in path), pathlib.Path(path).name)
 
 
-def _order(picture: pathlib.Path) -> bytes:
-    """That in which data.max_pictures chooses."""
-    return hashlib.sha256(picture.name.encode()).digest()
+def _order(image: pathlib.Path) -> bytes:
+    """That in which data.max_images chooses."""
+    return hashlib.sha256(image.name.encode()).digest()
 
 
 def vanished(bench: Bench) -> Iterator[Row]:
-    """The folder of the pictures, and one picture, moved away while the run reads from it."""
+    """The folder of the images, and one image, moved away while the run reads from it."""
     flags = ["--data.no_encode_once"]
     bench.runs.finish(bench.folder / "live", *flags)
     wanted = result(bench.folder / "live")

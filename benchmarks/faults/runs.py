@@ -22,7 +22,7 @@ STEPS, EVERY = 24, 3
 FLAGS = ["--train.steps", STEPS, "--checkpoint.every", EVERY, "--log.every", 1]
 FLAGS += ["--train.batch_size", 2, "--data.resolution", 32, "--data.center_crop", True]
 FLAGS += ["--lora.rank", 2, "--optim.learning_rate", 1e-3]
-SHARDS, EACH = 6, 4  # of a stream, and pictures in each
+SHARDS, EACH = 6, 4  # of a stream, and images in each
 SAMPLED = 8
 SAMPLES = ["--sample.every", SAMPLED, "--sample.steps", 1, "--sample.prompts", "a"]
 
@@ -135,14 +135,14 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
 
 
-def write_shards(pictures: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Writes some captioned pictures of a folder as archives of webdataset's form."""
+def write_shards(images: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Writes some captioned images of a folder as archives of webdataset's form."""
     folder.mkdir()
-    rows = map(json.loads, (pictures / "metadata.jsonl").read_text("utf-8").splitlines())
+    rows = map(json.loads, (images / "metadata.jsonl").read_text("utf-8").splitlines())
     for number in range(SHARDS):
         with tarfile.open(folder / f"{number}.tar", "w") as archive:
             for row in itertools.islice(rows, EACH):
-                archive.add(pictures / row["file_name"], row["file_name"])
+                archive.add(images / row["file_name"], row["file_name"])
                 caption = tarfile.TarInfo(str(pathlib.Path(row["file_name"]).with_suffix(".txt")))
                 caption.size = len(text := row["text"].encode())
                 archive.addfile(caption, io.BytesIO(text))
@@ -165,7 +165,7 @@ class Bench:
         data = BUNDLED / "style"
         if options.stream:
             data = write_shards(data, folder / "shards")
-        few = ["--data.stream", True] if options.stream else ["--data.max_pictures", 8]
+        few = ["--data.stream", True] if options.stream else ["--data.max_images", 8]
         flags = [ROOT / "configs" / "sd15_lora.yaml", "--model.path", options.model]
         flags += ["--train.mode", options.mode]
         self.written = "loras/*" if options.mode == "lora" else "*model*"

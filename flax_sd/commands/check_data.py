@@ -46,7 +46,7 @@ def _beyond(
     left_out, unused, captioned = {}, {}, config.mode.captioned
     with progress.count(len(sets.shards[1:]), "checking shards") as shown:
         for done, shard in enumerate(sets.shards[1:], 1):
-            pictures = data.open_shard(shard, config.data, captioned=captioned)
-            left_out[shard.name], unused[shard.name] = pictures.bad, pictures.unused
+            images = data.open_shard(shard, config.data, captioned=captioned)
+            left_out[shard.name], unused[shard.name] = images.bad, images.unused
             shown.update(done)
     return left_out, unused

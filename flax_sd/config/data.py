@@ -13,6 +13,7 @@ from flax_sd.config.section import (
     TRAINING_ONLY,
     WHOLE_SET,
     Count,
+    Formerly,
     OnResume,
     Positive,
     Rate,
@@ -57,7 +58,9 @@ class DataConfig(Section):
     class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
     """Prompt for class images, as "a cat": missing ones are generated into the folder
     regularisation before the run, with the defaults of sample.py."""
-    class_pictures: Annotated[Positive, TRAINING_ONLY] = 100  # diffusers' --num_class_images
+    class_images: Annotated[Positive, TRAINING_ONLY, Formerly("class_pictures")] = (
+        100  # diffusers' --num_class_images
+    )
     """Number of class images that class_prompt generates."""
     prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
     """Weight of the losses of class images."""
@@ -85,7 +88,9 @@ class DataConfig(Section):
         "lanczos"
     )
     """Filter that resizes images."""
-    max_pictures: Annotated[Positive | None, TRAINING_ONLY, WHOLE_SET] = None
+    max_images: Annotated[Positive | None, TRAINING_ONLY, WHOLE_SET, Formerly("max_pictures")] = (
+        None
+    )
     """Use at most this many images, chosen by their names alone; unset uses all."""
     image_column: str = "image"
     """Column of a data set that holds the image."""
@@ -191,7 +196,7 @@ class DataConfig(Section):
         meaning = {"bucket_step": self.buckets != "none", "bucket_upscale": kohya}
         meaning |= dict.fromkeys(("bucket_min", "bucket_max"), kohya and self.bucket_upscale)
         meaning["prior_weight"] = meaning["class_prompt"] = self.regularisation is not None
-        meaning["class_pictures"] = self.class_prompt is not None
+        meaning["class_images"] = self.class_prompt is not None
         meaning |= dict.fromkeys(("unmasked_weight", "mask_normalised"), self.mask != "none")
         meaning["keep_tags"] = tags
         meaning["tag_separator"] = bool(tags or self.keep_separator or self.group_separator)

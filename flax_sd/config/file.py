@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from flax_sd.config import Config
 from flax_sd.config import flags as command
+from flax_sd.config.former_names import current_name
 from flax_sd.config.section import is_section
 from flax_sd.errors import UserError, listed
 from flax_sd.files import strict_yaml
@@ -163,11 +164,11 @@ def _by_section(raw: dict[strict_yaml.Key, Any]) -> JsonObject:
             continue
         own = nested.setdefault(section, {})
         for each, content in value.items():
-            name = f"{section}.{each}"
+            name = current_name(f"{section}.{each}")
             if name in lines:
                 problems.append(strict_yaml.twice(name, [lines[name], each.line]))
             lines[name] = each.line
-            own[each] = content
+            own[name.removeprefix(f"{section}.")] = content
     if problems:
         raise ValueError("; ".join(problems))
     return _unset(nested)
@@ -202,7 +203,8 @@ def read_flags(flags: Sequence[str]) -> JsonObject:
       UserError: an argument is no option or lacks its value; all such are named.
     """
     fields, values, problems = option_fields(Config), JsonObject(), list[str]()
-    for name, words in _grouped(flags):
+    for given, words in _grouped(flags):
+        name = current_name(given)
         positive = (
             name.replace("no_", "", 1) if name.startswith("no_") else name.replace(".no_", ".")
         )

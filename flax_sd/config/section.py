@@ -79,6 +79,16 @@ class Unset(NamedTuple):
     meaning: Callable[[Any], Any]
 
 
+class Formerly(NamedTuple):
+    """Marks an option that earlier versions called otherwise; that name is still read.
+
+    Attributes:
+      name: the former name, without the section.
+    """
+
+    name: str
+
+
 class TrainingOnly(NamedTuple):
     """Marks an option of the training images that is ignored for validation images."""
 

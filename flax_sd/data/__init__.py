@@ -4,7 +4,7 @@ from flax_sd.data.batches import Batch, Source, batches
 from flax_sd.data.buckets import group_indices
 from flax_sd.data.captions import drop_captions, has_random_captions
 from flax_sd.data.check import Finding, check, duplicates_across, sort_findings
-from flax_sd.data.dataset import Pictures, open_pictures
+from flax_sd.data.dataset import Images, open_images
 from flax_sd.data.masks import place_weights
 from flax_sd.data.order import Order
 from flax_sd.data.shards import Shard, find_all, find_shards, fingerprint, open_shard
@@ -19,7 +19,7 @@ __all__ = [
     "Counted",
     "Finding",
     "Order",
-    "Pictures",
+    "Images",
     "Shard",
     "Source",
     "Stream",
@@ -31,7 +31,7 @@ __all__ = [
     "find_shards",
     "fingerprint",
     "sort_findings",
-    "open_pictures",
+    "open_images",
     "open_shard",
     "place_weights",
     "duplicates_across",

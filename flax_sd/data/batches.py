@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     """The rows of one step (this process's share), all images of one shape.
 
     Attributes:
-      pictures: as the source loads them, stacked.
+      images: as the source loads them, stacked.
       indices: of the images.
       samples: their numbers in the stream.
       weight: of each in the loss (see `Order`); None where all weigh 1.
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
       mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
-    pictures: Arrays
+    images: Arrays
     captions: list[str]
     indices: Int64[np.ndarray, " b"]
     samples: Int64[np.ndarray, " b"]
@@ -72,28 +72,28 @@ class _Steps:
     """Random access by step: loads this process's share of the step's batch."""
 
     def __init__(
-        self, pictures: Source, seed: int, order: Order, share: Int64[np.ndarray, " r"] | slice
+        self, images: Source, seed: int, order: Order, share: Int64[np.ndarray, " r"] | slice
     ):
-        self._pictures, self._seed = pictures, seed
+        self._images, self._seed = images, seed
         self._order, self._share = order, share
 
     def __len__(self) -> int:
         return sys.maxsize // 2**20  # numbers of samples stay integers of 64 bits
 
     def __getitem__(self, index: int) -> Batch:
-        rows, seed, pictures = self._order.rows(index), self._seed, self._pictures
+        rows, seed, images = self._order.rows(index), self._seed, self._images
         samples = rows.samples[self._share]
-        pairs = [(self._order.picture(sample), sample) for sample in samples.tolist()]
-        drawn = [pictures.mask(i, seed=seed, sample=sample) for i, sample in pairs]
+        pairs = [(self._order.image(sample), sample) for sample in samples.tolist()]
+        drawn = [images.mask(i, seed=seed, sample=sample) for i, sample in pairs]
         masks = [mask for mask in drawn if mask is not None]
         return Batch(
-            stack([pictures.load(i, seed=seed, sample=sample) for i, sample in pairs]),
-            [pictures.caption(i, seed=seed, sample=sample) for i, sample in pairs],
+            stack([images.load(i, seed=seed, sample=sample) for i, sample in pairs]),
+            [images.caption(i, seed=seed, sample=sample) for i, sample in pairs],
             np.array([i for i, _ in pairs], np.int64),
             samples,
             None if rows.weight is None else rows.weight[self._share],
             rows.real,
-            pictures.shapes[pairs[0][0]],
+            images.shapes[pairs[0][0]],
             np.stack(masks) if masks else None,
         )
 
@@ -104,7 +104,7 @@ def stack(rows: Sequence[Arrays]) -> Arrays:
 
 
 def batches(
-    pictures: Source,
+    images: Source,
     batch_size: int,
     *,
     seed: int,
@@ -127,9 +127,9 @@ def batches(
         more.
     """
     share = slice(None) if rows is None else rows
-    order = Order(pictures, batch_size, seed, stride)
-    steps = grain.MapDataset.source(_Steps(pictures, seed, order, share))
-    return _read_ahead(steps[start_step:stop_step], pictures.cfg.workers)
+    order = Order(images, batch_size, seed, stride)
+    steps = grain.MapDataset.source(_Steps(images, seed, order, share))
+    return _read_ahead(steps[start_step:stop_step], images.cfg.workers)
 
 
 def _read_ahead(steps: grain.MapDataset[Batch], workers: int) -> Generator[Batch, None, None]:

@@ -19,7 +19,7 @@ def fit(cfg: DataConfig, size: Size) -> Fit:
     """Returns the sizes to which an image is resized and cropped.
 
     Raises:
-      BadPicture: it is too narrow, or too small to keep its size.
+      BadImage: it is too narrow, or too small to keep its size.
     """
     if cfg.buckets == "none":
         return Fit(image_file.resized(size, cfg.resolution), (cfg.resolution, cfg.resolution))
@@ -78,12 +78,12 @@ def own_size(size: Size, side: int, step: int) -> Fit:
     Only images of more than the square's area are made smaller; what exceeds a step is cropped.
 
     Raises:
-      BadPicture: a side is shorter than a step.
+      BadImage: a side is shorter than a step.
     """
     resized = _shrunk(size, side * side, step) if math.prod(size) > side * side else size
     shape = (resized[0] // step * step, resized[1] // step * step)
     if not all(shape):
-        raise image_file.BadPicture(
+        raise image_file.BadImage(
             f"{size[0]} x {size[1]} pixels: a side is shorter than the step of {step} at this "
             "resolution (data.bucket_upscale enlarges small images)"
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from flax_sd.data import masks
-from flax_sd.data.dataset import Pictures
+from flax_sd.data.dataset import Images
 
 ENLARGED, CROPPED = 1.5, 0.3  # reported from these on: times, and share of the image
 
@@ -40,22 +40,22 @@ class Finding(NamedTuple):
     text: str
 
 
-def check(pictures: Pictures, cut_off: Callable[[str], str] | None) -> list[Finding]:
+def check(images: Images, cut_off: Callable[[str], str] | None) -> list[Finding]:
     """Returns the findings about a set, in the order of KINDS.
 
     Args:
       cut_off: returns the text of a caption that the text encoder does not read; None where
         nothing reads captions.
     """
-    found = [Finding("left out", *bad) for bad in pictures.bad]
-    found += _duplicates(pictures)
-    for i, name in enumerate(pictures.names):
+    found = [Finding("left out", *bad) for bad in images.bad]
+    found += _duplicates(images)
+    for i, name in enumerate(images.names):
         if cut_off is not None:
-            found += _captions(name, pictures.captions(i), cut_off)
-        found += _picture(pictures, i)
-        found += _mask(pictures, i)
-    found += [Finding("unused", *unused) for unused in pictures.unused]
-    spare = [name for name, n in zip(pictures.names, pictures.repeats, strict=True) if not n]
+            found += _captions(name, images.captions(i), cut_off)
+        found += _image(images, i)
+        found += _mask(images, i)
+    found += [Finding("unused", *unused) for unused in images.unused]
+    spare = [name for name, n in zip(images.names, images.repeats, strict=True) if not n]
     found += [Finding("unused", name, "an epoch has enough others of the class") for name in spare]
     return sort_findings(found)
 
@@ -66,9 +66,9 @@ def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: order.index(finding.kind))
 
 
-def duplicates_across(pictures: Pictures, others: Pictures) -> list[Finding]:
-    """Returns a finding for each of `others` that shows the same as one of `pictures`."""
-    by_content = dict(zip((s.shows for s in pictures.seen), pictures.names, strict=True))
+def duplicates_across(images: Images, others: Images) -> list[Finding]:
+    """Returns a finding for each of `others` that shows the same as one of `images`."""
+    by_content = dict(zip((s.shows for s in images.seen), images.names, strict=True))
     pairs = zip(others.names, others.seen, strict=True)
     return [
         Finding("in two sets", name, f"shows the same as {by_content[seen.shows]}")
@@ -77,17 +77,17 @@ def duplicates_across(pictures: Pictures, others: Pictures) -> list[Finding]:
     ]
 
 
-def _duplicates(pictures: Pictures) -> Iterator[Finding]:
+def _duplicates(images: Images) -> Iterator[Finding]:
     first: dict[str, int] = {}
-    for i, (name, seen) in enumerate(zip(pictures.names, pictures.seen, strict=True)):
+    for i, (name, seen) in enumerate(zip(images.names, images.seen, strict=True)):
         other = first.setdefault(seen.shows, i)
         if other == i:
             continue
-        same = seen.digest == pictures.seen[other].digest
+        same = seen.digest == images.seen[other].digest
         how = "is the same file as" if same else "shows the same as"
-        words = "the same" if pictures.captions(i) == pictures.captions(other) else "other"
-        captions = f", with {words} captions" if pictures.captioned else ""
-        yield Finding("duplicate", name, f"{how} {pictures.names[other]}{captions}")
+        words = "the same" if images.captions(i) == images.captions(other) else "other"
+        captions = f", with {words} captions" if images.captioned else ""
+        yield Finding("duplicate", name, f"{how} {images.names[other]}{captions}")
 
 
 def _captions(
@@ -100,8 +100,8 @@ def _captions(
             yield Finding("long caption", name, f"not read: {tail!r}")
 
 
-def _mask(pictures: Pictures, i: int) -> Iterator[Finding]:
-    how, mask, name = pictures.cfg.mask, pictures.seen[i].mask, pictures.names[i]
+def _mask(images: Images, i: int) -> Iterator[Finding]:
+    how, mask, name = images.cfg.mask, images.seen[i].mask, images.names[i]
     if how == "none":
         return
     in_file = how == "file"
@@ -113,8 +113,8 @@ def _mask(pictures: Pictures, i: int) -> Iterator[Finding]:
         yield Finding("black mask", name, f"{'black' if in_file else 'transparent'} everywhere")
 
 
-def _picture(pictures: Pictures, i: int) -> Iterator[Finding]:
-    name, seen, fit = pictures.names[i], pictures.seen[i], pictures.fits[i]
+def _image(images: Images, i: int) -> Iterator[Finding]:
+    name, seen, fit = images.names[i], images.seen[i], images.fits[i]
     (width, height), times = seen.size, min(fit.resized) / min(seen.size)
     if times >= ENLARGED:
         text = f"{width} x {height} pixels, enlarged {times:.1f} times"

@@ -28,7 +28,7 @@ class Stopped(Exception):
     """The caller no longer needs the images that are being opened."""
 
 
-class Pictures:
+class Images:
     """Captioned images by index.
 
     Attributes:
@@ -68,10 +68,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._found)
 
-    def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Pictures":
+    def subset(self, indices: Sequence[int], cfg: DataConfig) -> "Images":
         """Selects images, without opening them again, under other options for the same path."""
         found, seen = [self._found[i] for i in indices], [self.seen[i] for i in indices]
-        return Pictures(cfg, found, seen, [], [], captioned=self.captioned)
+        return Images(cfg, found, seen, [], [], captioned=self.captioned)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Returns all captions of image i, without anything random."""
@@ -123,7 +123,7 @@ class Pictures:
             return None
         try:
             mask = open_mask(self._found[i], self.cfg)
-        except image_file.BadPicture as error:
+        except image_file.BadImage as error:
             raise self._changed(i, error) from error
         whole = Image.new("L", self.seen[i].size, "white")
         return (transform.pixels(self._unchanged(i, mask or whole)) + 1) / 2
@@ -148,16 +148,16 @@ class Pictures:
         """
         return transform.pixels(self._unchanged(i, self._decoded(i, transform.background)))
 
-    def _unchanged(self, i: int, picture: Image.Image) -> Image.Image:
+    def _unchanged(self, i: int, image: Image.Image) -> Image.Image:
         """Returns image i, or its mask; raises UserError if its size changed since the run
         began."""
-        if picture.size != self.seen[i].size:
-            then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, picture.size))
+        if image.size != self.seen[i].size:
+            then, now = ("{} x {}".format(*size) for size in (self.seen[i].size, image.size))
             raise UserError(
                 f"{self.names[i]} was {then} pixels when the run began and is {now} now: put the "
                 "file back, or begin a new run"
             )
-        return picture
+        return image
 
     def original(self, i: int) -> Image.Image:
         """Reads image i, upright and whole.
@@ -170,10 +170,10 @@ class Pictures:
     def _decoded(self, i: int, background: str) -> Image.Image:
         try:
             return image_file.decode(read(self._found[i]), background)
-        except image_file.BadPicture as error:
+        except image_file.BadImage as error:
             raise self._changed(i, error) from error
 
-    def _changed(self, i: int, error: image_file.BadPicture) -> UserError:
+    def _changed(self, i: int, error: image_file.BadImage) -> UserError:
         return UserError(
             f"{self.names[i]} could be read when the run began and cannot be now ({error}): "
             "put the file back and run the same command again to resume"
@@ -201,9 +201,7 @@ def balance_repeats(repeats: Sequence[int], prior: Sequence[bool]) -> tuple[int,
     return tuple(even)
 
 
-def open_pictures(
-    cfg: DataConfig, *, captioned: bool = True, option: str = "data.path"
-) -> Pictures:
+def open_images(cfg: DataConfig, *, captioned: bool = True, option: str = "data.path") -> Images:
     """Finds the images of `cfg.path` and opens each once, so that none fails in mid-run.
 
     Args:
@@ -228,7 +226,7 @@ def open_listing(
     *,
     captioned: bool = True,
     stop: threading.Event | None = None,
-) -> Pictures:
+) -> Images:
     """Opens each image of a listing once; with `data.stream` all of them may be unusable.
 
     Args:
@@ -236,7 +234,7 @@ def open_listing(
 
     Raises:
       Stopped: it was set.
-      UserError: as `open_pictures`.
+      UserError: as `open_images`.
     """
     looks = []
     with ThreadPoolExecutor(cfg.workers) as pool:
@@ -254,7 +252,7 @@ def open_listing(
         raise UserError(listed(f"{header}{way_out}:", lines))
     found, seen = [record for record, _ in good], [seen for _, seen in good]
     _check_masks(cfg, seen)
-    return Pictures(cfg, found, seen, bad, listing.unused, captioned=captioned)
+    return Images(cfg, found, seen, bad, listing.unused, captioned=captioned)
 
 
 def _check_masks(cfg: DataConfig, seen: list[Seen]) -> None:
@@ -284,8 +282,8 @@ def _all(cfg: DataConfig, caption_column: str | None, option: str) -> Listing:
     for path, repeats in cfg.folders.items():
         further = _times(_list(cfg, caption_column, path, "data.folders"), repeats)
         _join(listing, path, further)
-    if cfg.max_pictures is not None:  # of its own images: those of the class follow their number
-        listing = listing._replace(records=_some(listing.records, cfg.max_pictures))
+    if cfg.max_images is not None:  # of its own images: those of the class follow their number
+        listing = listing._replace(records=_some(listing.records, cfg.max_images))
     if (path := cfg.regularisation) is not None:
         further = _list(cfg, caption_column, path, "data.regularisation")
         prior = [record._replace(prior=True) for record in further.records]
@@ -322,7 +320,7 @@ def _list(cfg: DataConfig, caption_column: str | None, path: str, option: str) -
         return tables.list_table(str(folder), cfg.image_column, caption_column)
     if not folder.is_dir():
         found = "is a file, not" if folder.exists() else f"is not there: {option} names"
-        what = "pictures" if caption_column is None else "captioned pictures"
+        what = "images" if caption_column is None else "captioned images"
         right = f"a folder of {what}, a .parquet or .arrow file, or a datasets id"
         raise UserError(f"{shown(path)} {found} {right}")
     return folders.list_folder(folder, caption_column)

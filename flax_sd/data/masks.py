@@ -10,9 +10,9 @@ from flax_sd.config import DataConfig
 SUFFIX = "-masklabel"  # OneTrainer's
 
 
-def mask_path(picture: pathlib.Path) -> pathlib.Path:
+def mask_path(image: pathlib.Path) -> pathlib.Path:
     """Returns the path of an image's mask: 1-masklabel.png for 1.jpg."""
-    return picture.with_name(f"{picture.stem}{SUFFIX}.png")
+    return image.with_name(f"{image.stem}{SUFFIX}.png")
 
 
 def is_mask(path: pathlib.PurePath) -> bool:

@@ -54,12 +54,12 @@ class Order:
         goes over the end of an epoch. None is the number of images.
     """
 
-    def __init__(self, pictures: Shown, batch_size: int, seed: int, stride: int | None = None):
+    def __init__(self, images: Shown, batch_size: int, seed: int, stride: int | None = None):
         self._batch_size, self._seed = batch_size, seed
-        self._listed = np.repeat(np.arange(len(pictures.repeats)), pictures.repeats)
+        self._listed = np.repeat(np.arange(len(images.repeats)), images.repeats)
         self._stride = stride or len(self._listed)
-        self._shapes = [pictures.shapes[i] for i in self._listed]
-        weights = np.array(pictures.weights, np.float32)
+        self._shapes = [images.shapes[i] for i in self._listed]
+        weights = np.array(images.weights, np.float32)
         self._weights = None if (weights == 1).all() else weights
         sizes = [len(places) for places in group_indices(self._shapes)]
         self._one_shape = len(sizes) == 1 and stride is None
@@ -86,13 +86,13 @@ class Order:
         epoch, place = divmod(step, self._batches)
         return self._epoch(epoch)[place]
 
-    def picture(self, sample: int) -> int:
+    def image(self, sample: int) -> int:
         """Returns the index of the image that a sample shows."""
-        return int(self._listed[picture_of(sample, len(self._listed), self._seed, self._stride)])
+        return int(self._listed[image_of(sample, len(self._listed), self._seed, self._stride)])
 
     def shown(self, step: int) -> list[int]:
         """Returns the images of a step, counted from 0, each once."""
-        return list(dict.fromkeys(map(self.picture, self.rows(step).samples.tolist())))
+        return list(dict.fromkeys(map(self.image, self.rows(step).samples.tolist())))
 
     def _divided(self, epoch: int) -> list[Rows]:
         """Divides an epoch with several shapes into batches."""
@@ -118,7 +118,7 @@ class Order:
     def _weighed(self, samples: np.ndarray, weight: np.ndarray | None, real: int) -> Rows:
         """Adds the weights of the images to the rows."""
         if self._weights is not None:
-            own = self._weights[[self.picture(sample) for sample in samples.tolist()]]
+            own = self._weights[[self.image(sample) for sample in samples.tolist()]]
             weight = own if weight is None else weight * own
         return Rows(samples, weight, real)
 
@@ -136,7 +136,7 @@ def permutation(
     return np.argsort(bits, kind="stable")
 
 
-def picture_of(sample: int, count: int, seed: int, stride: int | None = None) -> int:
+def image_of(sample: int, count: int, seed: int, stride: int | None = None) -> int:
     """Returns which of `count` images sample number `sample` of the stream shows.
 
     Args:

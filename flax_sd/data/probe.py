@@ -39,14 +39,14 @@ def read(record: Record, pauses: Sequence[int] = PAUSES) -> bytes:
     """Returns an image's file, retrying after pauses while a network drive is away.
 
     Raises:
-      BadPicture: it cannot be read.
+      BadImage: it cannot be read.
     """
     try:
         return with_retries(record.read, record.name, pauses)
     except FileNotFoundError as error:
-        raise image_file.BadPicture(str(error.strerror).lower()) from error
+        raise image_file.BadImage(str(error.strerror).lower()) from error
     except OSError as error:
-        raise image_file.BadPicture(f"cannot be read: {error.strerror or error}") from error
+        raise image_file.BadImage(f"cannot be read: {error.strerror or error}") from error
 
 
 def open_mask(
@@ -55,7 +55,7 @@ def open_mask(
     """Returns an image's mask as L, white where it is trained on; None if it has none.
 
     Raises:
-      BadPicture: it cannot be read.
+      BadImage: it cannot be read.
     """
     if cfg.mask == "alpha":
         return image_file.alpha(read(record, pauses))
@@ -65,21 +65,21 @@ def open_mask(
     try:
         content = read(record._replace(name=name, read=record.mask.read_bytes), pauses)
         return image_file.mask(content)
-    except image_file.BadPicture as error:
-        raise image_file.BadPicture(f"its mask {name}: {error}") from error
+    except image_file.BadImage as error:
+        raise image_file.BadImage(f"its mask {name}: {error}") from error
 
 
 def look(record: Record, cfg: DataConfig) -> Seen | str:
     """Opens an image as training will; or returns why it cannot be used."""
     try:
         content = read(record, FEW_PAUSES)
-        picture, turned, frames, notes = image_file.read(content, cfg.background)
-        buckets.fit(cfg, picture.size)
-        mask = _look_at_mask(record, cfg, picture.size)
-    except image_file.BadPicture as error:
+        image, turned, frames, notes = image_file.read(content, cfg.background)
+        buckets.fit(cfg, image.size)
+        mask = _look_at_mask(record, cfg, image.size)
+    except image_file.BadImage as error:
         return str(error)
     digest = hashlib.sha256(content).hexdigest()
-    return Seen(picture.size, turned, frames, digest, _print(picture), mask, notes)
+    return Seen(image.size, turned, frames, digest, _print(image), mask, notes)
 
 
 def _look_at_mask(record: Record, cfg: DataConfig, size: image_file.Size) -> Mask | None:
@@ -88,14 +88,12 @@ def _look_at_mask(record: Record, cfg: DataConfig, size: image_file.Size) -> Mas
     if mask is None:
         return None
     if mask.size != size:
-        own, pictures = ("{} x {}".format(*pair) for pair in (mask.size, size))
-        raise image_file.BadPicture(
-            f"its mask has {own} pixels and it has {pictures}: make them alike"
-        )
+        own, images = ("{} x {}".format(*pair) for pair in (mask.size, size))
+        raise image_file.BadImage(f"its mask has {own} pixels and it has {images}: make them alike")
     share = float(np.asarray(mask).mean() / 255)
     return Mask(share, hashlib.sha256(mask.tobytes()).hexdigest())
 
 
-def _print(picture: Image.Image) -> str:
-    averages = picture.resize((PRINT, PRINT), Image.Resampling.BOX).tobytes()
-    return hashlib.sha256(f"{picture.size}".encode() + averages).hexdigest()
+def _print(image: Image.Image) -> str:
+    averages = image.resize((PRINT, PRINT), Image.Resampling.BOX).tobytes()
+    return hashlib.sha256(f"{image.size}".encode() + averages).hexdigest()

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from flax_sd.config import DataConfig
-from flax_sd.data.dataset import Pictures, open_listing
+from flax_sd.data.dataset import Images, open_listing
 from flax_sd.data.sources import splits
 from flax_sd.data.sources.account import Account
 from flax_sd.data.sources.file_names import is_there
@@ -119,7 +119,7 @@ def fingerprint(shards: Sequence[Shard]) -> str:
 
 def open_shard(
     shard: Shard, cfg: DataConfig, *, captioned: bool = True, stop: threading.Event | None = None
-) -> Pictures:
+) -> Images:
     """Reads a shard into memory and opens each of its images; all may be unusable.
 
     Args:

@@ -3,11 +3,11 @@
 import math
 
 from flax_sd.config import DataConfig
-from flax_sd.data.dataset import Pictures
+from flax_sd.data.dataset import Images
 from flax_sd.errors import UserError
 
 
-def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictures, Pictures]:
+def split(images: Images, share: float, held_out: DataConfig) -> tuple[Images, Images]:
     """Holds out about `share` of the images: those whose place in (0, 1) is below it.
 
     The place is a hash of what an image shows. So other files, their number, names, order and
@@ -22,11 +22,11 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
     Raises:
       UserError: one side would be empty.
     """
-    places = [place(seen.shows) for seen in pictures.seen]
-    own = [i for i, prior in enumerate(pictures.prior) if not prior]
+    places = [place(seen.shows) for seen in images.seen]
+    own = [i for i, prior in enumerate(images.prior) if not prior]
     if len({places[i] for i in own}) == 1:
         raise UserError(
-            f"data.held_out_share {share:g}: {pictures.cfg.path} has one image, or copies of "
+            f"data.held_out_share {share:g}: {images.cfg.path} has one image, or copies of "
             "one, and one image cannot be divided: add others, or name some with data.held_out"
         )
     held = [i for i in own if places[i] < share]
@@ -39,12 +39,12 @@ def split(pictures: Pictures, share: float, held_out: DataConfig) -> tuple[Pictu
         )
         raise UserError(
             f"data.held_out_share {share:g}: {'none' if not held else 'all'} of the {len(own)} "
-            f"images of {pictures.cfg.path} would be held out; {how}"
+            f"images of {images.cfg.path} would be held out; {how}"
         )
     out = set(held)
-    train = pictures.subset([i for i in range(len(places)) if i not in out], pictures.cfg)
-    train.bad, train.unused = pictures.bad, pictures.unused  # of the folder as a whole
-    return train, pictures.subset(held, held_out)
+    train = images.subset([i for i in range(len(places)) if i not in out], images.cfg)
+    train.bad, train.unused = images.bad, images.unused  # of the folder as a whole
+    return train, images.subset(held, held_out)
 
 
 def place(shows: str) -> float:

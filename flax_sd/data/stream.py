@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from flax_sd.data.batches import Batch, batches
-from flax_sd.data.dataset import Pictures
+from flax_sd.data.dataset import Images
 from flax_sd.data.order import SHARDS, Order, permutation
 from flax_sd.data.shards import Shard
 from flax_sd.errors import UserError
 
 STRIDE = 2**32  # of the numbers of samples, from visit to visit; no shard has more images
-Opener = Callable[[Shard, threading.Event], Pictures]  # which gives up when the event is set
+Opener = Callable[[Shard, threading.Event], Images]  # which gives up when the event is set
 
 
 class Counted(NamedTuple):
@@ -45,7 +45,7 @@ class Ledger(Protocol):
         """Returns the known facts of a shard, if any."""
         ...
 
-    def note(self, shard: Shard, pictures: Pictures, counted: Counted) -> None:
+    def note(self, shard: Shard, images: Images, counted: Counted) -> None:
         """Records the facts of a shard that was not known."""
         ...
 
@@ -72,7 +72,7 @@ class Stream:
     ):
         self._shards, self._opener, self.ledger = shards, opener, ledger
         self._batch_size, self._seed = batch_size, seed
-        self._at_hand: tuple[Shard, Pictures] | None = None  # the last one that was asked for
+        self._at_hand: tuple[Shard, Images] | None = None  # the last one that was asked for
 
     def batches(
         self, start_step: int = 0, *, rows: Int64[np.ndarray, " r"] | None = None
@@ -89,12 +89,12 @@ class Stream:
         start, stop = start_step - before, threading.Event()
         try:
             for visit in itertools.count(first):
-                pictures = self._pictures(self._shard(visit))
+                images = self._images(self._shard(visit))
                 ahead = self._open_ahead(self._shard(visit + 1), stop)
                 steps = self._steps(self._shard(visit))
                 if steps:
                     shown = batches(
-                        pictures,
+                        images,
                         self._batch_size,
                         seed=self._seed,
                         start_step=visit * steps + start,
@@ -113,8 +113,8 @@ class Stream:
         """Returns the names of a step's images, counted from 0, each once and with its shard."""
         visit, before = self._find(step)
         shard = self._shard(visit)
-        pictures, place = self._pictures(shard), visit * self._steps(shard) + step - before
-        return [f"{shard.name}/{pictures.names[i]}" for i in self._order(pictures).shown(place)]
+        images, place = self._images(shard), visit * self._steps(shard) + step - before
+        return [f"{shard.name}/{images.names[i]}" for i in self._order(images).shown(place)]
 
     def _find(self, step: int) -> tuple[int, int]:
         """Returns the visit that contains a step, and the number of steps before it."""
@@ -131,9 +131,9 @@ class Stream:
     def _steps(self, shard: Shard) -> int:
         """Returns the number of steps in a visit to a shard."""
         known = self.ledger.get(shard)
-        return self._counted(self._pictures(shard)).steps if known is None else known.steps
+        return self._counted(self._images(shard)).steps if known is None else known.steps
 
-    def _pictures(self, shard: Shard) -> Pictures:
+    def _images(self, shard: Shard) -> Images:
         """Returns the images of a shard, after comparing them with what is known of it.
 
         Raises:
@@ -141,29 +141,27 @@ class Stream:
         """
         if self._at_hand is None or self._at_hand[0] != shard:
             self._at_hand = shard, self._opener(shard, threading.Event())
-        pictures = self._at_hand[1]
-        known, counted = self.ledger.get(shard), self._counted(pictures)
+        images = self._at_hand[1]
+        known, counted = self.ledger.get(shard), self._counted(images)
         if known is None:
-            self.ledger.note(shard, pictures, counted)
+            self.ledger.note(shard, images, counted)
         elif known != counted:
             raise UserError(
                 f"{shard.name} holds other images or captions than this run has seen in it: put "
                 "it back as it was, and run the same command again to resume, or begin a new run"
             )
-        return pictures
+        return images
 
-    def _counted(self, pictures: Pictures) -> Counted:
-        steps = self._order(pictures).steps(1) if len(pictures) else 0
-        return Counted(steps, pictures.fingerprint())
+    def _counted(self, images: Images) -> Counted:
+        steps = self._order(images).steps(1) if len(images) else 0
+        return Counted(steps, images.fingerprint())
 
-    def _order(self, pictures: Pictures) -> Order:
-        return Order(pictures, self._batch_size, self._seed, STRIDE)
+    def _order(self, images: Images) -> Order:
+        return Order(images, self._batch_size, self._seed, STRIDE)
 
-    def _open_ahead(
-        self, shard: Shard, stop: threading.Event
-    ) -> concurrent.futures.Future[Pictures]:
+    def _open_ahead(self, shard: Shard, stop: threading.Event) -> concurrent.futures.Future[Images]:
         """Opens a shard in a daemon thread, which does not delay the end of the process."""
-        opened: concurrent.futures.Future[Pictures] = concurrent.futures.Future()
+        opened: concurrent.futures.Future[Images] = concurrent.futures.Future()
         if self._at_hand is not None and self._at_hand[0] == shard:
             opened.set_result(self._at_hand[1])
             return opened

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Sequence
 
 from flax_sd.data.check import KINDS, Finding
-from flax_sd.data.dataset import Pictures
+from flax_sd.data.dataset import Images
 from flax_sd.errors import shown
 
 MAX_CAPTIONS = 3  # captions, enough to see that the right column was taken
@@ -13,45 +13,45 @@ MAX_FILES_OF_KIND = 8  # files of each harmless kind, the rest of which the page
 LETTERS = 120  # of a caption, enough to know it by
 
 
-def summary(pictures: Pictures, findings: Sequence[Finding]) -> str:
+def summary(images: Images, findings: Sequence[Finding]) -> str:
     """Returns the counts, three of the captions, and the findings, the worst first.
 
     Every image left out is named with its reason, and the first few of each other kind.
     """
-    count = len(pictures)
-    words = f", {many(captions(pictures), 'caption')}" if pictures.captioned else ""
-    lines = [f"{shown(pictures.cfg.path)}: {many(count, 'image')}{words}", *sources(pictures)]
-    quoted = min(MAX_CAPTIONS, count) if pictures.captioned else 0
+    count = len(images)
+    words = f", {many(captions(images), 'caption')}" if images.captioned else ""
+    lines = [f"{shown(images.cfg.path)}: {many(count, 'image')}{words}", *sources(images)]
+    quoted = min(MAX_CAPTIONS, count) if images.captioned else 0
     for i in (k * (count - 1) // max(1, quoted - 1) for k in range(quoted)):  # first, middle, last
-        lines.append(f"  {pictures.names[i]}: {short(pictures.captions(i)[0])!r}")
-    lines += _shapes(pictures) + _masks(pictures) + converted(pictures)
+        lines.append(f"  {images.names[i]}: {short(images.captions(i)[0])!r}")
+    lines += _shapes(images) + _masks(images) + converted(images)
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
 
 
-def captions(pictures: Pictures) -> int:
+def captions(images: Images) -> int:
     """Returns the number of captions of all images together."""
-    return sum(len(pictures.captions(i)) for i in range(len(pictures)))
+    return sum(len(images.captions(i)) for i in range(len(images)))
 
 
-def sources(pictures: Pictures) -> list[str]:
+def sources(images: Images) -> list[str]:
     """Returns where the captions come from, if some are names of folders."""
-    if not any(pictures.by_folder):
+    if not any(images.by_folder):
         return []
-    named = sum(pictures.by_folder)
-    return [f"captions: {captions(pictures) - named} from files, {named} from the folder's name"]
+    named = sum(images.by_folder)
+    return [f"captions: {captions(images) - named} from files, {named} from the folder's name"]
 
 
-def converted(pictures: Pictures) -> list[str]:
+def converted(images: Images) -> list[str]:
     """Returns the number of images converted to sRGB, by their colours."""
-    notes = [note for seen in pictures.seen for note in seen.notes if note.kind == "converted"]
+    notes = [note for seen in images.seen for note in seen.notes if note.kind == "converted"]
     counts = collections.Counter(note.text for note in notes).most_common()
     return [f"{many(count, 'image')} converted {text}" for text, count in counts]
 
 
 def many(number: int, noun: str) -> str:
-    """Returns "1 picture" or "2 pictures"."""
+    """Returns "1 image" or "2 images"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -60,20 +60,20 @@ def short(caption: str) -> str:
     return caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1].rstrip()}…"
 
 
-def _shapes(pictures: Pictures) -> list[str]:
+def _shapes(images: Images) -> list[str]:
     """Returns the shapes that the images are trained at, if not one square."""
-    if pictures.cfg.buckets == "none":
+    if images.cfg.buckets == "none":
         return []
-    counts = collections.Counter(pictures.shapes).most_common()
+    counts = collections.Counter(images.shapes).most_common()
     shapes = ", ".join(f"{w} x {h} ({many(count, 'image')})" for (w, h), count in counts)
-    cropped = sum(fit.cropped for fit in pictures.fits) / len(pictures)
+    cropped = sum(fit.cropped for fit in images.fits) / len(images)
     return [f"{many(len(counts), 'shape')}, {cropped:.1%} of the area cropped: {shapes}"]
 
 
-def _masks(pictures: Pictures) -> list[str]:
+def _masks(images: Images) -> list[str]:
     """Returns the share of the images' area that is trained on, if not all."""
-    shares = [seen.mask.share for seen in pictures.seen if seen.mask]
-    if pictures.cfg.mask == "none" or not shares:
+    shares = [seen.mask.share for seen in images.seen if seen.mask]
+    if images.cfg.mask == "none" or not shares:
         return []
     return [f"{many(len(shares), 'mask')}, {sum(shares) / len(shares):.1%} of their area white"]
 

@@ -15,8 +15,8 @@ _BINARY = {  # first bytes -> what it is, and what to do
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
     b"Rar!": "a RAR archive: unpack it first",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"RIFF": "an image or a sound",
 }
 

@@ -14,7 +14,7 @@ from flax_sd.errors import UserError, all_of
 from flax_sd.files.json_values import JsonObject
 from flax_sd.generation import sources
 from flax_sd.generation import unconditional as unprompted
-from flax_sd.generation.batches import Batch, Picture, make_batches, pictures_of
+from flax_sd.generation.batches import Batch, PlannedImage, images_of, make_batches
 from flax_sd.generation.gallery import Gallery
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings, faults, read_rows
@@ -76,10 +76,10 @@ def prepare(options: SampleOptions) -> Job:
     else:
         rows = _resolve(asked, found.files, scheduler)
         record, pixels = _record, PIXELS
-    pictures = pictures_of(rows)
+    images = images_of(rows)
     common = _common(options, found)
     sampler = own_sampler(scheduler)
-    records = {picture.name: record(picture, common, sampler) for picture in pictures}
+    records = {image.name: record(image, common, sampler) for image in images}
     gallery = Gallery(options.out, records)
     devices = len(jax.devices())
     size = options.batch_size or usual_batch(rows, devices, pixels)
@@ -89,7 +89,7 @@ def prepare(options: SampleOptions) -> Job:
         found.loras,
         found.embeddings,
         scheduler,
-        make_batches(pictures, size, devices),
+        make_batches(images, size, devices),
         records,
         gallery,
     )
@@ -235,13 +235,13 @@ def _embeddings(found: Found) -> JsonObject:
     return {"embeddings": named} if named else {}
 
 
-def _record(picture: Picture, common: Mapping[str, object], sampler: str) -> JsonObject:
-    row = picture.row
+def _record(image: PlannedImage, common: Mapping[str, object], sampler: str) -> JsonObject:
+    row = image.row
     return {
-        "file_name": picture.name,
+        "file_name": image.name,
         "text": row.prompt,
         "negative_prompt": row.negative_prompt,
-        "seed": picture.seed,
+        "seed": image.seed,
         "width": row.width,
         "height": row.height,
         "steps": row.steps,

@@ -83,8 +83,8 @@ def read_record(path: pathlib.Path) -> JsonObject | None:
     if not path.exists():
         return None
     try:
-        with Image.open(path) as picture:  # reads no further than the text before the pixels
-            record = json.loads(picture.info.get(RECORD, "{}"))
+        with Image.open(path) as image:  # reads no further than the text before the pixels
+            record = json.loads(image.info.get(RECORD, "{}"))
     except (OSError, UnidentifiedImageError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

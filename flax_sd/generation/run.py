@@ -30,7 +30,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     gallery.make()
     missing = len(job.records) - len(gallery.done)
     there = f", {len(gallery.done)} already there" if gallery.done else ""
-    progress.stage("found", f"{_pictures(len(job.records))} to generate{there}")
+    progress.stage("found", f"{_images(len(job.records))} to generate{there}")
     try:
         if missing:
             with memory.explain_out_of_memory(lambda: SMALLER):
@@ -39,11 +39,11 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
                 _draw(sd, job, progress, missing)
     except KeyboardInterrupt:
         left = len(job.records) - len(gallery.done)
-        progress.say(f"stopped: {_pictures(left)} left. Run the same command again to resume.")
+        progress.say(f"stopped: {_images(left)} left. Run the same command again to resume.")
         return STOPPED
     finally:
         gallery.write_metadata()
-    progress.stage("written", f"{_pictures(len(job.records))} in {gallery.folder}")
+    progress.stage("written", f"{_images(len(job.records))} in {gallery.folder}")
     return DONE
 
 
@@ -68,13 +68,13 @@ def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int
     """Generates every batch with a missing image; the batches do not depend on what is there."""
     with progress.loop(missing) as shown:
         for batch in job.batches:
-            wanted = [p.name not in job.gallery.done for p in batch.pictures]
+            wanted = [p.name not in job.gallery.done for p in batch.images]
             if not any(wanted):
                 continue
             pixels = _pixels(sd, batch)
-            for picture, new, drawn in zip(batch.pictures, wanted, pixels, strict=False):
+            for image, new, drawn in zip(batch.images, wanted, pixels, strict=False):
                 if new:
-                    job.gallery.add(drawn, job.records[picture.name])
+                    job.gallery.add(drawn, job.records[image.name])
             done = shown.done + sum(wanted)
             shown.update(done, f"{shown.rate(done):.2f} images/s")
 
@@ -85,27 +85,27 @@ def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h 
     Raises:
       UserError: the numbers overflowed, which would give a black image.
     """
-    pictures = batch.pictures
+    images = batch.images
     drawn = _unprompted(sd, batch) if isinstance(sd, DDPM) else _prompted(sd, batch)
-    for picture, values in zip(pictures, drawn[: len(pictures)], strict=True):
+    for image, values in zip(images, drawn[: len(images)], strict=True):
         if not np.isfinite(values).all():
             raise UserError(
-                f"{picture.name} is NaN or infinite, which would give a black image: "
+                f"{image.name} is NaN or infinite, which would give a black image: "
                 "try --dtype float32, a smaller --guidance-scale or another LoRA scale"
             )
-    return (drawn[: len(pictures)] * 255).round().astype(np.uint8)
+    return (drawn[: len(images)] * 255).round().astype(np.uint8)
 
 
 def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
-    pictures, row = batch.pictures, batch.pictures[0].row
-    padding = batch.size - len(pictures)
+    images, row = batch.images, batch.images[0].row
+    padding = batch.size - len(images)
     return sd.generate(
-        [picture.row.prompt for picture in pictures] + [""] * padding,
-        [picture.row.negative_prompt for picture in pictures] + [""] * padding,
+        [image.row.prompt for image in images] + [""] * padding,
+        [image.row.negative_prompt for image in images] + [""] * padding,
         num_inference_steps=row.steps or STEPS,
         guidance_scale=row.guidance_scale,
         sampler=row.sampler,
-        seed=[picture.seed for picture in pictures] + [0] * padding,
+        seed=[image.seed for image in images] + [0] * padding,
         height=row.height,
         width=row.width,
         output="float",
@@ -115,19 +115,19 @@ def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]
 
 
 def _unprompted(model: DDPM, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
-    pictures, row = batch.pictures, batch.pictures[0].row
+    images, row = batch.images, batch.images[0].row
     return model.generate(
         batch.size,
         num_inference_steps=row.steps,
         sampler=row.sampler,
-        seed=[picture.seed for picture in pictures] + [0] * (batch.size - len(pictures)),
+        seed=[image.seed for image in images] + [0] * (batch.size - len(images)),
         height=row.height,
         width=row.width,
         output="float",
     )
 
 
-def _pictures(count: int) -> str:
+def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 

@@ -12,11 +12,11 @@ GAP, FONT_SIZE = 6, 12  # pixels
 LINE = FONT_SIZE + GAP // 2
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
-Picture = UInt8[np.ndarray, "h w 3"]
+SheetImage = UInt8[np.ndarray, "h w 3"]
 
 
 def make_sheet(
-    rows: Sequence[Sequence[Picture]], columns: Sequence[str], labels: Sequence[str]
+    rows: Sequence[Sequence[SheetImage]], columns: Sequence[str], labels: Sequence[str]
 ) -> Image.Image:
     """Makes a grid of equally large images with a title over each column and a label at each row.
 
@@ -39,25 +39,25 @@ def make_sheet(
     for i, (row, name) in enumerate(zip(rows, names, strict=True)):
         y = top + i * (height + GAP)
         draw.multiline_text((GAP, y), name, INK, font)
-        for j, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (left + j * (width + GAP), y))
+        for j, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (left + j * (width + GAP), y))
     return sheet
 
 
-def make_grid(pictures: Sequence[Picture], labels: Sequence[str], across: int) -> Image.Image:
+def make_grid(images: Sequence[SheetImage], labels: Sequence[str], across: int) -> Image.Image:
     """Makes a grid of equally large images, `across` in each row, with labels below them."""
-    height, width = pictures[0].shape[:2]
+    height, width = images[0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
     texts = [_wrapped(label, width) for label in labels]
     below = max(text.count("\n") + 1 for text in texts) * LINE
-    rows = -(-len(pictures) // across)
+    rows = -(-len(images) // across)
     step_x = max(width, *(math.ceil(_width(text, font)) for text in texts)) + GAP
     step_y = height + below + 2 * GAP
     sheet = Image.new("RGB", (GAP + across * step_x, GAP + rows * step_y), PAPER)
     draw = ImageDraw.Draw(sheet)
-    for i, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
         x, y = GAP + i % across * step_x, GAP + i // across * step_y
-        sheet.paste(Image.fromarray(picture), (x, y))
+        sheet.paste(Image.fromarray(image), (x, y))
         draw.multiline_text((x, y + height + GAP // 2), text, INK, font)
     return sheet
 

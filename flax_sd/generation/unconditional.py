@@ -6,7 +6,7 @@ from flax_sd import samplers
 from flax_sd.config.section import changed
 from flax_sd.errors import UserError, all_of
 from flax_sd.files.json_values import JsonObject
-from flax_sd.generation.batches import Picture
+from flax_sd.generation.batches import PlannedImage
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings
 from flax_sd.pipelines.ddpm import sample_size, sampler_config, train_steps
@@ -55,12 +55,12 @@ def resolve(row: Row, files: ModelFiles, scheduler: JsonObject) -> Row:
     return row.model_copy(update={**size, "steps": steps})
 
 
-def record(picture: Picture, common: Mapping[str, object], sampler: str) -> JsonObject:
+def record(image: PlannedImage, common: Mapping[str, object], sampler: str) -> JsonObject:
     """Returns an image's line of metadata.jsonl."""
-    row = picture.row
+    row = image.row
     return {
-        "file_name": picture.name,
-        "seed": picture.seed,
+        "file_name": image.name,
+        "seed": image.seed,
         "width": row.width,
         "height": row.height,
         "steps": row.steps,

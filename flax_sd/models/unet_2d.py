@@ -73,7 +73,7 @@ class UNet2DModel(Network):
         Args:
           pixels: noisy; any height and width.
           t: 0 … T-1; samplers may ask for fractions.
-          keys: in training, jax.random.key_data of each picture's key for the dropout; None drops
+          keys: in training, jax.random.key_data of each image's key for the dropout; None drops
             nothing.
         """
         dtype, remat = layers.dtype_of(self.conv_norm_out), self.remat

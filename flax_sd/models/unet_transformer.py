@@ -79,7 +79,7 @@ class BasicTransformerBlock(nnx.Module):
 
 
 class Transformer2DModel(nnx.Module):
-    """x + proj_out(blocks(proj_in(norm(x)), text)), where each position of the picture is a token.
+    """x + proj_out(blocks(proj_in(norm(x)), text)), where each position of the image is a token.
 
     The projections are 1x1 convolutions or, in SD 2.x, linear maps: the same function of
     differently shaped weights. `proj_out` starts at zero, so that a new network starts as the

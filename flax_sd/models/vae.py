@@ -94,7 +94,7 @@ class Moments(NamedTuple):
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Float[Array, " b"]:
-        """KL(q ‖ N(0, I)) in nats, summed over each picture's latents."""
+        """KL(q ‖ N(0, I)) in nats, summed over each image's latents."""
         terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1 - self.logvar
         return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
 

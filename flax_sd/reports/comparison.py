@@ -115,7 +115,5 @@ def _ended(run: History, name: str, form: str) -> str | None:
 def _made_with(run: History) -> JsonObject:
     """Returns the last start's environment, and the images' hash by option."""
     start = run.environment[-1] if run.environment else {}
-    data = {
-        f"{which} pictures": found.get("hash") for which, found in start.get("data", {}).items()
-    }
+    data = {f"{which} images": found.get("hash") for which, found in start.get("data", {}).items()}
     return {name: value for name, value in start.items() if name not in ("step", "data")} | data

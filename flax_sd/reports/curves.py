@@ -25,7 +25,7 @@ def charts(runs: Runs) -> list[Chart]:
         Chart(
             "Held-out loss",
             _held_out(runs, [VAL_LOSS, TRAIN_SUBSET]),
-            "Pictures that are not trained on, at fixed noise. The band is the 95 % interval of "
+            "Images that are not trained on, at fixed noise. The band is the 95 % interval of "
             "the change since step 0, image by image."
             + (f" {TRAIN_SUBSET}: images that are trained on." if _has(runs, TRAIN_SUBSET) else ""),
         ),

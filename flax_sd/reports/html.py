@@ -94,8 +94,8 @@ def slides(places: Sequence[JsonObject], names: Sequence[str]) -> str:
     last = len(places) - 1
     frames = [
         f"<figure><b>{text(name)} <span class=step></span></b>"
-        f'<img alt="samples" src="{text(picture["file"] if picture else "")}"></figure>'
-        for name, picture in zip(names, places[-1]["pictures"], strict=True)
+        f'<img alt="samples" src="{text(image["file"] if image else "")}"></figure>'
+        for name, image in zip(names, places[-1]["pictures"], strict=True)
     ]
     return (
         f'<div class="slides"><div class="control"><output>step {places[-1]["step"]}</output>'

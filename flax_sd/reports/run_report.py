@@ -76,7 +76,7 @@ def report_page(run: History, total: int, state: State, why: str = "") -> str:
     parts = [
         _status(run, total, state, why),
         _tiles(run, total),
-        _pictures(run),
+        _images(run),
         "<h2>Curves</h2>",
         chart.charts(curves.charts({run.folder.name: run})),
         _skipped(run),
@@ -146,7 +146,7 @@ def _tiles(run: History, total: int) -> str:
     return f'<div class="tiles">{shown}</div>'
 
 
-def _pictures(run: History) -> str:
+def _images(run: History) -> str:
     parts = []
     if run.grids:
         places = [
@@ -168,7 +168,7 @@ def _skipped(run: History) -> str:
     rows: list[list[object]] = [
         [row["step"], ", ".join(row["pictures"])] for row in run.metrics if row.get("pictures")
     ]
-    return f"<h2>Skipped steps</h2>{html.table(['step', 'its pictures'], rows)}" if rows else ""
+    return f"<h2>Skipped steps</h2>{html.table(['step', 'its images'], rows)}" if rows else ""
 
 
 def _data(run: History) -> str:
@@ -177,7 +177,7 @@ def _data(run: History) -> str:
     rows: list[list[object]] = [
         [which, *(found.get(name) for name in facts)] for which, found in sets.items()
     ]
-    columns = ["set", "from", "pictures", "captions", "left out", "hash"]
+    columns = ["set", "from", "images", "captions", "left out", "hash"]
     shown = html.table(columns, rows) if rows else ""
     if run.data_report:
         address = html.text(link(run.data_report, run.folder))

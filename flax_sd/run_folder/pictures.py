@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import jax
 
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.errors import UserError, listed, some
 from flax_sd.files.atomic import write_atomically
 from flax_sd.files.text import read_objects
@@ -24,7 +24,7 @@ def differences(then: Mapping[str, object], now: Mapping[str, object], changed: 
     return [f"{kind}: {some(sorted(names))}" for kind, names in kinds.items() if names]
 
 
-def check(folder: pathlib.Path, pictures: Pictures) -> None:
+def check(folder: pathlib.Path, images: Images) -> None:
     """Checks that a run with a checkpoint still has the images that it began with.
 
     All of them decide which step shows which image.
@@ -34,7 +34,7 @@ def check(folder: pathlib.Path, pictures: Pictures) -> None:
     """
     lines = read_objects(folder / PICTURES)
     then = {line["file"]: line["hash"] for line in lines if {"file", "hash"} <= line.keys()}
-    now = pictures.digests()
+    now = images.digests()
     # If a folder is moved, only names change; the order decides which step shows which image.
     if (
         not then
@@ -44,21 +44,21 @@ def check(folder: pathlib.Path, pictures: Pictures) -> None:
         return
     others = differences(then, now, "changed content, caption or mask")
     others = others or ["the same images in another order"]
-    others += [f"left out now: {name}, {reason}" for name, reason in pictures.bad if name in then]
+    others += [f"left out now: {name}, {reason}" for name, reason in images.bad if name in then]
     head = (
-        f"{pictures.cfg.path} does not hold the images that {folder} was trained on so far; "
+        f"{images.cfg.path} does not hold the images that {folder} was trained on so far; "
         "restore them and run the same command again to resume, or begin a new run "
         "(lora.start continues from the LoRA of this one):"
     )
     raise UserError(listed(head, others))
 
 
-def write(folder: pathlib.Path, pictures: Pictures) -> None:
+def write(folder: pathlib.Path, images: Images) -> None:
     """Writes a line for each image: `file`, and `hash` of content, captions and mask.
 
     Raises:
       UserError: it cannot be written.
     """
     if jax.process_index() == 0:
-        rows = ({"file": name, "hash": digest} for name, digest in pictures.digests().items())
+        rows = ({"file": name, "hash": digest} for name, digest in images.digests().items())
         write_atomically(folder / PICTURES, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,7 +1,7 @@
 """shards.jsonl: the shards that a run streams.
 
 The file has a line for each shard when the run begins (`shard, size`), and one more when it was
-opened (`pictures, steps, hash, left_out`). So a resumed run finds its place without opening earlier
+opened (`images, steps, hash, left_out`). So a resumed run finds its place without opening earlier
 shards, and notices if one has changed.
 """
 
@@ -60,20 +60,20 @@ class Ledger:
         line = self._known.get(shard.name)
         return None if line is None else data.Counted(line["steps"], line["hash"])
 
-    def note(self, shard: data.Shard, pictures: data.Pictures, counted: data.Counted) -> None:
+    def note(self, shard: data.Shard, images: data.Images, counted: data.Counted) -> None:
         """Records an opened shard, and reports what was left out of it.
 
         Raises:
           UserError: it cannot be written.
         """
-        found = {"pictures": len(pictures), "steps": counted.steps, "hash": counted.fingerprint}
-        line = {"shard": shard.name, **found, "left_out": pictures.bad}
+        found = {"pictures": len(images), "steps": counted.steps, "hash": counted.fingerprint}
+        line = {"shard": shard.name, **found, "left_out": images.bad}
         self._known[shard.name] = line
         self._append(SHARDS, [line])
-        if pictures.bad and shard.name != self._first:
-            self._append(QUARANTINE, quarantined(shard.name, pictures.bad))
+        if images.bad and shard.name != self._first:
+            self._append(QUARANTINE, quarantined(shard.name, images.bad))
             self._progress.say(
-                f"{shard.name}: {len(pictures)} images, {len(pictures.bad)} left out "
+                f"{shard.name}: {len(images)} images, {len(images.bad)} left out "
                 f"({self._folder / QUARANTINE})"
             )
 

@@ -14,7 +14,7 @@ import jax
 
 import flax_sd
 from flax_sd.config import Config
-from flax_sd.data import Pictures, Shard, fingerprint
+from flax_sd.data import Images, Shard, fingerprint
 from flax_sd.files.json_values import JsonObject
 from flax_sd.lora.formats.read import lora_hash
 from flax_sd.system.compiler import matmul_precision
@@ -29,7 +29,7 @@ def facts(config: Config, sets: Sets, model: Model) -> JsonObject:
     """Returns versions, devices and hashes of model and data; paths are as the config has them."""
     devices = jax.devices()
     named = {"train": sets.train, **sets.evaluated}
-    found = {name: _of_set(pictures) for name, pictures in named.items()}
+    found = {name: _of_set(images) for name, images in named.items()}
     start = config.lora.start
     if sets.shards:
         found["train"] = _of_shards(config.data.path, sets.shards)
@@ -77,12 +77,12 @@ def _of_shards(path: str, shards: Sequence[Shard]) -> JsonObject:
     return {"path": path, "shards": len(shards), "hash": fingerprint(shards)}
 
 
-def _of_set(pictures: Pictures) -> JsonObject:
-    captions = sum(len(pictures.captions(i)) for i in range(len(pictures)))
+def _of_set(images: Images) -> JsonObject:
+    captions = sum(len(images.captions(i)) for i in range(len(images)))
     return {
-        "path": pictures.cfg.path,
-        "pictures": len(pictures),
+        "path": images.cfg.path,
+        "pictures": len(images),
         "captions": captions,
-        "left_out": len(pictures.bad),
-        "hash": pictures.fingerprint(),
+        "left_out": len(images.bad),
+        "hash": images.fingerprint(),
     }

@@ -101,7 +101,7 @@ class Loop:
         if new:
             line.compiling(program)
             self._flops[loaded.shape] = count_flops(self._step, state, frozen, loaded.batch)
-        self._report.pace.begins(StepWork(loaded.pictures, self._flops[loaded.shape]))
+        self._report.pace.begins(StepWork(loaded.images, self._flops[loaded.shape]))
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             state, metrics = self._step(state, frozen, loaded.batch)
         if new:  # the call returns when the step is compiled

@@ -288,12 +288,12 @@ class Run:
         """Makes the guard, with the counts of the steps before this start."""
         config, train = self.config, self.sets.train
 
-        def pictures(step: int) -> list[str]:
+        def images(step: int) -> list[str]:
             if self.stream is not None:
                 return self.stream.names(step - 1)
             return [train.names[i] for i in self.order.shown(step - 1)]
 
-        guard = Guard(config.train, pictures)
+        guard = Guard(config.train, images)
         guard.resume(config.output / METRICS, start)
         return guard
 

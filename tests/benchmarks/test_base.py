@@ -1,4 +1,4 @@
-"""The measures of the bundled base, on a tiny model and a few pictures."""
+"""The measures of the bundled base, on a tiny model and a few images."""
 
 import importlib
 import json
@@ -10,19 +10,19 @@ import pytest
 from PIL import Image
 
 from tests.benchmarks.conftest import parse
-from tests.training_runs import make_pictures
+from tests.training_runs import make_images
 
 
 @pytest.fixture
 def call(monkeypatch, folders, tmp_path):
-    """Runs a script's main on the tiny model and three pictures."""
+    """Runs a script's main on the tiny model and three images."""
     (tmp_path / "pictures").mkdir()
-    pictures = make_pictures(tmp_path / "pictures", 3)
+    images = make_images(tmp_path / "pictures", 3)
 
     def run(name, *arguments):
         module = importlib.import_module(f"benchmarks.{name}")
         monkeypatch.setattr("benchmarks.common.options.BASE_SIDE", 32)
-        fixed = ["--model", str(folders / "sd1"), "--data", str(pictures)]
+        fixed = ["--model", str(folders / "sd1"), "--data", str(images)]
         monkeypatch.setattr(sys, "argv", [name, *fixed, *map(str, arguments)])
         module.main()
 
@@ -70,13 +70,13 @@ def test_the_sheets(call, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_reconstructions_are_measured(call, capsys, tmp_path):
     call("base_model.figures", "--sheet", tmp_path / "sheet.png")
-    assert "3 held-out pictures: PSNR mean" in capsys.readouterr().out
+    assert "3 held-out images: PSNR mean" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file()
 
 
-def test_a_sample_is_ranked_among_all_pictures():
+def test_a_sample_is_ranked_among_all_images():
     from benchmarks.base_model import retrieval
 
-    pictures = np.eye(4)
+    images = np.eye(4)
     samples = np.array([[1, 0, 0, 0], [0.6, 0.5, 0, 0], [0, 0, 0.1, 0], [0, 0, 1, 0.9]])
-    assert retrieval.ranks(samples, pictures).tolist() == [0, 1, 0, 1]
+    assert retrieval.ranks(samples, images).tolist() == [0, 1, 0, 1]

@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_pictures(rows_of):
+def test_images(rows_of):
     compared, cached, each, once = rows_of("against_torch.data")
     assert compared["work"] == "pictures, 2 workers"
     assert float(compared["largest difference"]) <= 1e-5

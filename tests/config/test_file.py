@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import yaml
 
-from flax_sd.config import Config, file, to_dict
+from flax_sd.config import Config, file, former_names, to_dict
 from flax_sd.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(write):
         (["--data.path", "others", "--data.held_out", "theirs"], "theirs"),
     ],
 )
-def test_held_out_pictures_go_with_those_that_they_were_held_out_of(write, caplog, flags, held_out):
+def test_held_out_images_go_with_those_that_they_were_held_out_of(write, caplog, flags, held_out):
     """U3: else a loss on other images is called that of the kind that was trained on."""
     config = file.parse(write("data: {path: own, held_out: kin}"), flags)
     assert config.data.held_out == held_out
@@ -272,3 +272,20 @@ def test_a_config_may_lie_in_a_home(monkeypatch, tmp_path):
     assert file.config_path("~/c.yaml") == tmp_path / "c.yaml"
     with pytest.raises(UserError, match="the config's name is empty"):
         file.config_path("")
+
+
+def test_former_names_are_read_and_their_new_ones_said_once(tmp_path, caplog):
+    path = tmp_path / "a.yaml"
+    path.write_text("data: {max_pictures: 3}\n")
+    former_names.SAID.clear()
+    first = file.parse(path, ["--data.class_pictures", "7", "--data.regularisation", str(tmp_path),
+                              "--data.class_prompt", "a cat"])  # fmt: skip
+    assert (first.data.max_images, first.data.class_images) == (3, 7)
+    assert file.load(path).data.max_images == 3
+    assert caplog.messages == [
+        "data.max_pictures is called data.max_images now",
+        "data.class_pictures is called data.class_images now",
+    ]
+    path.write_text("data: {max_pictures: 3}\ndata.max_images: 4\n")
+    with pytest.raises(UserError, match="data.max_images"):
+        file.load(path)

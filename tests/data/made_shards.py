@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def png(i, size=(16, 16)):
-    """A image of a colour and a size of its own."""
+    """An image of a colour and a size of its own."""
     memory = io.BytesIO()
     pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3), np.uint8)
     Image.fromarray(pixels).resize(size).save(memory, "PNG")

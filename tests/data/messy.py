@@ -29,7 +29,7 @@ def messy_folder(folder: pathlib.Path) -> None:
     (folder / "no caption.txt").unlink()
     save("cut off.jpg", 60, 60)
     (folder / "cut off.jpg").write_bytes((folder / "cut off.jpg").read_bytes()[:900])
-    for name, content in (("empty.png", b""), ("not a picture.png", b"<html>")):
+    for name, content in (("empty.png", b""), ("not an image.png", b"<html>")):
         save(name)
         (folder / name).write_bytes(content)
     shutil.copy(folder / "a.png", folder / "copy.png")

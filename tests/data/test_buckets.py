@@ -4,7 +4,7 @@ import pytest
 
 from flax_sd.config import DataConfig
 from flax_sd.data import buckets
-from flax_sd.data.images.image_file import BadPicture, Fit
+from flax_sd.data.images.image_file import BadImage, Fit
 
 
 def with_transposes(pairs):
@@ -82,7 +82,7 @@ def test_the_choices_of_sd_scripts_without_enlarging(size, at_512, at_1024):
 
 
 def test_what_is_smaller_than_a_step_is_no_shape():
-    with pytest.raises(BadPicture, match="40 x 500 pixels: a side is shorter than the step of 64"):
+    with pytest.raises(BadImage, match="40 x 500 pixels: a side is shorter than the step of 64"):
         buckets.fit(config(512, bucket_upscale=False), (40, 500))
 
 

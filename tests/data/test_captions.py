@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flax_sd.config import DataConfig
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.data.captions import drop_captions, fixed_caption, has_random_captions, random_caption
 
 TAGS = "1girl, solo, red hat, smile, outdoors"
@@ -112,11 +112,11 @@ def test_a_draw_is_a_function_of_seed_and_sample(text, seed, sample):
     assert once == again
 
 
-def test_pictures_list_plain_captions_and_draw_varied_ones(folder, config):
+def test_images_list_plain_captions_and_draw_varied_ones(folder, config):
     (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a, b, {c|d}"}')
-    pictures = open_pictures(config(folder, shuffle_tags=True, wildcards=True, template="t {}"))
-    assert pictures.captions(0) == ("t a, b, c",)
-    texts = {pictures.caption(0, seed=0, sample=n) for n in range(200)}
+    images = open_images(config(folder, shuffle_tags=True, wildcards=True, template="t {}"))
+    assert images.captions(0) == ("t a, b, c",)
+    texts = {images.caption(0, seed=0, sample=n) for n in range(200)}
     assert len(texts) == 12 and "t d, b, a" in texts
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_sd.data import check, duplicates_across, open_pictures
+from flax_sd.data import check, duplicates_across, open_images
 from flax_sd.data.check import KINDS
 from tests.data import profiles
 from tests.data.messy import SHORT, cut_off, messy_folder
@@ -14,7 +14,7 @@ from tests.data.messy import SHORT, cut_off, messy_folder
 def found(tmp_path, config):
     """Finds what is wrong with a messy folder; (kind, name) -> text."""
     messy_folder(tmp_path)
-    findings = check(open_pictures(config(tmp_path, resolution=16)), cut_off)
+    findings = check(open_images(config(tmp_path, resolution=16)), cut_off)
     assert len({(f.kind, f.name) for f in findings}) == len(findings)
     return {(f.kind, f.name): f.text for f in findings}
 
@@ -26,7 +26,7 @@ def test_a_messy_folder(found):
             ("left out", "empty.png"),
             ("left out", "latin.png"),
             ("left out", "no caption.png"),
-            ("left out", "not a picture.png"),
+            ("left out", "not an image.png"),
             ("duplicate", "copy.png"),
             ("duplicate", "saved again.bmp"),
             ("empty caption", "no words.png"),
@@ -54,37 +54,37 @@ def test_the_texts_say_what_was_found(found):
 
 def test_findings_come_in_the_order_of_the_kinds(tmp_path, config):
     messy_folder(tmp_path)
-    kinds = [f.kind for f in check(open_pictures(config(tmp_path, resolution=16)), cut_off)]
+    kinds = [f.kind for f in check(open_images(config(tmp_path, resolution=16)), cut_off)]
     assert kinds == sorted(kinds, key=list(KINDS).index)
 
 
 def test_where_nothing_reads_captions_nothing_is_said_of_them(tmp_path, config):
     messy_folder(tmp_path)
-    kinds = {f.kind for f in check(open_pictures(config(tmp_path)), None)}
+    kinds = {f.kind for f in check(open_images(config(tmp_path)), None)}
     assert "left out" in kinds and not any("caption" in kind for kind in kinds)
 
 
-def test_pictures_in_two_sets(tmp_path, config):
+def test_images_in_two_sets(tmp_path, config):
     a, b = tmp_path / "a", tmp_path / "b"
     for folder, colours in ((a, ["red", "green"]), (b, ["blue", "red"])):
         folder.mkdir()
         for colour in colours:
             Image.new("RGB", (20, 20), colour).save(folder / f"{folder.name} {colour}.png")
             (folder / f"{folder.name} {colour}.txt").write_text(SHORT)
-    (finding,) = duplicates_across(open_pictures(config(a)), open_pictures(config(b)))
+    (finding,) = duplicates_across(open_images(config(a)), open_images(config(b)))
     assert finding.name == "b red.png" and finding.text == "shows the same as a red.png"
 
 
 def test_a_bucket_crops_less_and_enlarges_by_what_it_is(tmp_path, config):
     messy_folder(tmp_path)
-    pictures = open_pictures(config(tmp_path, resolution=16, buckets="area", bucket_step=8))
-    found = {(f.kind, f.name): f.text for f in check(pictures, cut_off)}
-    assert pictures.shapes[pictures.names.index("wide.png")] == (24, 8)
+    images = open_images(config(tmp_path, resolution=16, buckets="area", bucket_step=8))
+    found = {(f.kind, f.name): f.text for f in check(images, cut_off)}
+    assert images.shapes[images.names.index("wide.png")] == (24, 8)
     assert ("cropped", "wide.png") not in found
     assert found["small", "tiny.png"] == "8 x 9 pixels, enlarged 2.0 times"
 
 
-def test_pictures_for_regularisation_past_enough_are_named(tmp_path, config):
+def test_images_for_regularisation_past_enough_are_named(tmp_path, config):
     for name in ("own", "prior"):
         (tmp_path / name).mkdir()
         for i in range(2):
@@ -92,7 +92,7 @@ def test_pictures_for_regularisation_past_enough_are_named(tmp_path, config):
             (tmp_path / name / f"{i}.txt").write_text(SHORT)
     (tmp_path / "own" / "1.png").unlink()
     options = {"regularisation": str(tmp_path / "prior")}
-    found = check(open_pictures(config(tmp_path / "own", **options)), None)
+    found = check(open_images(config(tmp_path / "own", **options)), None)
     unused = [f.name for f in found if f.kind == "unused"]
     assert sorted(unused) == sorted(["1.txt", f"{tmp_path}/prior/1.png"])
 
@@ -108,9 +108,9 @@ def test_what_was_made_of_metadata_is_said(tmp_path, config):
     Image.fromarray(values).save(tmp_path / "integers.tif")
     for path in list(tmp_path.iterdir()):
         path.with_suffix(".txt").write_text(SHORT)
-    pictures = open_pictures(config(tmp_path, resolution=16))
-    assert len(pictures) == 4 and not pictures.bad
-    found = {f.kind: (f.name, f.text) for f in check(pictures, None)}
+    images = open_images(config(tmp_path, resolution=16))
+    assert len(images) == 4 and not images.bad
+    found = {f.kind: (f.name, f.text) for f in check(images, None)}
     assert list(found) == ["unknown orientation", "unknown colours", "guessed range", "converted"]
     assert found["converted"] == ("adobe.jpg", "from Adobe RGB (1998) to sRGB")
     assert found["unknown colours"] == ("broken.png", "its profile cannot be read")
@@ -120,5 +120,5 @@ def test_what_was_made_of_metadata_is_said(tmp_path, config):
         and text == "its EXIF cannot be read: it begins with neither II nor MM"
     )
     assert found["guessed range"][0] == "integers.tif"
-    trained = pictures.original(pictures.names.index("integers.tif"))
+    trained = images.original(images.names.index("integers.tif"))
     np.testing.assert_array_equal(np.asarray(trained)[..., 0], values)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import batches, check, open_pictures, place_weights, summary
+from flax_sd.data import batches, check, open_images, place_weights, summary
 from flax_sd.errors import UserError
 
 BLACK, WHITE, GREY = 0.0, 1.0, 0.5
@@ -64,34 +64,34 @@ def masked(tmp_path):
 
 
 @pytest.mark.parametrize("buckets", ["none", "area"])
-def test_a_mask_is_cut_and_mirrored_as_its_picture(masked, config, buckets):
+def test_a_mask_is_cut_and_mirrored_as_its_image(masked, config, buckets):
     cfg = config(masked, mask="file", resolution=16, random_flip=True, buckets=buckets)
-    pictures = open_pictures(cfg)
-    assert pictures.names == ("0.png", "1.png", "2.png")
-    seen = list(itertools.islice(batches(pictures, 2, seed=0), 12))
+    images = open_images(cfg)
+    assert images.names == ("0.png", "1.png", "2.png")
+    seen = list(itertools.islice(batches(images, 2, seed=0), 12))
     for batch in seen:
-        np.testing.assert_allclose(batch.mask, (batch.pictures[..., 0] + 1) / 2, atol=1e-6)
+        np.testing.assert_allclose(batch.mask, (batch.images[..., 0] + 1) / 2, atol=1e-6)
     assert len({batch.mask.tobytes() for batch in seen}) > 6
 
 
-def test_without_the_option_masks_are_neither_read_nor_pictures(masked, config):
-    pictures = open_pictures(config(masked))
-    assert pictures.names == ("0.png", "1.png", "2.png")
-    assert pictures.bad == pictures.unused == []
-    assert next(batches(pictures, 2, seed=0)).mask is None
-    before = pictures.fingerprint()
+def test_without_the_option_masks_are_neither_read_nor_images(masked, config):
+    images = open_images(config(masked))
+    assert images.names == ("0.png", "1.png", "2.png")
+    assert images.bad == images.unused == []
+    assert next(batches(images, 2, seed=0)).mask is None
+    before = images.fingerprint()
     (masked / "0-masklabel.png").unlink()
-    assert open_pictures(config(masked)).fingerprint() == before
+    assert open_images(config(masked)).fingerprint() == before
 
 
 def test_masks_are_part_of_the_fingerprint(masked, config):
-    before = open_pictures(config(masked, mask="file")).fingerprint()
+    before = open_images(config(masked, mask="file")).fingerprint()
     half((23, 40)).save(masked / "0-masklabel.png")
-    assert open_pictures(config(masked, mask="file")).fingerprint() != before
+    assert open_images(config(masked, mask="file")).fingerprint() != before
 
 
 @pytest.mark.parametrize("layout", ["metadata", "captions", "10_class"])
-def test_a_mask_is_no_picture_of_the_set(tmp_path, config, layout):
+def test_a_mask_is_no_image_of_the_set(tmp_path, config, layout):
     folder = tmp_path / ("10_cat" if layout == "10_class" else "")
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (16, 16)).save(folder / "a.jpg")
@@ -102,10 +102,10 @@ def test_a_mask_is_no_picture_of_the_set(tmp_path, config, layout):
         (folder / "metadata.jsonl").write_text(json.dumps(row))
     if layout == "captions":
         (folder / "a.txt").write_text("a")
-    pictures = open_pictures(config(tmp_path, mask="file"))
-    assert [name.split("/")[-1] for name in pictures.names] == ["a.jpg"] and pictures.bad == []
-    assert [unused.name.split("/")[-1] for unused in pictures.unused] == ["b-masklabel.png"]
-    assert "a mask without an image" in pictures.unused[0].reason
+    images = open_images(config(tmp_path, mask="file"))
+    assert [name.split("/")[-1] for name in images.names] == ["a.jpg"] and images.bad == []
+    assert [unused.name.split("/")[-1] for unused in images.unused] == ["b-masklabel.png"]
+    assert "a mask without an image" in images.unused[0].reason
 
 
 def test_what_is_wrong_with_masks_is_named(folder, config):
@@ -113,42 +113,42 @@ def test_what_is_wrong_with_masks_is_named(folder, config):
     half((40, 24)).save(folder / "1-masklabel.png")
     Image.new("L", (22, 12)).save(folder / "2-masklabel.png")
     (folder / "3-masklabel.png").write_bytes(b"no picture")
-    pictures = open_pictures(config(folder, mask="file"))
-    assert dict(pictures.bad) == {
+    images = open_images(config(folder, mask="file"))
+    assert dict(images.bad) == {
         "1.png": "its mask has 40 x 24 pixels and it has 21 x 12: make them alike",
         "3.png": "its mask 3-masklabel.png: not an image that Pillow can read",
     }
-    found = {(f.kind, f.name): f.text for f in check(pictures, None) if "mask" in f.kind}
+    found = {(f.kind, f.name): f.text for f in check(images, None) if "mask" in f.kind}
     assert found == {
         ("black mask", "2.png"): "black everywhere",
         ("no mask", "4.png"): "4-masklabel.png is not beside it",
     }
-    assert (pictures.mask(2, seed=0, sample=0) == 1).all()
-    assert "2 masks, 25.0% of their area white" in summary(pictures, [])
+    assert (images.mask(2, seed=0, sample=0) == 1).all()
+    assert "2 masks, 25.0% of their area white" in summary(images, [])
 
 
 def test_a_mask_that_goes_away_later_is_named(masked, config):
-    pictures = open_pictures(config(masked, mask="file"))
+    images = open_images(config(masked, mask="file"))
     (masked / "1-masklabel.png").unlink()
     with pytest.raises(UserError, match=r"1\.png could be read when .*its mask 1-masklabel\.png"):
-        pictures.mask(1, seed=0, sample=0)
+        images.mask(1, seed=0, sample=0)
 
 
 def test_what_is_transparent_is_hidden(folder, config):
     image = Image.open(folder / "0.png").convert("RGBA")
     image.putalpha(half(image.size))
     image.save(folder / "0.png")
-    pictures = open_pictures(config(folder, mask="alpha", center_crop=True, interpolation="box"))
-    mask = pictures.mask(0, seed=0, sample=0)
+    images = open_images(config(folder, mask="alpha", center_crop=True, interpolation="box"))
+    mask = images.mask(0, seed=0, sample=0)
     assert (mask[:, :4] == 1).all() and (mask[:, 5:] == 0).all()
-    assert (pictures.mask(1, seed=0, sample=0) == 1).all()
-    named = {f.name: f.text for f in check(pictures, None) if f.kind == "no mask"}
+    assert (images.mask(1, seed=0, sample=0) == 1).all()
+    named = {f.name: f.text for f in check(images, None) if f.kind == "no mask"}
     assert named == {f"{i}.png": "it has no transparency" for i in range(1, 5)}
 
 
 def test_masks_that_hide_nothing_are_refused(folder, config):
     with pytest.raises(UserError, match=r"mask alpha changes nothing: none of the 5 .*transparent"):
-        open_pictures(config(folder, mask="alpha"))
+        open_images(config(folder, mask="alpha"))
     Image.new("L", (20, 12), "white").save(folder / "0-masklabel.png")
     with pytest.raises(UserError, match=r"mask file changes nothing: none of the 5 images of"):
-        open_pictures(config(folder, mask="file"))
+        open_images(config(folder, mask="file"))

@@ -28,7 +28,7 @@ def real(rows):
 
 
 @given(shapes=SHAPES, size=st.integers(1, 7), seed=SEEDS, epoch=st.integers(0, 9))
-def test_an_epoch_shows_every_picture_once_in_batches_of_one_shape(shapes, size, seed, epoch):
+def test_an_epoch_shows_every_image_once_in_batches_of_one_shape(shapes, size, seed, epoch):
     order = Order(Shown(shapes), size, seed)
     steps = range(epoch * order.steps(1), (epoch + 1) * order.steps(1))
     if len(set(shapes)) == 1:
@@ -36,11 +36,11 @@ def test_an_epoch_shows_every_picture_once_in_batches_of_one_shape(shapes, size,
     rows = [order.rows(step) for step in steps]
     for each in rows:
         assert each.samples.shape == (size,) and each.real == len(real(each))
-        assert len({shapes[order.picture(sample)] for sample in each.samples.tolist()}) == 1
+        assert len({shapes[order.image(sample)] for sample in each.samples.tolist()}) == 1
         if len(set(shapes)) > 1:
             assert each.weight.mean() == pytest.approx(1) and each.weight.max() == size / each.real
             assert set(each.samples) == set(real(each))  # what fills up is a copy
-    shown = collections.Counter(order.picture(s) for each in rows for s in real(each).tolist())
+    shown = collections.Counter(order.image(s) for each in rows for s in real(each).tolist())
     assert shown == dict.fromkeys(range(len(shapes)), size if len(set(shapes)) == 1 else 1)
 
 
@@ -61,7 +61,7 @@ def test_epochs_and_seeds_differ_in_the_order_of_batches():
 
     def first(seed, epoch):
         order = Order(Shown(shapes), 1, seed)
-        return tuple(order.picture(int(order.rows(6 * epoch + k).samples[0])) for k in range(6))
+        return tuple(order.image(int(order.rows(6 * epoch + k).samples[0])) for k in range(6))
 
     assert len({first(seed, epoch) for seed in range(4) for epoch in range(4)}) > 12
 
@@ -81,17 +81,17 @@ def test_the_order_stays_what_it_is():
 
 
 @pytest.mark.parametrize("shapes", [[(8, 8)] * 3, [(8, 8), (8, 16), (8, 8)]])
-def test_an_epoch_shows_each_picture_as_often_as_it_is_repeated(shapes):
+def test_an_epoch_shows_each_image_as_often_as_it_is_repeated(shapes):
     order = Order(Shown(shapes, repeats=[1, 2, 5]), 2, 0)
     rows = [order.rows(step) for step in range(order.steps(1))]
-    shown = collections.Counter(order.picture(s) for each in rows for s in real(each).tolist())
+    shown = collections.Counter(order.image(s) for each in rows for s in real(each).tolist())
     assert shown == {0: 1, 1: 2, 2: 5}
 
 
-def test_weights_of_pictures_multiply_those_of_their_rows():
+def test_weights_of_images_multiply_those_of_their_rows():
     order = Order(Shown([(8, 8), (8, 8)], weights=[1.0, 0.25]), 2, 0)
     rows = order.rows(3)
-    assert [{0: 1.0, 1: 0.25}[order.picture(s)] for s in rows.samples.tolist()] == list(rows.weight)
+    assert [{0: 1.0, 1: 0.25}[order.image(s)] for s in rows.samples.tolist()] == list(rows.weight)
     assert rows.real == 2
     order = Order(Shown([(8, 8), (8, 16)], weights=[1.0, 0.25]), 2, 0)
     assert sorted(w for step in (0, 1) for w in order.rows(step).weight) == [0, 0, 0.5, 2]
@@ -104,7 +104,7 @@ def test_with_a_stride_no_step_goes_over_the_end_of_an_epoch(shapes, size, seed,
     rows = [order.rows(epoch * order.steps(1) + k) for k in range(order.steps(1))]
     samples = [sample for each in rows for sample in real(each).tolist()]
     assert sorted(samples) == list(range(1000 * epoch, 1000 * epoch + len(shapes)))
-    assert sorted(map(order.picture, samples)) == list(range(len(shapes)))
+    assert sorted(map(order.image, samples)) == list(range(len(shapes)))
     if len(set(shapes)) > 1:  # the images of a step are those without a stride
         plain = Order(Shown(shapes), size, seed)
         steps = range(epoch * order.steps(1), (epoch + 1) * order.steps(1))

@@ -113,13 +113,13 @@ def test_other_file_systems_are_those_of_fsspec(shards):
         read(Shard("memory://made/s-07.tar", None))
 
 
-def test_pictures_of_a_shard_are_opened_and_bad_ones_named(tmp_path, config):
+def test_images_of_a_shard_are_opened_and_bad_ones_named(tmp_path, config):
     path = write_tar(tmp_path / "s.tar", {**samples([1, 2]), "3.png": b"torn", "3.txt": "x"})
     (shard,) = find_shards(str(path))
-    pictures = open_shard(shard, config(path, stream=True))
-    assert pictures.names == ("001.png", "002.png") and pictures.cfg.path == str(path)
-    assert pictures.captions(1) == ("caption 2",)
-    assert pictures.bad == [("3.png", "not an image that Pillow can read")]
+    images = open_shard(shard, config(path, stream=True))
+    assert images.names == ("001.png", "002.png") and images.cfg.path == str(path)
+    assert images.captions(1) == ("caption 2",)
+    assert images.bad == [("3.png", "not an image that Pillow can read")]
     with pytest.raises(UserError, match="3.png"):
         open_shard(shard, config(path, stream=True, on_bad="stop"))
 
@@ -135,9 +135,9 @@ def test_tables_are_shards_and_leave_no_copy_on_the_disk(tmp_path, config, kind)
         table.save_to_disk(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     (shard,) = find_shards(str(tmp_path))
-    pictures = open_shard(shard, config(tmp_path, stream=True))
-    assert [pictures.captions(i) for i in range(3)] == [("a",), ("b",), ("c",)]
-    assert pictures.load(2, seed=0, sample=0).shape == (8, 8, 3)
+    images = open_shard(shard, config(tmp_path, stream=True))
+    assert [images.captions(i) for i in range(3)] == [("a",), ("b",), ("c",)]
+    assert images.load(2, seed=0, sample=0).shape == (8, 8, 3)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -153,21 +153,21 @@ def test_columns_are_those_of_the_config(tmp_path, config, kind):
         table = datasets.Dataset.from_dict(columns)
         table.to_parquet(path)
     cfg = config(path, stream=True, image_column="photo", caption_column="words")
-    pictures = open_shard(find_shards(str(path))[0], cfg)
-    assert pictures.captions(0) == ("a cat",)
-    assert pictures.seen[0].digest == hashlib.sha256(wanted).hexdigest()
+    images = open_shard(find_shards(str(path))[0], cfg)
+    assert images.captions(0) == ("a cat",)
+    assert images.seen[0].digest == hashlib.sha256(wanted).hexdigest()
 
 
 def test_a_shard_of_nothing_good_is_no_error(tmp_path, config):
     for name in ("s.tar", "s.parquet", "s.arrow"):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         shard = Shard(str(tmp_path / name), None)
-        pictures = open_shard(shard, config(tmp_path, stream=True))
-        assert not len(pictures) and pictures.bad[0].name == shard.name
+        images = open_shard(shard, config(tmp_path, stream=True))
+        assert not len(images) and images.bad[0].name == shard.name
     table = datasets.Dataset.from_dict({"photo": [1]})
     table.to_parquet(tmp_path / "s.parquet")
-    pictures = open_shard(Shard(str(tmp_path / "s.parquet"), None), config(tmp_path, stream=True))
-    assert "no column 'image'" in pictures.bad[0].reason
+    images = open_shard(Shard(str(tmp_path / "s.parquet"), None), config(tmp_path, stream=True))
+    assert "no column 'image'" in images.bad[0].reason
 
 
 def test_opening_gives_up_when_nobody_waits(shards, config):

@@ -15,19 +15,19 @@ from flax_sd.errors import UserError
 def add(folder, count, seed):
     rng = np.random.default_rng(seed)
     for i in range(count):
-        picture = Image.fromarray(rng.integers(0, 256, (5, 4, 3), np.uint8)).resize((40, 50))
-        picture.save(folder / f"{seed}-{i}.png")
+        image = Image.fromarray(rng.integers(0, 256, (5, 4, 3), np.uint8)).resize((40, 50))
+        image.save(folder / f"{seed}-{i}.png")
         (folder / f"{seed}-{i}.txt").write_text(f"{i}")
 
 
 def divided(folder, share=0.3):
     cfg = DataConfig(path=str(folder), resolution=32)
     fixed = cfg.model_copy(update={"center_crop": True})
-    return data.split(data.open_pictures(cfg), share, fixed)
+    return data.split(data.open_images(cfg), share, fixed)
 
 
-def shown(pictures):
-    return {seen.shows for seen in pictures.seen}
+def shown(images):
+    return {seen.shows for seen in images.seen}
 
 
 def test_files_that_come_and_new_names_move_no_other(tmp_path):
@@ -85,7 +85,7 @@ def test_two_ways_of_holding_out_are_refused():
         DataConfig(held_out="a", held_out_share=0.1)
 
 
-def test_one_picture_cannot_be_divided(tmp_path, tmp_path_factory):
+def test_one_image_cannot_be_divided(tmp_path, tmp_path_factory):
     """F34: nor can copies of one, nor one with images of its class."""
     add(tmp_path, 1, seed=1)
     with pytest.raises(UserError, match="one image cannot be divided: add others"):
@@ -96,4 +96,4 @@ def test_one_picture_cannot_be_divided(tmp_path, tmp_path_factory):
     add(prior, 9, seed=2)
     cfg = DataConfig(path=str(tmp_path), resolution=32, regularisation=str(prior))
     with pytest.raises(UserError, match="or copies of one, and one image cannot be divided"):
-        data.split(data.open_pictures(cfg), 0.5, cfg)
+        data.split(data.open_images(cfg), 0.5, cfg)

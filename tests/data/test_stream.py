@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from flax_sd.data import Stream, batches, find_shards, open_pictures, open_shard
+from flax_sd.data import Stream, batches, find_shards, open_images, open_shard
 from flax_sd.errors import UserError
 from tests.data.made_shards import png, samples, write_tar
 
@@ -27,7 +27,7 @@ class Notes:
     def get(self, shard):
         return self.known.get(shard)
 
-    def note(self, shard, pictures, counted):
+    def note(self, shard, images, counted):
         assert shard not in self.known
         self.known[shard] = counted
 
@@ -66,13 +66,13 @@ def captions(batch):
 
 
 def assert_same(ours, theirs):
-    np.testing.assert_array_equal(ours.pictures, theirs.pictures)
+    np.testing.assert_array_equal(ours.images, theirs.images)
     np.testing.assert_array_equal(ours.samples, theirs.samples)
     np.testing.assert_array_equal(ours.weight, theirs.weight)
     assert ours.captions == theirs.captions and ours.real == theirs.real
 
 
-def test_an_epoch_shows_every_picture_once_shard_by_shard(make):
+def test_an_epoch_shows_every_image_once_shard_by_shard(make):
     taken = take(make(), 3 * 7)  # 2, 2 and 3 steps
     orders = set()
     for epoch in range(3):
@@ -139,7 +139,7 @@ def test_processes_share_a_batch_of_one_shard(make):
     shares = [take(make(batch_size=4, random_flip=True), 6, rows=rows) for rows in parts]
     for step, batch in enumerate(whole):
         for rows, share in zip(parts, shares, strict=True):
-            np.testing.assert_array_equal(share[step].pictures, batch.pictures[rows])
+            np.testing.assert_array_equal(share[step].images, batch.images[rows])
             assert share[step].captions == [batch.captions[row] for row in rows]
 
 
@@ -156,9 +156,9 @@ def test_one_shard_of_the_whole_set_is_the_folder(tmp_path, make, config):
         options |= {"random_flip": drawn, "center_crop": not drawn}
         steps = 5 if drawn else 15
         stream = take(make(path=path, **options), steps)
-        with contextlib.closing(batches(open_pictures(config(folder, **options)), 2, seed=0)) as of:
+        with contextlib.closing(batches(open_images(config(folder, **options)), 2, seed=0)) as of:
             for ours, theirs in zip(stream, itertools.islice(of, steps), strict=True):
-                np.testing.assert_array_equal(ours.pictures, theirs.pictures)
+                np.testing.assert_array_equal(ours.images, theirs.images)
                 np.testing.assert_array_equal(ours.indices, theirs.indices)
                 np.testing.assert_array_equal(ours.weight, theirs.weight)
                 assert not drawn or ours.captions == theirs.captions

@@ -2,7 +2,7 @@ from html import escape
 
 from PIL import Image
 
-from flax_sd.data import Finding, check, open_pictures, summary
+from flax_sd.data import Finding, check, open_images, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.summary import LETTERS, MAX_FILES_OF_KIND
 from flax_sd.reports.data_report import report_page
@@ -10,12 +10,12 @@ from tests.data import profiles
 
 
 def test_summary(folder, config):
-    pictures = open_pictures(config(folder))
+    images = open_images(config(folder))
     findings = [
         Finding("left out", "5.png", "the file is empty"),
         Finding("small", "1.png", "tiny"),
     ]
-    assert summary(pictures, findings).splitlines() == [
+    assert summary(images, findings).splitlines() == [
         f"{folder}: 5 images, 5 captions",
         "  0.png: 'caption 0'",
         "  2.png: 'caption 2'",
@@ -31,7 +31,7 @@ def test_summary_shows_three_captions_and_counts_all(folder, config):
     (folder / "metadata.jsonl").unlink()
     for i in range(5):
         (folder / f"{i}.txt").write_text(f"caption {i}\nanother\n")
-    lines = summary(open_pictures(config(folder)), []).splitlines()
+    lines = summary(open_images(config(folder)), []).splitlines()
     assert lines[0].endswith("5 images, 10 captions")
     assert lines[1:] == [f"  {i}.png: 'caption {i}'" for i in (0, 2, 4)]
 
@@ -43,17 +43,17 @@ def test_where_folders_names_are_captions_the_summary_and_the_page_count_them(fo
     for i in range(5):
         (folder / f"{i}.png").rename(part / f"{i}.png")
     (part / "0.txt").write_text("one\ntwo\n")
-    pictures = open_pictures(config(folder))
+    images = open_images(config(folder))
     words = "captions: 2 from files, 4 from the folder's name"
-    lines = summary(pictures, []).splitlines()
+    lines = summary(images, []).splitlines()
     assert lines[0].endswith("5 images, 6 captions") and lines[1] == words
-    assert escape(words) in report_page({"data.path": pictures}, {"data.path": []})
+    assert escape(words) in report_page({"data.path": images}, {"data.path": []})
 
 
 def test_all_that_is_left_out_is_named_and_a_few_of_the_rest(folder, config):
     names = [f"{i}.png" for i in range(MAX_FILES_OF_KIND + 3)]
     findings = [Finding(kind, name, "x") for kind in ("left out", "turned") for name in names]
-    text = summary(open_pictures(config(folder)), findings)
+    text = summary(open_images(config(folder)), findings)
     left_out, turned = text.split("turned (")
     assert all(f"  {name}: x" in left_out for name in names)
     assert turned.count(": x") == MAX_FILES_OF_KIND and "and 3 more" in turned
@@ -68,7 +68,7 @@ def test_long_captions_are_shown_by_their_beginning(folder, config):
         Finding("left out", "5.png", reason),
         Finding("long caption", "1.png", f"not read: {'flat, ' * 50!r}"),
     ]
-    lines = summary(open_pictures(config(folder)), findings).splitlines()
+    lines = summary(open_images(config(folder)), findings).splitlines()
     quoted = [line for line in lines if line.endswith(("…", "…'"))]
     assert len(quoted) == 4 and all(len(line) < LETTERS + 15 for line in quoted)
     assert quoted[0].startswith("  0.png: 'caption 0, flat, flat")
@@ -81,11 +81,11 @@ def test_what_is_converted_is_counted_by_its_colours(folder, config):
         name = "Display P3" if i else "Adobe RGB (1998)"
         profile = profiles.rgb(name, profiles.P3 if i else profiles.ADOBE, 2.2)
         Image.new("RGB", (20, 12), (40 * i, 200, 90)).save(folder / f"{i}.png", icc_profile=profile)
-    pictures = open_pictures(config(folder))
-    findings = check(pictures, None)
+    images = open_images(config(folder))
+    findings = check(images, None)
     text, page = (
-        summary(pictures, findings),
-        report_page({"data.path": pictures}, {"data.path": findings}),
+        summary(images, findings),
+        report_page({"data.path": images}, {"data.path": findings}),
     )
     for line in (
         "3 images converted from Display P3 to sRGB",

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.data.images.image_file import Draw, Fit, draw
 from flax_sd.data.transform import transform_of
 
@@ -17,14 +17,14 @@ def to_pixels(image, fit, one=FIRST, **options):
     return transform_of(DataConfig(**options), fit, one).pixels(image)
 
 
-def test_centre_crop_is_the_middle_of_the_resized_picture(noise):
+def test_centre_crop_is_the_middle_of_the_resized_image(noise):
     pixels = to_pixels(noise, SQUARE, center_crop=True)
     middle = np.asarray(noise.resize((12, 8), Image.Resampling.LANCZOS))[:, 2:10]
     np.testing.assert_allclose(pixels, middle / 255 * 2 - 1, atol=1e-6)
     assert pixels.dtype == np.float32 and pixels.shape == (8, 8, 3)
 
 
-def test_a_picture_is_cut_to_its_shape(noise):
+def test_a_image_is_cut_to_its_shape(noise):
     pixels = to_pixels(noise, Fit((24, 16), (8, 16)), center_crop=True)
     assert pixels.shape == (16, 8, 3)
     np.testing.assert_allclose(pixels, np.asarray(noise)[:, 8:16] / 255 * 2 - 1, atol=1e-6)
@@ -67,14 +67,14 @@ def test_pixels_are_those_of_the_transform_whatever_the_options(tmp_path, noise,
     noise.save(tmp_path / "1.png")
     (tmp_path / "1.txt").write_text("noise")
     plain, other = (
-        open_pictures(DataConfig(path=str(tmp_path), **values))
+        open_images(DataConfig(path=str(tmp_path), **values))
         for values in ({"resolution": 8}, {"resolution": 8, **options})
     )
     sample = next(n for n in range(99) if draw(0, n).flip % 2 and draw(0, n).left % 5 == 4)
-    transforms = [pictures.transform(0, draw(0, sample)) for pictures in (plain, other)]
+    transforms = [images.transform(0, draw(0, sample)) for images in (plain, other)]
     assert transforms[0] != transforms[1]
     for transform in transforms:
         np.testing.assert_array_equal(plain.cut(0, transform), other.cut(0, transform))
-    loaded = [pictures.load(0, seed=0, sample=sample) for pictures in (plain, other)]
+    loaded = [images.load(0, seed=0, sample=sample) for images in (plain, other)]
     assert not np.array_equal(*loaded)
     np.testing.assert_array_equal(loaded[1], plain.cut(0, transforms[1]))

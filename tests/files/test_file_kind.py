@@ -39,7 +39,7 @@ FILES = {
     "a zip archive: unpack it first": archive("model.safetensors"),
     "a pickle .* by another name": pickle.dumps({"state_dict": 1}, protocol=2),
     "a GGUF file": b"GGUF\x03\x00\x00\x00" + bytes(64),
-    "a PNG picture": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "a PNG image": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "nothing but zeros": bytes(4096),
 }
 

@@ -44,7 +44,7 @@ def test_metadata_is_a_data_set(tmp_path):
     assert "猫" in text
 
 
-def test_pictures_with_other_settings_are_refused_by_name(tmp_path):
+def test_images_with_other_settings_are_refused_by_name(tmp_path):
     fill(tmp_path, records(*range(MAX_PROBLEMS_IN_MESSAGE + 2)))
     with pytest.raises(UserError) as caught:
         Gallery(tmp_path, records(*range(MAX_PROBLEMS_IN_MESSAGE + 3), steps=30, text="a dog"))
@@ -53,7 +53,7 @@ def test_pictures_with_other_settings_are_refused_by_name(tmp_path):
     assert f"{MAX_PROBLEMS_IN_MESSAGE:05}" not in message and message.endswith("and 2 more")
 
 
-def test_foreign_pictures_are_refused(tmp_path):
+def test_foreign_images_are_refused(tmp_path):
     (tmp_path / "00000_seed42.png").write_bytes(b"somebody's")
     with pytest.raises(UserError, match="00000_seed42.png: holds no settings of flax_sd"):
         Gallery(tmp_path, records(0))
@@ -84,7 +84,7 @@ def test_out_that_is_a_file(tmp_path):
         Gallery(tmp_path / "out" / "deeper", {}).make()
 
 
-def test_nothing_is_written_before_there_is_a_picture(tmp_path):
+def test_nothing_is_written_before_there_is_a_image(tmp_path):
     gallery = Gallery(tmp_path / "out", records(0))
     gallery.make()
     gallery.write_metadata()

@@ -45,7 +45,7 @@ def test_dtype_and_batch_size_are_those_of_the_flags(model, tmp_path):
     flags = ["--prompt", "a", "--images-per-prompt", "5", "--batch-size", "2"]
     job = job_of(model, tmp_path, *flags, "--dtype", "bfloat16")
     assert job.dtype == "bfloat16"
-    assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
+    assert [(len(batch.images), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
 
 
 def test_the_hub_is_asked_for_a_revision_and_a_variant(tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_embeddings_are_part_of_the_settings_and_looked_at_before_weights(model,
     assert [one["token"] for one in record["embeddings"]] == ["my-cat", "<sks>"]
     assert {one["name"] for one in record["embeddings"]} == {"my-cat"}
     (plain,) = job_of(model, tmp_path, "--prompt", "a").records.values()
-    assert "embeddings" not in plain  # so that folders of older pictures are gone on with
+    assert "embeddings" not in plain  # so that folders of older images are gone on with
     safetensors.write(path, {"emb_params": np.ones((2, 768), np.float32)})
     with pytest.raises(UserError, match="768 wide .* this model's text encoder is 12 wide"):
         job_of(model, tmp_path, *flags)

@@ -52,7 +52,7 @@ def test_embeddings_are_named_by_file_and_hash():
     assert values["TI hashes"] == "my cat: cccccccccccc"
 
 
-def test_a_picture_without_words_says_nothing_of_them():
+def test_a_image_without_words_says_nothing_of_them():
     words = {"text", "negative_prompt", "guidance_scale", "clip_skip", "vae", "loras"}
     record = {name: value for name, value in RECORD.items() if name not in words}
     prompt, negative, values = webui_parse(png.parameters(record))
@@ -86,17 +86,17 @@ def test_parameters_leave_out_what_has_no_effect():
     )
 
 
-def test_a_picture_and_its_settings_round_trip(tmp_path):
+def test_a_image_and_its_settings_round_trip(tmp_path):
     path = tmp_path / "a.png"
     png.write(path, PIXELS, RECORD)
-    with Image.open(path) as picture:
-        assert picture.text["parameters"] == png.parameters(RECORD)
-        np.testing.assert_array_equal(np.asarray(picture), PIXELS)
+    with Image.open(path) as image:
+        assert image.text["parameters"] == png.parameters(RECORD)
+        np.testing.assert_array_equal(np.asarray(image), PIXELS)
     assert png.read_record(path) == RECORD
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
-def test_equal_pictures_have_equal_bytes(tmp_path):
+def test_equal_images_have_equal_bytes(tmp_path):
     for name in ("a.png", "b.png"):
         png.write(tmp_path / name, PIXELS, RECORD)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
@@ -110,6 +110,6 @@ def test_other_files_have_no_settings(tmp_path):
     assert png.read_record(tmp_path / "missing.png") is None
 
 
-def test_a_picture_that_cannot_be_written_is_named(tmp_path):
+def test_a_image_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot write .*missing/a.png: No such file"):
         png.write(tmp_path / "missing" / "a.png", PIXELS, RECORD)

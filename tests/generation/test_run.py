@@ -43,22 +43,22 @@ def prompts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def drawn(model, prompts, tmp_path_factory):
-    """Three prompts, two pictures each, four at a time: the last batch is padded."""
+    """Three prompts, two images each, four at a time: the last batch is padded."""
     out = tmp_path_factory.mktemp("drawn") / "out"
     assert run(model, out, "--prompts", prompts, "--images-per-prompt", 2, "--batch-size", 4) == 0
     return out
 
 
 def pixels(path):
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_each_picture_is_that_of_its_row_and_seed_alone(drawn, model):
+def test_each_image_is_that_of_its_row_and_seed_alone(drawn, model):
     sd = StableDiffusion.load(model)
     for row, prompt in enumerate(PROMPTS):
         for seed in (7, 8):
@@ -69,9 +69,9 @@ def test_each_picture_is_that_of_its_row_and_seed_alone(drawn, model):
 
 
 def test_the_folder_is_a_data_set(drawn):
-    pictures = data.open_pictures(DataConfig(path=str(drawn), resolution=16))
-    assert not pictures.bad and len(pictures) == 6
-    assert pictures.captions(2) == ("two dogs",)
+    images = data.open_images(DataConfig(path=str(drawn), resolution=16))
+    assert not images.bad and len(images) == 6
+    assert images.captions(2) == ("two dogs",)
     lines = (drawn / "metadata.jsonl").read_text("utf-8").splitlines()
     assert json.loads(lines[3])["file_name"] == "00001_seed8.png"
     assert json.loads(lines[3])["seed"] == 8 and json.loads(lines[3])["model"] == "tiny-sd"
@@ -129,8 +129,8 @@ def test_mixed_rows_and_a_lora(model, tmp_path, caplog):
     }
     for name, alone in expected.items():
         assert np.abs(pixels(out / name) - alone[0]).max() <= 1
-    with Image.open(out / "00000_seed7.png") as picture:
-        assert picture.text["parameters"].startswith("a <lora:cat:0.5>\nNegative prompt: n\nSteps")
+    with Image.open(out / "00000_seed7.png") as image:
+        assert image.text["parameters"].startswith("a <lora:cat:0.5>\nNegative prompt: n\nSteps")
 
 
 def test_weights_are_read_of_the_variant_and_in_the_dtype(tmp_path):

@@ -1,4 +1,4 @@
-"""Grids: each picture is where its row and column are, and labels do not cover it."""
+"""Grids: each image is where its row and column are, and labels do not cover it."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ def flat(value: int) -> np.ndarray:
     return np.full((24, 16, 3), (value, 0, 200), np.uint8)  # no grey, which labels have
 
 
-def test_pictures_stand_in_rows_and_columns():
+def test_images_stand_in_rows_and_columns():
     rows = [[flat(10), flat(20), flat(30)], [flat(40), flat(50), flat(60)]]
     sheet = np.asarray(make_sheet(rows, ["a", "b", "c"], ["first", "second one"]))
     for value in (10, 20, 30, 40, 50, 60):
@@ -26,7 +26,7 @@ def test_titles_take_room_only_if_there_are_any():
     assert with_titles.height > without.height and with_titles.width == without.width
 
 
-def test_labels_leave_ink_left_of_the_pictures():
+def test_labels_leave_ink_left_of_the_images():
     sheet = np.asarray(make_sheet([[flat(1)]], [], ["a cat"]))
     left = np.argwhere((sheet == (1, 0, 200)).all(axis=2))[0][1]
     assert (sheet[:, : left - GAP] < 128).any()
@@ -34,7 +34,7 @@ def test_labels_leave_ink_left_of_the_pictures():
     assert make_sheet([[flat(1)]], [], ["a much longer label"]).width > sheet.shape[1]
 
 
-def test_long_titles_are_wrapped_above_the_pictures():
+def test_long_titles_are_wrapped_above_the_images():
     one, many = (
         np.asarray(make_sheet([[flat(1)] * 2], [title, "x"], [""])) for title in ("a", "a cat " * 9)
     )
@@ -42,9 +42,9 @@ def test_long_titles_are_wrapped_above_the_pictures():
     assert tops[1] >= tops[0] + 2 * FONT_SIZE
 
 
-def test_a_grid_has_each_label_below_its_picture():
-    pictures = [flat(10 * i) for i in range(5)]
-    sheet = np.asarray(make_grid(pictures, ["", "x", "a label of many words", "", ""], 3))
+def test_a_grid_has_each_label_below_its_image():
+    images = [flat(10 * i) for i in range(5)]
+    sheet = np.asarray(make_grid(images, ["", "x", "a label of many words", "", ""], 3))
     places = [np.argwhere((sheet == (10 * i, 0, 200)).all(axis=2)) for i in range(5)]
     assert all(len(place) == 24 * 16 for place in places)
     tops = [tuple(place[0]) for place in places]

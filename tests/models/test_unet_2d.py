@@ -71,13 +71,13 @@ def pair(raw):
     return theirs, fill(abstract(raw), parity.numpy_state(theirs), "float32", "test")
 
 
-def pictures(h, w):
+def images(h, w):
     return jnp.array(0.4 + np.random.default_rng(1).normal(size=(3, h, w, 3)), jnp.float32)
 
 
 def test_output_equals_diffusers():
     theirs, ours = pair(SMALL)
-    x = pictures(12, 8)
+    x = images(12, 8)
     out = jax.jit(lambda x: ours(x, T))(x)
     with torch.no_grad():
         expected = theirs(parity.to_torch(x), torch.from_numpy(np.array(T))).sample
@@ -91,7 +91,7 @@ def weighed(out):
 
 def test_output_and_gradients_equal_diffusers():
     theirs, ours = pair(HEADS)
-    x = pictures(6, 10)
+    x = images(6, 10)
     expected = theirs(parity.to_torch(x), torch.from_numpy(np.array(T))).sample
     weighed(expected).backward()
     graph, state = nnx.split(ours)
@@ -151,17 +151,17 @@ def test_what_is_not_supported_is_refused_by_name():
 
 def test_a_new_network_outputs_zero():
     unet = UNet2DModel(UNet2DConfig.from_json(HEADS), rngs=nnx.Rngs(0))
-    x = pictures(4, 6)
+    x = images(4, 6)
     assert not np.any(jax.jit(lambda x: unet(x, T))(x))
     inner = state_tensors(unet)
     zero = ["mid_block.attentions.0.to_out.0.weight", "mid_block.resnets.1.conv2.weight"]
     assert not any(np.any(inner[name]) for name in zero)
 
 
-def test_dropout_is_each_pictures_own_and_the_same_recomputed():
+def test_dropout_is_each_images_own_and_the_same_recomputed():
     theirs, ours = pair({**HEADS, "dropout": 0.25})
     graph, state = nnx.split(ours)
-    x, keys = pictures(4, 6), jax.random.key_data(jax.random.split(jax.random.key(3), 3))
+    x, keys = images(4, 6), jax.random.key_data(jax.random.split(jax.random.key(3), 3))
 
     def run(remat, state, x, keys):
         ours = nnx.merge(graph, state)

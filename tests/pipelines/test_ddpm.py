@@ -39,7 +39,7 @@ def drawn(pipeline, seeds, steps):
     return pipeline(len(seeds), generators, steps, output_type="np").images
 
 
-def test_pictures_equal_diffusers(theirs, folder):
+def test_images_equal_diffusers(theirs, folder):
     ours = flax_sd.DDPM.load(folder).generate(3, 4, seed=3, output="float")
     assert ours.shape == (3, 8, 12, 3)
     parity.assert_close(ours, drawn(theirs, SEEDS, 4), parity.NETWORK)

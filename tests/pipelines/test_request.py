@@ -110,9 +110,9 @@ def test_guidance_needs_more_than_one():
             guided(scale)
 
 
-def test_pictures_are_rounded_and_nan_is_refused():
-    pictures = np.linspace(0, 1, 2 * 3 * 5 * 3, dtype=np.float32).reshape(2, 3, 5, 3)
-    assert np.array_equal(to_uint8(pictures), np.round(pictures * 255).astype(np.uint8))
-    pictures[1, 0, 0, 0] = np.nan
+def test_images_are_rounded_and_nan_is_refused():
+    images = np.linspace(0, 1, 2 * 3 * 5 * 3, dtype=np.float32).reshape(2, 3, 5, 3)
+    assert np.array_equal(to_uint8(images), np.round(images * 255).astype(np.uint8))
+    images[1, 0, 0, 0] = np.nan
     with pytest.raises(UserError, match=r"images \[1\] are NaN"):
-        to_uint8(pictures)
+        to_uint8(images)

@@ -1,4 +1,4 @@
-"""The Python interface: whole pictures against diffusers, and what a call may ask for."""
+"""The Python interface: whole images against diffusers, and what a call may ask for."""
 
 import inspect
 import textwrap
@@ -32,7 +32,7 @@ from tests.tiny import NEGATIVES, PROMPTS, SEEDS, STEPS
         ("sd2", "euler"),
     ],
 )
-def test_a_whole_picture_is_diffusers(pairs, family, name):
+def test_a_whole_image_is_diffusers(pairs, family, name):
     ours, theirs = pairs[family]
     options = {"guidance_scale": 7.5, **STEPS}
     kind = samplers.SAMPLERS[name].class_name if name else type(theirs.scheduler).__name__
@@ -41,10 +41,10 @@ def test_a_whole_picture_is_diffusers(pairs, family, name):
         pixels = tiny.draw(theirs, PROMPTS, NEGATIVES, SEEDS, "np", **options)
     arguments = {"sampler": name, "seed": SEEDS[0], **options}
     assert_close(ours.generate(PROMPTS, NEGATIVES, output="latents", **arguments), latents, NETWORK)
-    pictures = ours.generate(PROMPTS, NEGATIVES, **arguments)
-    assert pictures.dtype == np.uint8 and pictures.shape == (2, 24, 16, 3)
-    assert np.abs(pictures.astype(int) - (pixels * 255).round()).max() <= 1
-    assert pictures.std() > 10
+    images = ours.generate(PROMPTS, NEGATIVES, **arguments)
+    assert images.dtype == np.uint8 and images.shape == (2, 24, 16, 3)
+    assert np.abs(images.astype(int) - (pixels * 255).round()).max() <= 1
+    assert images.std() > 10
 
 
 def test_ddim_of_an_sd1_checkpoint(pairs):
@@ -90,8 +90,8 @@ def quick(folders):
 def test_what_a_program_is_compiled_for(quick, tmp_path):
     def traces(prompts=("a", "b"), **changes):
         options = {"num_inference_steps": 2, "output": "latents", "height": 16, "width": 24}
-        pictures = quick.generate(prompts, **{**options, **changes})
-        return quick.programs.traces["sample"], pictures
+        images = quick.generate(prompts, **{**options, **changes})
+        return quick.programs.traces["sample"], images
 
     count, first = traces()
     assert count == 1
@@ -102,8 +102,8 @@ def test_what_a_program_is_compiled_for(quick, tmp_path):
         {"seed": [5, 1]},
         {"guidance_scale": 3.0},
     ):
-        count, pictures = traces(**changes)
-        assert count == 1 and not np.array_equal(pictures, first), changes
+        count, images = traces(**changes)
+        assert count == 1 and not np.array_equal(images, first), changes
     adapters = [np.random.default_rng(seed).normal(size=(2, 3, 4)) for seed in (1, 2)]
     for name, (down, up) in zip(("one", "two"), adapters, strict=True):
         tiny.write_lora(
@@ -123,7 +123,7 @@ def test_what_a_program_is_compiled_for(quick, tmp_path):
     assert quick.programs.traces["encode"] == 2 and quick.programs.traces["decode"] == 0
 
 
-def test_pictures_are_decoded_one_by_one(quick):
+def test_images_are_decoded_one_by_one(quick):
     given = {"num_inference_steps": 1, "output": "float", "height": 16, "width": 16}
     three = quick.generate(["a", "b", "c"], **given)
     assert three.shape == (3, 16, 16, 3)
@@ -151,7 +151,7 @@ def test_the_size_is_what_the_unet_was_trained_on(quick):
     assert quick.generate("a", height=10, **given).shape == (1, 5, 6, 4)
 
 
-def test_a_picture_is_the_same_in_a_batch_and_alone(pairs):
+def test_a_image_is_the_same_in_a_batch_and_alone(pairs):
     sd, _ = pairs["sd1"]
     given = {"sampler": "euler_a", "output": "latents", **STEPS}
     batch = sd.generate(["a", "b"], seed=7, **given)
@@ -227,17 +227,17 @@ def test_longer_prompts_are_read_in_chunks(quick):
     assert states.shape == (2, 227, 12)
     chunks = quick.encode_prompt(["cat " * 75, "cat", ""], clip_skip=1).text
     assert_close(states[0], np.concatenate([chunks[0, :-1], chunks[1, 1:-1], chunks[2, 1:]]), LAYER)
-    pictures = {
+    images = {
         length: [
             quick.generate(prompt, negative, seed=1, max_token_length=length, **given)
             for prompt, negative in ((long + "red", "bad"), (long, "bad"), (long, long), (long, ""))
         ]
         for length in (75, 150)
     }
-    assert np.array_equal(*pictures[75][:2]) and not np.array_equal(*pictures[150][:2])
-    assert not np.array_equal(*pictures[150][2:])
+    assert np.array_equal(*images[75][:2]) and not np.array_equal(*images[150][:2])
+    assert not np.array_equal(*images[150][2:])
     plain = quick.generate(long, "bad", seed=1, **given)
-    assert np.array_equal(plain, pictures[75][0])
+    assert np.array_equal(plain, images[75][0])
     with pytest.raises(UserError, match="max_token_length is 100: should be 75, 150 or 225"):
         quick.generate("a", max_token_length=100, **given)
 
@@ -288,7 +288,7 @@ DISTRIBUTED = """
 
 
 @pytest.mark.slow
-def test_pictures_are_divided_over_devices(folders):
+def test_images_are_divided_over_devices(folders):
     difference, error = finish(
         start(textwrap.dedent(DISTRIBUTED), folders / "sd1"), timeout=600
     ).splitlines()

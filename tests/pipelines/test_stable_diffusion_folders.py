@@ -59,7 +59,7 @@ def test_a_lora_comes_and_goes(pairs, style):
         sd.remove_lora("style")
 
 
-def test_a_picture_with_a_lora_is_diffusers(pairs, folders, style):
+def test_a_image_with_a_lora_is_diffusers(pairs, folders, style):
     theirs = tiny.load(folders / "sd1")
     theirs.load_lora_weights(style.parent, weight_name=style.name)
     theirs.set_adapters(theirs.get_active_adapters(), 0.7)
@@ -100,8 +100,8 @@ def test_variants_and_dtypes(folders, tmp_path):
         flax_sd.StableDiffusion.load(tmp_path / "half")
     sd = flax_sd.StableDiffusion.load(tmp_path / "half", "bfloat16", variant="fp16")
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(sd.unet))} == {"bfloat16"}
-    picture = sd.generate("a", num_inference_steps=2, output="float", **SIZE)
-    assert picture.dtype == np.float32 and np.isfinite(picture).all()
+    image = sd.generate("a", num_inference_steps=2, output="float", **SIZE)
+    assert image.dtype == np.float32 and np.isfinite(image).all()
     assert sd.encode_prompt("a").text.dtype == np.float32
     sd.save(tmp_path / "saved")
     assert (

@@ -40,7 +40,7 @@ def test_the_table_says_how_they_ended_and_what_differs(runs, tmp_path, capsys):
 
 @pytest.mark.slow
 @needs_chromium
-def test_curves_and_pictures_are_side_by_side(runs, tmp_path):
+def test_curves_and_images_are_side_by_side(runs, tmp_path):
     out = tmp_path / "pages" / "both.html"
     assert cli.compare([*map(str, runs), "--out", str(out)]) == 0
     seen = values(out, LOOK)

@@ -44,7 +44,7 @@ def test_a_name_that_is_no_unicode_does_not_break_the_page():
 
 
 @pytest.mark.parametrize("size", [(1000, 100), (10, 10)])
-def test_a_picture_is_held_small(size):
+def test_a_image_is_held_small(size):
     import base64
     import io
 

@@ -71,7 +71,7 @@ def test_the_charts_hold_the_figures(seen):
 
 @pytest.mark.slow
 @needs_chromium
-def test_slider_and_keys_change_the_picture(seen):
+def test_slider_and_keys_change_the_image(seen):
     assert seen["first"] == ["3", "step-000060.png", 96]
     assert seen["keyed"] == [[f"step {n}", f"step-0000{n}.png"] for n in (40, 20, 40)]
     assert seen["moved"] == "step-000000.png"
@@ -121,7 +121,7 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path):
     assert "step 0 of 1" in text and 'class="slides"' not in text
 
 
-def test_skipped_steps_are_named_with_their_pictures(tmp_path):
+def test_skipped_steps_are_named_with_their_images(tmp_path):
     folder = make_run(tmp_path / "a")
     assert "Skipped" not in run_report.report_page(history.read(folder), 60, "finished")
     with (folder / "metrics.jsonl").open("a") as file:

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.errors import UserError
-from flax_sd.run_folder import pictures
-from tests.training_runs import contents, make_pictures
+from flax_sd.run_folder import pictures as same_data
+from tests.training_runs import contents, make_images
 
 
 @pytest.fixture
@@ -18,13 +18,13 @@ def begun(tmp_path):
     """The folders of a run that has a checkpoint and of its five images."""
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "set").mkdir()
-    folder = make_pictures(tmp_path / "set", 5)
-    pictures.write(tmp_path / "run", opened(folder))
+    folder = make_images(tmp_path / "set", 5)
+    same_data.write(tmp_path / "run", opened(folder))
     return tmp_path / "run", folder
 
 
 def opened(folder):
-    return open_pictures(DataConfig(path=str(folder), resolution=32))
+    return open_images(DataConfig(path=str(folder), resolution=32))
 
 
 def caption(folder, old, new):
@@ -54,52 +54,52 @@ def add(folder):
 )
 def test_what_became_of_them_is_named(begun, change, found):
     run, folder = begun
-    pictures.check(run, opened(folder))
+    same_data.check(run, opened(folder))
     change(folder)
     with pytest.raises(UserError, match="does not hold the images that") as error:
-        pictures.check(run, opened(folder))
+        same_data.check(run, opened(folder))
     assert all(re.search(re.escape(text), str(error.value)) for text in found), error.value
 
 
-def test_a_picture_that_is_listed_once_more_is_another(begun):
+def test_a_image_that_is_listed_once_more_is_another(begun):
     run, folder = begun
     path = folder / "metadata.jsonl"
     path.write_text(path.read_text() + '\n{"file_name": "1.png", "text": "again"}')
     with pytest.raises(UserError, match="changed content, caption or mask: 1.png"):
-        pictures.check(run, opened(folder))
+        same_data.check(run, opened(folder))
 
 
-def test_other_names_are_no_other_pictures_but_another_order_is(begun, tmp_path):
+def test_other_names_are_no_other_images_but_another_order_is(begun, tmp_path):
     """F30: which step shows what follows from the order, and from nothing in a name."""
     run, folder = begun
     for number in range(5):
         (folder / f"{number}.png").rename(folder / f"new-{number}.png")
     metadata = (folder / "metadata.jsonl").read_text().replace('e": "', 'e": "new-')
     (folder / "metadata.jsonl").write_text(metadata)
-    pictures.check(run, opened(folder.rename(tmp_path / "moved")))
+    same_data.check(run, opened(folder.rename(tmp_path / "moved")))
     (tmp_path / "moved/metadata.jsonl").write_text("\n".join(metadata.split("\n")[::-1]))
     with pytest.raises(UserError, match="missing: 0.png"):
-        pictures.check(run, opened(tmp_path / "moved"))
+        same_data.check(run, opened(tmp_path / "moved"))
 
 
-def test_the_same_pictures_in_another_order(begun):
+def test_the_same_images_in_another_order(begun):
     run, folder = begun
     path = folder / "metadata.jsonl"
     path.write_text("\n".join(path.read_text().split("\n")[::-1]))
     with pytest.raises(UserError, match="the same images in another order"):
-        pictures.check(run, opened(folder))
+        same_data.check(run, opened(folder))
 
 
 def test_before_the_first_checkpoint_they_may_be_others(begun):
     run, folder = begun
     shutil.rmtree(run / "checkpoints")
     (folder / "1.png").unlink()
-    pictures.check(run, opened(folder))
+    same_data.check(run, opened(folder))
 
 
 def test_a_run_is_not_changed_by_what_it_refuses(train, tmp_path):
     (tmp_path / "set").mkdir()
-    folder = make_pictures(tmp_path / "set", 4)
+    folder = make_images(tmp_path / "set", 4)
     flags = ["--data.path", folder]
     before = contents(train("a", *flags, "--train.steps", 2).folder)
     kept = (folder / "3.png").read_bytes()

@@ -310,11 +310,11 @@ def test_a_drawn_seed_is_the_runs_from_then_on(tmp_path):
     assert saved_config.settled(Config(output=tmp_path)) == Config(output=tmp_path)
 
 
-def test_a_moved_run_goes_on(train, tmp_path, pictures, model, undisturbed, monkeypatch):
+def test_a_moved_run_goes_on(train, tmp_path, images, model, undisturbed, monkeypatch):
     """F30, F1: the folders of run, model and images have other names, odd ones too."""
     train("a", "--train.steps", 3)
     (tmp_path / "a").rename(tmp_path / "50% o'ff #2? *[é] .")
-    for name, folder in {"sét": pictures, "mo del": model}.items():
+    for name, folder in {"sét": images, "mo del": model}.items():
         shutil.copytree(folder, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     flags = ["--data.path", "sét", "--model.path", "mo del", "--data.workers", 3, "--log.every", 1]

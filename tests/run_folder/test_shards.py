@@ -94,7 +94,7 @@ def test_other_shards_than_the_run_began_with_are_named(stream, shards):
         assert named in str(caught.value)
 
 
-def test_a_first_shard_without_a_good_picture_is_refused(stream, shards):
+def test_a_first_shard_without_a_good_image_is_refused(stream, shards):
     write_tar(shards / "0.tar", {"1.png": b"torn", "1.txt": "x"})
     with pytest.raises(UserError, match="the first of 3 shards, .*: 1.png: not an image"):
         stream()

@@ -37,9 +37,9 @@ def test_large_draw_has_no_outlier():
 def test_initial_noise_is_that_of_a_list_of_generators():
     ours = initial_noise([3, 4], 6, 5, 4)
     assert ours.shape == (2, 6, 5, 4)
-    for picture, seed in zip(ours, (3, 4), strict=True):
+    for image, seed in zip(ours, (3, 4), strict=True):
         theirs = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(seed))[0]
-        np.testing.assert_allclose(picture, theirs.permute(1, 2, 0), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(image, theirs.permute(1, 2, 0), rtol=0, atol=TOLERANCE)
 
 
 def test_row_does_not_depend_on_its_batch():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import check, open_pictures
+from flax_sd.data import check, open_images
 from flax_sd.data.check import KINDS
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.hub import BUNDLED
@@ -17,12 +17,12 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 
 @pytest.fixture
 def messy(tmp_path, monkeypatch):
-    """The folder as open pictures."""
+    """The folder as open images."""
     monkeypatch.syspath_prepend(SCRIPTS)
     import build_messy_set
 
     build_messy_set.build(tmp_path / "messy")
-    return open_pictures(DataConfig(path=str(tmp_path / "messy"), resolution=128))
+    return open_images(DataConfig(path=str(tmp_path / "messy"), resolution=128))
 
 
 def test_everything_is_found(messy):

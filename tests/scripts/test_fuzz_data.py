@@ -16,7 +16,7 @@ def fuzz_data(monkeypatch):
     return fuzz_data
 
 
-@pytest.mark.filterwarnings("ignore")  # of `datasets`, of what it takes for pictures
+@pytest.mark.filterwarnings("ignore")  # of `datasets`, of what it takes for images
 @pytest.mark.parametrize("kind", ["folder", "metadata", "tar", "shard", "table"])
 def test_nothing_is_absent_and_nothing_but_a_user_error_is_raised(fuzz_data, kind):
     outcomes = [fuzz_data.read(kind, f"test/{number}") for number in range(6)]

@@ -16,11 +16,11 @@ def test_stages_say_how_long_they_took():
     begin = time.monotonic()
     out, progress = capture(False)
     time.sleep(0.3)
-    progress.stage("found", "3 pictures [of 4], 5 captions")
+    progress.stage("found", "3 images [of 4], 5 captions")
     progress.stage("compiled")
     elapsed = time.monotonic() - begin
     first, second = out.getvalue().splitlines()
-    first = re.fullmatch(r" +(\d+\.\d) s  found: 3 pictures \[of 4\], 5 captions", first)
+    first = re.fullmatch(r" +(\d+\.\d) s  found: 3 images \[of 4\], 5 captions", first)
     second = re.fullmatch(r" +(\d+\.\d) s  compiled", second)
     assert float(first[1]) >= 0.3
     assert float(first[1]) + float(second[1]) <= elapsed + 0.1
@@ -103,8 +103,8 @@ def test_a_count_says_how_far_it_is_and_what_is_left(monkeypatch):
             clock[0] += 100.0
             shown.update(done)
     first, second = out.getvalue().splitlines()
-    assert first == "encoding pictures 10/30  0:03:20 left"
-    assert second == "encoding pictures 30/30  0:00:00 left"
+    assert first == "encoding images 10/30  0:03:20 left"
+    assert second == "encoding images 30/30  0:00:00 left"
 
 
 def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
@@ -126,7 +126,7 @@ def test_a_count_on_a_terminal_is_a_bar_that_goes_away():
         shown.update(1)
         shown._bar.refresh()
     text = out.getvalue()
-    assert "encoding pictures 1/2  0:00:00 left" in text and text.endswith("\x1b[1A\x1b[2K")
+    assert "encoding images 1/2  0:00:00 left" in text and text.endswith("\x1b[1A\x1b[2K")
 
 
 def test_interval_zero_shows_every_step_with_the_time_left(monkeypatch):

@@ -17,7 +17,7 @@ from flax_sd.training.run import total_steps
 from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_task
 from tests.parity import LAYER, assert_close
-from tests.training_runs import contents, make_pictures
+from tests.training_runs import contents, make_images
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def shapes(tmp_path):
     """Five images that become squares, and two that become upright."""
     folder = tmp_path / "shapes"
     folder.mkdir()
-    make_pictures(folder, 7)
+    make_images(folder, 7)
     for i in range(7):
         size = (40, 40) if i < 5 else (40, 65)
         Image.open(folder / f"{i}.png").resize(size).save(folder / f"{i}.png")
@@ -65,7 +65,7 @@ def test_encoding_once_gives_the_batches_of_each_step(config_file, shapes, tmp_p
         assert ours[1:] == theirs[1:]
         for a, b in zip(jax.tree.leaves(ours.batch), jax.tree.leaves(theirs.batch), strict=True):
             assert_close(a, b, LAYER)
-    assert {(each.shape, each.pictures) for each in fed[0]} == {
+    assert {(each.shape, each.images) for each in fed[0]} == {
         ((32, 32), 3),
         ((32, 32), 2),
         ((24, 40), 2),

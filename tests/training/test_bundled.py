@@ -23,7 +23,7 @@ def quickstart(tmp_path_factory, compile_cache):
     """The folder of a run of two steps, which move the LoRA as far as many would."""
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     flags = ["--train.steps", "2", "--optim.warmup_steps", "0", "--optim.learning_rate", "0.02"]
-    flags += ["--train.batch_size", "1", "--data.max_pictures", "2", "--sample.prompts"]
+    flags += ["--train.batch_size", "1", "--data.max_images", "2", "--sample.prompts"]
     # Measured and drawn as it stands in the config by the command of .ci/run.
     flags += ["--data.held_out", "none", "--data.held_out_base", "none"]
     config = ROOT / "configs" / "quickstart.yaml"
@@ -43,7 +43,7 @@ def theirs_with(lora):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["lora.safetensors", "pytorch_lora_weights.safetensors"])
-def test_its_lora_gives_the_same_picture_in_diffusers(quickstart, file):
+def test_its_lora_gives_the_same_image_in_diffusers(quickstart, file):
     sd = flax_sd.StableDiffusion.load("bundled:base")
     settings = {**STEPS, "seed": 1, "sampler": "ddim", "output": "float"}
     plain = sd.generate(PROMPT, **settings)
@@ -74,5 +74,5 @@ np.testing.assert_array_equal(draw(), plain)
 
 
 @pytest.mark.slow
-def test_with_its_lora_off_the_picture_is_the_bases_to_the_bit(quickstart):
+def test_with_its_lora_off_the_image_is_the_bases_to_the_bit(quickstart):
     finish(start(OFF, quickstart / "lora.safetensors", PROMPT, XLA_FLAGS=""))

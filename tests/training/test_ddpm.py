@@ -23,14 +23,14 @@ from flax_sd.generation.sheet import make_grid
 from flax_sd.training.outputs.preview_samplers import UnconditionalSampler
 from flax_sd.training.setup.base_model import load_model
 from tests import parity
-from tests.training_runs import contents, make_pictures
+from tests.training_runs import contents, make_images
 
 CONFIG = pathlib.Path(flax_sd.__file__).parents[1] / "configs" / "ddpm.yaml"
 
 
 @pytest.fixture(scope="module")
 def uncaptioned(tmp_path_factory):
-    folder = make_pictures(tmp_path_factory.mktemp("uncaptioned"), 5)
+    folder = make_images(tmp_path_factory.mktemp("uncaptioned"), 5)
     (folder / "metadata.jsonl").unlink()
     return folder
 
@@ -78,7 +78,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(ended):
 
 
 @pytest.mark.slow
-def test_diffusers_draws_the_same_picture_of_the_result(ended):
+def test_diffusers_draws_the_same_image_of_the_result(ended):
     folder = ended[0] / "model"
     pipeline = diffusers.DDPMPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
@@ -96,8 +96,8 @@ def test_the_command_draws_without_a_prompt(ended, tmp_path, capsys):
     assert cli.sample([*args, "--steps", "3", "--images-per-prompt", "2"]) == 0
     drawn = flax_sd.DDPM.load(model).generate(2, 3, seed=7)
     for k, expected in enumerate(drawn):
-        picture = np.asarray(Image.open(tmp_path / "out" / f"00000_seed{7 + k}.png"))
-        np.testing.assert_array_equal(picture, expected)
+        image = np.asarray(Image.open(tmp_path / "out" / f"00000_seed{7 + k}.png"))
+        np.testing.assert_array_equal(image, expected)
     rows = (tmp_path / "out" / "metadata.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["steps"] == 3 and json.loads(rows[0])["sampler"] == "ddpm"
     assert cli.sample([*args, "--prompt", "a cat", "--guidance-scale", "3"]) == 2
@@ -114,11 +114,11 @@ def test_the_command_takes_size_sampler_and_batch_size(ended, tmp_path):
     (expected,) = flax_sd.DDPM.load(model).generate(
         1, 3, sampler="ddim", seed=7, height=24, width=32
     )
-    picture = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
-    np.testing.assert_array_equal(picture, expected)
+    image = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
+    np.testing.assert_array_equal(image, expected)
     several = [*args, "--images-per-prompt", "5", "--batch-size", "2"]
     job = prepare(read_flags(SampleOptions, "sample", several))
-    assert [(len(batch.pictures), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
+    assert [(len(batch.images), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
 
 
 @pytest.mark.slow
@@ -146,8 +146,8 @@ def test_samples_are_as_the_config_says(sizes):
         assert not np.array_equal(drawn(*flags), plain), flags
 
 
-def test_pictures_need_no_captions(uncaptioned):
+def test_images_need_no_captions(uncaptioned):
     cfg = DataConfig(path=str(uncaptioned), resolution=16)
-    pictures = data.open_pictures(cfg, captioned=False)
-    assert len(pictures) == 5 and pictures.captions(0) == ("",)
-    assert data.summary(pictures, []) == f"{uncaptioned}: 5 images"
+    images = data.open_images(cfg, captioned=False)
+    assert len(images) == 5 and images.captions(0) == ("",)
+    assert data.summary(images, []) == f"{uncaptioned}: 5 images"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.processes import run, run_two, start, start_joined
-from tests.training_runs import assert_same_lora, contents, make_pictures, metrics, tensors
+from tests.training_runs import assert_same_lora, contents, make_images, metrics, tensors
 
 TRAIN = """
 import sys
@@ -76,7 +76,7 @@ def test_any_number_of_devices_gives_one_lora(flags, alone, tmp_path):
 @pytest.mark.slow
 def test_shapes_masks_and_what_is_dropped_do_not_depend_on_devices(flags, alone, tmp_path):
     (tmp_path / "wide").mkdir()
-    folder = make_pictures(tmp_path / "wide", 7)
+    folder = make_images(tmp_path / "wide", 7)
     for name in ("0.png", "3.png", "4.png"):  # wide and half transparent: a shape of its own
         wide = Image.open(folder / name).resize((80, 24)).convert("RGBA")
         wide.paste((0, 0, 0, 0), (0, 0, 40, 24))
@@ -113,7 +113,7 @@ def test_two_processes_write_one_set_of_files_and_one_goes_on_with_it(
 ):
     """A signal to one of the two saves and stops both."""
     (tmp_path / "held").mkdir()
-    held = make_pictures(tmp_path / "held", 3, seed=5)
+    held = make_images(tmp_path / "held", 3, seed=5)
     more = ["--sample.every", 2, "--sample.prompts", "a cat", "--sample.steps", 1]
     more += ["--data.held_out", held, "--train.steps", 6]
     out = run_two(SIGNAL_ONE, 1, *flags("both", *more))

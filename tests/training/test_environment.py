@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from flax_sd import config as options
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.models.layers import Network
 from flax_sd.run_folder import environment as environment_record
 from flax_sd.run_folder import layout
@@ -13,17 +13,17 @@ from flax_sd.training.inputs.datasets import Sets
 from flax_sd.weights.hub import BUNDLED
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
-from tests.training_runs import make_pictures
+from tests.training_runs import make_images
 
 
 @pytest.fixture
-def found(pictures):
+def found(images):
     """The facts of a run that begins now."""
     base = BUNDLED / "base"
     networks = dict.fromkeys(["unet", "vae", "text_encoder"], Network())
     model = Model(ModelFiles(base), networks, [], {})
-    config = options.Config.model_validate({"data": {"path": str(pictures), "resolution": 32}})
-    return environment.facts(config, Sets(open_pictures(config.data), {}), model)
+    config = options.Config.model_validate({"data": {"path": str(images), "resolution": 32}})
+    return environment.facts(config, Sets(open_images(config.data), {}), model)
 
 
 def test_what_a_run_is_made_with(found):
@@ -34,13 +34,13 @@ def test_what_a_run_is_made_with(found):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_the_hash_of_a_set_is_of_names_pictures_and_captions(tmp_path):
+def test_the_hash_of_a_set_is_of_names_images_and_captions(tmp_path):
     def fingerprint(change=lambda folder: None, **data):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        change(make_pictures(folder, 3))
+        change(make_images(folder, 3))
         cfg = options.DataConfig.model_validate({"path": str(folder), "resolution": 32, **data})
-        return open_pictures(cfg).fingerprint()
+        return open_images(cfg).fingerprint()
 
     def rename(folder):
         (folder / "2.png").rename(folder / "9.png")
@@ -55,7 +55,7 @@ def test_the_hash_of_a_set_is_of_names_pictures_and_captions(tmp_path):
     others = {
         fingerprint(rename),
         fingerprint(lambda folder: edit(folder, "picture number 2", "another caption")),
-        fingerprint(lambda folder: make_pictures(folder, 3, seed=1)),
+        fingerprint(lambda folder: make_images(folder, 3, seed=1)),
     }
     assert len(others | {plain}) == 4
 

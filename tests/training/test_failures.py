@@ -52,11 +52,11 @@ def test_a_nan_in_the_model_stops_the_run_at_step_one(train, edited):
     assert "Ended after step 0 of 4 by an error:" in page and "not finite" in page
 
 
-def test_a_nan_in_the_model_is_seen_before_by_held_out_pictures(train, edited, pictures):
+def test_a_nan_in_the_model_is_seen_before_by_held_out_images(train, edited, images):
     folder = edited("vae", "encoder.conv_in.bias", np.nan)
-    run = train("a", "--model.path", folder, "--data.held_out", pictures)
+    run = train("a", "--model.path", folder, "--data.held_out", images)
     assert run.status == 2
-    assert "error: step 0: val_loss, the loss on held-out pictures, is nan" in run.err
+    assert "error: step 0: val_loss, the loss on held-out images, is nan" in run.err
 
 
 def test_an_absurd_learning_rate_stops_the_run_and_the_checkpoint_stays_good(train):
@@ -92,9 +92,9 @@ def test_options_that_do_not_fit_the_model(train, flags, message):
     assert run.status == 2 and message in run.err and "Traceback" not in run.err
 
 
-def test_a_bad_picture_stops_the_run_if_asked_to(train, pictures, tmp_path):
+def test_a_bad_image_stops_the_run_if_asked_to(train, images, tmp_path):
     data = tmp_path / "data"
-    shutil.copytree(pictures, data)
+    shutil.copytree(images, data)
     (data / "2.png").write_bytes(b"no picture")
     run = train("a", "--data.path", data, "--data.on_bad", "stop")
     assert run.status == 2 and "1 of 7 images cannot be used" in run.err

@@ -85,8 +85,8 @@ BEST = {"lora": "lora", "full": "model"}  # what the best state's name is made o
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_results_are_the_running_mean_if_one_is_kept(train, mode, pictures):
-    flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", pictures]
+def test_results_are_the_running_mean_if_one_is_kept(train, mode, images):
+    flags = ["--train.mode", mode, "--train.steps", 4, "--data.held_out", images]
     plain, mean = train("a", *flags), train("b", *flags, "--train.ema_decay", 0.5)
     assert mean.status == 0, mean.err
     ours, theirs = plain.metrics(), mean.metrics()
@@ -138,8 +138,8 @@ def test_the_autoencoder_is_trained_and_keeps_its_scale_unless_it_is_to_be_measu
     assert len(moved) > 0.9 * len(vae.state_dict())
     assert vae.config.scaling_factor != old.config.scaling_factor
     with torch.no_grad():
-        pictures = data.open_pictures(config_file.parse(run.folder / "config.yaml", []).data)
-        pixels = np.stack([pictures.load(i % 7, seed=0, sample=i % 7) for i in range(8)])
+        images = data.open_images(config_file.parse(run.folder / "config.yaml", []).data)
+        pixels = np.stack([images.load(i % 7, seed=0, sample=i % 7) for i in range(8)])
         moments = vae.encode(torch.from_numpy(pixels).permute(0, 3, 1, 2)).latent_dist
         second = (moments.mean**2 + moments.var).mean()
         scale = 1 / (second - moments.mean.mean() ** 2).sqrt()

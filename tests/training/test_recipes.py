@@ -34,10 +34,10 @@ def names():
     return [path.stem for path in sorted(CONFIGS.glob("*.yaml")) if path.stem not in OWN_TESTS]
 
 
-def small(name, model, pictures, drawn=None):
+def small(name, model, images, drawn=None):
     """The flags that make a config tiny."""
     config = file.load(CONFIGS / f"{name}.yaml")
-    sizes = {"model.path": model, "data.path": pictures, **SMALL}
+    sizes = {"model.path": model, "data.path": images, **SMALL}
     sizes["train.accumulate"] = min(config.train.accumulate, 2)
     flags = [word for option, value in sizes.items() for word in (f"--{option}", value)]
     written = file.read_yaml(CONFIGS / f"{name}.yaml")
@@ -46,25 +46,25 @@ def small(name, model, pictures, drawn=None):
         if key in written.get(section, {}):
             flags += [f"--{option}", 2 if option in FEW else "none"]
     if config.data.regularisation:
-        flags += ["--data.regularisation", drawn, "--data.class_pictures", 1]
+        flags += ["--data.regularisation", drawn, "--data.class_images", 1]
     if config.data.held_out_share:
         flags += ["--data.held_out_share", 0.5]
     return [*flags, "--sample.prompts"]
 
 
 @pytest.mark.parametrize("name", names())
-def test_it_trains(train, model, sd2, pictures, tmp_path, name):
+def test_it_trains(train, model, sd2, images, tmp_path, name):
     path = CONFIGS / f"{name}.yaml"
     own = sd2 if name.startswith("sd21") else model
-    run = train("a", *small(name, own, pictures, tmp_path / "class"), config=path)
+    run = train("a", *small(name, own, images, tmp_path / "class"), config=path)
     assert run.status == 0, run.err
     assert [line["step"] for line in run.metrics() if "loss" in line][-1] == 2
     assert (run.folder / RESULT[file.load(path).train.mode]).exists()
 
 
-def test_the_references_own_command_trains_in_float16(train, model, pictures):
+def test_the_references_own_command_trains_in_float16(train, model, images):
     """theirs ends in "Attempting to unscale FP16 gradients" (diffusers' issues 6086 to 10910)."""
-    flags = [*small("sd14_lora", model, pictures), "--compute_dtype", "float16"]
+    flags = [*small("sd14_lora", model, images), "--compute_dtype", "float16"]
     run = train("a", *flags, config=CONFIGS / "sd14_lora.yaml")
     assert run.status == 0, run.err
     assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in run.metrics())

@@ -12,7 +12,7 @@ from PIL import Image
 from flax_sd.errors import UserError
 from flax_sd.training import optim
 from flax_sd.weights.safetensors import TensorFile
-from tests.training_runs import contents, make_pictures
+from tests.training_runs import contents, make_images
 
 FILES = {"config.yaml", "metrics.jsonl", "lora.safetensors", "pytorch_lora_weights.safetensors"}
 REPORTS = {"report.html", "environment.json", "data_report.html", "quarantine.jsonl"}
@@ -48,8 +48,8 @@ def test_the_files_of_a_run_and_the_same_command_again(train):
     assert contents(run.folder) == before
 
 
-def test_what_is_said_before_step_one(train, pictures, tmp_path):
-    data = make_pictures(tmp_path, 7)
+def test_what_is_said_before_step_one(train, images, tmp_path):
+    data = make_images(tmp_path, 7)
     (data / "3.png").write_bytes((data / "3.png").read_bytes()[:100])
     run = train("out", "--data.path", data)
     assert run.status == 0, run.err
@@ -97,7 +97,7 @@ def test_a_step_is_made_as_the_options_say(train, monkeypatch):
 
 def test_the_seed_draws_noise_and_timesteps(train, tmp_path):
     (tmp_path / "one").mkdir()
-    folder = make_pictures(tmp_path / "one", 1)
+    folder = make_images(tmp_path / "one", 1)
     Image.open(folder / "0.png").resize((32, 32)).save(folder / "0.png")  # no place is drawn
     flags = ["--data.path", folder, "--train.steps", 1]  # before which a new LoRA adds nothing
     losses = {train(str(seed), *flags, "--seed", seed).metrics()[0]["loss"] for seed in (0, 1)}
@@ -119,7 +119,7 @@ def test_the_log_has_the_mean_loss_of_the_steps_since_the_line_before(train):
 
 def test_held_out_loss_before_and_after(train, tmp_path):
     (tmp_path / "held").mkdir()
-    held = make_pictures(tmp_path / "held", 3, seed=5)
+    held = make_images(tmp_path / "held", 3, seed=5)
     run = train("a", "--data.held_out", held, "--log.every", 3)
     first, middle, last = run.metrics()
     assert first.keys() == {"step", "val_loss", "val_loss_ci"} and first["step"] == 0
@@ -184,7 +184,7 @@ def test_sample_every_alone_draws_captions_of_the_data(train):
 
 def test_captions_that_are_held_out_are_drawn_where_there_are_such(train, tmp_path):
     (tmp_path / "held").mkdir()
-    held = make_pictures(tmp_path / "held", 2, seed=5)
+    held = make_images(tmp_path / "held", 2, seed=5)
     path = held / "metadata.jsonl"
     path.write_text(path.read_text().replace("picture", "held out"))
     flags = ["--sample.every", 3, "--sample.steps", 1, "--train.steps", 1]
@@ -194,14 +194,14 @@ def test_captions_that_are_held_out_are_drawn_where_there_are_such(train, tmp_pa
 
 
 @pytest.mark.parametrize("sampler", ["euler_a"])
-def test_sample_options_change_the_pictures(train, sampler):
+def test_sample_options_change_the_images(train, sampler):
     def first(output, *flags):
         flags = ["--sample.steps", 2, "--sample.prompts", "a cat", *flags]
         return (
             train(output, "--train.steps", 1, *flags).folder / "samples/step-000000.png"
         ).read_bytes()
 
-    pictures = {
+    images = {
         first("a"),
         first("b", "--sample.seed", 1),
         first("c", "--sample.guidance_scale", 1),
@@ -209,10 +209,10 @@ def test_sample_options_change_the_pictures(train, sampler):
         first("e", "--sample.steps", 3),
         first("f", "--model.clip_skip", 1),
     }
-    assert len(pictures) == 6
+    assert len(images) == 6
 
 
-def test_trackers_get_numbers_and_pictures(train):
+def test_trackers_get_numbers_and_images(train):
     flags = ["--log.tensorboard", "--sample.prompts", "a", "--sample.steps", 1]
     run = train("a", *flags)
     events = b"".join(path.read_bytes() for path in (run.folder / "tensorboard").iterdir())

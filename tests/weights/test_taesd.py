@@ -31,7 +31,7 @@ def psnr(a, b):
     return 10 * np.log10(4 / np.mean(np.square(np.clip(a, -1, 1) - b)))
 
 
-def test_real_weights_give_back_a_picture_as_well_as_diffusers(test_data):
+def test_real_weights_give_back_a_image_as_well_as_diffusers(test_data):
     encoder, decoder = (
         TensorFile(test_data / "taesd" / f"taesd_{part}.safetensors")
         for part in ("encoder", "decoder")
@@ -49,8 +49,8 @@ def test_real_weights_give_back_a_picture_as_well_as_diffusers(test_data):
     with Image.open(test_data / "tuxemon" / "agnite.png") as file:
         sprite = Image.new("RGBA", file.size, "white")
         sprite.alpha_composite(file.convert("RGBA"))
-    picture = sprite.convert("RGB").resize((192, 128), Image.Resampling.LANCZOS)
-    pixels = np.asarray(picture, np.float32)[None] / 127.5 - 1
+    image = sprite.convert("RGB").resize((192, 128), Image.Resampling.LANCZOS)
+    pixels = np.asarray(image, np.float32)[None] / 127.5 - 1
     latents = ours.encode(jnp.asarray(pixels)).mean
     again = ours.decode(latents)
     with torch.no_grad():

@@ -11,15 +11,15 @@ Run = Callable[[], np.ndarray]  # does the work once; returns what came out
 
 TOKENS, LORA_RANK = 77, 4
 PROMPT, STEPS = "a photograph of an astronaut riding a horse", 20
-RESOLUTION, PICTURES_AT_ONCE = 512, 4  # of pictures that are only decoded
+RESOLUTION, PICTURES_AT_ONCE = 512, 4  # of images that are only decoded
 
 
 class Work(NamedTuple):
     """What a side is asked to do.
 
     Attributes:
-      folder: the model's, or one of pictures.
-      size: pictures at once, or workers that read them.
+      folder: the model's, or one of images.
+      size: images at once, or workers that read them.
       remat: a training step keeps the blocks' inputs alone.
       compiled: torch.compile, where the side is torch.
     """

@@ -23,13 +23,13 @@ from benchmarks.against_torch.sides.inputs import (
 )
 from flax_sd import StableDiffusion
 from flax_sd.config import Config, DataConfig, OptimConfig
-from flax_sd.data import Pictures, Source, batches, open_pictures
+from flax_sd.data import Images, Source, batches, open_images
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import inject
 from flax_sd.models.vae import Moments
 from flax_sd.system import compiler
 from flax_sd.system.compiler import jit
-from flax_sd.training.inputs.encoded import EncodedPictures
+from flax_sd.training.inputs.encoded import EncodedImages
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, diffusion_loss
 from flax_sd.training.optim import make_optimizer
@@ -163,16 +163,16 @@ def txt2img(work: Work) -> Run:
     return lambda: sd.generate([PROMPT] * work.size, seed=0, **given)
 
 
-def pictures(work: Work) -> Run:
-    """All pictures of a folder once, decoded and transformed by `size` threads."""
+def images(work: Work) -> Run:
+    """All images of a folder once, decoded and transformed by `size` threads."""
     return _read_once(_open(work))
 
 
 def moments(work: Work) -> Run:
-    """The moments of as many pictures once, from files, by `size` threads."""
+    """The moments of as many images once, from files, by `size` threads."""
     opened = _open(work)
     store = Store(work.folder / "encoded")
-    encoded = EncodedPictures(opened, "", store)
+    encoded = EncodedImages(opened, "", store)
     side = RESOLUTION // 8
     for i in range(len(opened)):
         names = ("mean", "logvar")
@@ -182,9 +182,9 @@ def moments(work: Work) -> Run:
     return _read_once(encoded)
 
 
-def _open(work: Work) -> Pictures:
+def _open(work: Work) -> Images:
     given = {"path": str(work.folder), "resolution": RESOLUTION, "center_crop": True}
-    return open_pictures(DataConfig.model_validate({**given, "workers": work.size}))
+    return open_images(DataConfig.model_validate({**given, "workers": work.size}))
 
 
 def _read_once(source: Source) -> Run:
@@ -193,7 +193,7 @@ def _read_once(source: Source) -> Run:
     def run() -> np.ndarray:
         stream = batches(source, PICTURES_AT_ONCE, seed=0)
         for batch in itertools.islice(stream, len(source) // PICTURES_AT_ONCE):
-            rows = [x.reshape(PICTURES_AT_ONCE, -1) for x in jax.tree.leaves(batch.pictures)]
+            rows = [x.reshape(PICTURES_AT_ONCE, -1) for x in jax.tree.leaves(batch.images)]
             means[batch.indices] = np.concatenate(rows, axis=1).mean(axis=1)
         return means
 

@@ -55,7 +55,7 @@ def _fast(network: Any, work: Work) -> Any:
 
 
 def _tensor(values: np.ndarray, dtype: str) -> torch.Tensor:
-    """On the device; of a picture channels come first."""
+    """On the device; of an image channels come first."""
     tensor = torch.from_numpy(values).to(DEVICE, getattr(torch, dtype))
     return tensor.movedim(-1, 1).contiguous() if tensor.ndim == 4 else tensor
 
@@ -209,7 +209,7 @@ class Folder(torch.utils.data.Dataset):
         return values.float().div(255).sub(0.5).div(0.5)
 
 
-def pictures(work: Work) -> Run:
+def images(work: Work) -> Run:
     """As ours, with processes in place of threads."""
     loader = torch.utils.data.DataLoader(
         Folder(work.folder), PICTURES_AT_ONCE, num_workers=work.size, persistent_workers=True

@@ -71,7 +71,7 @@ class Plan:
     def show(self) -> int:
         """Prints what the config's batch needs, then what fits; returns the exit status."""
         self._say_counts()
-        self._encoding = self._encoding_of_a_picture()
+        self._encoding = self._encoding_of_a_image()
         total = self._needed(self._batch)
         self._say_costs(total)
         limit = self._target.memory
@@ -102,7 +102,7 @@ class Plan:
         """Returns the bytes of all weights and of encoding, on each device."""
         return self._all_weights + self._encoding * self._program.rows_encoded(batch_size)
 
-    def _encoding_of_a_picture(self) -> float:
+    def _encoding_of_a_image(self) -> float:
         """Returns the bytes on each device to encode one image."""
         for batch_size in (self._program.rows_encoded(self._batch), self._unit):
             if compiled := self._program.compile_encoding(batch_size):

@@ -88,7 +88,7 @@ class Program:
         self.frozen_in_steps = {name: self.frozen[name] for name in names}
         self._rows = NamedSharding(mesh, sharding.BATCH)
         width, height = max(buckets.shapes(config.data), key=math.prod)
-        self._picture, self._side = (height, width, 3), data.resolution
+        self._image, self._side = (height, width, 3), data.resolution
         self._ids = tokenize([""], next(iter(model.tokenizers), None)).shape[1:]
 
     def compile_step(self, batch_size: int) -> Compiled | None:
@@ -118,7 +118,7 @@ class Program:
 
     def _inputs(self, batch_size: int) -> list[jax.ShapeDtypeStruct]:
         """Returns the shapes of pixels and token ids."""
-        pixels = jax.ShapeDtypeStruct((batch_size, *self._picture), jnp.float32)
+        pixels = jax.ShapeDtypeStruct((batch_size, *self._image), jnp.float32)
         ids = jax.ShapeDtypeStruct((batch_size, *self._ids), jnp.int32)
         return _place([pixels, ids], self._rows)
 

@@ -159,7 +159,7 @@ def _webp(data: bytes) -> Parts:
 def _tiff(data: bytes) -> Parts:
     found = tags.directory(data)
     xmp = found.content(tags.XMP, data) or b""
-    frames, profile = tags.pictures(data, found), found.content(tags.PROFILE, data)
+    frames, profile = tags.images(data, found), found.content(tags.PROFILE, data)
     return Parts(tags.of_pixels(data, found), data, xmp, profile, frames)
 
 

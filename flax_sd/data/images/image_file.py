@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from flax_sd.data.images import colours, file_metadata, samples, tags
-from flax_sd.data.images.samples import BadPicture
+from flax_sd.data.images.samples import BadImage
 from flax_sd.files import file_kind
 
 # Pillow warns of big photographs (90 megapixels) long before it refuses a bomb (twice that).
@@ -68,7 +68,7 @@ class Note(NamedTuple):
 class Read(NamedTuple):
     """A decoded image, ready to use."""
 
-    picture: Image.Image  # upright, RGB
+    image: Image.Image  # upright, RGB
     turned: bool  # its orientation turned or mirrored it
     frames: int  # of which this is the first
     notes: tuple[Note, ...]
@@ -78,16 +78,16 @@ def decode(data: bytes, background: str) -> Image.Image:
     """Returns the image upright, as sRGB, with `background` under what is transparent.
 
     Raises:
-      BadPicture: the bytes are no image, are cut off or damaged, or too many when unpacked.
+      BadImage: the bytes are no image, are cut off or damaged, or too many when unpacked.
     """
-    return read(data, background).picture
+    return read(data, background).image
 
 
 def read(data: bytes, background: str) -> Read:
     """Decodes the image as `decode` does, and returns what its metadata said.
 
     Raises:
-      BadPicture: as `decode`.
+      BadImage: as `decode`.
     """
     parts = file_metadata.split(data)
     with _opened(parts.pixels) as image:
@@ -97,15 +97,15 @@ def read(data: bytes, background: str) -> Read:
     profile = image.info.get("icc_profile") if parts.profile is None else parts.profile
     if found.guess is not None:
         notes.append(Note("guessed range", found.guess))
-    picture = _over(_to_srgb(found.colours, profile, notes), found.alpha, background)
-    return Read(_upright(picture, way), way in TURNS, frames, tuple(notes))
+    shown = _over(_to_srgb(found.colours, profile, notes), found.alpha, background)
+    return Read(_upright(shown, way), way in TURNS, frames, tuple(notes))
 
 
 def alpha(data: bytes) -> Image.Image | None:
     """Returns the opacity of the image, upright, as L; None if it has no transparency.
 
     Raises:
-      BadPicture: as `decode`.
+      BadImage: as `decode`.
     """
     found, way = _loaded(data)
     return None if found.alpha is None else _upright(found.alpha, way)
@@ -115,7 +115,7 @@ def mask(data: bytes) -> Image.Image:
     """Returns the image upright, as L; its numbers are no colours, so no profile changes them.
 
     Raises:
-      BadPicture: as `decode`.
+      BadImage: as `decode`.
     """
     found, way = _loaded(data)
     return _upright(_over(found.colours.convert("RGB"), found.alpha, "black").convert("L"), way)
@@ -134,13 +134,13 @@ def _opened(data: bytes) -> Iterator[ImageFile.ImageFile]:
         with Image.open(io.BytesIO(data)) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise BadPicture(_why_unidentified(data)) from error
+        raise BadImage(_why_unidentified(data)) from error
     except Image.DecompressionBombError as error:
-        raise BadPicture(f"decompression bomb: {error}") from error
-    except BadPicture:
+        raise BadImage(f"decompression bomb: {error}") from error
+    except BadImage:
         raise
     except Exception as error:  # a damaged file may raise nearly anything in Pillow's decoders
-        raise BadPicture(f"damaged: {error or type(error).__name__}") from error
+        raise BadImage(f"damaged: {error or type(error).__name__}") from error
 
 
 def _why_unidentified(data: bytes) -> str:
@@ -196,7 +196,7 @@ def resized(size: Size, resolution: int) -> Size:
     """Returns (width, height) with the shorter side at `resolution`, as torchvision rounds it.
 
     Raises:
-      BadPicture: so long and narrow that the longer side would not fit in memory.
+      BadImage: so long and narrow that the longer side would not fit in memory.
     """
     short, long = min(size), max(size)
     scaled = int(resolution * long / short)
@@ -209,7 +209,7 @@ def cover(size: Size, shape: Size) -> Fit:
     """Returns the fit of an image that is resized to cover a shape, rounded as sd-scripts does.
 
     Raises:
-      BadPicture: as `resized`.
+      BadImage: as `resized`.
     """
     (width, height), (w, h) = size, shape
     if width * h > height * w:  # the image is wider, and keeps its height
@@ -221,5 +221,5 @@ def cover(size: Size, shape: Size) -> Fit:
     return Fit(covering, shape)
 
 
-def _too_narrow(size: Size, shape: str) -> BadPicture:
-    return BadPicture(f"{size[0]} x {size[1]} pixels: too narrow to crop {shape} from")
+def _too_narrow(size: Size, shape: str) -> BadImage:
+    return BadImage(f"{size[0]} x {size[1]} pixels: too narrow to crop {shape} from")

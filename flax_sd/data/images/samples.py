@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageFile
 
 
-class BadPicture(Exception):
-    """A image that cannot be used; the text is the reason."""
+class BadImage(Exception):
+    """An image that cannot be used; the text is the reason."""
 
 
 class Samples(NamedTuple):
@@ -22,12 +22,12 @@ def load(image: ImageFile.ImageFile) -> Samples:
     """Unpacks an image that was opened but not loaded.
 
     Raises:
-      BadPicture: its numbers have no agreed range.
+      BadImage: its numbers have no agreed range.
     """
     tile = image.tile[0] if image.tile else None  # says what Pillow forgets once it is loaded
     image.load()
     if image.mode == "F":
-        raise BadPicture("32-bit float pixels have no agreed range: save it with 8 or 16 bits")
+        raise BadImage("32-bit float pixels have no agreed range: save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         return _integers(image)
     if image.format == "PNG" and tile is not None:
@@ -89,5 +89,5 @@ def _range(values: np.ndarray, bits: int, *, signed: bool) -> tuple[int, str | N
     name, most = f"{'signed ' if signed else ''}{bits}-bit integer pixels", int(values.max())
     top = 255 if most <= 255 else 32767 if bits == 16 else 65535
     if values.min() < 0 or most > top:
-        raise BadPicture(f"{name} from {values.min()} to {most}: save it with 8 or 16 bits")
+        raise BadImage(f"{name} from {values.min()} to {most}: save it with 8 or 16 bits")
     return top, f"{name} up to {most}, read as 0 to {top}"

@@ -115,7 +115,7 @@ def of_pixels(data: bytes, found: Directory) -> bytes:
     return data[: found.start] + directory + data[found.start + len(directory) :]
 
 
-def pictures(data: bytes, found: Directory) -> int:
+def images(data: bytes, found: Directory) -> int:
     """Returns how many images a TIFF file has from that directory on, without thumbnails."""
     starts, count = {found.start}, 1
     while found.next and found.next not in starts:

@@ -9,7 +9,7 @@ from flax_sd.data.sources.file_types import (
     CAPTIONS,
     SETS,
     is_about_the_set,
-    is_picture,
+    is_image,
     why_no_part,
     why_unread,
 )
@@ -40,7 +40,7 @@ class Account:
         self._by_ending |= {_small_ending(path): path for path in found.files}
         for path, why in found.lost:
             # What has no ending may be a folder of images.
-            meant = is_picture(path) or path.suffix.lower() in ("", *SETS)
+            meant = is_image(path) or path.suffix.lower() in ("", *SETS)
             (self.leave_out if meant else self.set_aside)(path, why)
         for path, why in found.others:
             self.set_aside(path, why)
@@ -52,9 +52,9 @@ class Account:
         """Returns the name of a file in the folder, safe to print."""
         return shown(path.relative_to(self.folder).as_posix())
 
-    def pictures(self) -> list[pathlib.Path]:
+    def images(self) -> list[pathlib.Path]:
         """Returns the images that are not accounted for yet."""
-        return list(filter(is_picture, self.files))
+        return list(filter(is_image, self.files))
 
     def below(self, folders: Iterable[pathlib.Path]) -> dict[pathlib.Path, list[pathlib.Path]]:
         """Returns the files of each folder that are not accounted for yet."""

@@ -25,7 +25,7 @@ def list_rows(source: str, table: Any, image_column: str, caption_column: str | 
     listing, urls = Listing([], [], []), 0
     texts = [""] * len(images) if caption_column is None else _texts(table, caption_column)
     for row, (cell, text) in enumerate(zip(_cells(images, image_column), texts, strict=True)):
-        name, captions, why = f"row {row}", caption_tuple(text), _why_no_picture(cell)
+        name, captions, why = f"row {row}", caption_tuple(text), _why_no_image(cell)
         urls += why == URL
         if why is not None:
             listing.bad.append(Bad(name, why))
@@ -82,7 +82,7 @@ def _texts(table: Any, column: str) -> Iterator[Any]:
             yield error.object
 
 
-def _why_no_picture(cell: Any) -> str | None:
+def _why_no_image(cell: Any) -> str | None:
     """Returns why a cell holds no image, as far as this is known without reading it."""
     if not cell.is_valid or not (cell["bytes"].is_valid or cell["path"].is_valid):
         return "no image in this row"

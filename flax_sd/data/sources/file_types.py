@@ -34,7 +34,7 @@ OTHERS = {
 }
 
 
-def is_picture(path: pathlib.PurePath) -> bool:
+def is_image(path: pathlib.PurePath) -> bool:
     """Tells whether a file is an image of a set; masks are not."""
     return path.suffix.lower() in PICTURES and not masks.is_mask(path)
 
@@ -59,4 +59,4 @@ def is_left_behind(name: str) -> bool:
 
 def is_about_the_set(path: pathlib.PurePath) -> bool:
     """Tells whether a file describes the set: README.md, LICENSE."""
-    return path.stem.lower() in ABOUT and not is_picture(path)
+    return path.stem.lower() in ABOUT and not is_image(path)

@@ -14,7 +14,7 @@ from flax_sd.data.sources.file_types import (
     OTHERS,
     PICTURES,
     is_about_the_set,
-    is_picture,
+    is_image,
     why_unread,
 )
 from flax_sd.data.sources.records import Bad, Listing
@@ -58,11 +58,11 @@ def list_folder(folder: pathlib.Path, caption_column: str | None) -> Listing:
         _take_named(account, found, caption_column)
     else:
         _take_captioned(account)
-    account.close(_why_no_picture)
+    account.close(_why_no_image)
     return account.listing
 
 
-def _why_no_picture(path: pathlib.Path) -> str | None:
+def _why_no_image(path: pathlib.Path) -> str | None:
     if is_mask(path) and path.suffix.lower() in PICTURES:
         return "a mask without an image: 1-masklabel.png belongs to an image 1 beside it"
     return None
@@ -71,9 +71,9 @@ def _why_no_picture(path: pathlib.Path) -> str | None:
 def _leave_splits(account: Account) -> None:
     """Sets aside the folders of other splits, where one is called train."""
     found = {path: _split(account, path) for path in account.files}
-    if not splits.are_divided(found[path][1] for path in account.pictures()):
+    if not splits.are_divided(found[path][1] for path in account.images()):
         return
-    for path in account.pictures():
+    for path in account.images():
         if found[path][1] is None:
             account.use(*caption_files.caption_paths(account, path))
             account.set_aside(path, splits.not_trained_on(None, None))
@@ -96,12 +96,12 @@ def _split(account: Account, path: pathlib.Path) -> tuple[pathlib.Path, str | No
 def _take_all(account: Account) -> None:
     """Lists every image; captions and masks are for other modes."""
     account.use(*(path for path in list(account.files) if path.name.lower() in METADATA))
-    pictures = account.pictures()
-    if not pictures:
+    images = account.images()
+    if not images:
         read = " ".join(sorted(PICTURES))
         hint = _hint([*account.listing.bad, *_meant(account)])
         raise UserError(f"{shown(account.folder)} holds no images: {read} are read{hint}")
-    for path in pictures:
+    for path in images:
         account.use(*caption_files.caption_paths(account, path))
         account.add(path, ("",))
     records = account.listing.records
@@ -115,12 +115,12 @@ def _take_named(account: Account, found: Sequence[pathlib.Path], caption_column:
     below = account.below(path.parent for path in found)
     for path in found:
         files = below[path.parent]
-        for each in filter(is_picture, files):
+        for each in filter(is_image, files):
             account.set_aside(each, f"{path.name} does not name it")
         captions = [each for each in files if each.suffix.lower() in CAPTIONS]
         captions = [each for each in captions if not is_about_the_set(each)]
         account.set_aside_together(captions, f"not read, as {path.name} has the captions")
-    if elsewhere := account.pictures():
+    if elsewhere := account.images():
         _take_texts(account, elsewhere, caption_files.PLAIN)
 
 
@@ -130,18 +130,18 @@ def _take_captioned(account: Account) -> None:
     if named and not others:
         _take_repeated(account, named)
         return
-    pictures = account.pictures()
-    if not any(caption_files.caption_path(account, path, caption_files.PLAIN) for path in pictures):
-        raise _no_captions(account, len(pictures), others if named else [])
-    _take_texts(account, pictures, caption_files.PLAIN)
+    images = account.images()
+    if not any(caption_files.caption_path(account, path, caption_files.PLAIN) for path in images):
+        raise _no_captions(account, len(images), others if named else [])
+    _take_texts(account, images, caption_files.PLAIN)
     account.listing.unused.extend(Bad(shown(name), ONE_SET) for name in others if named)
 
 
-def _take_texts(account: Account, pictures: Sequence[pathlib.Path], read: Sequence[str]) -> None:
+def _take_texts(account: Account, images: Sequence[pathlib.Path], read: Sequence[str]) -> None:
     """Lists images with a .txt of the same name; each line of that is a caption of its own."""
     unread = list(caption_files.unread(account, list(account.files), read))
-    strays = {each.picture: each.path.name for each in unread}
-    for path in pictures:
+    strays = {each.image: each.path.name for each in unread}
+    for path in images:
         if caption := caption_files.caption_path(account, path, read):
             _add(account, path, caption)
         else:
@@ -178,7 +178,7 @@ def _no_captions(account: Account, count: int, others: Sequence[str]) -> UserErr
 def _meant(account: Account) -> list[Bad]:
     """Lists files that may be meant as captions, images or sets, and why they are not read."""
     unread = caption_files.unread(account, list(account.files), caption_files.PLAIN)
-    found = [(each.path, each.why) for each in unread if each.picture]
+    found = [(each.path, each.why) for each in unread if each.image]
     others = ((path, why_unread(path) or OTHERS.get(path.suffix.lower())) for path in account.files)
     found += [(path, why) for path, why in others if why]
     return [Bad(account.name(path), why) for path, why in found]
@@ -195,7 +195,7 @@ def _hint(found: Sequence[Bad]) -> str:
 def _repeated(account: Account) -> tuple[list[Repeated], list[str]]:
     """Returns the image folders named as in sd-scripts, and the others."""
     named, others = [], []
-    paths = [path.relative_to(account.folder).parts for path in account.pictures()]
+    paths = [path.relative_to(account.folder).parts for path in account.images()]
     folders = {parts[0] for parts in paths if len(parts) > 1}
     for first in dict.fromkeys(parts[0] for parts in paths):
         match = REPEATED.fullmatch(first)
@@ -213,7 +213,7 @@ def _take_repeated(account: Account, parts: Iterable[Repeated]) -> None:
     for part, repeats, words in parts:
         first = len(account.listing.records)
         unread = list(caption_files.unread(account, below[part], caption_files.REPEATED))
-        for path in filter(is_picture, below[part]):
+        for path in filter(is_image, below[part]):
             if caption := caption_files.caption_path(account, path, caption_files.REPEATED):
                 _add(account, path, caption)
             else:

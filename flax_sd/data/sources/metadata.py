@@ -99,7 +99,7 @@ def _why_no_file(path: pathlib.Path) -> str | None:
     if is_there(path) or not os.path.lexists(path):
         return None
     if path.is_dir():
-        return "a folder, not a picture"
+        return "a folder, not an image"
     return None if path.is_symlink() else "neither a file nor a folder"
 
 

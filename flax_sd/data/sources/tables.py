@@ -12,7 +12,7 @@ from flax_sd.data.sources import splits
 from flax_sd.data.sources.account import Account
 from flax_sd.data.sources.cells import list_rows
 from flax_sd.data.sources.file_names import is_there
-from flax_sd.data.sources.file_types import METADATA, is_picture
+from flax_sd.data.sources.file_types import METADATA, is_image
 from flax_sd.data.sources.records import Bad, Listing
 from flax_sd.errors import UserError, shown, some
 
@@ -35,7 +35,7 @@ def is_table(path: pathlib.Path) -> bool:
     if not any(file.suffix.lower() in FILES for file in files):
         return False
     named = [file for file in files if file.name.lower() in METADATA]
-    holders = {parent for file in files if is_picture(file) for parent in file.parents}
+    holders = {parent for file in files if is_image(file) for parent in file.parents}
     return not any(file.parent == path or file.parent in holders for file in named)
 
 
@@ -54,7 +54,7 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
         account = Account(path)
         files = _saved(account) if _is_saved(path) else _of_train(account)
         beside = "an image beside a table, whose rows alone are read"
-        account.set_aside_together(account.pictures(), beside)
+        account.set_aside_together(account.images(), beside)
         account.close(lambda path: None)
         rest = account.listing
     made = _load(source, files)
@@ -223,7 +223,7 @@ def _from_hub(source: str) -> Any:
     import datasets
 
     match = HUB_ID.fullmatch(source)
-    assert match is not None, "pictures.py sees to that"
+    assert match is not None, "dataset.py sees to that"
     _ask_hub(match["id"])
     return datasets.load_dataset(match["id"], match["config"], split="train")
 

@@ -60,33 +60,33 @@ def _list_sample(
     listing: Listing, content: bytes, files: dict[str, Member], caption_column: str | None
 ) -> None:
     """Records the use of each file of a sample."""
-    pictures = [end for end in files if f".{end.rpartition('.')[2]}" in PICTURES]
-    if not pictures:
-        listing.unused.extend(_without_picture(files))
+    images = [end for end in files if f".{end.rpartition('.')[2]}" in PICTURES]
+    if not images:
+        listing.unused.extend(_without_image(files))
         return
-    picture, name = files[pictures[0]], shown(files[pictures[0]].name)
+    image, name = files[images[0]], shown(files[images[0]].name)
     read, captions = None, ("",)
     if caption_column is not None:
         read, captions = _captions(content, files, caption_column)
     if isinstance(captions, str):
         listing.bad.append(Bad(name, captions))
-    elif picture.stop > len(content):
+    elif image.stop > len(content):
         listing.bad.append(Bad(name, "the archive ends inside it"))
     else:
-        listing.records.append(Record(name, captions, functools.partial(_slice, content, picture)))
+        listing.records.append(Record(name, captions, functools.partial(_slice, content, image)))
     for end, member in files.items():
-        if end in pictures[1:]:
+        if end in images[1:]:
             why = f"a second image beside {name}, which is used"
         elif end == "txt" and read == "json":
             why = "not read, as the .json of its key has the caption"
-        elif end in (*pictures, "json", "txt"):
+        elif end in (*images, "json", "txt"):
             continue
         else:
             why = why_unread(pathlib.PurePosixPath(member.name)) or "no image, and no caption"
         listing.unused.append(Bad(shown(member.name), why))
 
 
-def _without_picture(files: dict[str, Member]) -> list[Bad]:
+def _without_image(files: dict[str, Member]) -> list[Bad]:
     """Returns the files of a sample that has no readable image."""
     found = [(shown(each.name), why_unread(pathlib.Path(each.name))) for each in files.values()]
     if any(why for _, why in found):  # whose captions need no word of their own

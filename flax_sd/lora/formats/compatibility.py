@@ -47,7 +47,7 @@ def support(contents: LoRAContents, *, sd2: bool) -> dict[str, Support]:
     a1111 = {key: why for key, part, ref in tensors if (why := _a1111(key, part, ref))}
     if sd2:
         a1111 |= dict(_incomplete_attention(contents))
-    remark = "of a DoRA it divides by ‖W‖, not ‖W + ΔW‖: other pictures" if contents.is_dora else ""
+    remark = "of a DoRA it divides by ‖W‖, not ‖W + ΔW‖: other images" if contents.is_dora else ""
     return {
         "diffusers": Support(unknown | _diffusers(contents, tensors)),
         "ComfyUI": Support(unknown | comfyui, remark),

@@ -6,7 +6,7 @@ at 0.5 to 0.9 of the speed of its matrix product; two others, made of matrix pro
 * many pixels: Winograd's F(2×2, 3×3), 16 products for 4 pixels where the sum needs 36 (Lavin and
   Gray 2015, arXiv 1509.09308, §4.1); it errs by 1e-6 of the largest value;
 * few pixels, where its 16/9 as large kernels would cost more to read than they save: nine shifted
-  copies of the picture beside one another, and one product.
+  copies of the image beside one another, and one product.
 
 docs/performance.md has the measurements.
 """
@@ -56,7 +56,7 @@ def _plain(x: Array, kernel: Array) -> Array:
 
 
 def _transposed(dy: Array, kernel: Array) -> Array:
-    """What a convolution's picture gets back for `dy`."""
+    """What a convolution's image gets back for `dy`."""
     x = jax.ShapeDtypeStruct((*dy.shape[:3], kernel.shape[2]), dy.dtype)
     return jax.linear_transpose(lambda x: _plain(x, kernel), x)(dy)[0]
 

@@ -2,7 +2,7 @@
 
 Blocks of queries alone, as `attention.py` takes them, are written to a TPU's memory and read again
 for each pass over them. The compiler cannot divide a kernel over devices, so each attends for its
-own pictures: the mesh is that of the context (`jax.sharding.use_abstract_mesh`), and without one,
+own images: the mesh is that of the context (`jax.sharding.use_abstract_mesh`), and without one,
 or on another platform, the kernel is not taken.
 """
 

@@ -17,7 +17,7 @@ from flax_sd.system import distributed, sharding
 from flax_sd.system.memory import show_size
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs.datasets import Sets
-from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
+from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedImages
 from flax_sd.training.inputs.encoding import Encoder
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, PixelBatch, Trees
@@ -46,18 +46,18 @@ class EncodeOnTheFly:
 
     def __init__(
         self,
-        pictures: data.Pictures,
+        images: data.Images,
         task: TrainTask,
         tokenizer: Tokenizer | None,
         frozen: Trees,
         mesh: Mesh,
     ):
-        self.source, self._task, self._tokenizer = pictures, task, tokenizer
+        self.source, self._task, self._tokenizer = images, task, tokenizer
         self._frozen, self._mesh = frozen, mesh
 
     def batch(self, rows: data.Batch) -> EncodedBatch | PixelBatch:
         """Encodes pixels with the autoencoder, captions with the text encoder."""
-        given = rows.pictures, tokenize(rows.captions, self._tokenizer), rows.weight
+        given = rows.images, tokenize(rows.captions, self._tokenizer), rows.weight
         pixels, ids, weight = sharding.shard_batch(given, self._mesh)
         batch = self._task.encode(self._frozen, pixels, ids)._replace(weight=weight)
         return masked(batch, rows.mask, self.source.cfg, self._mesh)
@@ -71,14 +71,14 @@ class FromCache:
 
     def __init__(
         self,
-        pictures: EncodedPictures,
+        images: EncodedImages,
         captions: EncodedCaptions | None,
         tokenizer: Tokenizer | None,
         text: Callable[[jax.Array], jax.Array] | None,
         mesh: Mesh,
     ):
         """Takes the readers; `text` encodes token ids on the devices."""
-        self.source, self._captions, self._text = pictures, captions, text
+        self.source, self._captions, self._text = images, captions, text
         self._tokenizer, self._mesh = tokenizer, mesh
 
     def batch(self, rows: data.Batch) -> EncodedBatch:
@@ -87,7 +87,7 @@ class FromCache:
             text = tokenize(rows.captions, self._tokenizer)
         else:
             text = self._captions.states(rows.captions)
-        given = rows.pictures, text, rows.weight
+        given = rows.images, text, rows.weight
         moments, text, weight = sharding.shard_batch(given, self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
@@ -147,7 +147,7 @@ def prepare(
         frozen = sharding.shard_frozen(task.frozen, mesh)
         texts = encoder.captions
         text = None if task.text is None else functools.partial(task.text, frozen)
-        inputs = [FromCache(p, texts, tokenizer, text, mesh) for p in encoder.pictures]
+        inputs = [FromCache(p, texts, tokenizer, text, mesh) for p in encoder.images]
     evaluated = dict(zip(sets.evaluated, inputs[1:], strict=True))
     return Prepared(inputs[0], evaluated, task, frozen)
 
@@ -163,7 +163,7 @@ def _encoder(
     config: Config,
     task: TrainTask,
     model: Model,
-    sets: Sequence[data.Pictures],
+    sets: Sequence[data.Images],
     progress: Progress,
 ) -> Encoder | None:
     """Returns what encodes once; None if each step encodes: reports why, if not asked to."""
@@ -182,11 +182,11 @@ def _encoder(
     return encoder
 
 
-def _why_not_once(config: Config, pictures: data.Pictures) -> str | None:
+def _why_not_once(config: Config, images: data.Images) -> str | None:
     """Returns why it does not pay to encode once, if it does not."""
-    if pictures.cfg.stream:
+    if images.cfg.stream:
         return "an encoded stream would fill the disk (data.stream)"
-    count, random_crops = len(pictures), len(pictures.cut_anew)
+    count, random_crops = len(images), len(images.cut_anew)
     if random_crops:
         return (
             f"{random_crops} of {count} images are cropped at random each time "
@@ -201,12 +201,12 @@ class StepBatch(NamedTuple):
     """The batch of a step.
 
     Attributes:
-      pictures: number of images in all processes, without padding.
+      images: number of images in all processes, without padding.
       shape: height and width of the images.
     """
 
     batch: EncodedBatch | PixelBatch
-    pictures: int
+    images: int
     shape: Size
 
 

@@ -44,7 +44,7 @@ def _options(config: Config, prompt: str, folder: pathlib.Path) -> SampleOptions
     return SampleOptions(
         model=model.path,
         prompt=prompt,
-        images_per_prompt=config.data.class_pictures,
+        images_per_prompt=config.data.class_images,
         clip_skip=model.clip_skip,
         max_token_length=config.data.max_token_length,
         dtype=config.compute_dtype,

@@ -8,7 +8,7 @@ import jax
 
 from flax_sd import data
 from flax_sd.config import Config
-from flax_sd.data import Bad, Finding, Pictures
+from flax_sd.data import Bad, Finding, Images
 from flax_sd.files.atomic import write_atomically
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.reports import data_report
@@ -21,7 +21,7 @@ from flax_sd.weights.hub import BUNDLED
 class Report(NamedTuple):
     """The sets and their findings, by option: data.path first."""
 
-    sets: dict[str, Pictures]
+    sets: dict[str, Images]
     findings: dict[str, list[Finding]]
     shards: int = 0  # of a stream, whose first stands for data.path
     beyond: dict[str, list[Bad]] = {}  # left out of the other shards, if they were opened
@@ -31,8 +31,8 @@ class Report(NamedTuple):
         """Returns the report for the terminal."""
         parts = [
             ("held out of " if option == "data.held_out_share" else "")
-            + data.summary(pictures, self.findings[option])
-            for option, pictures in self.sets.items()
+            + data.summary(images, self.findings[option])
+            for option, images in self.sets.items()
         ]
         if self.shards:
             when = "all were opened" if self.beyond else "each is checked when it comes"
@@ -54,7 +54,7 @@ class Report(NamedTuple):
         if jax.process_index() != 0:
             return
         write_atomically(folder / DATA_REPORT, data_report.report_page(self.sets, self.findings))
-        left_out = [(pictures.cfg.path, pictures.bad) for pictures in self.sets.values()]
+        left_out = [(images.cfg.path, images.bad) for images in self.sets.values()]
         left_out += self.beyond.items()
         lines = [json.dumps(line) for each in left_out for line in quarantined(*each)]
         write_atomically(folder / QUARANTINE, "".join(line + "\n" for line in lines))
@@ -78,7 +78,7 @@ def check(config: Config, sets: Sets) -> Report:
     named |= {
         option: sets.evaluated[key] for key, option in options.items() if key in sets.evaluated
     }
-    findings = {option: data.check(pictures, cut_off) for option, pictures in named.items()}
+    findings = {option: data.check(images, cut_off) for option, images in named.items()}
     if VAL_LOSS in sets.evaluated:
         leaked = data.duplicates_across(sets.train, sets.evaluated[VAL_LOSS])
         findings[held_out] = data.sort_findings([*findings[held_out], *leaked])

@@ -24,11 +24,11 @@ class Sets(NamedTuple):
       shards: the shards of a stream.
     """
 
-    train: data.Pictures
-    evaluated: dict[str, data.Pictures]
+    train: data.Images
+    evaluated: dict[str, data.Images]
     shards: tuple[data.Shard, ...] = ()
 
-    def all(self) -> list[data.Pictures]:
+    def all(self) -> list[data.Images]:
         """Returns every set, the training set first."""
         return [self.train, *self.evaluated.values()]
 
@@ -46,9 +46,9 @@ def open_sets(config: Config) -> Sets:
         train = _first(config, shards)
         train.unused.extend(unused)
     else:
-        train = data.open_pictures(config.data, captioned=captioned)
+        train = data.open_images(config.data, captioned=captioned)
     measured = {
-        name: data.open_pictures(cfg, captioned=captioned, option=NAMED_BY[name])
+        name: data.open_images(cfg, captioned=captioned, option=NAMED_BY[name])
         for name, cfg in _measured(config.data).items()
     }
     if share is not None:
@@ -62,10 +62,10 @@ def open_sets(config: Config) -> Sets:
 def too_few_evaluated(sets: Sets) -> list[str]:
     """Returns a sentence for each set that has too few images to show a small change."""
     return [
-        f"{name} is evaluated on {len(pictures)} image{'' if len(pictures) == 1 else 's'}: with "
+        f"{name} is evaluated on {len(images)} image{'' if len(images) == 1 else 's'}: with "
         f"fewer than {MIN_EVALUATED} only a large change of the loss can be told from chance"
-        for name, pictures in sets.evaluated.items()
-        if name in (VAL_LOSS, BASE_LOSS) and len(pictures) < MIN_EVALUATED
+        for name, images in sets.evaluated.items()
+        if name in (VAL_LOSS, BASE_LOSS) and len(images) < MIN_EVALUATED
     ]
 
 
@@ -81,40 +81,40 @@ def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
     return found
 
 
-def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Pictures:
+def _first(config: Config, shards: tuple[data.Shard, ...]) -> data.Images:
     """Opens the first shard; raises UserError if none of its images can be used."""
-    pictures = data.open_shard(shards[0], config.data, captioned=config.mode.captioned)
-    if not len(pictures):
-        lines = [f"{name}: {reason}" for name, reason in pictures.bad] or ["it holds none"]
+    images = data.open_shard(shards[0], config.data, captioned=config.mode.captioned)
+    if not len(images):
+        lines = [f"{name}: {reason}" for name, reason in images.bad] or ["it holds none"]
         head = f"no image of {shards[0].name}, the first of {len(shards)} shards, can be used:"
         raise UserError(listed(head, lines))
-    return pictures
+    return images
 
 
-def _subset(pictures: data.Pictures, count: int) -> data.Pictures:
+def _subset(images: data.Images, count: int) -> data.Images:
     """Returns `count` images that the run trains on, or all; the choice depends on names alone."""
-    pairs = zip(pictures.repeats, pictures.prior, strict=True)
+    pairs = zip(images.repeats, images.prior, strict=True)
     own = [i for i, (repeats, prior) in enumerate(pairs) if repeats and not prior]
-    digests = [hashlib.sha256(name.encode()).digest() for name in pictures.names]
+    digests = [hashlib.sha256(name.encode()).digest() for name in images.names]
     chosen = sorted(own, key=lambda i: (digests[i], i))[:count]
-    return pictures.subset(sorted(chosen), pictures.cfg.for_measuring())
+    return images.subset(sorted(chosen), images.cfg.for_measuring())
 
 
-def total_steps(config: Config, pictures: data.Pictures) -> int:
+def total_steps(config: Config, images: data.Images) -> int:
     """Returns the smaller of train.steps and the steps of train.epochs."""
     train = config.train
     if train.epochs is None:
         return train.steps
-    return min(train.steps, order_of(config, pictures).steps(train.epochs))
+    return min(train.steps, order_of(config, images).steps(train.epochs))
 
 
-def describe(config: Config, pictures: data.Pictures) -> str:
+def describe(config: Config, images: data.Images) -> str:
     """Describes the steps in words, and which option ends the run if two could."""
-    total, train = total_steps(config, pictures), config.train
+    total, train = total_steps(config, images), config.train
     words = f"{total} steps"
     if config.data.stream:
         return words
-    order = order_of(config, pictures)
+    order = order_of(config, images)
     epoch = order.steps(1000) / 1000  # not a whole number if a batch continues into the next epoch
     words += f" of {train.batch_size}, {total / epoch:.3g} epochs"
     if train.epochs is None:
@@ -124,9 +124,9 @@ def describe(config: Config, pictures: data.Pictures) -> str:
     return f"{words}: train.epochs ends the run"
 
 
-def order_of(config: Config, pictures: data.Pictures) -> data.Order:
+def order_of(config: Config, images: data.Images) -> data.Order:
     """Returns the order in which the run shows the images."""
-    return data.Order(pictures, config.train.batch_size, config.seed)
+    return data.Order(images, config.train.batch_size, config.seed)
 
 
 def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream | None:
@@ -139,7 +139,7 @@ def make_stream(config: Config, sets: Sets, progress: Progress) -> data.Stream |
         return None
     captioned = config.mode.captioned
 
-    def opened(shard: data.Shard, stop: threading.Event) -> data.Pictures:
+    def opened(shard: data.Shard, stop: threading.Event) -> data.Images:
         if shard == sets.shards[0]:  # already open
             return sets.train
         return data.open_shard(shard, config.data, captioned=captioned, stop=stop)

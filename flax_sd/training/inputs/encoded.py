@@ -16,27 +16,27 @@ from flax_sd.models.vae import Moments
 from flax_sd.training.inputs.encoding_cache import Store, code_version, key_of
 
 
-class EncodedPictures:
+class EncodedImages:
     """The moments of images' latents, read from the store; a `data.Source`."""
 
-    def __init__(self, pictures: data.Pictures, vae: str, store: Store):
+    def __init__(self, images: data.Images, vae: str, store: Store):
         """Takes the images; `vae` identifies the autoencoder and its weights."""
-        self.cfg: DataConfig = pictures.cfg
-        self.shapes, self.repeats = pictures.shapes, pictures.repeats
-        self.weights = pictures.weights
-        self._pictures, self._store = pictures, store
+        self.cfg: DataConfig = images.cfg
+        self.shapes, self.repeats = images.shapes, images.repeats
+        self.weights = images.weights
+        self._images, self._store = images, store
         self._made_by = PIL.__version__, code_version(), vae
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def captions(self, i: int) -> tuple[str, ...]:
         """Returns all captions of image i."""
-        return self._pictures.captions(i)
+        return self._images.captions(i)
 
     def caption(self, i: int, *, seed: int, sample: int) -> str:
         """Returns the caption that sample number `sample` draws for image i."""
-        return self._pictures.caption(i, seed=seed, sample=sample)
+        return self._images.caption(i, seed=seed, sample=sample)
 
     def load(self, i: int, *, seed: int, sample: int) -> Moments:
         """Reads the moments of image i, or of its mirror image, without a batch axis.
@@ -44,7 +44,7 @@ class EncodedPictures:
         Raises:
           UserError: they are no longer in the store.
         """
-        transform = self._pictures.transform(i, draw(seed, sample))
+        transform = self._images.transform(i, draw(seed, sample))
         arrays: dict[str, Any] = self._store.read(self.key(i, transform))
         return Moments(**arrays)
 
@@ -54,11 +54,11 @@ class EncodedPictures:
         Raises:
           UserError: it can no longer be read.
         """
-        return self._pictures.mask(i, seed=seed, sample=sample)
+        return self._images.mask(i, seed=seed, sample=sample)
 
     def key(self, i: int, transform: PixelTransform) -> str:
         """Returns a hash of everything that determines the moments."""
-        return key_of("moments", self._pictures.seen[i].digest, transform, *self._made_by)
+        return key_of("moments", self._images.seen[i].digest, transform, *self._made_by)
 
 
 class EncodedCaptions:

@@ -15,7 +15,7 @@ from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
 from flax_sd.system.compiler import Program
 from flax_sd.system.progress import Progress
-from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedPictures
+from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedImages
 from flax_sd.training.inputs.encoding_cache import Store, identity
 from flax_sd.training.setup.task import TrainTask
 from flax_sd.weights.model import Model
@@ -59,7 +59,7 @@ class Encoder:
     """Encodes what the store lacks; each process encodes its share on its devices.
 
     Attributes:
-      pictures: a reader for each set of images.
+      images: a reader for each set of images.
       captions: the reader of all their captions; None if the text encoder is trained, or if
         captions are random.
     """
@@ -69,7 +69,7 @@ class Encoder:
         config: Config,
         task: TrainTask,
         model: Model,
-        sets: Sequence[data.Pictures],
+        sets: Sequence[data.Images],
         store: Store,
     ):
         """Lists what there is to encode; `sets` share their resolution."""
@@ -78,8 +78,8 @@ class Encoder:
         self._mesh = sharding.make_mesh(-1, 1, jax.local_devices())
         self._frozen = sharding.shard_frozen(task.frozen, self._mesh)
         vae = self._identity("vae")
-        self.pictures = [EncodedPictures(pictures, vae, store) for pictures in sets]
-        self._jobs = [self._pictures_job(sets)]
+        self.images = [EncodedImages(images, vae, store) for images in sets]
+        self._jobs = [self._images_job(sets)]
         self.captions: EncodedCaptions | None = None
         if task.text is not None and not data.has_random_captions(config.data):
             text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
@@ -118,22 +118,22 @@ class Encoder:
         network = self._model.networks[name]
         return identity(network, nnx.state(network))
 
-    def _pictures_job(self, sets: Sequence[data.Pictures]) -> EncodeJob:
+    def _images_job(self, sets: Sequence[data.Images]) -> EncodeJob:
         """Returns the job of all images, and of mirror images if images are flipped at random."""
         items = {
-            encoded.key(i, transform): (pictures, i, transform)
-            for encoded, pictures in zip(self.pictures, sets, strict=True)
-            for i in range(len(pictures))
-            for transform in pictures.transforms(i)
+            encoded.key(i, transform): (images, i, transform)
+            for encoded, images in zip(self.images, sets, strict=True)
+            for i in range(len(images))
+            for transform in images.transforms(i)
         }
 
-        def shape(item: tuple[data.Pictures, int, PixelTransform]) -> Hashable:
+        def shape(item: tuple[data.Images, int, PixelTransform]) -> Hashable:
             _, _, transform = item
             return transform.fit.shape
 
-        def load(item: tuple[data.Pictures, int, PixelTransform]) -> np.ndarray:
-            pictures, i, transform = item
-            return pictures.cut(i, transform)
+        def load(item: tuple[data.Images, int, PixelTransform]) -> np.ndarray:
+            images, i, transform = item
+            return images.cut(i, transform)
 
         def named(moments: Moments) -> Arrays:
             return {name: array.astype(np.float32) for name, array in moments._asdict().items()}
@@ -143,7 +143,7 @@ class Encoder:
         return EncodeJob("images", items, shape, load, moments, named, rows)
 
     def _captions_job(
-        self, captions: EncodedCaptions, sets: Sequence[data.Pictures], text: Program
+        self, captions: EncodedCaptions, sets: Sequence[data.Images], text: Program
     ) -> EncodeJob:
         """Returns the job of all captions, and of the empty one."""
         texts = (caption for p in sets for i in range(len(p)) for caption in p.captions(i))

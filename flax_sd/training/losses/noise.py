@@ -38,9 +38,9 @@ def perturb(
     return noise + strength * jax.random.normal(own, noise.shape)
 
 
-def _strengths(key: jax.Array, largest: float, pictures: int) -> Float[Array, "b 1 1 1"]:
+def _strengths(key: jax.Array, largest: float, images: int) -> Float[Array, "b 1 1 1"]:
     """Draws a strength for each image, between 0 and the largest."""
-    return largest * jax.random.uniform(key, (pictures, 1, 1, 1))
+    return largest * jax.random.uniform(key, (images, 1, 1, 1))
 
 
 def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Array:

@@ -28,11 +28,11 @@ class Guard:
       problem: the error that ends the run, or None.
     """
 
-    def __init__(self, train: TrainConfig, pictures: Callable[[int], Sequence[str]]):
+    def __init__(self, train: TrainConfig, images: Callable[[int], Sequence[str]]):
         """Takes a function that names the images of a step."""
         self._skips = train.on_nonfinite == "skip"
         self._limit = train.max_skipped if self._skips else 1
-        self._pictures, self.total, self.in_row, self.overflows = pictures, 0, 0, 0
+        self._images, self.total, self.in_row, self.overflows = images, 0, 0, 0
         self.problem: UserError | None = None
 
     def resume(self, metrics: pathlib.Path, step: int) -> None:
@@ -51,7 +51,7 @@ class Guard:
             self.in_row = 0
             return ()
         self.total, self.in_row = self.total + 1, self.in_row + 1
-        names = tuple(self._pictures(step))
+        names = tuple(self._images(step))
         if self.in_row >= self._limit and self.problem is None:
             self.problem = UserError(self._why(step, loss, names))
         return names

@@ -39,7 +39,7 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
 class StepWork(NamedTuple):
     """The work of one step."""
 
-    pictures: int  # without padding
+    images: int  # without padding
     flops: int
 
 
@@ -48,7 +48,7 @@ class Mark(NamedTuple):
 
     time: float  # seconds
     waited: float  # seconds
-    pictures: int
+    images: int
     flops: int
 
 
@@ -82,8 +82,8 @@ class Pace:
     def stepped(self) -> None:
         """Notes that the oldest unfinished step is done."""
         done, last = self._under_way.popleft(), self._marks[-1]
-        pictures, flops = last.pictures + done.pictures, last.flops + done.flops
-        self._marks.append(Mark(time.monotonic(), self._waited, pictures, flops))
+        images, flops = last.images + done.images, last.flops + done.flops
+        self._marks.append(Mark(time.monotonic(), self._waited, images, flops))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class Pace:
         start, end = self._marks[0], self._marks[-1]
         seconds = max(end.time - start.time, 1e-9)
         values = {
-            "images_per_second": (end.pictures - start.pictures) / seconds,
+            "images_per_second": (end.images - start.images) / seconds,
             "wait_share": min((end.waited - start.waited) / seconds, 1.0),
             "tflops": (end.flops - start.flops) / seconds / 1e12,
         }

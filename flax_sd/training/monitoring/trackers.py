@@ -80,7 +80,7 @@ class Trackers:
             self._board.add_text(name, textwrap.indent(words, "    "), step)
 
     def log(
-        self, step: int, values: Mapping[str, SupportsFloat], pictures: Sequence[str] = ()
+        self, step: int, values: Mapping[str, SupportsFloat], images: Sequence[str] = ()
     ) -> None:
         """Writes the values of a step, and in metrics.jsonl the names of images.
 
@@ -88,7 +88,7 @@ class Trackers:
           UserError: metrics.jsonl cannot be written.
         """
         if self._metrics is not None:
-            named = {"pictures": pictures} if pictures else {}
+            named = {"pictures": images} if images else {}
             self._metrics.append({"step": step, **values, **named})
         self.show(step, values)
 
@@ -101,12 +101,12 @@ class Trackers:
             self._wandb.log({name: float(value) for name, value in values.items()}, step=step)
         self._changed()
 
-    def image(self, step: int, name: str, picture: UInt8[np.ndarray, "h w 3"]) -> None:
+    def image(self, step: int, name: str, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Writes an image to the logs that can hold one."""
         if self._board is not None:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.add_image(name, image, step, dataformats="HWC")
         if self._wandb is not None:
-            self._wandb.log({name: self._image_of(picture)}, step=step)
+            self._wandb.log({name: self._image_of(image)}, step=step)
         self._changed()
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.system.progress import Progress
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.losses import Trees
@@ -20,9 +20,9 @@ from flax_sd.training.step import TrainState
 class Results:
     """Writes results, and reports their paths."""
 
-    def __init__(self, outputs: Outputs, pictures: Pictures, config: Config, progress: Progress):
+    def __init__(self, outputs: Outputs, images: Images, config: Config, progress: Progress):
         """Takes the images that determine an autoencoder's scaling factor."""
-        self._outputs, self._pictures = outputs, pictures
+        self._outputs, self._images = outputs, images
         self._config, self._progress = config, progress
 
     def write(self, learned: Trees, task: TrainTask, *, best: bool = False) -> None:
@@ -36,7 +36,7 @@ class Results:
         """
         changed, frozen = {}, task.frozen
         if self._measures_scale():
-            scale = vae_scale.scaling_factor(task, learned, frozen, self._pictures)
+            scale = vae_scale.scaling_factor(task, learned, frozen, self._images)
             changed = {"scaling_factor": round(scale, 5)}
             self._progress.stage("measured", f"scaling_factor of the latents {scale:.5f}")
         if (

@@ -5,33 +5,33 @@ import json
 from collections.abc import Mapping
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.models.tokenizer import TEXT
 from flax_sd.weights.identity import display_name
 
 MAX_TAGS = 1000  # the most common; sentences of thousands of captions would fill megabytes
 
 
-def tag_frequency(pictures: Pictures) -> dict[str, str]:
+def tag_frequency(images: Images) -> dict[str, str]:
     """Returns the number of images that have each tag, as {"pictures": {tag: count}}.
 
     data.tag_separator divides the captions, as they are trained on, into tags. Images of
     data.regularisation do not count. Empty if there are no captions.
     """
     counts = collections.Counter[str]()
-    for i in range(len(pictures)):
-        if not pictures.prior[i]:
-            counts.update(_tags(pictures, i))
+    for i in range(len(images)):
+        if not images.prior[i]:
+            counts.update(_tags(images, i))
     if not counts:
         return {}
     common = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_TAGS]
     return {"ss_tag_frequency": json.dumps({"pictures": dict(common)})}
 
 
-def _tags(pictures: Pictures, i: int) -> set[str]:
+def _tags(images: Images, i: int) -> set[str]:
     """Returns the tags of all captions of an image."""
-    separator = pictures.cfg.tag_separator
-    parts = (tag for text in pictures.captions(i) for tag in text.split(separator))
+    separator = images.cfg.tag_separator
+    parts = (tag for text in images.captions(i) for tag in text.split(separator))
     return {tag.strip() for tag in parts} - {""}
 
 

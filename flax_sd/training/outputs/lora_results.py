@@ -3,7 +3,7 @@
 import pathlib
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.lora.formats import kohya, peft
 from flax_sd.lora.inject import extract
 from flax_sd.run_folder.layout import LORAS_FOLDER
@@ -16,9 +16,9 @@ from flax_sd.weights.model import Model
 class LoRAResults:
     """Writes the LoRA of the networks."""
 
-    def __init__(self, config: Config, model: Model, pictures: Pictures):
+    def __init__(self, config: Config, model: Model, images: Images):
         """Takes the images, whose tags the files list."""
-        self._config, self._model, self._pictures = config, model, pictures
+        self._config, self._model, self._images = config, model, images
         self._dtype = as_dtype(config.save_dtype)
 
     def save(self, name: str) -> None:
@@ -46,7 +46,7 @@ class LoRAResults:
         lora = {name: extract(networks[name]) for name in self._config.lora_components}
         prediction = self._model.scheduler_config.get("prediction_type", "epsilon")
         header = kohya.metadata(self._model.files.family, prediction)
-        header |= lora_header.tag_frequency(self._pictures)
+        header |= lora_header.tag_frequency(self._images)
         kohya.write(for_uis, lora, header, dtype=self._dtype)
         peft.write(for_peft, lora, dtype=self._dtype)
         if named is not None:

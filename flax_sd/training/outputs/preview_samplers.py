@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system.precision import resolve_dtype
@@ -49,7 +49,7 @@ class PreviewSampler(Protocol):
 
 
 def make_preview_sampler(
-    config: Config, model: Model, pictures: Pictures, stopping: Callable[[], bool]
+    config: Config, model: Model, images: Images, stopping: Callable[[], bool]
 ) -> PreviewSampler | None:
     """Returns the sampler of the mode; None if the config asks for no samples.
 
@@ -58,15 +58,15 @@ def make_preview_sampler(
     """
     if config.mode.unconditional:
         return UnconditionalSampler(config, model, stopping) if config.sample.wanted else None
-    prompts = choose_prompts(config, pictures)
+    prompts = choose_prompts(config, images)
     return PromptSampler(config, model, prompts, stopping) if prompts else None
 
 
-def choose_prompts(config: Config, pictures: Pictures) -> tuple[str, ...]:
+def choose_prompts(config: Config, images: Images) -> tuple[str, ...]:
     """Returns `sample.prompts`, or captions of the data if there are none."""
     if config.sample.prompts or not config.sample.wanted:
         return config.sample.prompts
-    return tuple(pictures.captions(i)[0] for i in range(min(MAX_CAPTIONS, len(pictures))))
+    return tuple(images.captions(i)[0] for i in range(min(MAX_CAPTIONS, len(images))))
 
 
 class PromptSampler:
@@ -89,7 +89,7 @@ class PromptSampler:
         """Returns one image for each prompt."""
         load_weights(self._networks, params, self._config)
         settings, side = self._config.sample, self._config.data.resolution
-        pictures = []
+        images = []
         for start in range(0, len(self.prompts), PROMPT_BATCH):
             if self._stopping():
                 raise Interrupted
@@ -105,8 +105,8 @@ class PromptSampler:
                 clip_skip=self._config.model.clip_skip,
                 max_token_length=self._config.data.max_token_length,
             )
-            pictures.append(drawn[: len(part)])
-        return np.concatenate(pictures)
+            images.append(drawn[: len(part)])
+        return np.concatenate(images)
 
 
 class UnconditionalSampler:
@@ -124,7 +124,7 @@ class UnconditionalSampler:
         load_weights(self._networks, params, self._config)
         settings, side = self._config.sample, self._config.data.resolution
         size = min(settings.count, UNCONDITIONAL_BATCH)
-        pictures = []
+        images = []
         for start in range(0, settings.count, size):  # full batches: one compilation
             if self._stopping():
                 raise Interrupted
@@ -136,8 +136,8 @@ class UnconditionalSampler:
                 height=side,
                 width=side,
             )
-            pictures.append(drawn)
-        return np.concatenate(pictures)[: settings.count]
+            images.append(drawn)
+        return np.concatenate(images)[: settings.count]
 
 
 def load_weights(networks: Mapping[str, nnx.Module], params: Trees, config: Config) -> None:

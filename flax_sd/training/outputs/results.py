@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.config import Config
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.files.atomic import write_atomically
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.clip import CLIPTextModel
@@ -26,10 +26,10 @@ from flax_sd.weights.model import Model
 class Outputs:
     """Writes the trained parameters; only the first of several processes does."""
 
-    def __init__(self, config: Config, model: Model, pictures: Pictures):
+    def __init__(self, config: Config, model: Model, images: Images):
         """Takes the images of the run: LoRA files list their tags."""
         self._config, self._model = config, model
-        lora = lora_results.LoRAResults(config, model, pictures)
+        lora = lora_results.LoRAResults(config, model, images)
         self._lora = lora if config.mode.adapters else None
 
     def save(self, step: int, params: Trees) -> None:

@@ -38,23 +38,23 @@ class Samples:
         Raises:
           Interrupted: the run is to end; the grid is generated when it resumes.
         """
-        pictures = self._sampler.generate(params)
+        images = self._sampler.generate(params)
         if step == 0 and self._prompts:
-            self._save_before(pictures)
-        return self._write_grid(step, pictures)
+            self._save_before(images)
+        return self._write_grid(step, images)
 
     def finish(
         self, step: int, params: Trees
     ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
         """Writes the last step's grid, and its images beside those of step 0 if these exist."""
-        pictures = self._sampler.generate(params)
+        images = self._sampler.generate(params)
         before, sheet = self._before(), None
         if before is not None:
-            rows = [list(before), list(pictures)]
+            rows = [list(before), list(images)]
             sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
             if jax.process_index() == 0:
                 _save_png(self.sheet, sheet)
-        return self._write_grid(step, pictures), None if sheet is None else np.asarray(sheet)
+        return self._write_grid(step, images), None if sheet is None else np.asarray(sheet)
 
     def has(self, step: int) -> bool:
         """Tells if the grid of that step exists (for step 0, also the images of its prompts)."""
@@ -71,18 +71,18 @@ class Samples:
         return self._folder / SHEET
 
     def _write_grid(
-        self, step: int, pictures: UInt8[np.ndarray, "n h w 3"]
+        self, step: int, images: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
-        across = min(GRID_COLUMNS, len(pictures))
-        sheet = make_grid(list(pictures), self._sampler.labels, across)
+        across = min(GRID_COLUMNS, len(images))
+        sheet = make_grid(list(images), self._sampler.labels, across)
         if jax.process_index() == 0:
             _save_png(self.path(step), sheet)
         return np.asarray(sheet)
 
-    def _save_before(self, pictures: UInt8[np.ndarray, "n h w 3"]) -> None:
+    def _save_before(self, images: UInt8[np.ndarray, "n h w 3"]) -> None:
         if jax.process_index() == 0:
             memory = io.BytesIO()
-            np.savez_compressed(memory, pictures=pictures, prompts=np.array(self._prompts))
+            np.savez_compressed(memory, pictures=images, prompts=np.array(self._prompts))
             write_atomically(self._folder / BEFORE, memory.getvalue())
 
     def _before(self) -> UInt8[np.ndarray, "n h w 3"] | None:
@@ -91,13 +91,13 @@ class Samples:
         if not path.is_file():
             return None
         with np.load(path) as saved:
-            pictures, prompts = saved["pictures"], saved["prompts"].tolist()
+            images, prompts = saved["pictures"], saved["prompts"].tolist()
         side = self._config.data.resolution
-        fits = prompts == self._prompts and pictures.shape[1:3] == (side, side)
-        return pictures if fits else None
+        fits = prompts == self._prompts and images.shape[1:3] == (side, side)
+        return images if fits else None
 
 
-def _save_png(path: pathlib.Path, picture: Image.Image) -> None:
+def _save_png(path: pathlib.Path, image: Image.Image) -> None:
     memory = io.BytesIO()
-    picture.save(memory, format="PNG")
+    image.save(memory, format="PNG")
     write_atomically(path, memory.getvalue())

@@ -16,7 +16,7 @@ MEASURED_IMAGES = 256  # enough for the third digit
 BATCH = 8  # images
 
 
-def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, pictures: data.Pictures) -> float:
+def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, images: data.Images) -> float:
     """Returns 1 / the standard deviation of sampled latents (Rombach et al. 2022, §G)."""
 
     def sums(params: Trees, frozen: Trees, pixels: jax.Array) -> tuple[jax.Array, ...]:
@@ -28,17 +28,17 @@ def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, pictures: data
 
     measure = jit(sums)
     values = []
-    for rows in _chunks(pictures):
-        pixels = np.stack([pictures.load(i, seed=0, sample=i) for i in rows])
+    for rows in _chunks(images):
+        pixels = np.stack([images.load(i, seed=0, sample=i) for i in rows])
         values.append([float(value) for value in measure(params, frozen, pixels)])
     mean, second = np.mean(values, axis=0)
     return float(1 / np.sqrt(second - mean**2))
 
 
-def _chunks(pictures: data.Pictures) -> Iterator[list[int]]:
+def _chunks(images: data.Images) -> Iterator[list[int]]:
     """Yields full batches of one shape; at least one a shape, with repeated images if needed."""
-    for same in data.group_indices(pictures.shapes):
-        share = MEASURED_IMAGES * len(same) // len(pictures)
+    for same in data.group_indices(images.shapes):
+        share = MEASURED_IMAGES * len(same) // len(images)
         count = max(BATCH, min(share, len(same)) // BATCH * BATCH)
         for start in range(0, count, BATCH):
             yield [same[i % len(same)] for i in range(start, start + BATCH)]

@@ -63,17 +63,17 @@ def counted(cfg: TokensConfig, tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer.with_tokens(names, first=0) if names else tokenizer
 
 
-def check_captions(cfg: TokensConfig, pictures: data.Pictures) -> None:
+def check_captions(cfg: TokensConfig, images: data.Images) -> None:
     """Checks that each new token is in a caption.
 
     Raises:
       UserError: a token is in no caption.
     """
-    captions = [text.lower() for i in range(len(pictures)) for text in pictures.captions(i)]
+    captions = [text.lower() for i in range(len(images)) for text in images.captions(i)]
     absent = [name for name in cfg.names if not any(name.lower() in text for text in captions)]
     if absent:
         raise UserError(
-            f"tokens.names: no caption of {pictures.cfg.path} contains {', '.join(absent)}: add it "
+            f"tokens.names: no caption of {images.cfg.path} contains {', '.join(absent)}: add it "
             f'to the captions, or use a data.template such as "{{}}, {absent[0]}"'
         )
 

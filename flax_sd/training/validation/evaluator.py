@@ -87,7 +87,7 @@ def fixed_timesteps(count: int, timesteps: int) -> Int[np.ndarray, "n bands"]:
 def _batch(inputs: Inputs, loaded: Sequence[Any], rows: np.ndarray) -> Any:
     """Returns this process's `rows` as a batch."""
     batch = Batch(
-        pictures=stack([loaded[i] for i in rows]),
+        images=stack([loaded[i] for i in rows]),
         captions=[inputs.source.captions(i)[0] for i in rows.tolist()],
         indices=rows,
         samples=rows,
@@ -117,12 +117,12 @@ def _fixed(loss: Loss, mesh: Mesh) -> Program:
         params: Trees,
         frozen: Trees,
         batch: PyTree,
-        pictures: Int[Array, " b"],
+        images: Int[Array, " b"],
         band: Int[Array, ""],
         t: Int[Array, " b"],
     ) -> Float[Array, " b"]:
         key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), band)
-        keys = jax.vmap(lambda picture: jax.random.fold_in(key, picture))(pictures)
+        keys = jax.vmap(lambda image: jax.random.fold_in(key, image))(images)
         draws = jax.vmap(draw)(keys, batch)
         if loss.timesteps is not None:
             draws = draws._replace(timesteps=t)

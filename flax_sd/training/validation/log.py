@@ -24,9 +24,9 @@ class Losses(NamedTuple):
     values: Float64[np.ndarray, "n bands"]
 
     @property
-    def means(self) -> "PictureMeans":
+    def means(self) -> "ImageMeans":
         """Each image's mean over the bands."""
-        return PictureMeans(self.names, np.mean(self.values, axis=1))
+        return ImageMeans(self.names, np.mean(self.values, axis=1))
 
     @property
     def curve(self) -> list[float]:
@@ -34,14 +34,14 @@ class Losses(NamedTuple):
         return np.mean(self.values, axis=0).tolist()
 
 
-class PictureMeans(NamedTuple):
+class ImageMeans(NamedTuple):
     """The mean loss of each image of a set, by name."""
 
     names: tuple[str, ...]
     values: Float64[np.ndarray, " n"]
 
 
-def change(before: PictureMeans | None, after: PictureMeans) -> Interval | None:
+def change(before: ImageMeans | None, after: ImageMeans) -> Interval | None:
     """Returns the mean change of the images' losses; None unless both have the same images."""
     if before is None or before.names != after.names:
         return None
@@ -65,12 +65,12 @@ class ValidationLog:
           UserError: the file cannot be read.
         """
         self._lines = StepLines(output / VALIDATION)
-        self._pictures = StepLines(output / VALIDATION_PICTURES)
+        self._images = StepLines(output / VALIDATION_PICTURES)
         self._step = step
-        self._known: dict[str, dict[int, PictureMeans]] = {}
-        for line in self._pictures.read(step):
+        self._known: dict[str, dict[int, ImageMeans]] = {}
+        for line in self._images.read(step):
             names, values = zip(*line["losses"], strict=True)
-            means = PictureMeans(tuple(names), np.array(values, np.float64))
+            means = ImageMeans(tuple(names), np.array(values, np.float64))
             self._known.setdefault(line["set"], {})[line["step"]] = means
 
     def rewind(self) -> None:
@@ -81,7 +81,7 @@ class ValidationLog:
         """
         if jax.process_index() == 0:
             self._lines.truncate_after(self._step)
-            self._pictures.truncate_after(self._step)
+            self._images.truncate_after(self._step)
 
     def best(self) -> int | None:
         """Returns the step after 0 with the lowest val_loss; of equal ones, the first."""
@@ -119,7 +119,7 @@ class ValidationLog:
         self._known.setdefault(name, {})[step] = means
         if jax.process_index() == 0:
             pairs = [list(pair) for pair in zip(means.names, means.values.tolist(), strict=True)]
-            self._pictures.append({"step": step, "set": name, "losses": pairs})
+            self._images.append({"step": step, "set": name, "losses": pairs})
             line = {
                 "step": step,
                 "set": name,

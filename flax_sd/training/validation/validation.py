@@ -105,10 +105,10 @@ class Validation:
         return Verdict(values, self.best == step, stop), curves
 
 
-def _described(evaluated: Evaluated, pictures: str) -> str:
+def _described(evaluated: Evaluated, images: str) -> str:
     """Returns "0.0576 ± 0.0041 on 12 held-out images, -0.0103 ± 0.0012 since step 0"."""
     loss, change = evaluated
-    text = f"{loss.mean:.4f} ± {loss.half:.4f} on {pictures}"
+    text = f"{loss.mean:.4f} ± {loss.half:.4f} on {images}"
     if change is not None:
         text += f", {change.mean:+.4f} ± {change.half:.4f} since step 0"
     return text.replace(" ± nan", "")

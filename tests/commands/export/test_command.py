@@ -41,11 +41,11 @@ def test_the_merged_model_draws_what_the_lora_does(cat, model, tmp_path):
     attached, merged = StableDiffusion.load(model), StableDiffusion.load(out)
     before = attached.generate("a cat", **DRAW)
     attached.add_lora(cat / "lora.safetensors", 0.8)
-    picture = merged.generate("a cat", **DRAW)
-    assert np.abs(picture - before).max() > 0.1
-    assert_close(picture, attached.generate("a cat", **DRAW), NETWORK)
+    image = merged.generate("a cat", **DRAW)
+    assert np.abs(image - before).max() > 0.1
+    assert_close(image, attached.generate("a cat", **DRAW), NETWORK)
     options = {"num_inference_steps": 2, "height": 40, "width": 24}
-    assert_close(picture, tiny.draw(tiny.load(out), ["a cat"], [""], [3], **options), NETWORK)
+    assert_close(image, tiny.draw(tiny.load(out), ["a cat"], [""], [3], **options), NETWORK)
 
 
 @pytest.mark.slow

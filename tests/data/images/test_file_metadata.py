@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_sd.data.images.image_file import BadPicture, decode, read
+from flax_sd.data.images.image_file import BadImage, decode, read
 from tests.data import containers as put
 from tests.data import profiles
 from tests.data.images.test_tags import exif
@@ -147,7 +147,7 @@ def test_metadata_never_decides_over_pixels(format, block):
     expected = np.asarray(decode(PLAIN[format], "white"))
     for name, content in CONTENTS.items():
         found = read(BLOCKS[format][block](PLAIN[format], content), "white")
-        np.testing.assert_array_equal(np.asarray(found.picture), expected, err_msg=name)
+        np.testing.assert_array_equal(np.asarray(found.image), expected, err_msg=name)
         kinds = [note.kind for note in found.notes]
         assert set(kinds) <= {"unknown orientation", "unknown colours"}, name
         assert len(kinds) == len(set(kinds)) and not found.turned, name
@@ -172,7 +172,7 @@ def test_metadata_of_other_formats(name):
     for format, data in files.items():
         found = read(data, "white")
         expected = np.asarray(decode(plain.get(format) or PLAIN[format], "white"))
-        np.testing.assert_array_equal(found.picture, expected, err_msg=format)
+        np.testing.assert_array_equal(found.image, expected, err_msg=format)
         assert {note.kind for note in found.notes} <= {"unknown colours"}
 
 
@@ -190,7 +190,7 @@ def test_exif_of_an_avif(damage):
         found = read(data, "white")
         whole = np.asarray(decode(saved("AVIF", quality=100), "white"))
         expected = np.rot90(whole, -1) if orientation == 6 else whole
-        np.testing.assert_array_equal(found.picture, expected)
+        np.testing.assert_array_equal(found.image, expected)
         assert found.turned == (orientation == 6) and not found.notes
 
 
@@ -203,7 +203,7 @@ def test_what_is_whole_is_heeded_beside_what_is_damaged(format):
     found = read(data, "white")
     assert [tuple(note) for note in found.notes] == [("converted", "from Adobe RGB (1998) to sRGB")]
     expected = profiles.from_rgb(plain, profiles.ADOBE, profiles.ADOBE_GAMMA)
-    assert np.abs(np.asarray(found.picture) - expected).max() < 2.5
+    assert np.abs(np.asarray(found.image) - expected).max() < 2.5
     if format == "WebP":
         return
     turn = blocks["eXIf" if format == "PNG" else "EXIF"]
@@ -214,7 +214,7 @@ def test_what_is_whole_is_heeded_beside_what_is_damaged(format):
 
     turned = read(turn(data, TURNED), "white")
     assert turned.turned and turned.notes == found.notes
-    np.testing.assert_array_equal(turned.picture, np.rot90(found.picture, -1))
+    np.testing.assert_array_equal(turned.image, np.rot90(found.image, -1))
 
 
 def test_profiles_of_avif_and_jpeg_2000():
@@ -233,10 +233,10 @@ def test_profiles_of_avif_and_jpeg_2000():
         assert [note.kind for note in found.notes] == ["converted"]
         colours = np.asarray(decode(own, "white"))
         expected = profiles.from_rgb(colours, profiles.ADOBE, profiles.ADOBE_GAMMA)
-        assert np.abs(np.asarray(found.picture) - expected).max() < 2.5
+        assert np.abs(np.asarray(found.image) - expected).max() < 2.5
 
 
-def test_xmp_says_how_a_picture_is_turned_where_exif_does_not():
+def test_xmp_says_how_a_image_is_turned_where_exif_does_not():
     """F23."""
     xmp = b'<x tiff:Orientation="6"/>'
     for format in ("PNG", "JPEG", "WebP", "TIFF"):
@@ -244,15 +244,15 @@ def test_xmp_says_how_a_picture_is_turned_where_exif_does_not():
         found = read(BLOCKS[format]["XMP"](PLAIN[format], content), "white")
         assert found.turned and not found.notes
         plain = decode(PLAIN[format], "white")
-        np.testing.assert_array_equal(found.picture, np.rot90(plain, -1))
+        np.testing.assert_array_equal(found.image, np.rot90(plain, -1))
 
 
-def test_a_thumbnail_is_never_taken_for_the_picture():
+def test_a_thumbnail_is_never_taken_for_the_image():
     """A damaged length before it leads into EXIF, where another JPEG is."""
     small = saved("JPEG", NOISE.reduce(4))
     data = put.into_jpeg(PLAIN["JPEG"], put.segment(0xE1, b"Exif\0\0" + TURNED + small))
     for length in (b"\0\2", b"\0\0", b"\0\x18", b"\xff\xff"):
-        with pytest.raises(BadPicture):
+        with pytest.raises(BadImage):
             decode(data[:4] + length + data[6:], "white")
 
 
@@ -290,14 +290,14 @@ def test_a_bomb_in_a_text_takes_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 45e6
     finally:
         tracemalloc.stop()
-    np.testing.assert_array_equal(found.picture, NOISE)
+    np.testing.assert_array_equal(found.image, NOISE)
     assert [note.kind for note in found.notes] == ["unknown colours"]
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WebP", "packed TIFF"])
 def test_what_is_cut_off_in_its_pixels_is_still_damaged(format):
     data = PLAIN[format]
-    with pytest.raises(BadPicture):
+    with pytest.raises(BadImage):
         decode(data[: len(data) // 2], "white")
 
 

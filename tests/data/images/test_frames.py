@@ -31,7 +31,7 @@ def test_a_gif_whose_frame_is_smaller_than_its_canvas(transparent):
     expected = np.zeros((3, 4, 3), np.uint8) + np.array([0, 255, 0], np.uint8)
     expected[1, 1] = [0, 0, 255]
     expected[1, 2] = [0, 255, 0] if transparent else [255, 0, 0]
-    np.testing.assert_array_equal(read(data, "#00ff00").picture, expected)
+    np.testing.assert_array_equal(read(data, "#00ff00").image, expected)
 
 
 def test_the_first_frame_whatever_comes_after_it():
@@ -42,13 +42,13 @@ def test_the_first_frame_whatever_comes_after_it():
             data = saved(frames[0], format, save_all=True, append_images=frames[1:], **options)
             found = read(data, "white")
             assert found.frames == 3
-            np.testing.assert_array_equal(found.picture, np.full((4, 6, 3), [255, 0, 0]))
+            np.testing.assert_array_equal(found.image, np.full((4, 6, 3), [255, 0, 0]))
 
 
-def test_a_jpeg_of_several_pictures_is_the_first():
+def test_a_jpeg_of_several_images_is_the_first():
     """Phones write a depth map or another exposure behind the image."""
     first = Image.fromarray(np.tile(COLOURS, (8, 8, 1)))
     data = saved(first, "MPO", save_all=True, append_images=[Image.new("RGB", first.size)])
     found = read(data, "white")
     assert found.frames == 1
-    np.testing.assert_array_equal(found.picture, read(saved(first, "JPEG"), "white").picture)
+    np.testing.assert_array_equal(found.image, read(saved(first, "JPEG"), "white").image)

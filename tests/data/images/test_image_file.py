@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flax_sd.data.images.image_file import (
-    BadPicture,
+    BadImage,
     Fit,
     cover,
     decode,
@@ -135,9 +135,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_picture_becomes_a_reason(kind):
+def test_a_broken_image_becomes_a_reason(kind):
     data, reason = BROKEN[kind]
-    with pytest.raises(BadPicture, match=reason) as error:
+    with pytest.raises(BadImage, match=reason) as error:
         decode(data, "white")
     assert "\n" not in str(error.value)
 
@@ -146,14 +146,14 @@ def test_shorter_side_goes_to_the_resolution():
     assert resized((24, 16), 8) == (12, 8)
     assert resized((16, 25), 8) == (8, 12)  # 12.5, cut off as torchvision does
     assert resized((5, 5), 8) == (8, 8)
-    with pytest.raises(BadPicture, match="1 x 90000 pixels: too narrow"):
+    with pytest.raises(BadImage, match="1 x 90000 pixels: too narrow"):
         resized((1, 90_000), 512)
 
 
-def test_a_picture_covers_its_shape():
+def test_a_image_covers_its_shape():
     fit = cover((24, 16), (8, 16))
     assert fit == Fit((24, 16), (8, 16)) and fit.cropped == pytest.approx(2 / 3)
-    with pytest.raises(BadPicture, match="90000 x 1 pixels: too narrow to crop 512 x 256 from"):
+    with pytest.raises(BadImage, match="90000 x 1 pixels: too narrow to crop 512 x 256 from"):
         cover((90_000, 1), (512, 256))
 
 
@@ -177,7 +177,7 @@ def test_draws_are_a_pure_function_and_differ():
         (b"<!DOCTYPE html><html>", "not an image but a web page"),
     ],
 )
-def test_what_is_no_picture_says_what_it_is(data, message):
+def test_what_is_no_image_says_what_it_is(data, message):
     """F32's sibling: what a repository or a site gives in place of an image."""
-    with pytest.raises(BadPicture, match=message):
+    with pytest.raises(BadImage, match=message):
         decode(data, "white")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_sd.data.images.image_file import BadPicture, alpha, decode, mask, read
+from flax_sd.data.images.image_file import BadImage, alpha, decode, mask, read
 from tests.data import containers as put
 from tests.data import profiles
 from tests.data.containers import chunk
@@ -86,7 +86,7 @@ def test_tiff_of_integers(kind):
     sign = 2 if values.dtype.kind == "i" else 1
     found = read(tiff(values, sign=sign), "white")
     expected = np.round(values * (255 / white))
-    np.testing.assert_allclose(np.asarray(found.picture), grey(expected), atol=0.5)
+    np.testing.assert_allclose(np.asarray(found.image), grey(expected), atol=0.5)
     if told is None:
         assert found.notes == ()
     else:
@@ -96,9 +96,9 @@ def test_tiff_of_integers(kind):
 
 def test_tiff_of_integers_without_a_range_is_refused():
     for values in (VALUES.astype(np.int32) - 300, VALUES.astype(np.int32) * 70_000):
-        with pytest.raises(BadPicture, match="signed 32-bit integer pixels from .* save it with"):
+        with pytest.raises(BadImage, match="signed 32-bit integer pixels from .* save it with"):
             decode(tiff(values, sign=2), "white")
-    with pytest.raises(BadPicture, match="32-bit float pixels"):
+    with pytest.raises(BadImage, match="32-bit float pixels"):
         decode(tiff(VALUES.astype(np.float32), sign=3), "white")
 
 
@@ -304,7 +304,7 @@ def test_a_file_that_lacks_a_few_bytes_is_whole_or_refused(format):
     for missing in (1, 2, 4, 12):
         try:
             shown = pixels(data[:-missing])
-        except BadPicture:
+        except BadImage:
             continue
         np.testing.assert_array_equal(shown, pixels(data))
 

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from flax_sd.data.images.tags import directory, orientation, pictures
+from flax_sd.data.images.tags import directory, images, orientation
 
 
 def exif(*entries, order="<", big=False, after=0):
@@ -51,4 +51,4 @@ def test_an_orientation_that_cannot_be_read_says_why(data, reason):
 
 def test_a_ring_of_directories_ends():
     data = exif((256, 3, 1, b"\1"), after=8)
-    assert pictures(data, directory(data)) == 1
+    assert images(data, directory(data)) == 1

@@ -4,7 +4,7 @@ from flax_sd.data.sources.file_types import (
     CAPTIONS,
     PICTURES,
     UNREAD_PICTURES,
-    is_picture,
+    is_image,
     why_unread,
 )
 
@@ -17,7 +17,7 @@ def test_no_ending_is_of_two_kinds():
 
 
 def test_capitals_and_masks():
-    assert is_picture(pathlib.Path("a.JFIF")) and not is_picture(pathlib.Path("a-masklabel.png"))
+    assert is_image(pathlib.Path("a.JFIF")) and not is_image(pathlib.Path("a-masklabel.png"))
     assert why_unread(pathlib.Path("a.HEIC")) and why_unread(pathlib.Path("a.png")) is None
 
 

@@ -8,13 +8,13 @@ import pytest
 from flax_sd.data.sources.folder import list_folder
 from flax_sd.data.sources.records import Bad
 from flax_sd.errors import UserError
-from tests.data.made_folders import CONVERT, picture
+from tests.data.made_folders import CONVERT, image
 
 
 def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
-    picture(tmp_path / "b.JPG", format="JPEG")
-    picture(tmp_path / "deep/er/a.png")
-    picture(tmp_path / ".hidden/c.png")
+    image(tmp_path / "b.JPG", format="JPEG")
+    image(tmp_path / "deep/er/a.png")
+    image(tmp_path / ".hidden/c.png")
     (tmp_path / "b.txt").write_text("a cat\n\n  a tabby cat \n")
     (tmp_path / "deep/er/a.txt").write_text("")
     (tmp_path / "notes.txt").write_text("buy milk")
@@ -28,16 +28,16 @@ def test_txt_captions_in_nested_folders_one_a_line(tmp_path):
     ]
 
 
-def test_a_picture_without_txt_is_named(tmp_path):
-    picture(tmp_path / "a.png")
-    picture(tmp_path / "b.png")
+def test_a_image_without_txt_is_named(tmp_path):
+    image(tmp_path / "a.png")
+    image(tmp_path / "b.png")
     (tmp_path / "a.txt").write_text("x")
     assert list_folder(tmp_path, "text").bad == [Bad("b.png", "no caption: b.txt is not beside it")]
 
 
-def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
+def test_a_caption_that_is_not_utf8_leaves_its_image_out(tmp_path):
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        image(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.txt").write_text("un chat")
     (tmp_path / "a.txt").write_bytes("fine\nun café".encode("latin-1"))
     records, bad, _ = list_folder(tmp_path, "text")
@@ -48,7 +48,7 @@ def test_a_caption_that_is_not_utf8_leaves_its_picture_out(tmp_path):
 def test_a_folder_of_nothing_or_without_captions_says_what_would_be_right(tmp_path):
     with pytest.raises(UserError, match="holds no images and no captions.*metadata.jsonl"):
         list_folder(tmp_path, "text")
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     with pytest.raises(UserError, match="holds 1 images and no captions"):
         list_folder(tmp_path, "text")
 
@@ -60,23 +60,23 @@ STRAYS = ["0.text", "1.txt.txt", "2.cap", "3.caption", "4.png.txt"]
 def strays(tmp_path):
     """Five images beside files that look like captions and have other names."""
     for i, name in enumerate(STRAYS):
-        picture(tmp_path / f"{i}.png")
+        image(tmp_path / f"{i}.png")
         (tmp_path / name).write_text("a cat")
     return tmp_path
 
 
 def test_what_looks_like_a_caption_is_named_with_the_name_that_would_be_read(strays):
     (strays / "5.txt").write_text("a cat")
-    picture(strays / "5.png")
+    image(strays / "5.png")
     (strays / "5.caption").write_text("another")
-    (strays / "no picture.cap").write_text("x")
+    (strays / "no image.cap").write_text("x")
     _, bad, unused = list_folder(strays, "text")
     looks = "looks like a caption of {0}.png and is not read"
     why = [f"{looks}: name it {{0}}.txt".format(i) for i in range(5)]
     assert unused == [
         *map(Bad, STRAYS, why),
         Bad("5.caption", f"{looks}, as 5.txt is".format(5)),
-        Bad("no picture.cap", "no image, and no caption of one"),
+        Bad("no image.cap", "no image, and no caption of one"),
     ]
     missing = "no caption: {0}.txt is not beside it, but {1} is: name it {0}.txt"
     assert [each.reason for each in bad] == [
@@ -90,9 +90,9 @@ def test_where_no_caption_is_read_the_error_says_what_looks_like_one(strays):
         list_folder(strays, "text")
 
 
-def test_dots_in_the_names_of_pictures_are_theirs(tmp_path):
+def test_dots_in_the_names_of_images_are_theirs(tmp_path):
     for name in ("a.jpg.png", "a.b.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text("x")
     records, bad, unused = list_folder(tmp_path, "text")
     assert len(records) == 2 and bad == unused == []
@@ -100,15 +100,15 @@ def test_dots_in_the_names_of_pictures_are_theirs(tmp_path):
 
 def test_jpegs_by_other_names_are_read(tmp_path):
     for name in ("a.jfif", "b.JPE"):
-        picture(tmp_path / name, format="JPEG")
+        image(tmp_path / name, format="JPEG")
         (tmp_path / name).with_suffix(".txt").write_text("x")
     records, bad, unused = list_folder(tmp_path, "text")
     assert [record.name for record in records] == ["a.jfif", "b.JPE"] and bad == unused == []
 
 
 @pytest.mark.parametrize("column", ["text", None])
-def test_pictures_that_are_not_read_are_named_with_what_helps(tmp_path, column):
-    picture(tmp_path / "a.png")
+def test_images_that_are_not_read_are_named_with_what_helps(tmp_path, column):
+    image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("x")
     (tmp_path / "more").mkdir()
     for name in ("b.txt", "b.HEIC", "more/c.jxl", "a.heic", "movie.mp4"):
@@ -133,7 +133,7 @@ def test_where_there_are_no_others_the_error_says_so(tmp_path, column):
 def captioned(folder, *names):
     """Saves images with captions."""
     for name in names:
-        picture(folder / name)
+        image(folder / name)
         (folder / name).with_suffix(".txt").write_text(name)
 
 
@@ -243,7 +243,7 @@ def test_folders_that_are_called_as_splits_without_a_train_split_are_folders(tmp
 def test_captions_are_read_whatever_the_case_of_their_ending(tmp_path):
     """F37."""
     for name in ("a", "b"):
-        picture(tmp_path / f"{name}.png")
+        image(tmp_path / f"{name}.png")
         (tmp_path / f"{name}.TXT").write_text("capitals")
     (tmp_path / "b.txt").write_text("small")
     found = list_folder(tmp_path, "text")
@@ -254,7 +254,7 @@ def test_captions_are_read_whatever_the_case_of_their_ending(tmp_path):
 def test_control_characters_and_broken_bytes_of_names_are_shown_escaped(tmp_path):
     """F37, F14."""
     captioned(tmp_path, "a\x1b[31m.png", "b\n.png")
-    picture(tmp_path / "c.png")
+    image(tmp_path / "c.png")
     (tmp_path / "c.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/c\xff.png"))
     (tmp_path / "d\x1b.npz").write_text("x")
     found = list_folder(tmp_path, "text")
@@ -273,12 +273,12 @@ def test_a_name_too_long_for_its_mask_is_used(tmp_path):
 @pytest.mark.parametrize("sign", ["\u2028", "\x0b", "\x85", "\x0c"])
 def test_only_line_feeds_end_a_caption(tmp_path, sign):
     """F4."""
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(f"one{sign}two\r\nthree\n", "utf-8", newline="")
     assert list_folder(tmp_path, "text").records[0].captions == (f"one{sign}two", "three")
 
 
-def test_captions_that_are_no_text_cost_their_picture_and_utf16_is_read(tmp_path):
+def test_captions_that_are_no_text_cost_their_image_and_utf16_is_read(tmp_path):
     captioned(tmp_path, "a.png", "b.png", "c.png")
     (tmp_path / "a.txt").write_text("é", "utf-16")
     (tmp_path / "b.txt").write_bytes(b"a\0b")
@@ -292,7 +292,7 @@ def test_captions_that_are_no_text_cost_their_picture_and_utf16_is_read(tmp_path
 def test_a_name_is_found_however_its_letters_are_composed(tmp_path, forms):
     """F28's sibling: a Mac saves é as e and an accent, and archives keep that."""
     ours, theirs = (unicodedata.normalize(form, "café") for form in forms.split())
-    picture(tmp_path / f"{ours}.png")
+    image(tmp_path / f"{ours}.png")
     (tmp_path / f"{theirs}.txt").write_text("a cup")
     records, bad, unused = list_folder(tmp_path, "text")
     assert [(each.name, each.captions) for each in records] == [(f"{ours}.png", ("a cup",))]
@@ -305,18 +305,18 @@ def test_a_name_is_found_however_its_letters_are_composed(tmp_path, forms):
 
 def test_a_table_of_tabs_is_named(tmp_path):
     """F31's sibling: metadata.tsv is not read."""
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / "metadata.tsv").write_text("file_name\ttext\na.png\tx\n")
     with pytest.raises(UserError, match="metadata.tsv: captions are read from metadata.jsonl or"):
         list_folder(tmp_path, "text")
 
 
 @pytest.mark.parametrize("column", ["text", None])
-def test_a_run_in_the_folder_of_its_pictures_is_no_part_of_them(tmp_path, column):
+def test_a_run_in_the_folder_of_its_images_is_no_part_of_them(tmp_path, column):
     """F30's sibling: it would find its own samples among the images on resume, and refuse."""
     captioned(tmp_path, "a.png")
     run = tmp_path / "runs" / "cat"
-    picture(run / "samples" / "step-000010.png")
+    image(run / "samples" / "step-000010.png")
     (run / "checkpoints" / "10").mkdir(parents=True)
     for name in ("config.yaml", "environment.json"):
         (run / name).touch()

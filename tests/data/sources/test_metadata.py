@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from flax_sd.data.sources.folder import list_folder
 from flax_sd.data.sources.records import Bad
 from flax_sd.errors import UserError
-from tests.data.made_folders import CONVERT, picture
+from tests.data.made_folders import CONVERT, image
 
 
 def write_rows(folder, *rows):
@@ -18,8 +18,8 @@ def write_rows(folder, *rows):
 
 
 def test_jsonl_ignores_other_files_and_further_keys(tmp_path):
-    picture(tmp_path / "sub/a.png")
-    picture(tmp_path / "not named.png")
+    image(tmp_path / "sub/a.png")
+    image(tmp_path / "not named.png")
     (tmp_path / "readme.md").write_text("x")
     write_rows(tmp_path, {"file_name": "sub/a.png", "text": "é", "score": 3, "tags": ["x"]})
     records, bad, unused = list_folder(tmp_path, "text")
@@ -118,7 +118,7 @@ def test_a_wrong_caption_column_lists_the_keys(tmp_path):
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
 def test_a_text_that_is_not_utf8_is_named(tmp_path, name):
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     (tmp_path / name).write_bytes("fine\nun café".encode("latin-1"))
     with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(byte 0xe9 in line 2\): save it"):
         list_folder(tmp_path, "text")
@@ -202,7 +202,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         list_folder(tmp_path, "text")
 
 
-def test_half_a_surrogate_pair_leaves_its_picture_out(tmp_path):
+def test_half_a_surrogate_pair_leaves_its_image_out(tmp_path):
     """F14: in a caption, and in a name."""
     good = {"file_name": "a.png", "text": "x"}
     write_rows(
@@ -220,8 +220,8 @@ def test_half_a_surrogate_pair_leaves_its_picture_out(tmp_path):
 
 def test_backslashes_of_windows_are_slashes_where_the_file_is(tmp_path):
     """F28."""
-    picture(tmp_path / "cats/a.png")
-    picture(tmp_path / "odd\\b.png")
+    image(tmp_path / "cats/a.png")
+    image(tmp_path / "odd\\b.png")
     names = ["cats\\a.png", "odd\\b.png"]
     write_rows(tmp_path, *({"file_name": name, "text": "x"} for name in names))
     found = list_folder(tmp_path, "text")
@@ -252,11 +252,11 @@ def test_a_long_list_of_problems_is_cut(tmp_path):
 def test_metadata_of_a_folder_below_is_used(tmp_path):
     """F31: beside others of its kind, and images that none speaks for."""
     for name in ("one", "two"):
-        picture(tmp_path / name / "a.png")
+        image(tmp_path / name / "a.png")
         write_rows(tmp_path / name, {"file_name": "a.png", "text": name})
-    picture(tmp_path / "b.png")
+    image(tmp_path / "b.png")
     (tmp_path / "b.txt").write_text("beside")
-    picture(tmp_path / "c.png")
+    image(tmp_path / "c.png")
     used, bad = rows(tmp_path)
     assert used == {"one/a.png": ("one",), "two/a.png": ("two",), "b.png": ("beside",)}
     assert "no caption" in bad["c.png"]

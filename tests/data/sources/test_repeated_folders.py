@@ -6,7 +6,7 @@ from PIL import Image
 from flax_sd.data.sources.folder import list_folder
 from flax_sd.data.sources.records import Bad
 from flax_sd.errors import UserError
-from tests.data.made_folders import picture
+from tests.data.made_folders import image
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_one_folder_without_a_number_makes_all_of_them_one_set_and_is_named(kohy
 def test_numbers_of_folders_may_begin_with_zeros(tmp_path):
     """F5's sibling: 005_dog beside 10_cat, as sd-scripts reads it."""
     for name in ("005_dog", "10_cat"):
-        picture(tmp_path / name / "a.png")
+        image(tmp_path / name / "a.png")
     records, bad, unused = list_folder(tmp_path, "text")
     assert [(each.captions, each.repeats) for each in records] == [(("dog",), 5), (("cat",), 10)]
     assert bad == unused == []

@@ -30,7 +30,7 @@ def test_of_files_a_word_of_the_path_says_it(path, split):
     assert split_of_file(PurePath(path)) == split
 
 
-def test_of_folders_of_pictures_the_whole_name_says_it():
+def test_of_folders_of_images_the_whole_name_says_it():
     assert split_of_folder("Training") == "train" and split_of_folder("val") == "validation"
     assert split_of_folder("train station") is None and split_of_folder("10_test") is None
 

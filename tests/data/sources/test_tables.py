@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.errors import UserError
 
 
@@ -32,25 +32,25 @@ def table(image="image", caption="text", captions=("a", "b", "c")):
     return data.cast_column(image, datasets.Image())
 
 
-def reds(pictures):
-    pixels = [pictures.load(i, seed=0, sample=0) for i in range(len(pictures))]
+def reds(images):
+    pixels = [images.load(i, seed=0, sample=0) for i in range(len(images))]
     return [round((float(p[0, 0, 0]) + 1) * 127.5) for p in pixels]
 
 
 def test_save_to_disk(tmp_path, config):
     table().save_to_disk(tmp_path / "set")
-    pictures = open_pictures(config(tmp_path / "set"))
-    assert [pictures.captions(i) for i in range(3)] == [("a",), ("b",), ("c",)]
-    assert pictures.names == ("row 0", "row 1", "row 2")
-    assert reds(pictures) == [0, 50, 100]
+    images = open_images(config(tmp_path / "set"))
+    assert [images.captions(i) for i in range(3)] == [("a",), ("b",), ("c",)]
+    assert images.names == ("row 0", "row 1", "row 2")
+    assert reds(images) == [0, 50, 100]
 
 
 def test_the_train_split_of_a_saved_dict(tmp_path, config):
     datasets.DatasetDict(train=table(), test=table()).save_to_disk(tmp_path / "ok")
-    assert len(open_pictures(config(tmp_path / "ok"))) == 3
+    assert len(open_images(config(tmp_path / "ok"))) == 3
     datasets.DatasetDict(test=table()).save_to_disk(tmp_path / "none")
     with pytest.raises(UserError, match="no split 'train', only 'test'"):
-        open_pictures(config(tmp_path / "none"))
+        open_images(config(tmp_path / "none"))
 
 
 def test_parquet_file_and_folder_with_other_columns(tmp_path, config):
@@ -59,38 +59,38 @@ def test_parquet_file_and_folder_with_other_columns(tmp_path, config):
     made.to_parquet(tmp_path / "data/train-0.parquet")
     columns = {"image_column": "photo", "caption_column": "says"}
     for path in (tmp_path, tmp_path / "data/train-0.parquet"):
-        pictures = open_pictures(config(path, **columns))
-        assert pictures.captions(0) == ("a", "b")
-        assert reds(pictures) == [0, 50, 100]
+        images = open_images(config(path, **columns))
+        assert images.captions(0) == ("a", "b")
+        assert reds(images) == [0, 50, 100]
 
 
 def test_arrow_file(tmp_path, config):
     table().save_to_disk(tmp_path / "set")
     (arrow,) = (tmp_path / "set").glob("*.arrow")
-    assert reds(open_pictures(config(arrow))) == [0, 50, 100]
+    assert reds(open_images(config(arrow))) == [0, 50, 100]
 
 
 def test_a_missing_column_lists_those_found(tmp_path, config):
     table("photo").save_to_disk(tmp_path)
     with pytest.raises(UserError, match="no column 'image', only 'photo', 'text', 'n': set data"):
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
 
 
-def test_a_column_without_pictures(tmp_path, config):
+def test_a_column_without_images(tmp_path, config):
     table().save_to_disk(tmp_path)
     with pytest.raises(UserError, match="column 'n' of .* holds .*int64.*, not images"):
-        open_pictures(config(tmp_path, image_column="n"))
+        open_images(config(tmp_path, image_column="n"))
 
 
-def test_rows_without_picture_or_caption_are_named(tmp_path, config):
+def test_rows_without_image_or_caption_are_named(tmp_path, config):
     cells = [{"bytes": png("red"), "path": None}, None, {"bytes": b"torn", "path": None}] + [
         {"bytes": png("blue"), "path": None}
     ]
     data = datasets.Dataset.from_dict({"image": cells, "text": ["a", "b", "c", None]})
     data.cast_column("image", datasets.Image()).save_to_disk(tmp_path)
-    pictures = open_pictures(config(tmp_path))
-    reasons = dict(pictures.bad)
-    assert pictures.names == ("row 0",)
+    images = open_images(config(tmp_path))
+    reasons = dict(images.bad)
+    assert images.names == ("row 0",)
     assert reasons["row 1"] == "no image in this row"
     assert "not an image" in reasons["row 2"]
     assert "'text' holds None" in reasons["row 3"]
@@ -100,13 +100,13 @@ def test_a_column_of_paths(tmp_path, config):
     (tmp_path / "a.bin").write_bytes(png((50, 0, 0)))
     data = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.bin")], "text": ["x"]})
     data.save_to_disk(tmp_path / "set")
-    assert reds(open_pictures(config(tmp_path / "set"))) == [50]
+    assert reds(open_images(config(tmp_path / "set"))) == [50]
 
 
 def test_a_damaged_file_is_named(tmp_path, config):
     (tmp_path / "x.parquet").write_bytes(b"not parquet at all")
     with pytest.raises(UserError, match=r"x\.parquet cannot be loaded: "):
-        open_pictures(config(tmp_path / "x.parquet"))
+        open_images(config(tmp_path / "x.parquet"))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -116,7 +116,7 @@ def test_an_id_that_cannot_be_reached(cached, monkeypatch, config):
     if cached:  # another set of that owner, which is not enough
         (datasets.config.HF_DATASETS_CACHE / "nobody___another").mkdir()
     with pytest.raises(UserError, match="no such folder here, and as a datasets id .*loaded") as e:
-        open_pictures(config("nobody/no-such-set"))
+        open_images(config("nobody/no-such-set"))
     assert "\n" not in str(e.value)
 
 
@@ -127,7 +127,7 @@ def test_an_id_may_name_a_configuration(monkeypatch, config):
         datasets, "load_dataset", lambda repo, name, split: {"some/set": sets}[repo][name]
     )
     for path, caption in (("some/set", "a"), ("some/set:flat drawings", "x")):
-        assert open_pictures(config(path)).captions(0) == (caption,)
+        assert open_images(config(path)).captions(0) == (caption,)
 
 
 def test_other_splits_of_an_id_are_named(monkeypatch, config):
@@ -136,15 +136,15 @@ def test_other_splits_of_an_id_are_named(monkeypatch, config):
     made.info.splits = dict.fromkeys(("train", "test"))
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, repo, timeout: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda repo, name, split: made)
-    ((name, why),) = open_pictures(config("some/set")).unused
+    ((name, why),) = open_images(config("some/set")).unused
     assert name == "split test" and "not trained on" in why and "--data.held_out" in why
 
 
 def test_threads_read_rows_as_one_thread_does(tmp_path, config):
     data = datasets.concatenate_datasets([table()] * 20)
     data.save_to_disk(tmp_path)
-    pictures = open_pictures(config(tmp_path, workers=4))
-    np.testing.assert_array_equal(reds(pictures), [0, 50, 100] * 20)
+    images = open_images(config(tmp_path, workers=4))
+    np.testing.assert_array_equal(reds(images), [0, 50, 100] * 20)
 
 
 def parquet(path, cells, captions):
@@ -159,14 +159,14 @@ def cell(content=None, path=None):
     return {"bytes": content, "path": path}
 
 
-def test_cells_without_a_picture_are_left_out_by_row(tmp_path, config):
+def test_cells_without_a_image_are_left_out_by_row(tmp_path, config):
     """F19, F36."""
     os.mkfifo(tmp_path / "pipe")
     paths = ["/nowhere/a.png", "https://x.org/a.png", "", str(tmp_path / "pipe"), "a\0b"]
     cells = [cell(png("red")), cell(), None, cell(b""), *(cell(path=path) for path in paths)]
-    pictures = open_pictures(config(parquet(tmp_path / "a.parquet", cells, ["x"] * 9)))
-    assert pictures.names == ("row 0",)
-    why = dict(pictures.bad)
+    images = open_images(config(parquet(tmp_path / "a.parquet", cells, ["x"] * 9)))
+    assert images.names == ("row 0",)
+    why = dict(images.bad)
     assert [*sorted(why)] == [f"row {i}" for i in range(1, 9)]
     assert why["row 1"] == why["row 2"] == "no image in this row"
     assert why["row 3"] == "the file is empty" and "no such file" in why["row 4"]
@@ -177,9 +177,9 @@ def test_text_that_is_no_utf8_costs_its_row(tmp_path, config):
     """F14."""
     broken = pa.array([b"fine", b"\xed\xa0\xbd"]).view(pa.string())
     path = parquet(tmp_path / "a.parquet", [cell(png("red"))] * 2, broken)
-    pictures = open_pictures(config(path))
-    assert pictures.names == ("row 0",)
-    assert "holds b'\\xed\\xa0\\xbd', not a caption" in pictures.bad[0].reason
+    images = open_images(config(path))
+    assert images.names == ("row 0",)
+    assert "holds b'\\xed\\xa0\\xbd', not a caption" in images.bad[0].reason
 
 
 def test_a_column_of_urls_is_named_as_such(tmp_path, config):
@@ -187,7 +187,7 @@ def test_a_column_of_urls_is_named_as_such(tmp_path, config):
     data = datasets.Dataset.from_dict({"image": ["http://x/1.png"] * 3, "text": ["x"] * 3})
     data.to_parquet(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="column 'image' of .* holds URLs, not ima.*img2dataset"):
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
 
 
 def test_the_train_split_of_files_is_trained_on_and_others_are_offered(tmp_path, config):
@@ -196,46 +196,46 @@ def test_the_train_split_of_files_is_trained_on_and_others_are_offered(tmp_path,
         parquet(tmp_path / f"data/{name}.parquet", [cell(png("red"))], [name])
     parquet(tmp_path / "data/validation-1-of-2.parquet", [cell(png("red"))], ["x"])
     (tmp_path / "README.md").write_text("x")
-    picture = Image.new("RGB", (4, 4))
-    picture.save(tmp_path / "preview.png")
-    pictures = open_pictures(config(tmp_path))
-    assert [pictures.captions(i)[0] for i in range(2)] == ["train-0-of-2", "train-1-of-2"]
-    why = dict(pictures.unused)
+    image = Image.new("RGB", (4, 4))
+    image.save(tmp_path / "preview.png")
+    images = open_images(config(tmp_path))
+    assert [images.captions(i)[0] for i in range(2)] == ["train-0-of-2", "train-1-of-2"]
+    why = dict(images.unused)
     test = tmp_path / "data/test-0-of-1.parquet"
     assert f"--data.held_out {test} evaluates" in why["data/test-0-of-1.parquet"]
     assert "a folder of its own" in why["data/validation-0-of-2.parquet and 1 more"]
     assert "move it into train" in why["data/extra.parquet"]
-    assert "beside a table" in why["preview.png"] and len(pictures) == 2 and len(why) == 4
-    assert open_pictures(config(test)).captions(0) == ("test-0-of-1",)
+    assert "beside a table" in why["preview.png"] and len(images) == 2 and len(why) == 4
+    assert open_images(config(test)).captions(0) == ("test-0-of-1",)
 
 
 def test_folders_of_splits_and_tables_of_one_other_split(tmp_path, config):
     """F2."""
     for name in ("train/0", "train/1", "test/0", "test/1"):
         parquet(tmp_path / f"{name}.parquet", [cell(png("red"))], [name])
-    pictures = open_pictures(config(tmp_path))
-    assert len(pictures) == 2 and f"--data.held_out {tmp_path}/test " in pictures.unused[0].reason
-    assert len(open_pictures(config(tmp_path / "test"))) == 2
+    images = open_images(config(tmp_path))
+    assert len(images) == 2 and f"--data.held_out {tmp_path}/test " in images.unused[0].reason
+    assert len(open_images(config(tmp_path / "test"))) == 2
 
 
 def test_other_splits_of_a_saved_dict_are_offered(tmp_path, config):
     """F2."""
     datasets.DatasetDict(train=table(), test=table(captions="xyz")).save_to_disk(tmp_path / "set")
-    pictures = open_pictures(config(tmp_path / "set"))
-    (test,) = pictures.unused
+    images = open_images(config(tmp_path / "set"))
+    (test,) = images.unused
     assert test.name == "test" and f"--data.held_out {tmp_path}/set/test " in test.reason
-    assert open_pictures(config(tmp_path / "set/test")).captions(0) == ("x",)
+    assert open_images(config(tmp_path / "set/test")).captions(0) == ("x",)
 
 
 def test_two_kinds_of_tables_are_refused_and_brackets_are_a_path(tmp_path, config):
     folder = tmp_path / "my [set]*"
     parquet(folder / "A.PARQUET", [cell(png("red"))], ["x"])
-    assert len(open_pictures(config(folder))) == 1
+    assert len(open_images(config(folder))) == 1
     table().save_to_disk(tmp_path / "saved")
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     arrow.rename(folder / "b.arrow")
     with pytest.raises(UserError, match=r"holds both \.arrow and \.parquet files: keep one"):
-        open_pictures(config(folder))
+        open_images(config(folder))
 
 
 def test_a_folder_that_cannot_be_read_is_named_itself(tmp_path, config, monkeypatch):
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_read_is_named_itself(tmp_path, config, monkeypa
 
     monkeypatch.setattr(pathlib.Path, "is_file", refuse)
     with pytest.raises(UserError, match="holds no images"):  # as it is looked into after that
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
 
 
 def test_of_several_tables_the_one_that_does_not_fit_is_named(tmp_path, config):
@@ -258,10 +258,10 @@ def test_of_several_tables_the_one_that_does_not_fit_is_named(tmp_path, config):
         made = pa.table({"image": [cell(png("red"))], column: ["x"]})
         pa.parquet.write_table(made, tmp_path / f"{name}.parquet")
     with pytest.raises(UserError, match="b.parquet has the columns 'image', 'caption', and a.par"):
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be loaded: b.parquet: "):
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
 
 
 def test_damaged_arrow_files_are_refused_before_they_lead_out_of_the_memory(tmp_path, config):
@@ -274,7 +274,7 @@ def test_damaged_arrow_files_are_refused_before_they_lead_out_of_the_memory(tmp_
     with pa.ipc.new_stream(str(tmp_path / "a.arrow"), made.schema) as writer:
         writer.write_table(made)
     with pytest.raises(UserError, match="cannot be loaded: .*offset"):
-        open_pictures(config(tmp_path))
+        open_images(config(tmp_path))
 
 
 def test_files_without_rows_and_links_to_nothing_cost_no_others(tmp_path, config):
@@ -282,10 +282,10 @@ def test_files_without_rows_and_links_to_nothing_cost_no_others(tmp_path, config
     parquet(tmp_path / "a.parquet", [cell(png("red"))], ["x"])
     empty = parquet(tmp_path / "b.parquet", [], pa.array([], pa.string()))
     (tmp_path / "c.parquet").symlink_to("blobs/gone")
-    pictures = open_pictures(config(tmp_path))
-    assert len(pictures) == 1 and pictures.unused == [("b.parquet", "has no rows")]
-    assert pictures.bad == [("c.parquet", "a link to blobs/gone, which is not there")]
+    images = open_images(config(tmp_path))
+    assert len(images) == 1 and images.unused == [("b.parquet", "has no rows")]
+    assert images.bad == [("c.parquet", "a link to blobs/gone, which is not there")]
     (tmp_path / "a.parquet").unlink()
     for path in (tmp_path, empty):
         with pytest.raises(UserError, match="has no rows"):
-            open_pictures(config(path))
+            open_images(config(path))

@@ -54,7 +54,7 @@ def test_captions_that_cannot_be_used_are_named(listed, caption, why):
     assert found.bad[0].name == "1.png" and why in found.bad[0].reason
 
 
-def test_masks_hidden_files_and_files_without_endings_are_no_pictures(listed):
+def test_masks_hidden_files_and_files_without_endings_are_no_images(listed):
     found = listed({**samples([1]), "1-masklabel.png": png(1), ".2.png": png(2), "README": "x"})
     assert [each.name for each in found.records] == ["001.png"] and not found.bad
     assert dict(found.unused) == {
@@ -64,7 +64,7 @@ def test_masks_hidden_files_and_files_without_endings_are_no_pictures(listed):
     }
 
 
-def test_pictures_that_are_not_read_are_named_with_what_helps(listed):
+def test_images_that_are_not_read_are_named_with_what_helps(listed):
     found = listed({"1.heic": "x", "1.txt": "a", "2.jfif": png(2), "2.txt": "b", "3.txt": "c"})
     assert [each.name for each in found.records] == ["2.jfif"]
     assert found.unused == [

@@ -49,7 +49,7 @@ def test_the_algorithm_follows_size_dtype_and_platform():
         assert "stablehlo.convolution" in text and "dot_general" not in text
 
 
-def test_a_frozen_kernel_keeps_no_picture():
+def test_a_frozen_kernel_keeps_no_image():
     x, kernel = jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 2, 2))
 
     def loss(x):

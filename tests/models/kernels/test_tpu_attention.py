@@ -47,8 +47,8 @@ def mesh(devices=1, platform="tpu"):
     return AbstractMesh((devices, 1), ("data", "fsdp"), types, abstract_device=kind)
 
 
-def shapes(pictures, queries, keys, width, dtype="bfloat16"):
-    return [jnp.zeros((pictures, n, 2, width), dtype) for n in (queries, keys)]
+def shapes(images, queries, keys, width, dtype="bfloat16"):
+    return [jnp.zeros((images, n, 2, width), dtype) for n in (queries, keys)]
 
 
 @pytest.mark.parametrize(

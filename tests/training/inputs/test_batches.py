@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image
 
 from flax_sd.config.file import parse
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.system import sharding
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs import batches as inputs
@@ -24,7 +24,7 @@ from flax_sd.training.inputs.encoding import rows_at_once
 from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import make_task
 from tests.threads import meeting
-from tests.training_runs import assert_same_lora, contents, make_pictures
+from tests.training_runs import assert_same_lora, contents, make_images
 
 ONCE = ["--data.center_crop", "true"]
 EACH_STEP = [*ONCE, "--data.encode_once", "false"]
@@ -51,8 +51,8 @@ def count(cache):
     ],
     ids=["flipped", "text encoder trained", "full", "captions vary"],
 )
-def test_losses_are_those_of_a_run_that_encodes_at_each_step(train, pictures, flags):
-    flags = [*flags, "--data.held_out", pictures]
+def test_losses_are_those_of_a_run_that_encodes_at_each_step(train, images, flags):
+    flags = [*flags, "--data.held_out", images]
     once, each = train("a", *ONCE, *flags), train("b", *EACH_STEP, *flags)
     assert once.status == each.status == 0, once.err + each.err
     assert "encoded:" in once.out and "encoded:" not in each.out
@@ -138,14 +138,14 @@ def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, tmp_p
     assert count(cache) == before + 37 + 15
 
 
-def test_pictures_that_are_cut_anew_are_encoded_at_each_step(train, cache):
+def test_images_that_are_cut_anew_are_encoded_at_each_step(train, cache):
     run = train("a")
     assert run.status == 0 and count(cache) == 0
     assert "encodes at each step: 7 of 7 images are cropped at random" in run.out
 
 
-def test_square_pictures_need_no_centre_crop(train, cache, tmp_path):
-    folder = make_pictures(tmp_path, 3)
+def test_square_images_need_no_centre_crop(train, cache, tmp_path):
+    folder = make_images(tmp_path, 3)
     for path in folder.glob("*.png"):
         Image.open(path).resize((32, 32)).save(path)
     run = train("a", "--data.path", folder)
@@ -201,10 +201,10 @@ def prepared(config_file):
     return make
 
 
-def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
+def test_masks_are_those_of_the_images_as_encoded_once_or_at_each_step(
     prepared, config_file, tmp_path
 ):
-    folder, losses, masks = make_pictures(tmp_path, 7), [], []
+    folder, losses, masks = make_images(tmp_path, 7), [], []
     for path in list(folder.glob("*.png")):
         mask = Image.new("L", (40, 50))
         mask.paste("white", (0, 0, 20, 50))
@@ -236,7 +236,7 @@ def test_masks_are_those_of_the_pictures_as_encoded_once_or_at_each_step(
 
 
 def test_so_many_threads_read_what_is_encoded(prepared, monkeypatch):
-    monkeypatch.setattr(Pictures, "cut", meeting(Pictures.cut, 4))
+    monkeypatch.setattr(Images, "cut", meeting(Images.cut, 4))
     assert isinstance(prepared(*ONCE, "--data.workers", "4").train, inputs.FromCache)
 
 
@@ -286,5 +286,5 @@ def test_they_leave_the_device(train, monkeypatch, samples):
 @pytest.mark.parametrize(
     "side, devices, rows", [(512, 1, 1), (128, 1, 16), (1024, 2, 2), (32, 1, 16)]
 )
-def test_small_pictures_are_encoded_more_at_once(side, devices, rows):
+def test_small_images_are_encoded_more_at_once(side, devices, rows):
     assert rows_at_once(side, devices) == rows

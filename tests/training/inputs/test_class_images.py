@@ -8,9 +8,9 @@ from flax_sd import cli
 from flax_sd.errors import UserError
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs import class_images
-from tests.training_runs import contents, make_pictures
+from tests.training_runs import contents, make_images
 
-SIZE = ("--data.class_pictures", 2, "--train.steps", 2)
+SIZE = ("--data.class_images", 2, "--train.steps", 2)
 
 
 @pytest.fixture
@@ -48,20 +48,20 @@ def test_checking_draws_nothing(config_file, tmp_path, capsys, flags):
     assert not (tmp_path / "class").exists()
 
 
-def test_pictures_of_the_users_are_not_hidden(train, tmp_path, flags):
+def test_images_of_the_users_are_not_hidden(train, tmp_path, flags):
     folder = tmp_path / "class"
     folder.mkdir()
-    make_pictures(folder, 2)
+    make_images(folder, 2)
     (folder / "metadata.jsonl").unlink()
     run = train("a", *flags)
     assert run.status == 2 and "holds 0.png, which data.class_prompt did not generate" in run.err
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png"]
 
 
-def test_listed_pictures_stay_beside_them(train, tmp_path, flags):
+def test_listed_images_stay_beside_them(train, tmp_path, flags):
     folder = tmp_path / "class"
     folder.mkdir()
-    make_pictures(folder, 2)
+    make_images(folder, 2)
     assert train("a", *flags).status == 0
     lines = (folder / "metadata.jsonl").read_text("utf-8").splitlines()
     names = [json.loads(line)["file_name"] for line in lines]
@@ -81,6 +81,6 @@ def test_several_processes_want_them_drawn_before(parse, tmp_path, monkeypatch, 
     ):
         class_images.generate(config, Progress())
     (tmp_path / "class").mkdir()
-    make_pictures(tmp_path / "class", 2)
+    make_images(tmp_path / "class", 2)
     class_images.generate(config, Progress())
     assert capsys.readouterr().out == ""  # they are taken as they are

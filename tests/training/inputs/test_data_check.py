@@ -11,7 +11,7 @@ from flax_sd.run_folder.layout import DATA_REPORT, QUARANTINE
 from tests.browser import needs_chromium, values
 from tests.data.messy import messy_folder
 
-LEFT_OUT = ["cut off.jpg", "empty.png", "latin.png", "no caption.png", "not a picture.png"]
+LEFT_OUT = ["cut off.jpg", "empty.png", "latin.png", "no caption.png", "not an image.png"]
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_the_report_is_written_where_a_run_would_stop(checked, messy):
     assert status == 1 and (folder / DATA_REPORT).is_file()
 
 
-def test_held_out_pictures_that_are_trained_on_are_named(checked, pictures, tmp_path):
+def test_held_out_images_that_are_trained_on_are_named(checked, images, tmp_path):
     held_out = tmp_path / "held out"
     held_out.mkdir()
-    shutil.copy(pictures / "3.png", held_out / "mine.png")
+    shutil.copy(images / "3.png", held_out / "mine.png")
     Image.new("RGB", (40, 40)).save(held_out / "new.png")
     for name in ("mine", "new"):
         (held_out / f"{name}.txt").write_text("x")
@@ -80,7 +80,7 @@ def test_held_out_pictures_that_are_trained_on_are_named(checked, pictures, tmp_
 
 
 @needs_chromium
-def test_the_page_shows_its_pictures(checked, messy):
+def test_the_page_shows_its_images(checked, messy):
     _, folder, _ = checked("--data.path", messy)
     broken = "[...document.images].filter(i => !i.naturalWidth).length"
     rows = "[...document.querySelectorAll('details:not([open]) tr')].map(row => row.cells.length)"
@@ -99,10 +99,10 @@ def test_a_run_says_the_same_and_goes_on(train, checked, messy):
         assert f"  {name}: " in run.out
 
 
-def test_it_says_how_many_are_held_out(checked, pictures):
+def test_it_says_how_many_are_held_out(checked, images):
     status, folder, shown = checked("--data.held_out_share", 0.4)
     assert status == 0
-    trained, held = shown.out.split(f"held out of {pictures}: ")
+    trained, held = shown.out.split(f"held out of {images}: ")
     count = int(held.split()[0])
-    assert 1 <= count <= 5 and f"{pictures}: {7 - count} images" in trained
-    assert f"data.held_out_share: {pictures}" in (folder / DATA_REPORT).read_text()
+    assert 1 <= count <= 5 and f"{images}: {7 - count} images" in trained
+    assert f"data.held_out_share: {images}" in (folder / DATA_REPORT).read_text()

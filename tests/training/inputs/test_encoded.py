@@ -3,7 +3,7 @@
 from PIL import Image
 
 from flax_sd.config import DataConfig
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.data.images.image_file import Fit
 from flax_sd.training.inputs import encoded
 
@@ -12,12 +12,12 @@ def test_what_was_kept_goes_by_how_files_are_decoded(tmp_path, monkeypatch):
     """F9: a file whose pixels are read otherwise than before is encoded anew."""
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
     (tmp_path / "1.txt").write_text("a cat")
-    pictures = open_pictures(DataConfig(path=str(tmp_path), resolution=8))
+    images = open_images(DataConfig(path=str(tmp_path), resolution=8))
 
     def key():
         store = encoded.Store(tmp_path)
-        return encoded.EncodedPictures(pictures, "an autoencoder", store).key(
-            0, pictures.transforms(0)[0]
+        return encoded.EncodedImages(images, "an autoencoder", store).key(
+            0, images.transforms(0)[0]
         )
 
     before = key()
@@ -29,9 +29,9 @@ def test_what_was_kept_goes_by_how_files_are_decoded(tmp_path, monkeypatch):
 def test_a_transform_with_any_other_part_has_another_key(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
     (tmp_path / "1.txt").write_text("a cat")
-    pictures = open_pictures(DataConfig(path=str(tmp_path), resolution=8))
-    reader = encoded.EncodedPictures(pictures, "an autoencoder", encoded.Store(tmp_path))
-    (one,) = pictures.transforms(0)
+    images = open_images(DataConfig(path=str(tmp_path), resolution=8))
+    reader = encoded.EncodedImages(images, "an autoencoder", encoded.Store(tmp_path))
+    (one,) = images.transforms(0)
     others = [
         one._replace(background="red"),
         one._replace(fit=Fit((9, 8), (8, 8))),
@@ -47,8 +47,8 @@ def test_a_transform_with_any_other_part_has_another_key(tmp_path):
     assert len({reader.key(0, transform) for transform in (one, *others)}) == len(others) + 1
 
 
-def test_mirrored_pictures_are_kept_where_they_are_shown(tmp_path):
+def test_mirrored_images_are_kept_where_they_are_shown(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "1.png")
     (tmp_path / "1.txt").write_text("a cat")
     cfg = DataConfig(path=str(tmp_path), resolution=8, random_flip=True)
-    assert [t.mirrored for t in open_pictures(cfg).transforms(0)] == [False, True]
+    assert [t.mirrored for t in open_images(cfg).transforms(0)] == [False, True]

@@ -18,8 +18,8 @@ from flax_sd.training.inputs.datasets import describe, open_sets, total_steps
         ),
     ],
 )
-def test_the_smaller_ends_the_run(pictures, train, total, words):
-    data = {"path": str(pictures), "resolution": 32}
+def test_the_smaller_ends_the_run(images, train, total, words):
+    data = {"path": str(images), "resolution": 32}
     config = Config.model_validate({"data": data, "train": {"batch_size": 2, **train}})
     found = open_sets(config).train  # seven images
     assert total_steps(config, found) == total

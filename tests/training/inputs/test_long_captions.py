@@ -100,7 +100,7 @@ def test_what_is_drawn_with_it_reads_as_much(parse, model, tmp_path):
     assert [options.max_token_length for options in drawn] == [150]
 
 
-def test_a_picture_says_how_much_was_read(model, tmp_path):
+def test_a_image_says_how_much_was_read(model, tmp_path):
     def records(*more):
         flags = ["--model", model, "--prompt", "a", "--out", tmp_path / "out", *more]
         return [*prepare(read_flags(SampleOptions, "sample", [*map(str, flags)])).records.values()]
@@ -110,12 +110,12 @@ def test_a_picture_says_how_much_was_read(model, tmp_path):
 
 
 @pytest.fixture
-def shown(train, pictures, tmp_path):
+def shown(train, images, tmp_path):
     """Trains on one caption, and draws it."""
 
     def run(name, caption, *flags):
         folder = tmp_path / f"pictures {name}"
-        shutil.copytree(pictures, folder)
+        shutil.copytree(images, folder)
         rows = [{"file_name": f"{i}.png", "text": caption} for i in range(7)]
         (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
         drawn = ["--sample.prompts", caption, "--sample.steps", 1]

@@ -104,7 +104,7 @@ def made_with(**options) -> tuple[Any, Any]:
     return tuple(made.loss(params, none, batch, draws) for made in (ours, plain))
 
 
-def test_a_weight_multiplies_each_pictures_loss_by_that_of_its_timestep():
+def test_a_weight_multiplies_each_images_loss_by_that_of_its_timestep():
     ours, plain = made_with(loss={"weight": "min_snr", "gamma": 2.0})
     weight = min_snr(SCHEDULE, 2.0)(jnp.array([3, 500, 990]))
     assert_close(ours, plain * weight, LAYER)

@@ -12,7 +12,7 @@ from tests.training.losses.test_losses import SCHEDULE, encoded, numbers, split
 from tests.training.losses.test_weights_of_rows import diffusion, trained
 
 
-class Picture(nnx.Module):
+class PlannedImage(nnx.Module):
     """A network whose output is its weights, each at its place."""
 
     def __init__(self):
@@ -23,7 +23,7 @@ class Picture(nnx.Module):
 
 
 def test_the_loss_is_the_weighted_mean_of_the_places_and_their_gradient_is_theirs_alone():
-    graphs, params, none = split(unet=Picture())
+    graphs, params, none = split(unet=PlannedImage())
     loss, batch = diffusion_loss(graphs, SCHEDULE, scaling_factor=0.3), encoded()
     draws = loss.draw(jax.random.key(1), batch)
     mask = np.zeros((3, 4, 6), np.float32)
@@ -38,7 +38,7 @@ def test_the_loss_is_the_weighted_mean_of_the_places_and_their_gradient_is_their
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_a_white_mask_changes_nothing_and_a_black_one_leaves_its_picture_out(parts):
+def test_a_white_mask_changes_nothing_and_a_black_one_leaves_its_image_out(parts):
     loss, leaves, batch = diffusion()
     draws = loss.draw(jax.random.key(1), batch)
     rows = np.array([0, 2, 2, 0, 0, 2], np.float32)

@@ -21,7 +21,7 @@ def test_without_options_it_is_white():
     assert noise.perturb(KEY, WHITE, NoiseConfig()) is None
 
 
-def test_an_offset_is_one_number_a_picture_and_channel():
+def test_an_offset_is_one_number_a_image_and_channel():
     added = np.asarray(noise.draw(KEY, SHAPE, NoiseConfig(offset=0.5)) - WHITE)
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], SHAPE), atol=1e-6)
     many = noise.draw(KEY, (500, 1, 1, 4), NoiseConfig(offset=3.0))
@@ -34,7 +34,7 @@ def test_a_perturbed_input_differs_by_so_much_noise():
     assert abs(np.corrcoef(added.ravel(), np.ravel(WHITE))[0, 1]) < 0.1
 
 
-def test_random_strengths_are_each_pictures_own_and_uniform():
+def test_random_strengths_are_each_images_own_and_uniform():
     """D: as `--noise_offset_random_strength` and `--ip_noise_gamma_random_strength`."""
     shape, white = (900, 2, 3, 4), jnp.zeros((900, 2, 3, 4))
     for name, make, of_one in [

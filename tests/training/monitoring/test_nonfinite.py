@@ -8,7 +8,7 @@ import pydantic
 import pytest
 
 from flax_sd.config import TrainConfig
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.training.monitoring.nonfinite import Guard
 from tests.training_runs import contents, metrics
 
@@ -73,7 +73,7 @@ def test_counts_are_taken_up_at_the_step_where_the_run_resumes(tmp_path):
     assert (one.total, one.in_row) == (0, 0)
 
 
-def test_a_message_names_a_few_of_many_pictures():
+def test_a_message_names_a_few_of_many_images():
     names = [f"{i}.png" for i in range(20)]
     assert guard().notice(1, np.nan, names).endswith("6.png, 7.png and 12 more")
 
@@ -84,17 +84,17 @@ def test_the_number_without_skipping_is_refused():
 
 
 @pytest.fixture
-def bad_picture(monkeypatch):
+def bad_image(monkeypatch):
     """One image of the seven makes the loss NaN."""
-    load = Pictures.load
+    load = Images.load
 
     def load_or_nan(self, i, **sample):
         return load(self, i, **sample) * (np.nan if self.names[i] == BAD else 1)
 
-    monkeypatch.setattr(Pictures, "load", load_or_nan)
+    monkeypatch.setattr(Images, "load", load_or_nan)
 
 
-def test_skipped_steps_change_nothing_and_a_resumed_run_ends_in_the_same_bytes(train, bad_picture):
+def test_skipped_steps_change_nothing_and_a_resumed_run_ends_in_the_same_bytes(train, bad_image):
     flags = ["--train.steps", 8, "--log.every", 3]
     whole = train("whole", *flags, *SKIP, "--checkpoint.every", 1)
     assert whole.status == 0, whole.err
@@ -122,12 +122,12 @@ def test_skipped_steps_change_nothing_and_a_resumed_run_ends_in_the_same_bytes(t
 
 def test_the_state_before_the_steps_that_failed_is_saved(train, monkeypatch):
     """Every step from the fourth on fails, between two checkpoints."""
-    load = Pictures.load
+    load = Images.load
 
     def load_or_nan(self, i, *, seed, sample):
         return load(self, i, seed=seed, sample=sample) * (np.nan if sample >= 6 else 1)
 
-    monkeypatch.setattr(Pictures, "load", load_or_nan)
+    monkeypatch.setattr(Images, "load", load_or_nan)
     flags = ["--train.steps", 8, "--checkpoint.every", 8, *SKIP, "--train.max_skipped", 2]
     run = train("a", *flags)
     assert run.status == 2 and "error: step 5: " in run.err and "2 in a row" in run.err

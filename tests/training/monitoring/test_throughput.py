@@ -19,10 +19,10 @@ def clock(monkeypatch):
     return clock
 
 
-def test_pictures_operations_and_utilisation(clock):
+def test_images_operations_and_utilisation(clock):
     measured = throughput.Pace(peak=12e12)
-    for pictures in (3, 4, 5):  # the one that is noted is under way when the one before it ends
-        measured.begins(throughput.StepWork(pictures, flops=pictures * 10**12))
+    for images in (3, 4, 5):  # the one that is noted is under way when the one before it ends
+        measured.begins(throughput.StepWork(images, flops=images * 10**12))
     for _ in range(2):
         clock.now += 2.0
         measured.stepped()

@@ -77,7 +77,7 @@ def tensorboard_events(folder):
             data = data[16 + length :]
 
 
-def test_tensorboard_gets_numbers_pictures_and_words(tmp_path):
+def test_tensorboard_gets_numbers_images_and_words(tmp_path):
     known = {"config": {"seed": 3}, "environment": {"jax": "0.10.2", "data": {"path": "é"}}}
     trackers = Trackers(tmp_path, tensorboard=True, **known)
     trackers.log(5, {"loss": 0.25})
@@ -134,8 +134,8 @@ def test_wandb_offline(tmp_path):
         words += (b"portraits-of-mine",)
         assert [word for word in words if word not in log.read_bytes()] == []
         (path,) = run.glob("files/media/images/before_after*.png")
-        with Image.open(path) as picture:
-            assert picture.size == (7, 6)
+        with Image.open(path) as image:
+            assert image.size == (7, 6)
 
 
 NOT_FIRST = """

@@ -3,29 +3,29 @@
 import json
 
 from flax_sd.config import Config, DataConfig
-from flax_sd.data import Pictures
+from flax_sd.data import Images
 from flax_sd.data.probe import Seen
 from flax_sd.data.sources.records import Record
 from flax_sd.training.outputs import lora_header
 
 
-def pictures(*captions, prior=(), **options):
+def images(*captions, prior=(), **options):
     """A set with these captions, each a list, that nobody opens."""
     found = [
         Record(f"{i}.png", tuple(texts), bytes, prior=i in prior)
         for i, texts in enumerate(captions)
     ]
     seen = [Seen((8, 8), turned=False, frames=1, digest="", shows="") for _ in found]
-    return Pictures(DataConfig.model_validate(options), found, seen, [], [])
+    return Images(DataConfig.model_validate(options), found, seen, [], [])
 
 
 def frequency(*captions, **options):
     """The tags of such a set with their counts, in the header's order."""
-    said = lora_header.tag_frequency(pictures(*captions, **options))
+    said = lora_header.tag_frequency(images(*captions, **options))
     return list(json.loads(said["ss_tag_frequency"])["pictures"].items())
 
 
-def test_tags_are_counted_once_a_picture_the_commonest_first():
+def test_tags_are_counted_once_a_image_the_commonest_first():
     found = frequency(["cat, sofa"], ["red hat , cat", "cat,, blue"], ["dog"])
     assert found == [("cat", 2), ("blue", 1), ("dog", 1), ("red hat", 1), ("sofa", 1)]
 
@@ -37,7 +37,7 @@ def test_tags_are_those_that_are_trained_on():
 
 
 def test_nothing_is_said_without_captions_and_no_more_than_the_commonest(monkeypatch):
-    assert lora_header.tag_frequency(pictures([""], [])) == {}
+    assert lora_header.tag_frequency(images([""], [])) == {}
     monkeypatch.setattr(lora_header, "MAX_TAGS", 1)
     assert frequency(["b, a"], ["b"]) == [("b", 2)]
 

@@ -7,7 +7,7 @@ import pytest
 
 from flax_sd.config import Config
 from flax_sd.training.outputs.summary import summary
-from tests.training_runs import make_pictures
+from tests.training_runs import make_images
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_run_ends_with_both_losses(train, tmp_path):
     style, base = tmp_path / "style", tmp_path / "base"
     for seed, folder in enumerate((style, base)):
         folder.mkdir()
-        make_pictures(folder, 2 + seed, seed=seed)
+        make_images(folder, 2 + seed, seed=seed)
     run = train("a", "--data.held_out", style, "--data.held_out_base", base)
     assert run.status == 0, run.err
     first, *_, last = run.metrics()

@@ -11,7 +11,7 @@ import torch
 from flax_sd import cli
 from flax_sd.config import TokensConfig
 from flax_sd.config import file as config_file
-from flax_sd.data import open_pictures
+from flax_sd.data import open_images
 from flax_sd.errors import UserError
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.models.vae import Moments
@@ -57,13 +57,13 @@ def test_more_old_words_than_vectors_are_refused(model):
         begun(model, {"names": {"dog": "cat"}})
 
 
-def test_a_token_that_no_caption_holds_is_refused(pictures):
+def test_a_token_that_no_caption_holds_is_refused(images):
     cfg = TokensConfig(names={"<Cat>": "cat"})
-    settings = config_file.Config().data.model_copy(update={"path": str(pictures)})
+    settings = config_file.Config().data.model_copy(update={"path": str(images)})
     with pytest.raises(UserError, match=r'no caption of .* contains <Cat>: .* as "{}, <Cat>"'):
-        new_tokens.check_captions(cfg, open_pictures(settings))
+        new_tokens.check_captions(cfg, open_images(settings))
     held = settings.model_copy(update={"template": "{}, <cat>"})
-    new_tokens.check_captions(cfg, open_pictures(held))
+    new_tokens.check_captions(cfg, open_images(held))
 
 
 def test_long_captions_are_counted_with_every_vector():
@@ -176,9 +176,9 @@ PIVOTAL += ["--data.template", "{} of <cat> and <dog>", "--optim.rates", "new_to
 
 
 @pytest.fixture(scope="module")
-def pivotal(config_file, pictures, tmp_path_factory):
+def pivotal(config_file, images, tmp_path_factory):
     """A run of four steps, and one that stopped after two and went on."""
-    measured = ["--data.held_out", str(pictures), "--validation.every", "2"]
+    measured = ["--data.held_out", str(images), "--validation.every", "2"]
     root = tmp_path_factory.mktemp("pivotal")
     for name, steps in [("whole", "4"), ("resumed", "2"), ("resumed", "4")]:
         output = ["--output", str(root / name), "--train.steps", steps]
@@ -218,7 +218,7 @@ def test_the_tokens_of_the_best_state_are_a_result(pivotal):
 
 
 @pytest.mark.slow
-def test_lora_and_tokens_give_the_same_picture_in_diffusers(pivotal, model):
+def test_lora_and_tokens_give_the_same_image_in_diffusers(pivotal, model):
     folder = pivotal / "whole"
     ours, theirs = StableDiffusion.load(model), tiny.load(model)
     prompts = ["<cat> beside <dog>"] * 2
@@ -246,9 +246,9 @@ def test_the_recipe_is_the_reference_scripts():
     assert config.train.batch_size == 4 and config.train.steps == 3000
 
 
-def test_the_recipe(train, model, pictures):
+def test_the_recipe(train, model, images):
     """Two steps of configs/textual_inversion.yaml, on the tiny model and images."""
-    flags = ["--model.path", model, "--data.path", pictures, "--data.held_out", pictures]
+    flags = ["--model.path", model, "--data.path", images, "--data.held_out", images]
     flags += ["--data.template", "{} with <my-cat>", "--data.resolution", 32, "--train.steps", 2]
     flags += ["--sample.steps", 1, "--sample.prompts", "a <my-cat>", "--optim.learning_rate", 0.1]
     run = train("a", *flags, config=ROOT / "configs" / "textual_inversion.yaml")

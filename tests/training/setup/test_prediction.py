@@ -50,10 +50,10 @@ def test_the_sampling_command_takes_the_same_two(model, tmp_path):
         return next(out.glob("*.png")).read_bytes(), record
 
     velocity = ["--prediction-type", "v_prediction"]
-    pictures = [drawn("a"), drawn("b", *velocity), drawn("c", *velocity, "--zero-snr")]
-    assert len({picture for picture, _ in pictures}) == 3
-    assert "v_prediction" in pictures[1][1] and "zero_snr" in pictures[2][1]
-    assert "zero_snr" not in pictures[1][1] and "prediction" not in pictures[0][1]
+    images = [drawn("a"), drawn("b", *velocity), drawn("c", *velocity, "--zero-snr")]
+    assert len({image for image, _ in images}) == 3
+    assert "v_prediction" in images[1][1] and "zero_snr" in images[2][1]
+    assert "zero_snr" not in images[1][1] and "prediction" not in images[0][1]
 
 
 def test_pure_noise_without_velocity_is_one_sentence(train):

@@ -31,7 +31,7 @@ class Numbers:
 
     def batch(self, rows):
         assert "another" not in rows.captions
-        return jnp.asarray(rows.pictures)
+        return jnp.asarray(rows.images)
 
 
 def draw(key, batch):
@@ -52,7 +52,7 @@ def losses(count, t=0.0, noise=0.0):
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])
-def test_each_picture_has_a_timestep_in_each_band_and_each_band_is_covered_evenly(count):
+def test_each_image_has_a_timestep_in_each_band_and_each_band_is_covered_evenly(count):
     t = fixed_timesteps(count, 1000)
     for band, (first, last) in enumerate(band_edges(1000)):
         assert last - first == 99
@@ -84,7 +84,7 @@ def test_batches_and_padding_change_nothing(monkeypatch):
         np.testing.assert_array_equal(losses(5, noise=1.0), whole)
 
 
-def test_pictures_of_several_shapes_are_measured_in_batches_of_their_own():
+def test_images_of_several_shapes_are_measured_in_batches_of_their_own():
     class Shapes(Numbers):
         def load(self, i, *, seed, sample):
             return np.float32([i + 1, *[0] * (1 + i % 2)])
@@ -96,7 +96,7 @@ def test_pictures_of_several_shapes_are_measured_in_batches_of_their_own():
     np.testing.assert_array_equal(values, losses(5, t=1.0))
 
 
-def test_a_loss_without_timesteps_is_measured_once_a_picture():
+def test_a_loss_without_timesteps_is_measured_once_a_image():
     plain = Loss(lambda key, batch: jax.random.normal(key, batch.shape), lambda p, f, b, d: b[:, 0])
     made = Evaluator(Numbers(3), plain, MESH)
     assert made.bands == []
@@ -115,7 +115,7 @@ from tests.training.validation.test_evaluator import LOSS, Numbers
 
 class Sharded(Numbers):
     def batch(self, rows):
-        return sharding.shard_batch(rows.pictures, self.mesh)
+        return sharding.shard_batch(rows.images, self.mesh)
 
 values = []
 for devices in (1, 3):

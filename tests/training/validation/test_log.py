@@ -49,7 +49,7 @@ def test_a_resumed_run_knows_the_first_losses_and_drops_the_later_ones(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
-def test_changes_are_of_the_same_pictures_or_unknown(tmp_path):
+def test_changes_are_of_the_same_images_or_unknown(tmp_path):
     log = ValidationLog(tmp_path, -1)
     log.add(0, "val_loss", FIRST, EDGES)
     other = FIRST._replace(names=("a", "b", "new"))
@@ -58,7 +58,7 @@ def test_changes_are_of_the_same_pictures_or_unknown(tmp_path):
     assert [line["change"] for line in lines(tmp_path)] == [None] * 3
 
 
-def test_one_picture_has_no_interval_and_vae_losses_no_bands(tmp_path):
+def test_one_image_has_no_interval_and_vae_losses_no_bands(tmp_path):
     ValidationLog(tmp_path, -1).add(0, "val_loss", Losses(("a",), np.array([[0.5]])), [])
     (line,) = lines(tmp_path)
     assert line["ci95"] is None and line["bands"] == [] and line["mean"] == 0.5
@@ -80,7 +80,7 @@ def test_the_best_is_the_least_after_step_0_and_the_first_of_equal_ones(tmp_path
     assert ValidationLog(tmp_path, 0).best() is None
 
 
-def test_only_a_sure_improvement_of_the_same_pictures_ends_the_waiting(tmp_path):
+def test_only_a_sure_improvement_of_the_same_images_ends_the_waiting(tmp_path):
     start, sure = np.array([0.5, 1.0, 2.0]), np.array([-0.1, -0.11, -0.12])
     unsure = start + sure + np.array([-0.3, 0.1, 0.1])
     rows = [start, start + sure, unsure, start, start + 2 * sure]

@@ -11,14 +11,14 @@ from flax_sd.config import file as config_file
 from flax_sd.config.section import TrainingOnly, marks
 from flax_sd.run_folder.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 from flax_sd.training.inputs.datasets import open_sets, too_few_evaluated
-from tests.training_runs import Ended, contents, make_pictures, metrics
+from tests.training_runs import Ended, contents, make_images, metrics
 
 STEPS = ["--train.steps", "5", "--validation.every", "2", "--checkpoint.every", "3"]
 
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("held"), 3, seed=5)
+    return make_images(tmp_path_factory.mktemp("held"), 3, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def config_file_path(tmp_path):
     return path
 
 
-def test_as_many_training_pictures_are_measured(sets, tmp_path, held):
+def test_as_many_training_images_are_measured(sets, tmp_path, held):
     folder = tmp_path / "data"
     folder.mkdir()
-    flags = ["--data.path", make_pictures(folder, 7), "--data.held_out", held]
+    flags = ["--data.path", make_images(folder, 7), "--data.held_out", held]
     assert TRAIN_SUBSET not in sets(*flags).evaluated
     flags += ["--validation.every", 2, "--data.random_flip", "true"]
     before = sets(*flags)
@@ -81,25 +81,25 @@ def test_as_many_training_pictures_are_measured(sets, tmp_path, held):
     assert len(chosen) == 3 < len(before.train) and set(chosen.names) < set(before.train.names)
     assert chosen.cfg.center_crop and not chosen.cfg.random_flip
     # A larger set keeps most of those that were chosen: names alone decide.
-    after = sets(*flags[:1], make_pictures(folder, 9), *flags[2:])
+    after = sets(*flags[:1], make_images(folder, 9), *flags[2:])
     assert len(set(after.evaluated[TRAIN_SUBSET].names) & set(chosen.names)) >= 2
 
 
 def test_a_trigger_word_is_not_in_what_the_model_drew_before(sets, tmp_path, held):
     """A6: in those captions it would make learning the style look like forgetting."""
     (tmp_path / "data").mkdir()
-    path = make_pictures(tmp_path / "data", 7)
+    path = make_images(tmp_path / "data", 7)
     flags = ["--data.path", path, "--data.held_out", held, "--data.held_out_base", held]
     found = sets(*flags, "--data.template", "sks, {}")
-    assert found.train.captions(0) == ("sks, picture number 0",)
-    assert found.evaluated[VAL_LOSS].captions(0) == ("sks, picture number 0",)
+    assert found.train.captions(0) == ("sks, image number 0",)
+    assert found.evaluated[VAL_LOSS].captions(0) == ("sks, image number 0",)
     assert found.evaluated[BASE_LOSS].captions(0) == ("picture number 0",)
     assert too_few_evaluated(found)[0].startswith(
         "val_loss is evaluated on 3 images: with fewer than 10"
     )
 
 
-def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
+def test_each_option_of_the_images_holds_for_measured_ones_or_is_marked():
     """A6: a new option is to be decided about, here and at its field."""
     shared = {"path", "resolution", "buckets", "bucket_step", "bucket_min", "bucket_max"}
     shared |= {"bucket_upscale", "center_crop", "interpolation", "background", "template"}
@@ -109,13 +109,13 @@ def test_each_option_of_the_pictures_holds_for_measured_ones_or_is_marked():
     assert not shared & {*marks(DataConfig, TrainingOnly)}
 
 
-def test_pictures_of_the_class_are_not_measured(sets, tmp_path, held):
+def test_images_of_the_class_are_not_measured(sets, tmp_path, held):
     """A4."""
     own, prior = tmp_path / "own", tmp_path / "prior"
     own.mkdir()
     prior.mkdir()
-    make_pictures(prior, 9, seed=7)
-    flags = ["--data.path", make_pictures(own, 3), "--data.regularisation", prior]
+    make_images(prior, 9, seed=7)
+    flags = ["--data.path", make_images(own, 3), "--data.regularisation", prior]
     flags += ["--data.held_out", held, "--validation.every", 2]
     chosen = sets(*flags).evaluated[TRAIN_SUBSET]
     assert chosen.names == ("0.png", "1.png", "2.png") and not any(chosen.prior)
