@@ -52,7 +52,9 @@ def gradients(unet: Any, side: int, width: int, label: str) -> list[np.ndarray]:
 
     compiled = jit(jax.grad(loss)).lower(params, frozen).compile()
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(frozen)) / 1e9
-    beside = compiled.memory_analysis().temp_size_in_bytes / 1e9
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, "CPUs and TPUs have one"
+    beside = analysis.temp_size_in_bytes / 1e9
     print(f"{label}: frozen {held:.3f} GB, beside it {beside:.3f} GB", flush=True)
     return [np.asarray(g, np.float64).ravel() for g in jax.tree.leaves(compiled(params, frozen))]
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.typing import ArrayLike
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
@@ -189,7 +190,7 @@ def _sample(
     mesh: Mesh,
     sampler: Sampler,
     x: jax.Array,
-    noise: jax.Array | None,
+    noise: ArrayLike | None,
 ) -> jax.Array:
     """Returns images in [0, 1], by the paper's algorithm 2 if the sampler is DDPM."""
     unet = nnx.merge(graph, state)

@@ -78,7 +78,7 @@ class Programs:
         x: Array,
         text: Array,
         guidance: Array,
-        noise: Array | None,
+        noise: ArrayLike | None,
     ) -> Array:
         self.traces["sample"] += 1
         unet = nnx.merge(graph, state)

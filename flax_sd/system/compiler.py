@@ -1,5 +1,6 @@
 """XLA's compiler: its options, its cached programs in memory and on disk, and its memory."""
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -8,11 +9,12 @@ import os
 import platform
 import pwd
 from collections.abc import Callable, Collection, Hashable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 import pydantic
+from jax.stages import Lowered, Traced
 
 from flax_sd.files.user_cache import user_cache
 
@@ -87,7 +89,7 @@ def _key(value: Any) -> Hashable:
     return value
 
 
-class Program:
+class Program(Generic[P, T]):
     """A jitted function; its first weights fix the compiler's options and the precision.
 
     Float32 weights are multiplied as float32: JAX's default on a TPU is bfloat16, and TF32 on a
@@ -95,42 +97,53 @@ class Program:
     """
 
     def __init__(
-        self, function: Callable[..., Any], weights: Callable[..., Any], options: Mapping[str, Any]
+        self,
+        function: Callable[P, T],
+        weights: Callable[P, object],
+        options: Mapping[str, Any],
     ):
         self._function, self._weights, self._options = function, weights, options
-        self._jitted: Any = None
+        self._jitted: Any = None  # jax.jit's, whose declaration lacks eval_shape
         self._precision: str | None = None
 
-    def __call__(self, *args: Any) -> Any:
-        return self._within("__call__", args)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        jitted = self._pick(*args, **kwargs)
+        with self._in_precision():
+            return jitted(*args, **kwargs)
 
-    def lower(self, *args: Any) -> Any:
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
         """Lowers the function like `jax.jit`'s method."""
-        return self._within("lower", args)
+        jitted = self._pick(*args, **kwargs)
+        with self._in_precision():
+            return jitted.lower(*args, **kwargs)
 
-    def trace(self, *args: Any) -> Any:
+    def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
         """Traces the function like `jax.jit`'s method."""
-        return self._within("trace", args)
+        jitted = self._pick(*args, **kwargs)
+        with self._in_precision():
+            return jitted.trace(*args, **kwargs)
 
-    def eval_shape(self, *args: Any) -> Any:
+    def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Returns the shapes of the results like `jax.jit`'s method."""
-        return self._within("eval_shape", args)
+        jitted = self._pick(*args, **kwargs)
+        with self._in_precision():
+            return jitted.eval_shape(*args, **kwargs)
 
-    def _within(self, method: str, args: Any) -> Any:
-        if self._jitted is None:
-            self._pick(args)
-        call = getattr(self._jitted, method)
+    def _in_precision(self) -> contextlib.AbstractContextManager[object]:
         if self._precision is None or jax.config.values["jax_default_matmul_precision"] is not None:
-            return call(*args)
-        with jax.default_matmul_precision(self._precision):
-            return call(*args)
+            return contextlib.nullcontext()
+        return jax.default_matmul_precision(self._precision)
 
-    def _pick(self, args: Any) -> None:
-        leaves = jax.tree.leaves(self._weights(*args))
+    def _pick(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Returns the jitted function, whose options the first weights fix."""
+        if self._jitted is not None:
+            return self._jitted
+        leaves = jax.tree.leaves(self._weights(*args, **kwargs))
         numbers = sum(getattr(leaf, "size", 0) for leaf in leaves)
         own = _compiler_options() if numbers >= LARGE_PROGRAM_WEIGHTS else None
         self._precision = matmul_precision({str(getattr(leaf, "dtype", "")) for leaf in leaves})
         self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
+        return self._jitted
 
 
 def matmul_precision(dtypes: Collection[str]) -> str | None:
@@ -139,11 +152,11 @@ def matmul_precision(dtypes: Collection[str]) -> str | None:
 
 
 def jit(
-    function: Callable[..., Any],
+    function: Callable[P, T],
     *,
-    weights: Callable[..., Any] = lambda *args: args,
+    weights: Callable[P, object] = lambda *args, **_: args,
     **options: Any,
-) -> Program:
+) -> Program[P, T]:
     """Returns the `jax.jit` of a large program, with this module's compiler options.
 
     For programs at the top only: JAX refuses such options of a function inside another jit.

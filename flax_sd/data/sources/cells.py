@@ -15,7 +15,11 @@ ROWS = 1000  # looked at together
 URL = f"a URL, not an image: {DOWNLOAD}"
 
 
-def list_rows(source: str, table: Any, image_column: str, caption_column: str | None) -> Listing:
+Table = Any  # a datasets.Dataset: that library is imported when a table is read
+Cell = Any  # a pyarrow.Scalar
+
+
+def list_rows(source: str, table: Table, image_column: str, caption_column: str | None) -> Listing:
     """Lists the rows of a `datasets` table: each is a record, or is left out by its number.
 
     Raises:
@@ -41,7 +45,7 @@ def list_rows(source: str, table: Any, image_column: str, caption_column: str | 
     return listing
 
 
-def _images(source: str, table: Any, image_column: str, caption_column: str | None) -> Any:
+def _images(source: str, table: Table, image_column: str, caption_column: str | None) -> Table:
     """Returns the column of images as Arrow stores it: bytes, or the path of a file."""
     # Imported here because it takes a second, and a folder of images does without it.
     import datasets
@@ -67,13 +71,13 @@ def _images(source: str, table: Any, image_column: str, caption_column: str | No
     return images.with_format("arrow")
 
 
-def _cells(table: Any, column: str) -> Iterator[Any]:
+def _cells(table: Table, column: str) -> Iterator[Cell]:
     """Yields the cells of a column as Arrow's scalars, not yet converted."""
     for first in range(0, len(table), ROWS):
         yield from table[first : first + ROWS][column]
 
 
-def _texts(table: Any, column: str) -> Iterator[Any]:
+def _texts(table: Table, column: str) -> Iterator[Cell]:
     """Yields the cells of a column; as bytes if they are not valid text."""
     for cell in _cells(table.select_columns([column]).with_format("arrow"), column):
         try:
@@ -82,7 +86,7 @@ def _texts(table: Any, column: str) -> Iterator[Any]:
             yield error.object
 
 
-def _why_no_image(cell: Any) -> str | None:
+def _why_no_image(cell: Cell) -> str | None:
     """Returns why a cell holds no image, as far as this is known without reading it."""
     if not cell.is_valid or not (cell["bytes"].is_valid or cell["path"].is_valid):
         return "no image in this row"
@@ -95,7 +99,7 @@ def _why_no_image(cell: Any) -> str | None:
     return URL if is_url(path) else why_no_name(path)
 
 
-def _read(images: Any, row: int, column: str) -> bytes:
+def _read(images: Table, row: int, column: str) -> bytes:
     (cell,) = images[row : row + 1][column]
     if cell["bytes"].is_valid:
         return cell["bytes"].as_py()

@@ -4,13 +4,13 @@ import collections
 import glob
 import pathlib
 import re
-from typing import Any
+from typing import BinaryIO
 
 import huggingface_hub
 
 from flax_sd.data.sources import splits
 from flax_sd.data.sources.account import Account
-from flax_sd.data.sources.cells import list_rows
+from flax_sd.data.sources.cells import Table, list_rows
 from flax_sd.data.sources.file_names import is_there
 from flax_sd.data.sources.file_types import METADATA, is_image
 from flax_sd.data.sources.records import Bad, Listing
@@ -63,7 +63,7 @@ def list_table(source: str, image_column: str, caption_column: str | None) -> Li
     return Listing(listing.records, listing.bad + rest.bad, unused)
 
 
-def _other_splits(made: Any) -> list[Bad]:
+def _other_splits(made: Table) -> list[Bad]:
     """Lists the splits of a hub data set that are not read."""
     why = "not trained on; saved as a parquet file, --data.held_out FILE evaluates the loss on it"
     return [Bad(f"split {shown(name)}", why) for name in made.info.splits or () if name != "train"]
@@ -139,7 +139,7 @@ def list_shard(name: str, content: bytes, image_column: str, caption_column: str
     return list_rows(name, made, image_column, caption_column)
 
 
-def _load(source: str, files: list[pathlib.Path]) -> Any:
+def _load(source: str, files: list[pathlib.Path]) -> Table:
     import datasets
 
     path = pathlib.Path(source)
@@ -184,21 +184,21 @@ def _wrong_file(files: list[pathlib.Path]) -> str:
     return ""
 
 
-def _dataset(table: Any) -> Any:
+def _dataset(table: Table) -> Table:
     """Returns an Arrow table as a `datasets` one; without a name each byte would be hashed."""
     import datasets
 
     return datasets.Dataset(table, fingerprint="rows")
 
 
-def _map_arrow(files: list[pathlib.Path]) -> Any:
+def _map_arrow(files: list[pathlib.Path]) -> Table:
     """Maps the rows of arrow files, which stay on the disk."""
     import pyarrow
 
     return pyarrow.concat_tables(_read_arrow(pyarrow.memory_map(str(file))) for file in files)
 
 
-def _read_arrow(source: Any) -> Any:
+def _read_arrow(source: BinaryIO) -> Table:
     import pyarrow
 
     mark = source.read(len(ARROW_FILE))
@@ -219,7 +219,7 @@ def _first_line(error: BaseException) -> str:
     return shown(str(error).split("\n")[0]) or type(error).__name__
 
 
-def _from_hub(source: str) -> Any:
+def _from_hub(source: str) -> Table:
     import datasets
 
     match = HUB_ID.fullmatch(source)
@@ -238,7 +238,7 @@ def _ask_hub(source: str) -> None:
         huggingface_hub.HfApi().dataset_info(source, timeout=20)
 
 
-def _train_split(source: str, loaded: Any) -> Any:
+def _train_split(source: str, loaded: Table) -> Table:
     if not isinstance(loaded, dict):
         return loaded
     if "train" not in loaded:

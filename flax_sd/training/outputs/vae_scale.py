@@ -30,7 +30,7 @@ def scaling_factor(task: TrainTask, params: Trees, frozen: Trees, images: data.I
     values = []
     for rows in _chunks(images):
         pixels = np.stack([images.load(i, seed=0, sample=i) for i in rows])
-        values.append([float(value) for value in measure(params, frozen, pixels)])
+        values.append([float(value) for value in measure(params, frozen, jnp.asarray(pixels))])
     mean, second = np.mean(values, axis=0)
     return float(1 / np.sqrt(second - mean**2))
 
