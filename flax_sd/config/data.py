@@ -153,7 +153,7 @@ class DataConfig(Section):
     content of an image decides, so it stays held out when files are added, removed or renamed, and
     copies of one image are always on the same side."""
     held_out_base: Annotated[Source | None, OnResume("data.base_loss.hash"), TRAINING_ONLY] = None
-    """The same with images that the model could already generate: a rising loss shows what the run
+    """Captioned images of what the model could generate before: a rising loss shows what the run
     makes it forget."""
 
     def for_measuring(self, path: str | None = None) -> "DataConfig":

@@ -47,7 +47,7 @@ class SampleConfig(Section):
 
     @property
     def wanted(self) -> bool:
-        """Whether any images are generated."""
+        """True if any images are generated."""
         return bool(self.prompts) or any((self.every, self.every_epochs))
 
     @pydantic.model_validator(mode="after")

@@ -62,7 +62,7 @@ class CLIPTextConfig:
 
 
 def quick_gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """x · σ(1.702 x), with which OpenAI's models were trained."""
+    """Computes x · σ(1.702 x), with which OpenAI's models were trained."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 

@@ -93,7 +93,7 @@ class Tokenizer:
         return _build(tuple((path.name, path.read_bytes()) for path in present), str(folder))
 
     def __call__(self, prompts: Sequence[str]) -> Int32[np.ndarray, "b *k 77"]:
-        """The ids; text past `max_token_length` is cut off and named in a log warning.
+        """Returns the ids; text past `max_token_length` is cut off and named in a log warning.
 
         Of a length of 150 or 225 they are [b, 2, 77] or [b, 3, 77]: each chunk of 75 tokens is
         framed and padded as a prompt of its own, an empty one too, so that all have as many.
@@ -116,15 +116,15 @@ class Tokenizer:
         return ids[:, 0] if room == TEXT else ids
 
     def encode(self, prompt: str) -> list[int]:
-        """The ids of a text alone, however many; a token of several vectors has an id for each."""
+        """Returns all ids of a text; a token of several vectors has an id for each."""
         return [i for i, _ in self._encode(prompt)]
 
     def cut_off(self, prompt: str) -> str:
-        """The text past `max_token_length`, which the text encoder never sees; empty if it fits."""
+        """Returns the text past `max_token_length`, which is not read; empty if it fits."""
         return _tail(prompt, self._encode(prompt), self.max_token_length)
 
     def _encode(self, prompt: str) -> list[tuple[int, int]]:
-        """The ids, each with the place in the text where it begins."""
+        """Returns the ids, each with the place in the text where it begins."""
         encoding = self._core.encode(prompt, add_special_tokens=False)
         return [
             (own, start)
@@ -133,12 +133,12 @@ class Tokenizer:
         ]
 
     def knows(self, token: str) -> bool:
-        """Whether the vocabulary has the text, in whatever case, for one token of its own."""
+        """Returns whether the text, in any case, is one token of the vocabulary."""
         lower = token.lower()
         return any(self._core.token_to_id(text) is not None for text in (token, lower))
 
     def with_length(self, max_token_length: int) -> "Tokenizer":
-        """A tokenizer that reads so many tokens of text.
+        """Returns a tokenizer that reads so many tokens of text.
 
         Raises:
           UserError: it is none of MAX_TOKEN_LENGTHS.
@@ -153,7 +153,7 @@ class Tokenizer:
         return new
 
     def with_tokens(self, tokens: Sequence[str], first: int) -> "Tokenizer":
-        """A tokenizer that finds further tokens in texts; `save` leaves them out.
+        """Returns a tokenizer that finds further tokens in texts; `save` leaves them out.
 
         Where `<cat>` comes with `<cat>_1`, `<cat>_2` and so on, it stands for all of these, as in
         diffusers' `maybe_convert_prompt`.
@@ -182,7 +182,7 @@ class Tokenizer:
 def _core(
     vocab: dict[str, int], merges: list[tuple[str, str]], unknown: str | None
 ) -> tokenizers.Tokenizer:
-    """The byte-pair encoding, before any token is found in text by itself."""
+    """Builds the byte-pair encoding, before any token is found in text by itself."""
     model = models.BPE(
         vocab=vocab,
         merges=merges,
@@ -211,7 +211,7 @@ def _tail(prompt: str, encoded: list[tuple[int, int]], room: int) -> str:
 
 
 def _ids_of_added(core: tokenizers.Tokenizer) -> dict[int, list[int]]:
-    """What each token that is found in text before the words are stands for."""
+    """Returns the id of each token that is found in text before the words are."""
     added = {token.content: i for i, token in core.get_added_tokens_decoder().items()}
     ids = {}
     for text, i in added.items():
@@ -241,7 +241,7 @@ def _refuse_other_padding(config: JsonObject, where: str) -> None:
 def _vocabulary(
     read: JsonObject, merges: bytes | None, where: str
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Token to id, and the pairs in the order in which they are merged."""
+    """Reads token to id, and the pairs in the order in which they are merged."""
     if "tokenizer.json" in read:  # goes before the other two, as in transformers
         model = read["tokenizer.json"].get("model")
         model = model if isinstance(model, dict) else {}
@@ -268,7 +268,7 @@ def _is_pair(pair: object) -> bool:
 
 
 def _special_tokens(read: JsonObject) -> tuple[dict[str, str], list[tokenizers.AddedToken]]:
-    """The text of each named token, and every token that is found in text before the words are.
+    """Reads the text of each named token, and each token that is found before the words are.
 
     The order of precedence is transformers': `added_tokens_decoder` of tokenizer_config.json, or
     else special_tokens_map.json before tokenizer_config.json, with the flags of tokenizer.json.
@@ -301,7 +301,7 @@ def _text(value: str | JsonObject) -> str:
 
 
 def _token(value: str | JsonObject) -> tokenizers.AddedToken:
-    """A token with its flags; a bare string is matched in the text as it was typed."""
+    """Returns a token with its flags; a bare string is matched in the text as it was typed."""
     if isinstance(value, str):
         return tokenizers.AddedToken(value, special=True)
     flags = {name: value[name] for name in _FLAGS if name in value}

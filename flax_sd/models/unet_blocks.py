@@ -115,7 +115,7 @@ def residual_layer(
     remat: Remat,
     keys: UInt32[Array, "b 2"] | None = None,
 ) -> Float[Array, "b h w c"]:
-    """attention(resnet(x, temb), context), where x is `parts` put together along the channels."""
+    """Computes attention(resnet(x, temb), context); x is `parts` joined along the channels."""
 
     def both(pair: tuple[ResnetBlock2D, Callable[..., Array] | None], *args: Any) -> Array:
         parts, temb, keys, context = args
@@ -255,7 +255,7 @@ class UpBlock2D(nnx.Module):
 def make_down_blocks(
     config: Config, attentions: Sequence[MakeAttention | None], rngs: nnx.Rngs
 ) -> tuple[nnx.List, list[int]]:
-    """The down blocks, and the channels of every skip connection in the order they are made.
+    """Builds the down blocks, and the channels of every skip connection in the order they are made.
 
     Args:
       attentions: what follows the ResBlocks of each block.
@@ -275,7 +275,7 @@ def make_up_blocks(
     c_skips: Sequence[int],
     rngs: nnx.Rngs,
 ) -> nnx.List:
-    """The up blocks, which use up the skip connections from the last one to the first.
+    """Builds the up blocks, which use up the skip connections from the last one to the first.
 
     Args:
       attentions: what follows the ResBlocks of each block, in the order of the up blocks.

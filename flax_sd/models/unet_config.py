@@ -72,7 +72,7 @@ class UNetConfig:
 
     @property
     def attends(self) -> tuple[bool, ...]:
-        """Whether a transformer has the channels of each down block: there, in its twin, or mid."""
+        """Per down block, whether a transformer has its channels: there, in its twin, or mid."""
         return attends(self.down_block_types, self.up_block_types)
 
     def _per_block(self, value: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ class UNetConfig:
 
 
 def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
-    """Whether a transformer has the channels of each down block; the middle has the last one's."""
+    """Returns per down block whether a transformer has its channels; the middle has the last's."""
     last = len(down) - 1
     pairs = zip(down, up[::-1], strict=False)
     return tuple(
@@ -119,7 +119,7 @@ def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
 
 
 def _one_for_all(raw: JsonObject) -> JsonObject:
-    """The config with one number for a list of equal ones; of blocks without attention any will do.
+    """Returns the config with one number for a list of equal ones; blocks without attention take any.
 
     For the number of layers and heads a list may have different ones.
     """

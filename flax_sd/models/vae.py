@@ -33,7 +33,7 @@ NORM_EPSILON = 1e-6  # everywhere in the VAE; the UNet's ResBlocks have 1e-5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderKLConfig:
-    """What of a `vae/config.json` shapes the network; the defaults are diffusers' own.
+    """The fields of a `vae/config.json` that shape the network; the defaults are diffusers' own.
 
     Raises UserError if fields do not fit each other.
     """
@@ -90,11 +90,11 @@ class Moments(NamedTuple):
     logvar: jax.Array
 
     def sample(self, noise: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        """mean + σ · noise."""
+        """Returns mean + σ · noise."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Float[Array, " b"]:
-        """KL(q ‖ N(0, I)) in nats, summed over each image's latents."""
+        """Returns KL(q ‖ N(0, I)) in nats, summed over each image's latents."""
         terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1 - self.logvar
         return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
 
@@ -248,7 +248,7 @@ class AutoencoderKL(Network):
         self.post_quant_conv = layers.conv(c, c, 1, rngs=rngs) if post_quant else None
 
     def encode(self, pixels: Float[Array, "b h w c"]) -> Moments:
-        """Pixels in [-1, 1] to the moments of their latents; the log variance in [-30, 20]."""
+        """Encodes pixels in [-1, 1] to the moments of their latents; log variance in [-30, 20]."""
         x = self.encoder(pixels.astype(self.encoder.conv_in.kernel.dtype))
         if self.quant_conv is not None:
             x = self.quant_conv(x)
@@ -256,6 +256,6 @@ class AutoencoderKL(Network):
         return Moments(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W C"]:
-        """Raw latents to pixels, about [-1, 1]; not clipped."""
+        """Decodes raw latents to pixels, about [-1, 1]; not clipped."""
         z = latents.astype(self.decoder.conv_in.kernel.dtype)
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))

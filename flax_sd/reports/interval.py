@@ -18,7 +18,7 @@ class Interval(NamedTuple):
 
     @property
     def falls(self) -> bool:
-        """Whether all of the interval is below 0."""
+        """True if all of the interval is below 0."""
         return self.mean + self.half < 0
 
 

@@ -20,7 +20,7 @@ QUERY_BLOCK = 1024  # queries at a time, at most
 
 
 def takes_flash(q: Float[Array, "b n k d"]) -> bool:
-    """Whether cuDNN has a fused kernel for such queries on the GPU that is there.
+    """Returns whether cuDNN has a fused kernel for such queries on this GPU.
 
     It must be asked for by name, and raises where it has none: it takes 16 bits, from Ampere
     (compute capability 8.0) on, with heads a multiple of 8 wide and at most 128, 256 on Hopper.
@@ -37,7 +37,7 @@ def takes_flash(q: Float[Array, "b n k d"]) -> bool:
 def blocked_attention(
     q: Float[Array, "b n k d"], k: Float[Array, "b m k d"], v: Float[Array, "b m k d"]
 ) -> Float[Array, "b n k d"]:
-    """softmax(q kᵀ / √d) v for each head k; logits, weights and sums in float32."""
+    """Computes softmax(q kᵀ / √d) v for each head k; logits, weights and sums in float32."""
     return _forward(q, k, v)[0]
 
 
@@ -53,7 +53,7 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, ...]]:
 
 
 def _attend(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
-    """A block's outputs, and the logarithm of its softmax's sum."""
+    """Returns a block's outputs, and the logarithm of its softmax's sum."""
     logits = _product("bnd,bmd->bnm", q, k)
     largest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - largest)
@@ -87,7 +87,7 @@ def _backward(saved: tuple[Array, ...], dout: Array) -> tuple[Array, Array, Arra
 
 
 def _attend_backward(row: tuple[Array, ...], k: Array, v: Array) -> tuple[Array, Array, Array]:
-    """The gradients of a block's queries, and its share of those of keys and values.
+    """Returns the gradients of a block's queries, and its share of those of keys and values.
 
     The latter two are [b, d, m]: with the long axis last a CPU's product is four times as fast.
     """
@@ -112,12 +112,12 @@ def _scaled(q: Array) -> Array:
 
 
 def _heads_first(x: Array) -> Array:
-    """[b, m, k, d] to [k, b, m, d]."""
+    """Transposes [b, m, k, d] to [k, b, m, d]."""
     return jnp.moveaxis(x, 2, 0)
 
 
 def _blocks(x: Array) -> Array:
-    """[b, n, k, d] to [k, blocks, b, queries, d], filled up with zeros."""
+    """Splits [b, n, k, d] into [k, blocks, b, queries, d], filled up with zeros."""
     b, n, heads, d = x.shape
     blocks = -(-n // QUERY_BLOCK)
     size = -(-n // blocks)
@@ -126,6 +126,6 @@ def _blocks(x: Array) -> Array:
 
 
 def _unblocked(x: Array, n: int) -> Array:
-    """The way back."""
+    """Joins what `_blocks` split: [k, blocks, b, queries, d] to [b, n, k, d]."""
     heads, blocks, b, size, d = x.shape
     return jnp.transpose(x, (2, 1, 3, 0, 4)).reshape(b, blocks * size, heads, d)[:, :n]

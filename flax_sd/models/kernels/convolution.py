@@ -27,7 +27,7 @@ WINOGRAD_FROM = 1024
 
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b h w o"]:
-    """The convolution at stride 1 with one pixel of zeros around."""
+    """Computes the convolution at stride 1 with one pixel of zeros around."""
     return lax.platform_dependent(x, kernel, cpu=_on_cpu, default=_plain)
 
 
@@ -56,7 +56,7 @@ def _plain(x: Array, kernel: Array) -> Array:
 
 
 def _transposed(dy: Array, kernel: Array) -> Array:
-    """What a convolution's image gets back for `dy`."""
+    """Returns the gradient of a convolution's image, from `dy`, that of its result."""
     x = jax.ShapeDtypeStruct((*dy.shape[:3], kernel.shape[2]), dy.dtype)
     return jax.linear_transpose(lambda x: _plain(x, kernel), x)(dy)[0]
 
@@ -93,7 +93,7 @@ def _shifted(x: Array, kernel: Array) -> Array:
 
 
 def _transform(kernel: Sequence[Sequence[Array]]) -> list[list[Array]]:
-    """G g Gᵀ: 3×3 matrices to 4×4."""
+    """Returns G g Gᵀ: 3×3 matrices to 4×4."""
 
     def once(g: Sequence[Array]) -> list[Array]:
         even, odd = (g[0] + g[2]) / 2, g[1] / 2
@@ -104,7 +104,7 @@ def _transform(kernel: Sequence[Sequence[Array]]) -> list[list[Array]]:
 
 
 def _winograd(x: Array, kernel: list[list[Array]], contracted: int) -> Array:
-    """Aᵀ [kernel ⊙ (Bᵀ x B)] A, over tiles of 4×4 pixels that give 2×2 each.
+    """Returns Aᵀ [kernel ⊙ (Bᵀ x B)] A, over tiles of 4×4 pixels that give 2×2 each.
 
     Args:
       kernel: 4×4 matrices.
@@ -127,10 +127,10 @@ def _winograd(x: Array, kernel: list[list[Array]], contracted: int) -> Array:
 
 
 def _spread(d: Sequence[Array]) -> list[Array]:
-    """Bᵀ d."""
+    """Returns Bᵀ d."""
     return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
 
 def _gather(m: Sequence[Array]) -> list[Array]:
-    """Aᵀ m."""
+    """Returns Aᵀ m."""
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]

@@ -43,7 +43,7 @@ def recomputed(call: Callable[..., jax.Array], module: object, *args: object) ->
 
 
 def _after(gradient: jax.Array, moving: list, still: list) -> tuple[list, list]:
-    """The same leaves, of which the moving ones are not there before the gradient is.
+    """Returns the leaves; the moving ones wait until the gradient is there.
 
     The barrier keeps the compiler from taking the results of the forward pass instead.
     """

@@ -18,7 +18,7 @@ LANES = 128
 
 
 def takes_kernel(q: Float[Array, "b n k d"], k: Float[Array, "b m k d"]) -> bool:
-    """Whether the kernel takes such queries and keys on the devices that the context names.
+    """Returns whether the kernel takes such queries and keys on the devices of the context.
 
     It takes 16 bits, whole blocks of 128 queries and of 128 keys, heads of at most 128 or of a
     multiple of it, and a batch that divides over the devices.
@@ -36,14 +36,14 @@ def takes_kernel(q: Float[Array, "b n k d"], k: Float[Array, "b m k d"]) -> bool
 def kernel_attention(
     q: Float[Array, "b n k d"], k: Float[Array, "b m k d"], v: Float[Array, "b m k d"]
 ) -> Float[Array, "b n k d"]:
-    """softmax(q kᵀ / √d) v for each head k, logits and sums in float32."""
+    """Computes softmax(q kᵀ / √d) v for each head k, logits and sums in float32."""
     rows = PartitionSpec(jax.sharding.get_abstract_mesh().axis_names)
     divided = jax.shard_map(_attend, in_specs=rows, out_specs=rows, check_vma=False)
     return divided(q, k, v)
 
 
 def _attend(q: Array, k: Array, v: Array) -> Array:
-    """One device's share."""
+    """Computes one device's share."""
     # Imported here: it takes a second, not needed without a TPU.
     from jax.experimental.pallas.ops.tpu import flash_attention as pallas
 

@@ -19,7 +19,7 @@ def vae_loss(
     l1_weight: float,
     compute_dtype: jnp.dtype | None = None,
 ) -> Loss:
-    """Reconstruction error + kl_weight · KL(q(z|x) ‖ N(0, I)) (Rombach et al. 2022, §G).
+    """Builds the loss: error + kl_weight · KL(q(z|x) ‖ N(0, I)) (Rombach et al. 2022, §G).
 
     The reconstruction error is l1_weight · |e| + (1 - l1_weight) · e², averaged over values; the
     KL is in nats, averaged over the latents' values.
