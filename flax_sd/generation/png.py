@@ -12,15 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 from flax_sd.files.atomic import atomic_file
 from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.request import guided
+from flax_sd.samplers import SAMPLERS
 
 TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: of web UIs and of flax_sd
-_SAMPLERS = {  # names in web UIs
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-}
 
 
 def parameters(record: JsonObject) -> str:
@@ -38,7 +32,7 @@ def parameters(record: JsonObject) -> str:
         lines.append(f"Negative prompt: {record['negative_prompt']}")
     values = {
         "Steps": record["steps"],
-        "Sampler": _SAMPLERS.get(record["sampler"], record["sampler"]),
+        "Sampler": _title(record["sampler"]),
         "CFG scale": None if guidance is None else f"{guidance:g}",
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
@@ -54,6 +48,11 @@ def parameters(record: JsonObject) -> str:
     present = {name: str(value) for name, value in values.items() if value not in (None, "")}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in present.items()))
     return "\n".join(lines)
+
+
+def _title(sampler: str) -> str:
+    """Returns what web UIs call a sampler; one that is not known keeps its name."""
+    return SAMPLERS[sampler].title if sampler in SAMPLERS else sampler
 
 
 def _hashes(files: Sequence[JsonObject]) -> str:

@@ -119,7 +119,7 @@ def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
 
 
 def _one_for_all(raw: JsonObject) -> JsonObject:
-    """Returns the config with one number for a list of equal ones; blocks without attention take any.
+    """Returns the config with one number for a list of equal ones.
 
     For the number of layers and heads a list may have different ones.
     """

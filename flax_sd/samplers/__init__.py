@@ -39,15 +39,16 @@ class Entry(NamedTuple):
     """A sampler: its class in diffusers, and its constructor."""
 
     class_name: str  # diffusers'
+    title: str  # web UIs'
     make: Callable[..., Sampler]  # (config, number of steps, keyword-only step options)
 
 
 SAMPLERS = {
-    "ddpm": Entry("DDPMScheduler", make_ddpm),
-    "ddim": Entry("DDIMScheduler", make_ddim),
-    "pndm": Entry("PNDMScheduler", make_pndm),
-    "euler": Entry("EulerDiscreteScheduler", make_euler),
-    "euler_a": Entry("EulerAncestralDiscreteScheduler", make_euler_ancestral),
+    "ddpm": Entry("DDPMScheduler", "DDPM", make_ddpm),
+    "ddim": Entry("DDIMScheduler", "DDIM", make_ddim),
+    "pndm": Entry("PNDMScheduler", "PLMS", make_pndm),
+    "euler": Entry("EulerDiscreteScheduler", "Euler", make_euler),
+    "euler_a": Entry("EulerAncestralDiscreteScheduler", "Euler a", make_euler_ancestral),
 }
 
 
