@@ -6,7 +6,7 @@ from PIL import Image
 
 from flax_sd.data import check, duplicates_across, open_images
 from flax_sd.data.check import KINDS
-from tests.data import profiles
+from tests.data.images import profiles
 from tests.data.messy import SHORT, cut_off, messy_folder
 
 

@@ -6,7 +6,7 @@ from flax_sd.data import Finding, check, open_images, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.summary import LETTERS, MAX_FILES_OF_KIND
 from flax_sd.reports.data_report import report_page
-from tests.data import profiles
+from tests.data.images import profiles
 
 
 def test_summary(folder, config):

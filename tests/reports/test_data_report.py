@@ -8,7 +8,7 @@ from PIL import Image
 from flax_sd.data import check, open_images
 from flax_sd.data.check import Finding
 from flax_sd.reports.data_report import GLIMPSE, PICTURES, report_page
-from tests.data import profiles
+from tests.data.images import profiles
 from tests.data.messy import cut_off, messy_folder
 
 RED = [255, 0, 0]

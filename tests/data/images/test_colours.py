@@ -3,7 +3,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from flax_sd.data.images.colours import BadProfile, to_srgb
-from tests.data import profiles
+from tests.data.images import profiles
 
 RGB_PROFILES = {
     "Adobe RGB (1998)": (profiles.ADOBE, profiles.ADOBE_GAMMA),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from flax_sd.data.images.image_file import BadImage, decode, read
 from tests.data import containers as put
-from tests.data import profiles
+from tests.data.images import profiles
 from tests.data.images.test_tags import exif
 
 SIZE = (24, 16)

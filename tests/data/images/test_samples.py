@@ -11,8 +11,8 @@ from PIL import Image
 
 from flax_sd.data.images.image_file import BadImage, alpha, decode, mask, read
 from tests.data import containers as put
-from tests.data import profiles
 from tests.data.containers import chunk
+from tests.data.images import profiles
 
 VALUES = np.random.default_rng(0).integers(0, 256, (5, 7), np.uint8)  # no two sides alike
 WHITE = 255
