@@ -16,7 +16,7 @@ from flax import nnx
 
 from benchmarks.common.options import base_images
 from flax_sd import data
-from flax_sd.generation.sheet import make_sheet
+from flax_sd.generation.image_grid import make_sheet
 from flax_sd.weights.model_files import ModelFiles
 
 AT_ONCE = 8

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.common.options import base_images
 from flax_sd import StableDiffusion
-from flax_sd.generation.sheet import make_grid, make_sheet
+from flax_sd.generation.image_grid import make_grid, make_sheet
 
 KNOWN, AT_ONCE, ACROSS = 48, 8, 8
 GUIDANCE, STEPS = 4.0, 50

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from flax_sd.errors import UserError, all_of
 from flax_sd.files.json_values import JsonObject
 from flax_sd.reports import chart, curves, html
+from flax_sd.reports.confidence_interval import said_change
 from flax_sd.reports.html import slides
-from flax_sd.reports.interval import said_change
 from flax_sd.reports.run_report import head, link
 from flax_sd.run_folder import history
 from flax_sd.run_folder.history import History

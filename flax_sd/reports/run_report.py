@@ -17,8 +17,8 @@ from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
 from flax_sd.reports import chart, curves, html
+from flax_sd.reports.confidence_interval import said_change
 from flax_sd.reports.html import slides
-from flax_sd.reports.interval import said_change
 from flax_sd.run_folder import history
 from flax_sd.run_folder.history import History
 from flax_sd.run_folder.layout import BASE_LOSS, REPORT, VAL_LOSS

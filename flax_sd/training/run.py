@@ -21,7 +21,7 @@ from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.precision import resolve_dtype, scales_loss
 from flax_sd.system.progress import Progress
 from flax_sd.system.signals import StopRequest
-from flax_sd.training import checkpoint_trial, environment, optim
+from flax_sd.training import checkpoint_self_test, environment, optim
 from flax_sd.training import step as train_step
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.due import Due
@@ -73,7 +73,7 @@ def run(config: Config) -> int:
         stop = stack.enter_context(StopRequest(BEFORE))
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
         check_batch(config, mesh)
-        checkpoint_trial.check_name(config.output)
+        checkpoint_self_test.check_name(config.output)
         moved = saved_config.check(config)
         lock.refuse_if_held(config.output)
         dtype = resolve_dtype(config.compute_dtype)
@@ -207,7 +207,7 @@ class Run:
         length = describe(self.config, self.sets.train)
         count = f"{trained_size(self.task):,} trained parameters, {length}"
         if restored is None:
-            checkpoint_trial.try_checkpoints(checkpoints.folder)
+            checkpoint_self_test.try_checkpoints(checkpoints.folder)
             self.progress.stage("begins", count)
             return 0, state
         self.progress.stage("resumes", f"step {restored[0]}; {count}")

@@ -17,9 +17,9 @@ from flax_sd import cli, data
 from flax_sd.config import DataConfig, file
 from flax_sd.config.flags import read_flags
 from flax_sd.generation import run
+from flax_sd.generation.image_grid import make_grid
 from flax_sd.generation.job import prepare
 from flax_sd.generation.options import SampleOptions
-from flax_sd.generation.sheet import make_grid
 from flax_sd.training.outputs.preview_samplers import UnconditionalSampler
 from flax_sd.training.setup.base_model import load_model
 from tests import parity

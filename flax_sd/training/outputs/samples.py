@@ -14,7 +14,7 @@ from PIL import Image
 
 from flax_sd.config import Config
 from flax_sd.files.atomic import write_atomically
-from flax_sd.generation.sheet import make_grid, make_sheet
+from flax_sd.generation.image_grid import make_grid, make_sheet
 from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs.preview_samplers import PreviewSampler

@@ -7,7 +7,7 @@ import shlex
 from flax_sd.config import Config, flags
 from flax_sd.files.json_values import JsonObject
 from flax_sd.generation.options import SampleOptions
-from flax_sd.reports.interval import said_change
+from flax_sd.reports.confidence_interval import said_change
 from flax_sd.run_folder import result_files
 from flax_sd.run_folder.layout import BASE_LOSS, BEST_MODEL, CONFIG, METRICS, MODEL_FOLDER, VAL_LOSS
 

@@ -10,7 +10,7 @@ from flax import nnx
 from flax_sd.config import Config, LoRAConfig
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
-from flax_sd.lora.formats.folded import Alphas, is_folded, unfolded
+from flax_sd.lora.formats.folded_alphas import Alphas, is_folded, unfolded
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.targets import match
 from flax_sd.run_folder.saved_config import config_of

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Float64
 
-from flax_sd.reports.interval import Interval, interval
+from flax_sd.reports.confidence_interval import Interval, interval
 from flax_sd.run_folder.layout import VAL_LOSS, VALIDATION, VALIDATION_PICTURES
 from flax_sd.run_folder.step_lines import StepLines
 

@@ -10,7 +10,7 @@ from flax_sd.config import file as config_file
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter
 from flax_sd.lora.formats import kohya, peft
-from flax_sd.lora.formats.folded import unfolded
+from flax_sd.lora.formats.folded_alphas import unfolded
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import extract
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel

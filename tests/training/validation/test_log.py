@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from flax_sd.reports.interval import interval
+from flax_sd.reports.confidence_interval import interval
 from flax_sd.training.validation.log import Losses, ValidationLog
 
 EDGES = [(0, 499), (500, 999)]

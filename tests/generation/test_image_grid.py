@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flax_sd.generation.sheet import FONT_SIZE, GAP, make_grid, make_sheet
+from flax_sd.generation.image_grid import FONT_SIZE, GAP, make_grid, make_sheet
 
 
 def flat(value: int) -> np.ndarray:

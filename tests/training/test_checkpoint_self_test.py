@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.training.checkpoint_trial import check_name, try_checkpoints
+from flax_sd.training.checkpoint_self_test import check_name, try_checkpoints
 from flax_sd.training.checkpoints import Checkpoints
 
 NAMES = ["v#2", "50% off", "a?b", "sp ace", "quo'te\"s", "猫", "dot.", "a|b@{c}", "file:", "%20"]

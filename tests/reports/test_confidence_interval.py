@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flax_sd.reports.interval import interval, said_change
+from flax_sd.reports.confidence_interval import interval, said_change
 
 
 def test_it_is_scipys_of_students_t():
