@@ -81,7 +81,7 @@ def make_images(folder: pathlib.Path, count: int, seed: int = 0) -> pathlib.Path
     for i in range(count):
         values = rng.integers(0, 256, (5, 4, 3), np.uint8)
         Image.fromarray(values).resize((40, 50)).save(folder / f"{i}.png")
-        rows.append({"file_name": f"{i}.png", "text": f"picture number {i}"})
+        rows.append({"file_name": f"{i}.png", "text": f"image number {i}"})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 

@@ -47,7 +47,7 @@ def write_images(folder: pathlib.Path, count: int) -> None:
 def row(workers: int, count: int, ours: Side, theirs: Side) -> Row:
     """A row of the table."""
     return {
-        "work": f"pictures, {workers} worker{'s' if workers > 1 else ''}",
+        "work": f"images, {workers} worker{'s' if workers > 1 else ''}",
         "flax_sd, images/s": [count / seconds for seconds in ours.seconds],
         "torch, images/s": [count / seconds for seconds in theirs.seconds],
         "ratio of time": statistics.median(ours.seconds) / statistics.median(theirs.seconds),
@@ -84,7 +84,7 @@ def training(model: pathlib.Path, images: pathlib.Path, steps: int, once: bool) 
         last = json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
     return {
         "work": f"training on them, encoded {'once' if once else 'at each step'}",
-        "pictures/s": last["images_per_second"],
+        "images/s": last["images_per_second"],
         "share of the time waited for data": last["wait_share"],
     }
 
@@ -104,7 +104,7 @@ def main() -> None:
         write_images(folder, count)
         for workers in SMALL_WORKERS if options.small else WORKERS:
             work = Work(folder, workers)
-            sides = compare("pictures", work, work, repeats)
+            sides = compare("images", work, work, repeats)
             rows.add(row(workers, count, *sides))
             rows.add(cached(work, count, repeats))
         for once in (False, True):

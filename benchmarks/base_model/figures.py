@@ -72,7 +72,7 @@ def main() -> None:
         picked = range(0, len(each), max(1, len(each) // 8))
         rows = [[to_uint8(pixels[i]), to_uint8(decoded[i])] for i in picked]
         labels = [images.captions(i)[0] for i in picked]
-        make_sheet(rows, ["picture", "reconstruction"], labels).save(options.sheet)
+        make_sheet(rows, ["image", "reconstruction"], labels).save(options.sheet)
 
 
 if __name__ == "__main__":

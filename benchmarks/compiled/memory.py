@@ -50,7 +50,7 @@ def row(label: str, held: float, sizes: dict[int, float], flops: float) -> Row:
         "work": label,
         "GB of weights and state": held,
         **{f"GB beside, {batch} a device": size for batch, size in sizes.items()},
-        "TFLOP a picture": flops / 1e12,
+        "TFLOP an image": flops / 1e12,
         **{f"batch in {size} GB": largest(sizes, FREE * size - held) for size in SIZES},
     }
 
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--topology", help="a TPU that is not there, such as v5e:2x2")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=[1, 2, 4], help="pictures a device, two or more"
+        "--batches", type=int, nargs="+", default=[1, 2, 4], help="images a device, two or more"
     )
     parser.add_argument("--remat", nargs="+", default=get_args(Remat), choices=get_args(Remat))
     parser.add_argument("--small", action="store_true", help="the bundled model")

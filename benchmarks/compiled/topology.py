@@ -1,6 +1,6 @@
 """The LoRA step compiled for TPUs that are not there: memory, messages, and what they would cost.
 
-python -m benchmarks.compiled.topology v5e:2x2 v5e:8x8 [--model DIR] [--pictures 8] [--remat blocks]
+python -m benchmarks.compiled.topology v5e:2x2 v5e:8x8 [--model DIR] [--images 8] [--remat blocks]
 python -m benchmarks.compiled.topology v5e:2x2 --small
 
 Needs the TPU compiler (pip install -e ".[tpu]") and no TPU; SD 1.5 takes ten minutes a topology.
@@ -106,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("topologies", nargs="+")
     parser.add_argument("--model", type=pathlib.Path)
-    parser.add_argument("--pictures", type=int, default=8, help="a chip")
+    parser.add_argument("--images", type=int, default=8, help="a chip")
     parser.add_argument("--remat", default="none", choices=("none", "blocks", "full"))
     parser.add_argument("--small", action="store_true", help="the bundled model")
     parser.add_argument("--save", action="store_true", help="keep the rows for report.py")

@@ -141,7 +141,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="bundled:base", help="a diffusers folder")
     parser.add_argument("--mode", choices=["lora", "full"], default="lora", help="train.mode")
-    parser.add_argument("--stream", action="store_true", help="pictures from shards (kills alone)")
+    parser.add_argument("--stream", action="store_true", help="images from shards (kills alone)")
     parser.add_argument("--times", type=int, default=20, help="of each fault that is drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))

@@ -77,7 +77,7 @@ def from_config(
 
 def _read_options(
     name: str, make: Callable[..., Sampler], step_options: Mapping[str, object]
-) -> dict[str, float]:
+) -> dict[str, float | bool]:
     """Returns the options in the types that `make` declares: its keyword-only parameters."""
     parameters = inspect.signature(make).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}

@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.slow
 def test_images(rows_of):
     compared, cached, each, once = rows_of("against_torch.data")
-    assert compared["work"] == "pictures, 2 workers"
+    assert compared["work"] == "images, 2 workers"
     assert float(compared["largest difference"]) <= 1e-5
     assert cached["work"] == "moments from the cache, 2 workers"
     assert [row["work"].split(", ")[1] for row in (each, once)] == [

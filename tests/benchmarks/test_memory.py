@@ -24,7 +24,7 @@ def deep(folders, tmp_path):
 def test_every_remat(rows_of, deep):
     plain, blocks, full = rows_of("compiled.memory", "--batches", 1, 2, "--model", deep)
     assert plain["work"] == "deep, float32, remat none, cpu"
-    costs = [float(row["TFLOP a picture"]) for row in (plain, blocks, full)]
+    costs = [float(row["TFLOP an image"]) for row in (plain, blocks, full)]
     assert costs == sorted(set(costs))
     beside = [float(row["GB beside, 2 a device"]) for row in (plain, blocks)]
     assert beside[1] < beside[0]

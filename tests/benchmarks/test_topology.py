@@ -26,7 +26,7 @@ def test_copies_and_transposes_are_counted_but_not_prefetches():
     importlib.util.find_spec("libtpu") is None, reason="no libtpu: its compiler is what is tested"
 )
 def test_a_tiny_step_for_four_chips(rows_of):
-    (row,) = rows_of("compiled.topology", "v5e:2x2", "--pictures", "1")
+    (row,) = rows_of("compiled.topology", "v5e:2x2", "--images", "1")
     assert row["chips"] == "4" and "all-reduce" in row["collectives"]
     assert float(row["GB a chip"]) < 1
     assert float(row["MB of their results"]) < 1  # gradients of a LoRA, and no weight

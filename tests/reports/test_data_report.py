@@ -27,7 +27,7 @@ def test_every_file_is_named_and_shown_where_it_can_be_read(tmp_path, config):
 
 def test_past_the_first_images_names_alone(folder, config):
     images = open_images(config(folder))
-    findings = [Finding("turned", f"picture {i}.png", "x") for i in range(PICTURES + 9)]
+    findings = [Finding("turned", f"image {i}.png", "x") for i in range(PICTURES + 9)]
     page = report_page({"data.path": images}, {"data.path": findings})
     gallery, files = page.split('class="files"')
     assert gallery.count("<b>image ") == PICTURES and files.count("<div>image ") == 9

@@ -98,7 +98,7 @@ def test_a_count_says_how_far_it_is_and_what_is_left(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     out, progress = capture(False)
-    with progress.count(30, "encoding pictures", interval=0.0) as shown:
+    with progress.count(30, "encoding images", interval=0.0) as shown:
         for done in (10, 30):
             clock[0] += 100.0
             shown.update(done)
@@ -109,7 +109,7 @@ def test_a_count_says_how_far_it_is_and_what_is_left(monkeypatch):
 
 def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
     out, progress = capture(False)
-    with progress.count(30, "encoding pictures") as shown:
+    with progress.count(30, "encoding images") as shown:
         shown.update(30)
     with progress.count(0, "encoding captions"):
         pass
@@ -122,7 +122,7 @@ def test_a_count_is_quiet_where_the_work_is_short_and_where_there_is_none():
 
 def test_a_count_on_a_terminal_is_a_bar_that_goes_away():
     out, progress = capture(True)
-    with progress.count(2, "encoding pictures") as shown:
+    with progress.count(2, "encoding images") as shown:
         shown.update(1)
         shown._bar.refresh()
     text = out.getvalue()

@@ -98,8 +98,8 @@ SIGNAL_ONE = TRAIN.replace(
 import os, signal
 from flax_sd.training.checkpoints import Checkpoints
 save = Checkpoints.save
-def save_and_signal(self, step, state):
-    save(self, step, state)
+def save_and_signal(self, step, state, best=None):
+    save(self, step, state, best)
     if step == 2 and jax.process_index() == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 Checkpoints.save = save_and_signal

@@ -54,7 +54,7 @@ def test_the_hash_of_a_set_is_of_names_images_and_captions(tmp_path):
     assert fingerprint(center_crop=True) == plain  # an option is no image
     others = {
         fingerprint(rename),
-        fingerprint(lambda folder: edit(folder, "picture number 2", "another caption")),
+        fingerprint(lambda folder: edit(folder, "image number 2", "another caption")),
         fingerprint(lambda folder: make_images(folder, 3, seed=1)),
     }
     assert len(others | {plain}) == 4

@@ -55,7 +55,7 @@ def test_what_is_said_before_step_one(train, images, tmp_path):
     assert run.status == 0, run.err
     said, trained = run.out.split("begins")
     assert f"{data}: 6 images, 6 captions" in said
-    assert said.count("'picture number") == 3
+    assert said.count("'image number") == 3
     assert "3.png: " in said.split("left out")[1]
     assert "step 4/4" in trained
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
@@ -179,14 +179,14 @@ def test_sample_every_alone_draws_captions_of_the_data(train):
         names = sorted(path.stem for path in (run.folder / folder).glob("step-??????.*"))
         assert names == [f"step-00000{step}" for step in steps]
     with np.load(run.folder / "samples" / "before.npz") as kept:
-        assert kept["prompts"].tolist() == [f"picture number {i}" for i in range(4)]
+        assert kept["prompts"].tolist() == [f"image number {i}" for i in range(4)]
 
 
 def test_captions_that_are_held_out_are_drawn_where_there_are_such(train, tmp_path):
     (tmp_path / "held").mkdir()
     held = make_images(tmp_path / "held", 2, seed=5)
     path = held / "metadata.jsonl"
-    path.write_text(path.read_text().replace("picture", "held out"))
+    path.write_text(path.read_text().replace("image number", "held out number"))
     flags = ["--sample.every", 3, "--sample.steps", 1, "--train.steps", 1]
     run = train("a", *flags, "--data.held_out", held)
     with np.load(run.folder / "samples" / "before.npz") as kept:

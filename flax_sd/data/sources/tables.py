@@ -4,7 +4,7 @@ import collections
 import glob
 import pathlib
 import re
-from typing import BinaryIO
+from typing import Any
 
 import huggingface_hub
 
@@ -198,7 +198,7 @@ def _map_arrow(files: list[pathlib.Path]) -> Table:
     return pyarrow.concat_tables(_read_arrow(pyarrow.memory_map(str(file))) for file in files)
 
 
-def _read_arrow(source: BinaryIO) -> Table:
+def _read_arrow(source: Any) -> Table:
     import pyarrow
 
     mark = source.read(len(ARROW_FILE))

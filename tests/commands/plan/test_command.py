@@ -169,8 +169,8 @@ def test_only_the_gradients_of_the_lora_are_sent(config_file, compile_cache):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--topology", "v9:2x2"], "--topology is 'v9:2x2'; a topology is written v5e:4x4"),
-        (["--topology", "v5e"], "--topology is 'v5e'; a topology is written v5e:4x4"),
+        (["--topology", "v9:2x2"], "--topology is 'v9:2x2': a topology is written v5e:4x4"),
+        (["--topology", "v5e"], "--topology is 'v5e': a topology is written v5e:4x4"),
         (["--device-memory", "lots"], "--device-memory is 'lots'; a size is written 24GB"),
         (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),
         (["--mesh.data", "3"], "mesh.data 3 x mesh.fsdp 1 = 3, but there are"),

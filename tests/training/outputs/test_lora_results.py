@@ -66,7 +66,7 @@ def test_the_named_file_is_the_result_with_a_title_and_the_runs_settings(train):
         ours.metadata["modelspec.title"] == "a" and plain.metadata.items() <= ours.metadata.items()
     )
     tags = json.loads(plain.metadata["ss_tag_frequency"])
-    assert tags == {"pictures": {f"picture number {i}": 1 for i in range(7)}}
+    assert tags == {"pictures": {f"image number {i}": 1 for i in range(7)}}
     assert f"--lora {run.folder}/a.safetensors:0.8" in run.out
 
     (run.folder / "a.safetensors").unlink()

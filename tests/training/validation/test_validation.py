@@ -93,7 +93,7 @@ def test_a_trigger_word_is_not_in_what_the_model_drew_before(sets, tmp_path, hel
     found = sets(*flags, "--data.template", "sks, {}")
     assert found.train.captions(0) == ("sks, image number 0",)
     assert found.evaluated[VAL_LOSS].captions(0) == ("sks, image number 0",)
-    assert found.evaluated[BASE_LOSS].captions(0) == ("picture number 0",)
+    assert found.evaluated[BASE_LOSS].captions(0) == ("image number 0",)
     assert too_few_evaluated(found)[0].startswith(
         "val_loss is evaluated on 3 images: with fewer than 10"
     )
