@@ -1,5 +1,7 @@
 """What the pages name is there, and the page for those who come from other trainers is whole."""
 
+import functools
+import importlib
 import pathlib
 import re
 from typing import NamedTuple
@@ -97,3 +99,21 @@ def test_options_and_flags_that_the_page_speaks_of_exist():
         elif "." in first and first.partition(".")[0] in sections and first not in FIELDS:
             unknown.append(name)
     assert unknown == []
+
+
+def test_the_functions_of_a_step_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"^\| \d+ \| `([\w/.]+)` `([\w.]+)` \|", page, re.M)
+    assert len(named) == 20
+    for file, name in named:
+        module = importlib.import_module(f"flax_sd.training.{file[:-3].replace('/', '.')}")
+        assert callable(functools.reduce(getattr, name.split("."), module)), name
+
+
+def test_the_files_of_the_architecture_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "flax_sd"
+    inside = [ROOT, package, *(path for path in package.rglob("*") if path.is_dir())]
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", page) if "NAME" not in name}
+    assert len(named) > 40
+    assert not [name for name in named if not any((folder / name).is_file() for folder in inside)]
