@@ -3,7 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import named
 from flax_sd.lora.attached import AttachedLoRAs
-from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.pipelines.programs import shared_programs
@@ -65,6 +64,7 @@ class StableDiffusion:
 
     Attributes:
       model: the loaded model, with the files that it came from.
+      text_encoders: a list: one, but for SDXL.
       programs: the jitted programs, with the number of times each was compiled.
     """
 
@@ -74,6 +74,7 @@ class StableDiffusion:
         self.programs = shared_programs(
             *(model.networks[name].config for name in STABLE_DIFFUSION.networks)
         )
+        self.text_encoders: list[Any] = [model.networks["text_encoder"]]
         self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(model.tokenizer)
         self._batch: Sharding | None = None
 
@@ -134,13 +135,6 @@ class StableDiffusion:
 
     unet = _network("unet", "The UNet, which may be replaced.")
     vae = _network("vae", "The autoencoder, which may be replaced.")
-
-    _text_encoder = _network("text_encoder", "The text encoder.")
-
-    @property
-    def text_encoders(self) -> tuple[CLIPTextModel, ...]:
-        """The text encoders: one, except for SDXL."""
-        return (self._text_encoder,)
 
     @property
     def tokenizers(self) -> list[Tokenizer]:
@@ -274,7 +268,7 @@ class StableDiffusion:
         After this the number of prompts in a call must be a multiple of the number of devices.
         """
         if mesh.size > 1:
-            for network in self.model.networks.values():
+            for network in self._networks.values():
                 nnx.update(network, sharding.replicate(nnx.state(network), mesh))
             self._batch = NamedSharding(mesh, sharding.BATCH)
 
@@ -302,7 +296,7 @@ class StableDiffusion:
         Raises:
           UserError: it is not a LoRA, belongs to another model, or the given name is taken.
         """
-        return self._loras.add(self.model.networks, path, float(scale), name)
+        return self._loras.add(self._networks, path, float(scale), name)
 
     def remove_lora(self, name: str) -> None:
         """Removes a LoRA; images are then the same as before it was added.
@@ -310,7 +304,7 @@ class StableDiffusion:
         Raises:
           UserError: there is no LoRA of that name.
         """
-        self._loras.remove(self.model.networks, name)
+        self._loras.remove(self._networks, name)
 
     def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
         """Adds a token for prompts (textual inversion); returns its name.
@@ -343,4 +337,9 @@ class StableDiffusion:
         Raises:
           UserError: something else is at the path, or the disk is full.
         """
-        self.model.save(named(path))
+        self.model.save(named(path), self._networks)
+
+    @property
+    def _networks(self) -> dict[str, Network]:
+        """All networks by component; a text encoder may have been replaced in its list."""
+        return {**self.model.networks, "text_encoder": self.text_encoders[0]}

@@ -123,6 +123,18 @@ def test_what_a_pipeline_says_of_itself(pairs, folders):
     assert len(sd.text_encoders) == len(sd.tokenizers) == 1
 
 
+def test_a_text_encoder_that_is_replaced_reads_prompts_and_is_saved(folders, tmp_path):
+    sd, other = (flax_sd.StableDiffusion.load(folders / "sd1") for _ in range(2))
+    halved = nnx.state(other.text_encoders[0])
+    nnx.update(other.text_encoders[0], jax.tree.map(lambda leaf: leaf / 2, halved))
+    sd.text_encoders[0] = other.text_encoders[0]
+    states = sd.encode_prompt("a cat").text
+    assert np.array_equal(states, other.encode_prompt("a cat").text)
+    sd.save(tmp_path / "saved")
+    saved = flax_sd.StableDiffusion.load(tmp_path / "saved")
+    assert np.array_equal(saved.encode_prompt("a cat").text, states)
+
+
 def test_parts_in_memory_make_a_pipeline(pairs, folders):
     sd, _ = pairs["sd1"]
     parts = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoders[0]}
