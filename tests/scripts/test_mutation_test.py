@@ -11,10 +11,16 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def _load():
-    spec = importlib.util.spec_from_file_location("mutations", ROOT / "scripts/mutation_test.py")
+    spec = importlib.util.spec_from_file_location(
+        "mutation_test", ROOT / "scripts/mutation_test.py"
+    )
     module = importlib.util.module_from_spec(spec)
-    sys.modules["mutations"] = module  # where NamedTuple looks for its annotations
-    spec.loader.exec_module(module)
+    sys.modules["mutation_test"] = module  # where NamedTuple looks for its annotations
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
