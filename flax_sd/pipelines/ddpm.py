@@ -1,6 +1,5 @@
 """DDPM: an unconditional model from a diffusers folder, which generates images from noise."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, SupportsIndex
 
@@ -8,69 +7,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
-from flax_sd.files.paths import named
-from flax_sd.models.layers import Network
+from flax_sd.pipelines.base import Pipeline, network
 from flax_sd.pipelines.request import check_output, read_seeds, to_uint8
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.system import sharding
 from flax_sd.system.compiler import jit
 from flax_sd.weights import family
-from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.model import Model
-from flax_sd.weights.model_files import ModelFiles
 
 
-class DDPM:
-    """A UNet that generates images without prompts (Ho et al. 2020), and its scheduler's config.
+class DDPM(Pipeline):
+    """A UNet that generates images without prompts (Ho et al. 2020), and its scheduler's config."""
 
-    Attributes:
-      model: the loaded model, with the files that it came from.
-    """
+    kind = family.DDPM
+    unet = network("unet")
 
     def __init__(self, model: Model):
         """Wraps a loaded model; its network is not copied."""
-        self.model = model
+        super().__init__(model)
         self._sample = jit(_sample, static_argnums=(0, 2))
-        self._batch: Sharding | None = None
-
-    @classmethod
-    def load(
-        cls,
-        source: str | os.PathLike[str],
-        dtype: str = "float32",
-        *,
-        revision: str | None = None,
-        variant: str | None = None,
-    ) -> "DDPM":
-        """Loads a DDPMPipeline: a diffusers folder or a hub id.
-
-        Args:
-          dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
-          revision: branch, tag or commit of a hub id.
-          variant: weight files to load: "fp16" for `diffusion_pytorch_model.fp16.safetensors`.
-
-        Raises:
-          UserError: there is no such model, it is damaged, or its kind is not supported.
-        """
-        as_dtype(dtype)
-        files = ModelFiles.find(source, revision, variant)
-        return cls(Model.load(files, dtype, family.DDPM))
 
     @property
-    def unet(self) -> Network:
-        """The UNet."""
-        return self.model.networks["unet"]
-
-    @property
-    def scheduler_config(self) -> JsonObject:
-        """The raw scheduler_config.json."""
-        return self.model.scheduler_config
+    def config(self) -> JsonObject:
+        """The UNet's raw config.json."""
+        return self.model.files.config("unet")
 
     def generate(
         self,
@@ -143,21 +109,7 @@ class DDPM:
     @property
     def sample_size(self) -> tuple[int, int]:
         """Height and width in pixels of the images that it was trained on."""
-        return sample_size(self.model.files.config("unet"))
-
-    def distribute(self, mesh: Mesh) -> None:
-        """Copies the network to every device of a mesh, over which a call's images are divided."""
-        if mesh.size > 1:
-            nnx.update(self.unet, sharding.replicate(nnx.state(self.unet), mesh))
-            self._batch = NamedSharding(mesh, sharding.BATCH)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a diffusers folder, whole or not at all.
-
-        Raises:
-          UserError: something else is at the path, or the disk is full.
-        """
-        self.model.save(named(path))
+        return sample_size(self.config)
 
 
 def sample_size(config: JsonObject) -> tuple[int, int]:

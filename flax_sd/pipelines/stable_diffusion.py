@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.typing import ArrayLike
 
 from flax_sd import samplers
@@ -17,11 +15,10 @@ from flax_sd.diffusion import diffusers_corrections
 from flax_sd.embeddings.attached import AttachedTokens
 from flax_sd.embeddings.files import read as read_embedding
 from flax_sd.errors import UserError
-from flax_sd.files.json_values import JsonObject
-from flax_sd.files.paths import named
 from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.pipelines.base import Pipeline, network
 from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import (
     Output,
@@ -31,9 +28,7 @@ from flax_sd.pipelines.request import (
     read_request,
     to_uint8,
 )
-from flax_sd.system import sharding
 from flax_sd.weights.family import STABLE_DIFFUSION, Family
-from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
 
@@ -50,57 +45,25 @@ class PromptStates(NamedTuple):
     pooled: np.ndarray | None = None
 
 
-def _network(name: str, doc: str) -> property:
-    """Returns a property: a component of the model."""
-    return property(
-        lambda self: self.model.networks[name],
-        lambda self, network: self.model.networks.update({name: network}),
-        doc=doc,
-    )
-
-
-class StableDiffusion:
+class StableDiffusion(Pipeline):
     """A Stable Diffusion checkpoint: its networks, its tokenizer and its scheduler's config.
 
     Attributes:
-      model: the loaded model, with the files that it came from.
       text_encoders: a list: one, but for SDXL.
       programs: the jitted programs, with the number of times each was compiled.
     """
 
+    kind = STABLE_DIFFUSION
+    unet, vae = network("unet"), network("vae")
+
     def __init__(self, model: Model):
         """Wraps a loaded model; its networks are not copied."""
-        self.model = model
+        super().__init__(model)
         self.programs = shared_programs(
             *(model.networks[name].config for name in STABLE_DIFFUSION.networks)
         )
         self.text_encoders: list[Any] = [model.networks["text_encoder"]]
         self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(model.tokenizer)
-        self._batch: Sharding | None = None
-
-    @classmethod
-    def load(
-        cls,
-        source: str | os.PathLike[str],
-        dtype: str = "float32",
-        *,
-        revision: str | None = None,
-        variant: str | None = None,
-    ) -> "StableDiffusion":
-        """Loads a diffusers folder, a hub id or "bundled:base".
-
-        Args:
-          source: the folder or name of the model.
-          dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
-          revision: branch, tag or commit of a hub id.
-          variant: weight files to load, such as "fp16" for `model.fp16.safetensors`.
-
-        Raises:
-          UserError: there is no such model, it is damaged, its kind is not supported, or its
-            components do not fit each other; all problems are named.
-        """
-        as_dtype(dtype)
-        return cls(Model.load(ModelFiles.find(source, revision, variant), dtype))
 
     @classmethod
     def from_parts(
@@ -129,41 +92,14 @@ class StableDiffusion:
         return self.model.files.family
 
     @property
-    def source(self) -> str:
-        """The source that `load` was called with."""
-        return self.model.files.source
-
-    unet = _network("unet", "The UNet, which may be replaced.")
-    vae = _network("vae", "The autoencoder, which may be replaced.")
-
-    @property
     def tokenizers(self) -> list[Tokenizer]:
         """The tokenizers of the text encoders."""
         return self.model.tokenizers
 
     @property
-    def scheduler_config(self) -> JsonObject:
-        """The raw scheduler_config.json, which may be replaced."""
-        return self.model.scheduler_config
-
-    @scheduler_config.setter
-    def scheduler_config(self, config: JsonObject) -> None:
-        self.model.scheduler_config = config
-
-    @property
-    def folder(self) -> pathlib.Path:
-        """The folder of its files."""
-        return self.model.files.folder
-
-    @property
     def stride(self) -> int:
         """Pixels per latent, along each side."""
         return self.model.pixels_per_latent
-
-    @property
-    def configs(self) -> dict[str, JsonObject]:
-        """The raw config.json of each network, by component."""
-        return self.model.files.configs
 
     def encode_prompt(
         self,
@@ -221,8 +157,7 @@ class StableDiffusion:
             given alone, which diffusers ignores.
           width: in pixels; None for the width that the UNet was trained on.
           output: "uint8" images [b, H, W, 3], "float" images in [0, 1], or "latents" [b, h, w, c].
-          clip_skip: last layers of the text encoder to leave out for the prompts; as in diffusers,
-            not for the negative prompts.
+          clip_skip: last layers of the text encoder to leave out, except for negative prompts.
           max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in
             chunks of 75 for all prompts, as in training with `data.max_token_length`.
           step_options: options of the sampler's steps, such as {"eta": 1.0}.
@@ -244,33 +179,22 @@ class StableDiffusion:
         config = samplers.config_of(sampler, self.scheduler_config)
         steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
         x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
-        prompts = [self._encode(request.prompts, clip_skip or 0, max_token_length)]
+        texts = [self._encode(request.prompts, clip_skip or 0, max_token_length)]
         if guided(guidance_scale):
-            prompts.insert(0, self._encode(request.negatives, 0, max_token_length))
-        text = jnp.stack(prompts, axis=1)
+            texts.insert(0, self._encode(request.negatives, 0, max_token_length))
+        text = jnp.stack(texts, axis=1)
         x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
-        if output == "latents":
-            return np.asarray(x)
-        images = self._decode(x)
-        return images if output == "float" else to_uint8(images)
+        return np.asarray(x) if output == "latents" else self._decode(x, output)
 
-    def _decode(self, latents: jax.Array) -> np.ndarray:
-        """Decodes latents to images in [0, 1], one by one unless devices divide them.
+    def _decode(self, latents: jax.Array, output: Output) -> np.ndarray:
+        """Decodes latents to images, one by one unless devices divide them.
 
         On a CPU four images of 512 px need 5 GiB together, one needs 1.25 GiB.
         """
         parts = [latents] if self._batch else [latents[i : i + 1] for i in range(len(latents))]
-        return np.concatenate([np.asarray(self.programs.decode(self.vae, part)) for part in parts])
-
-    def distribute(self, mesh: Mesh) -> None:
-        """Copies the networks to every device of a mesh, over which a call's images are divided.
-
-        After this the number of prompts in a call must be a multiple of the number of devices.
-        """
-        if mesh.size > 1:
-            for network in self._networks.values():
-                nnx.update(network, sharding.replicate(nnx.state(network), mesh))
-            self._batch = NamedSharding(mesh, sharding.BATCH)
+        decoded = [np.asarray(self.programs.decode(self.vae, part)) for part in parts]
+        images = np.concatenate(decoded)
+        return images if output == "float" else to_uint8(images)
 
     def _place(self, array: ArrayLike) -> jax.Array:
         """Puts an array, with the batch as its first axis, on the networks' devices."""
@@ -331,15 +255,7 @@ class StableDiffusion:
         """
         self.tokenizers[0] = self._tokens.remove(self.text_encoders[0], token)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a diffusers folder, whole or not at all, without LoRAs and new tokens.
-
-        Raises:
-          UserError: something else is at the path, or the disk is full.
-        """
-        self.model.save(named(path), self._networks)
-
     @property
-    def _networks(self) -> dict[str, Network]:
+    def _networks(self) -> Mapping[str, Network]:
         """All networks by component; a text encoder may have been replaced in its list."""
         return {**self.model.networks, "text_encoder": self.text_encoders[0]}

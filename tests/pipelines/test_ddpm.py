@@ -1,7 +1,9 @@
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 import flax_sd
 from flax_sd.errors import UserError
@@ -51,6 +53,19 @@ def test_save_gives_back_what_diffusers_loads(theirs, folder, tmp_path):
     assert again.scheduler.config.variance_type == "fixed_large"
     for name, tensor in theirs.unet.state_dict().items():
         np.testing.assert_array_equal(again.unet.state_dict()[name], tensor, err_msg=name)
+
+
+def test_what_a_pipeline_says_of_itself_and_what_may_be_replaced(folder):
+    model, other = (flax_sd.DDPM.load(folder) for _ in range(2))
+    assert model.folder == folder and model.source == str(folder)
+    assert model.config == model.configs["unet"] and model.config["_class_name"] == "UNet2DModel"
+    own = model.generate(2, 3)
+    nnx.update(other.unet, jax.tree.map(lambda leaf: leaf / 2, nnx.state(other.unet)))
+    model.unet = other.unet
+    replaced = model.generate(2, 3)
+    assert (own != replaced).any()
+    model.scheduler_config = {**model.scheduler_config, "_class_name": "DDIMScheduler"}
+    assert (model.generate(2, 3) != replaced).any()
 
 
 def test_what_cannot_be_drawn_is_named(folder):
