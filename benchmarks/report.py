@@ -17,7 +17,7 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 TITLES = {
     "speed": "The same work as diffusers on torch",
     "start": "From the start to the first step",
-    "data": "Pictures from files",
+    "data": "Images from files",
     "scaling": "What devices send one another",
     "topology": "TPUs that are not there",
     "memory": "Memory of the LoRA step",

@@ -156,7 +156,7 @@ class DataConfig(Section):
     """Captioned images of what the model could generate before: a rising loss shows what the run
     makes it forget."""
 
-    def for_measuring(self, path: str | None = None) -> "DataConfig":
+    def for_evaluation(self, path: str | None = None) -> "DataConfig":
         """Returns the options of images whose loss is evaluated, the same in every run.
 
         Each is cropped in the centre and not changed otherwise; the caption options stay.

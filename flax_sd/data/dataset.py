@@ -38,7 +38,7 @@ class Images:
       unused: files of the folder that are no part of the set, and why.
       captioned: whether captions were looked for; otherwise each is empty.
       by_folder: which of them have the name of their folder as caption.
-      cut_anew: names of those with a random crop each time.
+      randomly_cropped: names of those with a random crop each time.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Images:
         self.weights = tuple(cfg.prior_weight if prior else 1.0 for prior in self.prior)
         pairs = zip(self.names, self.fits, strict=True)
         spare = [name for name, fit in pairs if fit.resized != fit.shape]
-        self.cut_anew = () if cfg.center_crop else tuple(spare)
+        self.randomly_cropped = () if cfg.center_crop else tuple(spare)
 
     def __len__(self) -> int:
         return len(self._found)
@@ -95,7 +95,7 @@ class Images:
         Raises:
           UserError: the image cannot be read any more.
         """
-        return self.cut(i, self.transform(i, image_file.draw(seed, sample)))
+        return self.crop(i, self.transform(i, image_file.draw(seed, sample)))
 
     def transform(self, i: int, draw: image_file.Draw) -> PixelTransform:
         """Returns the transform of image i for these random numbers."""
@@ -115,9 +115,9 @@ class Images:
         Raises:
           UserError: it cannot be read any more.
         """
-        return self.cut_mask(i, self.transform(i, image_file.draw(seed, sample)))
+        return self.crop_mask(i, self.transform(i, image_file.draw(seed, sample)))
 
-    def cut_mask(self, i: int, transform: PixelTransform) -> Float32[np.ndarray, "h w"] | None:
+    def crop_mask(self, i: int, transform: PixelTransform) -> Float32[np.ndarray, "h w"] | None:
         """Returns the mask of image i under a given transform of the image."""
         if self.cfg.mask == "none":
             return None
@@ -140,7 +140,7 @@ class Images:
             by_name.setdefault(record.name, []).append(made)
         return {name: _sha256(listed) for name, listed in by_name.items()}
 
-    def cut(self, i: int, transform: PixelTransform) -> Float[np.ndarray, "h w 3"]:
+    def crop(self, i: int, transform: PixelTransform) -> Float[np.ndarray, "h w 3"]:
         """Reads image i and makes its pixels.
 
         Raises:

@@ -122,7 +122,7 @@ def _trained(images: Images, i: int) -> Image.Image | None:
     """Returns an image as it is trained on; None if it cannot be read any more."""
     with contextlib.suppress(UserError):
         transform = images.transforms(i)[0]
-        pixels, mask = images.cut(i, transform), images.cut_mask(i, transform)
+        pixels, mask = images.crop(i, transform), images.crop_mask(i, transform)
         if mask is not None:
             weights = np.maximum(mask, images.cfg.unmasked_weight)[..., None]
             pixels = pixels * (GLIMPSE + (1 - GLIMPSE) * weights)  # 0 is grey

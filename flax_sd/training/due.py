@@ -14,7 +14,7 @@ class Due:
     def __init__(self, config: Config, order: data.Order, total: int):
         self._config, self._order, self.total = config, order, total
 
-    def measures(self, step: int) -> bool:
+    def evaluates(self, step: int) -> bool:
         """Tells if held-out images are evaluated: as the config says, and after the last step."""
         return step == self.total or self._is_due(step, self._config.validation.every, None)
 

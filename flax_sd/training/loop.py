@@ -78,7 +78,7 @@ class Loop:
                 if pending is not None:
                     self._tell(*pending, line)
                 pending = (done, metrics)
-                evaluating, saving = self._due.measures(done), self._due.saves(done)
+                evaluating, saving = self._due.evaluates(done), self._due.saves(done)
                 stopping = self._must_stop(done, saving or evaluating)
                 if saving or stopping or evaluating or guard.in_row:
                     judged = (state, frozen) if evaluating else None

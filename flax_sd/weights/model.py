@@ -128,8 +128,10 @@ class Model:
                 said = {key: target for key in ("dtype", "torch_dtype") if key in config}
                 tensors = rounded(state_tensors(parts[name]), target, path / name)
                 save_component(aside, name, tensors, {**config, **(changed or {}), **said})
-            for name in files.kind.tokenizers:
-                files.tokenizer(name).save(aside / name)
+            # Some modes of training load none.
+            read = self.tokenizers or [files.tokenizer(name) for name in files.kind.tokenizers]
+            for name, tokenizer in zip(files.kind.tokenizers, read, strict=True):
+                tokenizer.save(aside / name)
             write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
             write_json(aside / "model_index.json", self._index() | dict(index or {}))
 

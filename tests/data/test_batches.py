@@ -126,7 +126,7 @@ def test_the_number_of_threads_changes_nothing(folder, config):
         assert_same(ours, theirs)
 
 
-def test_a_image_is_cut_anew_each_time(images):
+def test_an_image_is_cropped_anew_each_time(images):
     first = {}
     for batch in take(images, 20, 1):
         first.setdefault(int(batch.indices[0]), []).append(batch.images.tobytes())

@@ -91,11 +91,11 @@ def test_separators_are_removed_where_nothing_is_shuffled():
         and random_caption(cfg, text, seed=0, sample=0) == fixed_caption(cfg, text) == shown
     )
     varied = DataConfig(template="x {}", shuffle_tags=True, tag_dropout=0.5, **marks)
-    assert fixed_caption(varied, text) == shown == fixed_caption(varied.for_measuring(), text)
+    assert fixed_caption(varied, text) == shown == fixed_caption(varied.for_evaluation(), text)
     assert fixed_caption(DataConfig(wildcards=True, **marks), "{a|b} ||| c") == "a, c"
     assert fixed_caption(cfg, "a,  b") == "x a,  b"  # as it is written
     other = DataConfig(shuffle_tags=True, tag_separator=";", keep_separator="|||")
-    assert fixed_caption(other.for_measuring(), "a ||| b; c") == "a; b; c"
+    assert fixed_caption(other.for_evaluation(), "a ||| b; c") == "a; b; c"
 
 
 def test_tags_of_a_group_stay_together():

@@ -52,7 +52,7 @@ def test_all_bad_is_an_error_even_when_skipping(tmp_path, config):
         open_images(config(tmp_path))
 
 
-def test_too_narrow_a_image_is_found_before_the_run(folder, config):
+def test_too_narrow_an_image_is_found_before_the_run(folder, config):
     Image.new("L", (30_000, 1)).save(folder / "0.png")
     images = open_images(config(folder, resolution=512))
     assert images.bad == [("0.png", "30000 x 1 pixels: too narrow to crop a square from")]

@@ -74,7 +74,7 @@ def test_pixels_are_those_of_the_transform_whatever_the_options(tmp_path, noise,
     transforms = [images.transform(0, draw(0, sample)) for images in (plain, other)]
     assert transforms[0] != transforms[1]
     for transform in transforms:
-        np.testing.assert_array_equal(plain.cut(0, transform), other.cut(0, transform))
+        np.testing.assert_array_equal(plain.crop(0, transform), other.crop(0, transform))
     loaded = [images.load(0, seed=0, sample=sample) for images in (plain, other)]
     assert not np.array_equal(*loaded)
-    np.testing.assert_array_equal(loaded[1], plain.cut(0, transforms[1]))
+    np.testing.assert_array_equal(loaded[1], plain.crop(0, transforms[1]))

@@ -51,7 +51,7 @@ def test_a_file_that_is_not_there_is_not_waited_for(slept):
     assert slept == []
 
 
-def test_before_a_run_a_image_is_left_out_sooner(slept):
+def test_before_a_run_an_image_is_left_out_sooner(slept):
     why = look(Record("1.png", ("a",), Drive(errno.EIO, 99)), DataConfig())
     assert not isinstance(why, Seen) and why == "cannot be read: Input/output error"
     assert sum(slept) == 3

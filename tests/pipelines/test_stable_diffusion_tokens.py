@@ -35,7 +35,7 @@ def theirs(folders, files):
     return pipeline
 
 
-def test_text_states_and_a_image_are_diffusers(pairs, theirs, files):
+def test_text_states_and_an_image_are_diffusers(pairs, theirs, files):
     ours, _ = pairs["sd1"]
     before = ours.encode_prompt(PROMPTS).text
     assert [ours.add_embedding(path) for path in files] == list(TOKENS)

@@ -13,7 +13,7 @@ ONE, SEVERAL = [(8, 8)] * 7, [(8, 8)] * 5 + [(8, 16)] * 2
 def due(shapes, **sections):
     """The steps of the first twenty after which each is due, in batches of two."""
     asked = Due(Config.model_validate(sections), Order(Shown(shapes), 2, 0), 10**6)
-    each = (asked.saves, asked.samples, asked.measures)
+    each = (asked.saves, asked.samples, asked.evaluates)
     return [[step for step in range(1, 21) if of(step)] for of in each]
 
 

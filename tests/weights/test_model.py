@@ -90,6 +90,21 @@ def test_the_index_names_the_parts_that_are_there(save, tmp_path):
     assert read_json(tmp_path / "model/unet/config.json") == CONFIGS["unet"]
 
 
+def test_tokenizers_are_written_as_they_are_in_memory_or_else_as_they_lie(files, tmp_path):
+    (tmp_path / "another").mkdir()
+    files.tokenizer().save(tmp_path / "another")
+    other = tmp_path / "another" / "tokenizer_config.json"
+    other.write_text(other.read_text().rstrip() + "\n\n")
+    networks = {name: Layer(3, 2, rngs=nnx.Rngs(0)) for name in CONFIGS}
+    for tokenizers, expected in (
+        ([Tokenizer.load(tmp_path / "another")], other),
+        ([], files.folder / "tokenizer" / "tokenizer_config.json"),
+    ):
+        Model(files, networks, tokenizers, files.scheduler_config).save(tmp_path / "model")
+        written = tmp_path / "model" / "tokenizer" / "tokenizer_config.json"
+        assert written.read_bytes() == expected.read_bytes()
+
+
 def test_equal_models_give_equal_bytes(save, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         save(tmp_path / name, seed)

@@ -31,7 +31,7 @@ def psnr(a, b):
     return 10 * np.log10(4 / np.mean(np.square(np.clip(a, -1, 1) - b)))
 
 
-def test_real_weights_give_back_a_image_as_well_as_diffusers(test_data):
+def test_real_weights_give_back_an_image_as_well_as_diffusers(test_data):
     encoder, decoder = (
         TensorFile(test_data / "taesd" / f"taesd_{part}.safetensors")
         for part in ("encoder", "decoder")

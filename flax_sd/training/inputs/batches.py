@@ -186,7 +186,7 @@ def _why_not_once(config: Config, images: data.Images) -> str | None:
     """Returns why it does not pay to encode once, if it does not."""
     if images.cfg.stream:
         return "an encoded stream would fill the disk (data.stream)"
-    count, random_crops = len(images), len(images.cut_anew)
+    count, random_crops = len(images), len(images.randomly_cropped)
     if random_crops:
         return (
             f"{random_crops} of {count} images are cropped at random each time "

@@ -52,7 +52,7 @@ def open_sets(config: Config) -> Sets:
         for name, cfg in _measured(config.data).items()
     }
     if share is not None:
-        train, own = data.split(train, share, config.data.for_measuring())
+        train, own = data.split(train, share, config.data.for_evaluation())
         measured = {VAL_LOSS: own, **measured}
     if config.validation.every and VAL_LOSS in measured:
         measured[TRAIN_SUBSET] = _subset(train, len(measured[VAL_LOSS]))
@@ -73,10 +73,10 @@ def _measured(cfg: DataConfig) -> dict[str, DataConfig]:
     """Returns the options of the sets in other folders, by the name of their loss."""
     found = {}
     if cfg.held_out is not None:
-        found[VAL_LOSS] = cfg.for_measuring(cfg.held_out)
+        found[VAL_LOSS] = cfg.for_evaluation(cfg.held_out)
     if cfg.held_out_base is not None:
         # A trigger word in these captions would make learning the style look like forgetting.
-        plain = cfg.for_measuring(cfg.held_out_base)
+        plain = cfg.for_evaluation(cfg.held_out_base)
         found[BASE_LOSS] = plain.model_copy(update={"template": "{}"})
     return found
 
@@ -97,7 +97,7 @@ def _subset(images: data.Images, count: int) -> data.Images:
     own = [i for i, (repeats, prior) in enumerate(pairs) if repeats and not prior]
     digests = [hashlib.sha256(name.encode()).digest() for name in images.names]
     chosen = sorted(own, key=lambda i: (digests[i], i))[:count]
-    return images.subset(sorted(chosen), images.cfg.for_measuring())
+    return images.subset(sorted(chosen), images.cfg.for_evaluation())
 
 
 def total_steps(config: Config, images: data.Images) -> int:

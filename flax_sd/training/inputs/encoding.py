@@ -133,7 +133,7 @@ class Encoder:
 
         def load(item: tuple[data.Images, int, PixelTransform]) -> np.ndarray:
             images, i, transform = item
-            return images.cut(i, transform)
+            return images.crop(i, transform)
 
         def named(moments: Moments) -> Arrays:
             return {name: array.astype(np.float32) for name, array in moments._asdict().items()}

@@ -236,7 +236,7 @@ def test_profiles_of_avif_and_jpeg_2000():
         assert np.abs(np.asarray(found.image) - expected).max() < 2.5
 
 
-def test_xmp_says_how_a_image_is_turned_where_exif_does_not():
+def test_xmp_says_how_an_image_is_turned_where_exif_does_not():
     """F23."""
     xmp = b'<x tiff:Orientation="6"/>'
     for format in ("PNG", "JPEG", "WebP", "TIFF"):

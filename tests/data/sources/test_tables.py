@@ -159,7 +159,7 @@ def cell(content=None, path=None):
     return {"bytes": content, "path": path}
 
 
-def test_cells_without_a_image_are_left_out_by_row(tmp_path, config):
+def test_cells_without_an_image_are_left_out_by_row(tmp_path, config):
     """F19, F36."""
     os.mkfifo(tmp_path / "pipe")
     paths = ["/nowhere/a.png", "https://x.org/a.png", "", str(tmp_path / "pipe"), "a\0b"]

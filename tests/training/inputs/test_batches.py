@@ -138,7 +138,7 @@ def test_whatever_changes_the_latents_is_encoded_anew(train, cache, model, tmp_p
     assert count(cache) == before + 37 + 15
 
 
-def test_images_that_are_cut_anew_are_encoded_at_each_step(train, cache):
+def test_images_that_are_cropped_anew_are_encoded_at_each_step(train, cache):
     run = train("a")
     assert run.status == 0 and count(cache) == 0
     assert "encodes at each step: 7 of 7 images are cropped at random" in run.out
@@ -236,7 +236,7 @@ def test_masks_are_those_of_the_images_as_encoded_once_or_at_each_step(
 
 
 def test_so_many_threads_read_what_is_encoded(prepared, monkeypatch):
-    monkeypatch.setattr(Images, "cut", meeting(Images.cut, 4))
+    monkeypatch.setattr(Images, "crop", meeting(Images.crop, 4))
     assert isinstance(prepared(*ONCE, "--data.workers", "4").train, inputs.FromCache)
 
 

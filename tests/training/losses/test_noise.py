@@ -21,7 +21,7 @@ def test_without_options_it_is_white():
     assert noise.perturb(KEY, WHITE, NoiseConfig()) is None
 
 
-def test_an_offset_is_one_number_a_image_and_channel():
+def test_an_offset_is_one_number_an_image_and_channel():
     added = np.asarray(noise.draw(KEY, SHAPE, NoiseConfig(offset=0.5)) - WHITE)
     np.testing.assert_allclose(added, np.broadcast_to(added[:, :1, :1], SHAPE), atol=1e-6)
     many = noise.draw(KEY, (500, 1, 1, 4), NoiseConfig(offset=3.0))

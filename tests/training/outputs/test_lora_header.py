@@ -25,7 +25,7 @@ def frequency(*captions, **options):
     return list(json.loads(said["ss_tag_frequency"])["pictures"].items())
 
 
-def test_tags_are_counted_once_a_image_the_commonest_first():
+def test_tags_are_counted_once_an_image_the_commonest_first():
     found = frequency(["cat, sofa"], ["red hat , cat", "cat,, blue"], ["dog"])
     assert found == [("cat", 2), ("blue", 1), ("dog", 1), ("red hat", 1), ("sofa", 1)]
 
