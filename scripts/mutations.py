@@ -56,14 +56,14 @@ MUTATIONS = (
     Mutation(
         "the text encoder's own weight decay does not reach its update",
         "flax_sd/training/optim/build.py",
-        "rates.decay(cfg, path)",
-        "cfg.weight_decay",
+        "rate.decay(path)",
+        "rate.weight_decay",
         ("tests/training/optim/test_build.py", "tests/training/optim/test_rates.py"),
     ),
     Mutation(
         "rates by pattern do not reach prodigy and dadapt",
         "flax_sd/training/optim/build.py",
-        "u * (rates.peak_rate(cfg, path) / cfg.learning_rate)",
+        "u * (rate.peak(path) / rate.learning_rate)",
         "u",
         ("tests/training/optim/test_methods.py", "tests/training/test_optimizers.py"),
     ),

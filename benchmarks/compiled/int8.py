@@ -17,7 +17,7 @@ from flax import nnx
 
 from benchmarks.common.real_size import FAMILIES
 from flax_sd.lora.inject import hold_in_int8, inject
-from flax_sd.system.compiler import jit
+from flax_sd.system.program import jit
 from flax_sd.weights.networks import abstract_network
 
 TOKENS = 77

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
+
+from flax_sd.system.program import is_off
 
 
 class Rates(NamedTuple):
@@ -18,13 +20,13 @@ class Rates(NamedTuple):
       module: of the whole update of a layer; nothing is divided.
     """
 
-    neuron: float = 0.0
-    rank: float = 0.0
-    module: float = 0.0
+    neuron: ArrayLike = 0.0
+    rank: ArrayLike = 0.0
+    module: ArrayLike = 0.0
 
 
 class Drawn(nnx.Variable):
-    """The random numbers of each row of the batch: a key, or what is kept."""
+    """A rate, or the random numbers of each row of the batch: a key, or what is kept."""
 
 
 class Masks(nnx.Module):
@@ -44,19 +46,23 @@ class Masks(nnx.Module):
         whole: Bool[Array, " b"] | None,
     ):
         """Holds the masks of one layer; None where the rate is 0."""
-        self.neuron, self.rank, _ = rates
+        self.neuron, self.rank = (
+            nnx.data(None if is_off(rate) else Drawn(jnp.asarray(rate, jnp.float32)))
+            for rate in rates[:2]
+        )
         self.keys, self.columns, self.whole = (
             nnx.data(None if each is None else Drawn(each)) for each in (keys, columns, whole)
         )
 
     def between(self, low: Float[Array, "b *n r"]) -> Float[Array, "b *n r"]:
         """Returns the input of `up`: the output of `down` after dropout."""
-        if self.keys is not None:
-            kept = _kept(self.keys[...], self.neuron, low.shape[1:])
-            low = jnp.where(kept, low / (1 - self.neuron), 0)
-        if self.columns is not None:
+        if self.keys is not None and self.neuron is not None:
+            rate = self.neuron[...]
+            kept = _kept(self.keys[...], rate, low.shape[1:])
+            low = jnp.where(kept, low / (1 - rate), 0).astype(low.dtype)
+        if self.columns is not None and self.rank is not None:
             kept = _over_places(self.columns[...][:, : low.shape[-1]], low.ndim)
-            low = jnp.where(kept, low / (1 - self.rank), 0)
+            low = jnp.where(kept, low / (1 - self.rank[...]), 0).astype(low.dtype)
         return low
 
     def update(self, change: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
@@ -73,9 +79,9 @@ def draw_masks(rates: Rates, keys: Key[Array, "l b"], rank: int) -> list[Masks]:
       keys: of each layer and row.
       rank: the largest of the layers'; one of a lower rank reads the first columns.
     """
-    neurons = _folded(keys, 0) if rates.neuron else None
-    columns = _kept(_folded(keys, 1), rates.rank, (rank,)) if rates.rank else None
-    whole = _kept(_folded(keys, 2), rates.module, ()) if rates.module else None
+    neurons = _folded(keys, 0) if not is_off(rates.neuron) else None
+    columns = _kept(_folded(keys, 1), rates.rank, (rank,)) if not is_off(rates.rank) else None
+    whole = _kept(_folded(keys, 2), rates.module, ()) if not is_off(rates.module) else None
     drawn = (neurons, columns, whole)
     return [
         Masks(rates, *(None if each is None else each[i] for each in drawn))
@@ -88,7 +94,7 @@ def _folded(keys: Key[Array, "l b"], number: int) -> Key[Array, "l b"]:
     return _each(lambda key: jax.random.fold_in(key, number), keys)
 
 
-def _kept(keys: Key[Array, "*b"], rate: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+def _kept(keys: Key[Array, "*b"], rate: ArrayLike, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """Draws, for each key, which numbers of an array of that shape are kept."""
     return _each(lambda key: jax.random.bernoulli(key, 1 - rate, shape), keys)
 

@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from flax_sd.lora.layers import LoRAScale
 
 
-def limit_norms(params: nnx.State, frozen: nnx.State, largest: float) -> nnx.State:
+def limit_norms(params: nnx.State, frozen: nnx.State, largest: ArrayLike) -> nnx.State:
     """Scales the leaves of a network's LoRA so that no ‖alpha / rank · up @ down‖ exceeds the
     limit.
 

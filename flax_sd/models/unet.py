@@ -81,7 +81,7 @@ class UNet2DConditionModel(Network):
             x = self.mid_block(x, temb, text, remat=remat)
         for block in self.up_blocks:
             x = block(x, skips, temb, text, remat=remat)
-        return self.conv_out(layers.silu_of(self.conv_norm_out, x))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 def _transformer(config: UNetConfig, block: int, rngs: nnx.Rngs) -> MakeAttention:

@@ -86,7 +86,7 @@ class UNet2DModel(Network):
             x = self.mid_block(x, temb, remat=remat, keys=keys)
         for block in self.up_blocks:
             x = block(x, skips, temb, remat=remat, keys=keys)
-        return self.conv_out(layers.silu_of(self.conv_norm_out, x))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 def _attention(

@@ -74,9 +74,9 @@ class ResnetBlock2D(nnx.Module):
         temb: Float[Array, "b c_time"],
         keys: UInt32[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h w c_out"]:
-        h = self.conv1(layers.silu_of(self.norm1, x))
+        h = self.conv1(self.norm1(x, silu=True))
         h += self.time_emb_proj(jax.nn.silu(temb))[:, None, None, :]  # one shift for all positions
-        h = layers.silu_of(self.norm2, h)
+        h = self.norm2(h, silu=True)
         if self.dropout and keys is not None:
             h = dropout(h, self.dropout, keys, self.number)
         h = self.conv2(h)

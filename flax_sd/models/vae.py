@@ -110,8 +110,8 @@ class ResnetBlock2D(nnx.Module):
         self.conv_shortcut = layers.conv(c_in, c_out, 1, rngs=rngs) if c_in != c_out else None
 
     def __call__(self, x: Float[Array, "b h w c_in"]) -> Float[Array, "b h w c_out"]:
-        h = self.conv1(layers.silu_of(self.norm1, x))
-        h = self.conv2(layers.silu_of(self.norm2, h))
+        h = self.conv1(self.norm1(x, silu=True))
+        h = self.conv2(self.norm2(h, silu=True))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -206,7 +206,7 @@ class Encoder(nnx.Module):
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
-        return self.conv_out(layers.silu_of(self.conv_norm_out, x))
+        return self.conv_out(self.conv_norm_out(x, silu=True))
 
 
 class Decoder(nnx.Module):
@@ -232,7 +232,7 @@ class Decoder(nnx.Module):
         z = self.mid_block(self.conv_in(z))
         for block in self.up_blocks:
             z = block(z)
-        return self.conv_out(layers.silu_of(self.conv_norm_out, z))
+        return self.conv_out(self.conv_norm_out(z, silu=True))
 
 
 class AutoencoderKL(Network):

@@ -17,7 +17,7 @@ from flax_sd.pipelines.base import Pipeline, network
 from flax_sd.pipelines.request import check_output, read_seeds, to_uint8
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.system import sharding
-from flax_sd.system.compiler import jit
+from flax_sd.system.program import jit
 from flax_sd.weights import family
 from flax_sd.weights.model import Model
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_sd.models.clip import encode_ids
 from flax_sd.samplers import Sampler, make_sample_loop
-from flax_sd.system.compiler import jit
+from flax_sd.system.program import jit
 from flax_sd.system.sharding import mesh_of
 
 

@@ -26,6 +26,7 @@ from jaxtyping import PyTree
 from flax_sd.errors import UserError, listed, some
 from flax_sd.files.atomic import with_disk
 from flax_sd.system import distributed
+from flax_sd.training.flat import joined_like, trees
 
 LOGGER = logging.getLogger("flax_sd")
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        state = trees(state)
         self._policy.best = best
         arrays = {name: _to_host(leaf) for name, leaf in _named_leaves(state).items()}
         self._write(lambda: self._check_room(arrays))
@@ -219,7 +221,7 @@ class Checkpoints:
 
     def _check_fits(self, step: int, leaves: Leaves, abstract: PyTree) -> None:
         """Raises UserError if the leaves are not those of this state."""
-        wanted = {name: _kind(leaf) for name, leaf in _named_leaves(abstract).items()}
+        wanted = {name: _kind(leaf) for name, leaf in _named_leaves(trees(abstract)).items()}
         saved = {name: (tuple(shape), kind) for name, (shape, kind, _) in leaves.items()}
         problems = [f"only this run has {name}" for name in wanted.keys() - saved.keys()]
         problems += [f"only the checkpoint has {name}" for name in saved.keys() - wanted.keys()]
@@ -321,18 +323,21 @@ def _digest_of_listing(leaves: Leaves) -> str:
 
 def _place(arrays: dict[str, np.ndarray], abstract: State) -> State:
     """Returns the arrays as leaves of the abstract state's types, under its shardings."""
+    plain = jax.tree_util.tree_map_with_path(
+        lambda path, _: arrays[jax.tree_util.keystr(path, simple=True, separator=".")],
+        trees(abstract),
+    )
 
     def to_device(value: np.ndarray, sharding: jax.sharding.Sharding | None) -> jax.Array:
         if sharding is None:
             return jnp.asarray(value)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    def place(path: jax.tree_util.KeyPath, leaf: Leaf) -> Leaf:
-        value = arrays[jax.tree_util.keystr(path, simple=True, separator=".")]
+    def place(leaf: Leaf, value: np.ndarray) -> Leaf:
         if _is_key(leaf):
             return jax.random.wrap_key_data(to_device(value, leaf.sharding), dtype=leaf.dtype)
         if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
             return to_device(value, leaf.sharding)
         return value if isinstance(leaf, np.ndarray) else type(leaf)(value.item())
 
-    return jax.tree_util.tree_map_with_path(place, abstract)
+    return jax.tree.map(place, abstract, joined_like(abstract, plain))

@@ -17,8 +17,8 @@ from flax_sd.config import Config
 from flax_sd.data import Images, Shard, fingerprint
 from flax_sd.files.json_values import JsonObject
 from flax_sd.lora.formats.read import lora_hash
-from flax_sd.system.compiler import matmul_precision
 from flax_sd.system.precision import resolve_dtype
+from flax_sd.system.program import matmul_precision
 from flax_sd.training.inputs.datasets import Sets
 from flax_sd.weights.model import Model
 

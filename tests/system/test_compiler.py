@@ -1,24 +1,13 @@
 """The compiler's options, its programs on disk, and the memory it gives back."""
 
-import dataclasses
-import functools
 import os
 import platform
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from flax import nnx
 
-import flax_sd
-from flax_sd.config import LossConfig, OptimConfig
-from flax_sd.diffusion.schedule import NoiseSchedule
-from flax_sd.models.kernels.convolution import conv3x3
-from flax_sd.models.vae import AutoencoderKL
 from flax_sd.system import compiler
 from flax_sd.system.allocator import environment
-from flax_sd.weights.networks import OneKey
 from tests.processes import run
 
 COMPILE = """
@@ -69,106 +58,6 @@ def test_a_user_without_a_name_compiles_without_a_cache(home, monkeypatch):
     before = jax.config.values["jax_compilation_cache_dir"]
     compiler._keep_programs()
     assert jax.config.values["jax_compilation_cache_dir"] == before and not any(home.iterdir())
-
-
-@compiler.remembered
-def built(*args, **kwargs):
-    return object()
-
-
-@pytest.mark.parametrize(
-    ("make", "other"),
-    [
-        (lambda: {"b": [1, 2.5], "a": "x"}, {"b": [1, 3.5], "a": "x"}),
-        (lambda: np.arange(3.0), np.arange(3)),
-        (lambda: jnp.ones(2), np.zeros(2, np.float32)),
-        (lambda: OptimConfig(rates={"up": 2.0}), OptimConfig(rates={"up": 3.0})),
-        (lambda: (LossConfig(), None), (LossConfig(weight="min_snr"), None)),
-        (lambda: NoiseSchedule.from_config({}), NoiseSchedule.from_config({"beta_end": 0.1})),
-    ],
-    ids=["mapping", "dtype", "array", "patterns", "section", "schedule"],
-)
-def test_a_builder_gives_one_result_for_equal_contents(make, other):
-    assert built(make(), key=make()) is built(make(), key=make())
-    assert built(make(), key=make()) is not built(make(), key=other)
-    assert built(make()) is not built(other)
-
-
-def test_a_builder_compares_functions_by_identity_and_refuses_what_has_no_contents():
-    one, two = (lambda: None), (lambda: None)
-    assert built(one) is built(one) is not built(two)
-    with pytest.raises(TypeError, match="unhashable"):
-        built({1, 2})
-
-
-def test_a_large_program_is_scheduled_for_the_smallest_peak(monkeypatch):
-    """Without it the transformed kernels of all layers are made first and held together."""
-
-    def layers(x, kernels):
-        for kernel in kernels:
-            x = jnp.tanh(conv3x3(x, kernel))
-        return x
-
-    def temporaries(jit):
-        lowered = jit(layers).lower(x, [kernel] * 6)
-        return lowered.compile().memory_analysis().temp_size_in_bytes
-
-    x, kernel = (
-        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(1, 32, 32, 64), (3, 3, 64, 64)]
-    )
-    plain = temporaries(jax.jit)
-    assert temporaries(compiler.jit) == plain
-    monkeypatch.setattr(compiler, "LARGE_PROGRAM_WEIGHTS", x.size + 6 * kernel.size)
-    assert temporaries(compiler.jit) < 0.6 * plain
-    without_kernels = functools.partial(compiler.jit, weights=lambda x, kernels: x)
-    assert temporaries(without_kernels) == plain
-
-
-def test_the_bundled_base_is_small_and_each_network_of_sd15_large():
-    def count(network):
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network)))
-
-    base = flax_sd.StableDiffusion.load("bundled:base")
-    assert (
-        sum(map(count, (base.unet, base.vae, *base.text_encoders))) < compiler.LARGE_PROGRAM_WEIGHTS
-    )
-    widths = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
-    smallest = dataclasses.replace(base.vae.config, norm_num_groups=32, **widths)
-    assert (
-        count(nnx.eval_shape(lambda: AutoencoderKL(smallest, rngs=OneKey())))
-        > compiler.LARGE_PROGRAM_WEIGHTS
-    )
-
-
-def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
-    compiler._compiler_options.cache_clear()
-    monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_cpu_of_another_time": True})
-    monkeypatch.setattr(compiler, "LARGE_PROGRAM_WEIGHTS", 1)
-    assert compiler.jit(lambda x: x + 1)(jnp.ones(2)).tolist() == [2, 2]
-    compiler._compiler_options.cache_clear()
-
-
-@pytest.fixture
-def unset_precision():
-    before = jax.config.values["jax_default_matmul_precision"]
-    jax.config.update("jax_default_matmul_precision", None)
-    yield
-    jax.config.update("jax_default_matmul_precision", before)
-
-
-def test_float32_is_multiplied_as_float32_unless_the_user_says_otherwise(unset_precision):
-    """B2: by JAX's default a TPU rounds to bfloat16 and a GPU to TF32."""
-
-    def compiled(dtype):
-        weights = jax.ShapeDtypeStruct((8, 8), dtype)
-        program = compiler.jit(lambda w, x: x.astype(w.dtype) @ w, weights=lambda w, x: w)
-        return program.lower(weights, jax.ShapeDtypeStruct((4, 8), jnp.float32))
-
-    assert "precision = [HIGHEST, HIGHEST]" in compiled(jnp.float32).as_text()
-    assert "operand_precision={highest,highest}" in compiled(jnp.float32).compile().as_text()
-    assert "HIGHEST" not in compiled(jnp.bfloat16).as_text()
-    with jax.default_matmul_precision("tensorfloat32"):
-        assert "HIGHEST" not in compiled(jnp.float32).as_text()
 
 
 def test_however_many_commands_one_listener(monkeypatch):

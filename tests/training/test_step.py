@@ -21,7 +21,7 @@ from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.models.vae import Moments
 from flax_sd.system.flops import count_flops
-from flax_sd.training.losses import DiffusionDraws, EncodedBatch, Loss, diffusion_loss
+from flax_sd.training.losses import DiffusionDraws, EncodedBatch, PlainLoss, diffusion_loss
 from flax_sd.training.optim import make_optimizer
 from flax_sd.training.step import INITIAL_SCALE, init_state, make_train_step
 from flax_sd.weights.fill import fill
@@ -89,7 +89,9 @@ def test_five_steps_are_those_of_diffusers_peft_and_torch(prediction_type: str) 
 
     schedule = NoiseSchedule.from_config(SCHEDULER | {"prediction_type": prediction_type})
     loss = diffusion_loss({"unet": graph}, schedule, scaling_factor=0.18215)
-    fed = Loss(lambda key, pair: pair[1], lambda p, f, pair, draws: loss.loss(p, f, pair[0], draws))
+    fed = PlainLoss(
+        lambda key, pair: pair[1], lambda p, f, pair, draws: loss.loss(p, f, pair[0], draws)
+    )
     tx = make_optimizer(OptimConfig(learning_rate=1e-3), STEPS)
     state = init_state({"unet": params}, tx, 0, scaled=False)
     step = make_train_step(fed, tx)
@@ -115,7 +117,7 @@ def test_five_steps_are_those_of_diffusers_peft_and_torch(prediction_type: str) 
         assert float(metrics.loss) == pytest.approx(their_loss.item(), rel=1e-5)
         assert float(metrics.grad_norm) == pytest.approx(norm.item(), rel=1e-4)
 
-    nnx.update(unet, state.params["unet"])
+    nnx.update(unet, state.params.tree()["unet"])
     ours = extract(unet)
     assert len(leaves) == 2 * len(ours) == 32
     for name, p in leaves.items():
@@ -127,11 +129,16 @@ def test_five_steps_are_those_of_diffusers_peft_and_torch(prediction_type: str) 
         assert np.linalg.norm(mine - wanted) <= 1e-3 * moved, name
 
 
+def weight(params):
+    """The one weight of a toy."""
+    return float(params.tree()["unet"]["w"])
+
+
 class Toy:
     """A loss of one weight, to see what the step does with what the loss gives."""
 
     def __init__(self, value: Any):
-        self.loss = Loss(
+        self.loss = PlainLoss(
             lambda key, x: jax.random.normal(key, x.shape),
             lambda params, frozen, x, draws: value(params["unet"]["w"], x, draws),
         )
@@ -157,20 +164,21 @@ def test_a_divided_batch_gives_the_whole_batchs_update(parts: int) -> None:
     x = jnp.arange(6.0)
     whole, a = make_train_step(toy.loss, toy.tx)(toy.start(), {}, x)
     divided, b = make_train_step(toy.loss, toy.tx, accumulate=parts)(toy.start(), {}, x)
-    np.testing.assert_allclose(divided.params["unet"]["w"], whole.params["unet"]["w"], rtol=1e-6)
+    np.testing.assert_allclose(weight(divided.params), weight(whole.params), rtol=1e-6)
     np.testing.assert_allclose(b.loss, a.loss, rtol=1e-6)
 
 
 def test_what_is_trained_is_constrained_after_its_update_and_before_the_mean() -> None:
     toy = Toy(lambda w, x, draws: w * x)
-    state = toy.start()._replace(ema={"unet": {"w": jnp.float32(1)}})
+    state = toy.start()
+    state = state._replace(ema=jax.tree.map(jnp.copy, state.params))
 
     def halved(params: Any, frozen: Any) -> Any:
         return jax.tree.map(lambda leaf, by: leaf / by, params, frozen)
 
     step = make_train_step(toy.loss, toy.tx, ema_decay=0.9, constrain=halved)
     state, _ = step(state, {"unet": {"w": jnp.float32(2)}}, jnp.full(2, -4.0))
-    assert float(state.params["unet"]["w"]) == (1 + 0.5 * 4) / 2 == float(state.ema["unet"]["w"])
+    assert weight(state.params) == (1 + 0.5 * 4) / 2 == weight(state.ema)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -179,7 +187,7 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_is_told(bad: float) -> No
     step = make_train_step(toy.loss, toy.tx)
     state, metrics = step(toy.start(), {}, jnp.array([1.0, bad]))
     assert bool(metrics.failed) and not bool(metrics.skipped)
-    assert float(state.params["unet"]["w"]) == 1.0
+    assert weight(state.params) == 1.0
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_told() -> None:
@@ -187,7 +195,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_told() -> None:
     step = make_train_step(toy.loss, toy.tx)
     state, metrics = step(toy.start(), {}, jnp.zeros(2))
     assert float(metrics.loss) == 0 and bool(metrics.failed)
-    assert float(state.params["unet"]["w"]) == 1.0
+    assert weight(state.params) == 1.0
 
 
 def test_an_overflow_of_the_scaled_gradient_halves_the_scale_and_skips() -> None:
@@ -198,11 +206,11 @@ def test_an_overflow_of_the_scaled_gradient_halves_the_scale_and_skips() -> None
     step = make_train_step(toy.loss, toy.tx, scaled=True)
     state, metrics = step(toy.start(scaled=True), {}, jnp.full(2, 60000.0))
     assert bool(metrics.skipped) and not bool(metrics.failed)
-    assert float(metrics.loss) == 60000 and float(state.params["unet"]["w"]) == 1
+    assert float(metrics.loss) == 60000 and weight(state.params) == 1
     assert float(state.loss_scale.scale) == INITIAL_SCALE / 2 and int(state.step) == 1
     state, metrics = step(state, {}, jnp.full(2, 0.5))
     assert not bool(metrics.skipped)
-    assert float(state.params["unet"]["w"]) == pytest.approx(0.75)  # unscaled before the update
+    assert weight(state.params) == pytest.approx(0.75)  # unscaled before the update
 
 
 def test_a_scaled_run_stops_at_a_loss_that_is_not_finite_itself() -> None:
@@ -234,7 +242,7 @@ def test_frozen_leaves_have_no_state_and_stay_as_they_are() -> None:
     in_state = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state))
     assert 2 * trained <= in_state <= 2 * trained + 8  # two moments, and counters
     drawn = Mock(side_effect=loss.draw)  # called where the step is traced
-    step = make_train_step(loss._replace(draw=drawn), tx)
+    step = make_train_step(PlainLoss(drawn, loss.loss), tx)
     for n in range(2):
         state, _ = step(state, {"unet": frozen}, batch_of(n)[0])
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
@@ -275,12 +283,12 @@ def test_the_running_mean_is_diffusers_ema() -> None:
     state = jax.tree.map(jnp.copy, start)  # which may be donated, no buffer twice
     for x in np.random.default_rng(0).normal(size=20).astype(np.float32):
         state, _ = step(state, {}, jnp.full(2, x))
-        theirs.data = torch.tensor(float(state.params["unet"]["w"]))
+        theirs.data = torch.tensor(weight(state.params))
         ema.step([theirs])
         assert float(state.learned["unet"]["w"]) == pytest.approx(
             ema.shadow_params[0].item(), rel=1e-6
         )
-    assert float(state.learned["unet"]["w"]) != float(state.params["unet"]["w"])
+    assert float(state.learned["unet"]["w"]) != weight(state.params)
 
 
 def test_a_failed_step_leaves_the_running_mean() -> None:
@@ -299,4 +307,4 @@ def test_an_update_past_float32_changes_nothing_and_is_told() -> None:
     state = init_state({"unet": {"w": jnp.float32(1.0)}}, tx, 0, scaled=False)
     state, metrics = make_train_step(toy.loss, tx)(state, {}, jnp.full(2, 10.0))
     assert bool(metrics.failed) and np.isfinite(float(metrics.loss))
-    assert float(state.params["unet"]["w"]) == 1.0
+    assert weight(state.params) == 1.0

@@ -28,7 +28,7 @@ from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import inject
 from flax_sd.models.vae import Moments
 from flax_sd.system import compiler
-from flax_sd.system.compiler import jit
+from flax_sd.system.program import jit
 from flax_sd.training.inputs.encoded import EncodedImages
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, diffusion_loss

@@ -13,7 +13,7 @@ from flax_sd.config import Config
 from flax_sd.data.transform import PixelTransform
 from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
-from flax_sd.system.compiler import Program
+from flax_sd.system.program import Program
 from flax_sd.system.progress import Progress
 from flax_sd.training.inputs.encoded import EncodedCaptions, EncodedImages
 from flax_sd.training.inputs.encoding_cache import Store, identity

@@ -1,7 +1,15 @@
 """The losses: the denoising error of the UNet, and the error of the autoencoder."""
 
 from flax_sd.training.losses.autoencoder import vae_loss
-from flax_sd.training.losses.base import EncodedBatch, Graphs, Loss, PixelBatch, Trees, merge
+from flax_sd.training.losses.base import (
+    EncodedBatch,
+    Graphs,
+    Loss,
+    PixelBatch,
+    PlainLoss,
+    Trees,
+    merge,
+)
 from flax_sd.training.losses.diffusion import DiffusionConfig, DiffusionDraws, diffusion_loss
 from flax_sd.training.losses.pixels import pixel_loss
 
@@ -12,6 +20,7 @@ __all__ = [
     "Graphs",
     "Loss",
     "PixelBatch",
+    "PlainLoss",
     "Trees",
     "diffusion_loss",
     "merge",

@@ -6,7 +6,7 @@ noise as one that is not.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +19,33 @@ Trees = Mapping[str, PyTree]  # component name -> its leaves, mostly an nnx.Stat
 Graphs = Mapping[str, nnx.GraphDef]
 
 
-class Loss(NamedTuple):
-    """The two halves of a training loss.
+@runtime_checkable
+class Loss(Protocol):
+    """The two halves of a training loss, a pytree whose numbers are arguments of a program.
 
-    draw(key, batch) -> draws, a pytree of arrays whose first axis is the batch.
-    loss(params, frozen, batch, draws) -> float32 [b], each image's loss times its weight; a step
-      takes the mean, which is right however the batch is divided.
-    timesteps: number of timesteps that `draws.timesteps` [b] is drawn from; None without any.
+    Attributes:
+      timesteps: number of timesteps that `draws.timesteps` [b] is drawn from; None without any.
     """
 
-    draw: Callable[[jax.Array, Any], Any]  # of the batches that the loss is for
+    @property
+    def timesteps(self) -> int | None: ...
+
+    def draw(self, key: jax.Array, batch: Any) -> Any:
+        """Returns the random numbers of a batch, a pytree of arrays whose first axis is its."""
+        ...
+
+    def loss(self, params: Trees, frozen: Trees, batch: Any, draws: Any) -> Float[Array, " b"]:
+        """Returns each image's loss times its weight, float32.
+
+        A step takes the mean, which is right however the batch is divided.
+        """
+        ...
+
+
+class PlainLoss(NamedTuple):
+    """A loss of two functions, without numbers."""
+
+    draw: Callable[[jax.Array, Any], Any]
     loss: Callable[[Trees, Trees, Any, Any], Float[Array, " b"]]
     timesteps: int | None = None
 

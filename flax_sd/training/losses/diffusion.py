@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from flax_sd.config.loss import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
@@ -12,11 +12,11 @@ from flax_sd.lora.dropout import drop
 from flax_sd.lora.dropout_masks import Rates
 from flax_sd.models.clip import encode_ids
 from flax_sd.models.vae import Moments
-from flax_sd.system.compiler import remembered
 from flax_sd.training.losses import dream, noise, timesteps
-from flax_sd.training.losses.base import EncodedBatch, Graphs, Loss, Trees, merge, weighted
-from flax_sd.training.losses.distances import make_distance
-from flax_sd.training.losses.weights import make_weight
+from flax_sd.training.losses.base import EncodedBatch, Graphs, Trees, merge, weighted
+from flax_sd.training.losses.distances import Distance
+from flax_sd.training.losses.noise import Noise
+from flax_sd.training.losses.weights import timestep_weights
 
 
 class DiffusionDraws(NamedTuple):
@@ -41,30 +41,56 @@ class DiffusionConfig(NamedTuple):
 PLAIN = DiffusionConfig()  # eq. 14
 
 
-class Denoising:
-    """The error w(t) d(target, output) of images or latents x_0, for any network and target."""
+class Denoising(NamedTuple):
+    """The error w(t) d(target, output) of images or latents x_0, for any network and target.
 
-    def __init__(self, schedule: NoiseSchedule, cfg: DiffusionConfig):
+    Attributes:
+      reached: the cumulative distribution of t, float32 [T].
+      weights: w of each timestep, float32 [T]; None if it is 1.
+      distance: d.
+      dream_power: the preservation of DREAM; None for none.
+    """
+
+    schedule: NoiseSchedule
+    reached: ArrayLike
+    stratified: bool
+    weights: ArrayLike | None
+    distance: Distance
+    noise: Noise
+    dream_power: ArrayLike | None
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, cfg: DiffusionConfig) -> "Denoising":
         """Builds w, d and the distribution of t.
 
         Raises:
           UserError: they do not fit the schedule.
         """
-        self._schedule, self._cfg = schedule, cfg
-        self._chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
-        self._weight = make_weight(schedule, cfg.loss)
-        self._distance = make_distance(schedule, cfg.loss)
         if cfg.loss.dream is not None:
             dream.check(schedule)
+        chances = timesteps.probabilities(cfg.timesteps, schedule.alphas_cumprod.size)
+        return cls(
+            schedule,
+            timesteps.reached(chances),
+            cfg.timesteps.stratified,
+            timestep_weights(schedule, cfg.loss),
+            Distance.of(schedule, cfg.loss),
+            Noise.of(cfg.noise),
+            cfg.loss.dream,
+        )
+
+    @property
+    def timesteps(self) -> int:
+        """Number of timesteps."""
+        return self.schedule.alphas_cumprod.size
 
     def draw(
         self, key_t: jax.Array, key_noise: jax.Array, shape: tuple[int, ...]
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Draws timesteps, noise, and the input's noise if it differs, for x_0 of that shape."""
-        stratified = self._cfg.timesteps.stratified
-        t = timesteps.draw(key_t, self._chances, shape[0], stratified=stratified)
-        drawn = noise.draw(key_noise, shape, self._cfg.noise)
-        return t, drawn, noise.perturb(key_noise, drawn, self._cfg.noise)
+        t = timesteps.draw(key_t, self.reached, shape[0], stratified=self.stratified)
+        drawn = noise.draw(key_noise, shape, self.noise)
+        return t, drawn, noise.perturb(key_noise, drawn, self.noise)
 
     def loss(
         self,
@@ -76,17 +102,62 @@ class Denoising:
         mask: Float[Array, "b h w"] | None = None,
     ) -> Float[Array, " b"]:
         """Returns each image's error; network(x_t, t) is the network's output."""
-        noisy = self._schedule.add_noise(x0, noise if added is None else added, t)
-        target = self._schedule.target(x0, noise, t)
-        if (preservation := self._cfg.loss.dream) is not None:
-            noisy, target = dream.rectify(network, self._schedule, noisy, t, noise, preservation)
+        noisy = self.schedule.add_noise(x0, noise if added is None else added, t)
+        target = self.schedule.target(x0, noise, t)
+        if self.dream_power is not None:
+            noisy, target = dream.rectify(network, self.schedule, noisy, t, noise, self.dream_power)
         error = network(noisy, t).astype(jnp.float32) - target
-        distance = self._distance(error, t)
+        distance = self.distance(error, t)
         value = jnp.mean(distance if mask is None else distance * mask[..., None], axis=(1, 2, 3))
-        return value if self._weight is None else self._weight(t) * value
+        return value if self.weights is None else jnp.asarray(self.weights)[t] * value
 
 
-@remembered
+class DiffusionLoss(NamedTuple):
+    """E w(t) d(target, unet(x_t, t, text)), float32; `diffusion_loss` builds it."""
+
+    graphs: Graphs
+    denoising: Denoising
+    scaling_factor: ArrayLike
+    clip_skip: int
+    compute_dtype: jnp.dtype | None
+    dropout: Rates | None
+
+    @property
+    def timesteps(self) -> int:
+        """Number of timesteps."""
+        return self.denoising.timesteps
+
+    def draw(self, key: jax.Array, batch: EncodedBatch) -> DiffusionDraws:
+        """Returns the random numbers of a batch."""
+        key_posterior, key_t, key_noise = jax.random.split(key, 3)
+        shape = batch.moments.mean.shape
+        keys = None
+        if self.dropout is not None:
+            keys = jax.random.split(jax.random.fold_in(key, 3), shape[0])
+        posterior = jax.random.normal(key_posterior, shape)
+        return DiffusionDraws(posterior, *self.denoising.draw(key_t, key_noise, shape), keys)
+
+    def loss(
+        self, params: Trees, frozen: Trees, batch: EncodedBatch, draws: DiffusionDraws
+    ) -> Float[Array, " b"]:
+        """Returns each image's loss times its weight."""
+        unet = self._network(params, frozen, "unet", draws)
+        text = batch.text
+        if jnp.issubdtype(text.dtype, jnp.integer):
+            encoder = self._network(params, frozen, "text_encoder", draws)
+            text = encode_ids(encoder, text, self.clip_skip)
+        moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
+        latents = moments.sample(draws.posterior) * self.scaling_factor
+        value = self.denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)
+        return weighted(value, batch)
+
+    def _network(self, params: Trees, frozen: Trees, name: str, draws: DiffusionDraws) -> Any:
+        merged = merge(self.graphs, params, frozen, name, self.compute_dtype)
+        if self.dropout is not None and draws.dropout is not None:
+            drop(merged, self.dropout, draws.dropout)
+        return merged
+
+
 def diffusion_loss(
     graphs: Graphs,
     schedule: NoiseSchedule,
@@ -95,7 +166,7 @@ def diffusion_loss(
     clip_skip: int = 0,
     compute_dtype: jnp.dtype | None = None,
     cfg: DiffusionConfig = PLAIN,
-) -> Loss:
+) -> DiffusionLoss:
     """Builds E w(t) d(target, unet(x_t, t, text)), float32; by default d is the square, t uniform.
 
     Args:
@@ -107,34 +178,5 @@ def diffusion_loss(
     Raises:
       UserError: the options do not fit the schedule.
     """
-    denoising = Denoising(schedule, cfg)
-
-    def draw(key: jax.Array, batch: EncodedBatch) -> DiffusionDraws:
-        key_posterior, key_t, key_noise = jax.random.split(key, 3)
-        shape = batch.moments.mean.shape
-        keys = (
-            None if cfg.dropout is None else jax.random.split(jax.random.fold_in(key, 3), shape[0])
-        )
-        posterior = jax.random.normal(key_posterior, shape)
-        return DiffusionDraws(posterior, *denoising.draw(key_t, key_noise, shape), keys)
-
-    def network(params: Trees, frozen: Trees, name: str, draws: DiffusionDraws) -> Any:
-        merged = merge(graphs, params, frozen, name, compute_dtype)
-        if cfg.dropout is not None and draws.dropout is not None:
-            drop(merged, cfg.dropout, draws.dropout)
-        return merged
-
-    def loss(
-        params: Trees, frozen: Trees, batch: EncodedBatch, draws: DiffusionDraws
-    ) -> Float[Array, " b"]:
-        unet = network(params, frozen, "unet", draws)
-        text = batch.text
-        if jnp.issubdtype(text.dtype, jnp.integer):
-            encoder = network(params, frozen, "text_encoder", draws)
-            text = encode_ids(encoder, text, clip_skip)
-        moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
-        latents = moments.sample(draws.posterior) * scaling_factor
-        value = denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)
-        return weighted(value, batch)
-
-    return Loss(draw, loss, schedule.alphas_cumprod.size)
+    denoising = Denoising.of(schedule, cfg)
+    return DiffusionLoss(graphs, denoising, scaling_factor, clip_skip, compute_dtype, cfg.dropout)

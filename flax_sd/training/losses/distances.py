@@ -4,55 +4,51 @@ The pseudo-Huber family is that of sd-scripts (`library/train_util.py`, `conditi
 differences above c it grows slower than the square, and c may depend on the timestep.
 """
 
-import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 from flax_sd.config.loss import LossConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 
-Distance = Callable[[Float[Array, "b *d"], Int[Array, " b"]], Float[Array, "b *d"]]
 
+class Distance(NamedTuple):
+    """d², |d|, or 2k (√(d² + c²) - c): k = c is near d² for small d, k = 1 near 2|d| for large.
 
-def squared(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
-    """Returns d²."""
-    return jnp.square(difference)
+    Attributes:
+      error: "l2", "l1", "huber" (k = c) or "smooth_l1" (k = 1).
+      c: of each timestep, float32 [T]; None for l2 and l1.
+    """
 
+    error: str
+    c: np.ndarray | Array | None
 
-def absolute(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
-    """Returns |d|."""
-    return jnp.abs(difference)
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, cfg: LossConfig) -> "Distance":
+        """Reads it from a config."""
+        huber = cfg.error in ("huber", "smooth_l1")
+        return cls(cfg.error, huber_c(schedule, cfg) if huber else None)
 
-
-def make_distance(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
-    """Returns the distance that the config names."""
-    if cfg.error == "l2":
-        return squared
-    if cfg.error == "l1":
-        return absolute
-    return _pseudo_huber(schedule, cfg)
-
-
-def _pseudo_huber(schedule: NoiseSchedule, cfg: LossConfig) -> Distance:
-    """Builds 2k (√(d² + c²) - c): k = c is near d² for small d, k = 1 near 2|d| for large."""
-
-    def distance(difference: Float[Array, "b *d"], t: Int[Array, " b"]) -> Float[Array, "b *d"]:
-        c = huber_c(schedule, cfg, t).reshape(t.shape + (1,) * (difference.ndim - 1))
-        slope = c if cfg.error == "huber" else 1.0
+    def __call__(
+        self, difference: Float[Array, "b *d"], t: Int[Array, " b"]
+    ) -> Float[Array, "b *d"]:
+        """Returns the distance of each value."""
+        if self.c is None:
+            return jnp.square(difference) if self.error == "l2" else jnp.abs(difference)
+        c = jnp.asarray(self.c)[t].reshape(t.shape + (1,) * (difference.ndim - 1))
+        slope = c if self.error == "huber" else 1.0
         return 2 * slope * (jnp.sqrt(jnp.square(difference) + c**2) - c)
 
-    return distance
 
-
-def huber_c(schedule: NoiseSchedule, cfg: LossConfig, t: Int[Array, " b"]) -> Float[Array, " b"]:
-    """Returns c at each timestep."""
+def huber_c(schedule: NoiseSchedule, cfg: LossConfig) -> Float32[np.ndarray, " T"]:
+    """Returns c of each timestep."""
+    a, end = np.asarray(schedule.alphas_cumprod), np.float32(cfg.huber_c)
     if cfg.huber_schedule == "constant":
-        return jnp.full(t.shape, cfg.huber_c)
+        return np.full(a.shape, end)
     if cfg.huber_schedule == "exponential":
-        return jnp.exp(t * (math.log(cfg.huber_c) / len(schedule.alphas_cumprod)))
-    a = jnp.asarray(schedule.alphas_cumprod)[t]
+        return (cfg.huber_c ** (np.arange(len(a)) / len(a))).astype(np.float32)
     # 1/(1 + σ)² with σ = √((1 - ᾱ)/ᾱ), multiplied out so that pure noise gives 0.
-    clean = a / jnp.square(jnp.sqrt(a) + jnp.sqrt(1 - a))
-    return (1 - cfg.huber_c) * clean + cfg.huber_c
+    clean = a / np.square(np.sqrt(a) + np.sqrt(1 - a))
+    return (1 - end) * clean + end

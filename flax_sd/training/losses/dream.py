@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.errors import UserError
@@ -35,7 +35,7 @@ def rectify(
     noisy: Float[Array, "b h w c"],
     t: Int[Array, " b"],
     noise: Float[Array, "b h w c"],
-    preservation: float,
+    preservation: ArrayLike,
 ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w c"]]:
     """Returns the input x_t + √(1 - ᾱ) δ and target ε + δ, δ = √(1 - ᾱ)^p (ε - network(x_t, t)).
 

@@ -1,13 +1,32 @@
 """The noise that a training step adds: white, or with stronger low frequencies."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from flax_sd.config.loss import NoiseConfig
+from flax_sd.system.program import is_off
 
 
-def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Array, "b h w c"]:
+class Noise(NamedTuple):
+    """The options of `NoiseConfig`."""
+
+    offset: ArrayLike
+    offset_random: bool
+    multires_steps: int
+    multires_discount: ArrayLike
+    input_perturbation: ArrayLike
+    input_perturbation_random: bool
+
+    @classmethod
+    def of(cls, cfg: NoiseConfig) -> "Noise":
+        """Reads them from a config."""
+        return cls(**{name: getattr(cfg, name) for name in cls._fields})
+
+
+def draw(key: jax.Array, shape: tuple[int, ...], cfg: Noise) -> Float[Array, "b h w c"]:
     """Draws noise for latents of `shape`, [b, h, w, c]; by default it is white.
 
     The offset is added before the coarse layers, so that it is part of what they normalise, as in
@@ -15,7 +34,7 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Arra
     """
     b, _, _, c = shape
     noise = jax.random.normal(key, shape)
-    if cfg.offset:
+    if not is_off(cfg.offset):
         own, strength = jax.random.fold_in(key, 2), cfg.offset
         if cfg.offset_random:
             strength = _strengths(jax.random.fold_in(key, 4), strength, b)
@@ -27,10 +46,10 @@ def draw(key: jax.Array, shape: tuple[int, ...], cfg: NoiseConfig) -> Float[Arra
 
 
 def perturb(
-    key: jax.Array, noise: Float[Array, "b h w c"], cfg: NoiseConfig
+    key: jax.Array, noise: Float[Array, "b h w c"], cfg: Noise
 ) -> Float[Array, "b h w c"] | None:
     """Returns the noise of the input; None if it is the same as the target's."""
-    if not cfg.input_perturbation:
+    if is_off(cfg.input_perturbation):
         return None
     own, strength = jax.random.fold_in(key, 3), cfg.input_perturbation
     if cfg.input_perturbation_random:
@@ -38,12 +57,12 @@ def perturb(
     return noise + strength * jax.random.normal(own, noise.shape)
 
 
-def _strengths(key: jax.Array, largest: float, images: int) -> Float[Array, "b 1 1 1"]:
+def _strengths(key: jax.Array, largest: ArrayLike, images: int) -> Float[Array, "b 1 1 1"]:
     """Draws a strength for each image, between 0 and the largest."""
-    return largest * jax.random.uniform(key, (images, 1, 1, 1))
+    return jnp.multiply(largest, jax.random.uniform(key, (images, 1, 1, 1)))
 
 
-def _multires(key: jax.Array, noise: Array, steps: int, discount: float) -> Array:
+def _multires(key: jax.Array, noise: Array, steps: int, discount: ArrayLike) -> Array:
     """Adds layers of r⁻ⁱ the size, r uniform in [2, 4), as sd-scripts' `pyramid_noise_like`.
 
     The last layer is the first one that is one pixel high or wide; the sum is divided by its

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_sd.diffusion.schedule import NoiseSchedule
-from flax_sd.system.compiler import remembered
-from flax_sd.training.losses.base import Graphs, Loss, PixelBatch, Trees, merge, weighted
+from flax_sd.training.losses.base import Graphs, PixelBatch, Trees, merge, weighted
 from flax_sd.training.losses.diffusion import PLAIN, Denoising, DiffusionConfig
 
 
@@ -21,7 +20,36 @@ class PixelDraws(NamedTuple):
     added: jax.Array | None = None  # [b, h, w, c], the input's noise, if not the target's
 
 
-@remembered
+class PixelLoss(NamedTuple):
+    """E w(t) d(target, unet(x_t, t)), float32; `pixel_loss` builds it."""
+
+    graphs: Graphs
+    denoising: Denoising
+    compute_dtype: jnp.dtype | None
+    dropout: bool
+
+    @property
+    def timesteps(self) -> int:
+        """Number of timesteps."""
+        return self.denoising.timesteps
+
+    def draw(self, key: jax.Array, batch: PixelBatch) -> PixelDraws:
+        """Returns the random numbers of a batch."""
+        key_dropout, key_t, key_noise = jax.random.split(key, 3)
+        keys = jax.random.key_data(jax.random.split(key_dropout, len(batch.pixels)))
+        drawn = self.denoising.draw(key_t, key_noise, batch.pixels.shape)
+        return PixelDraws(keys if self.dropout else None, *drawn)
+
+    def loss(
+        self, params: Trees, frozen: Trees, batch: PixelBatch, draws: PixelDraws
+    ) -> Float[Array, " b"]:
+        """Returns each image's loss times its weight."""
+        unet = merge(self.graphs, params, frozen, "unet", self.compute_dtype)
+        keys = draws.dropout
+        value = self.denoising.loss(lambda x, t: unet(x, t, keys), batch.pixels, *draws[1:])
+        return weighted(value, batch)
+
+
 def pixel_loss(
     graphs: Graphs,
     schedule: NoiseSchedule,
@@ -29,7 +57,7 @@ def pixel_loss(
     compute_dtype: jnp.dtype | None = None,
     dropout: bool = False,
     cfg: DiffusionConfig = PLAIN,
-) -> Loss:
+) -> PixelLoss:
     """Builds E w(t) d(target, unet(x_t, t)), x_0 an image in [-1, 1]; by default L_simple.
 
     Args:
@@ -41,20 +69,4 @@ def pixel_loss(
     Raises:
       UserError: the options do not fit the schedule.
     """
-    denoising = Denoising(schedule, cfg)
-
-    def draw(key: jax.Array, batch: PixelBatch) -> PixelDraws:
-        key_dropout, key_t, key_noise = jax.random.split(key, 3)
-        keys = jax.random.key_data(jax.random.split(key_dropout, len(batch.pixels)))
-        drawn = denoising.draw(key_t, key_noise, batch.pixels.shape)
-        return PixelDraws(keys if dropout else None, *drawn)
-
-    def loss(
-        params: Trees, frozen: Trees, batch: PixelBatch, draws: PixelDraws
-    ) -> Float[Array, " b"]:
-        unet = merge(graphs, params, frozen, "unet", compute_dtype)
-        keys = draws.dropout
-        value = denoising.loss(lambda x, t: unet(x, t, keys), batch.pixels, *draws[1:])
-        return weighted(value, batch)
-
-    return Loss(draw, loss, schedule.alphas_cumprod.size)
+    return PixelLoss(graphs, Denoising.of(schedule, cfg), compute_dtype, dropout)

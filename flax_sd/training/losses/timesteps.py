@@ -5,7 +5,7 @@ import statistics
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float64, Int
+from jaxtyping import Array, ArrayLike, Float32, Float64, Int
 
 from flax_sd.config.loss import TimestepsConfig
 from flax_sd.errors import UserError
@@ -37,8 +37,15 @@ def probabilities(cfg: TimestepsConfig, count: int) -> Float64[np.ndarray, " T"]
     return chances / chances.sum()
 
 
+def reached(chances: Float64[np.ndarray, " T"]) -> Float32[np.ndarray, " T"]:
+    """Returns the cumulative distribution, for `draw`."""
+    sums = np.cumsum(chances)
+    sums[np.flatnonzero(chances)[-1] :] = 2  # so that rounding never exceeds the last one
+    return sums.astype(np.float32)
+
+
 def draw(
-    key: jax.Array, chances: Float64[np.ndarray, " T"], batch: int, *, stratified: bool
+    key: jax.Array, reached: Float32[ArrayLike, " T"], batch: int, *, stratified: bool
 ) -> Int[Array, " b"]:
     """Draws timesteps by inverting the cumulative distribution.
 
@@ -48,9 +55,7 @@ def draw(
     places = jax.random.uniform(key, (batch,))
     if stratified:
         places = (jnp.arange(batch) + places) / batch
-    reached = np.cumsum(chances)
-    reached[np.flatnonzero(chances)[-1] :] = 2  # so that rounding never exceeds the last one
-    return jnp.searchsorted(jnp.asarray(reached, jnp.float32), places, side="right")
+    return jnp.searchsorted(jnp.asarray(reached), places, side="right")
 
 
 def _logit_normal(count: int, mean: float, std: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32, PyTree, UInt8
 
-from flax_sd.training.optim.transforms import corrections
+from flax_sd.training.optim.transforms import Beta, Number, corrections
 
 BLOCK = 256  # numbers, as bitsandbytes has for optimizer states
 MIN_SIZE = 4096  # numbers; smaller leaves stay in float32, as in bitsandbytes (min_8bit_size)
@@ -71,7 +71,7 @@ def restore(q: Quantised, shape: tuple[int, ...], *, signed: bool) -> Float32[Ar
     return values.reshape(-1)[: int(np.prod(shape))].reshape(shape)
 
 
-def scale_by_adam_8bit(beta1: float, beta2: float, epsilon: float) -> optax.GradientTransformation:
+def scale_by_adam_8bit(beta1: Beta, beta2: Beta, epsilon: Number) -> optax.GradientTransformation:
     """Builds m̂ / (√v̂ + ε) of Adam, with both means in 8 bits between steps."""
 
     def keep(x: Array, *, signed: bool) -> Mean:
@@ -95,8 +95,8 @@ def scale_by_adam_8bit(beta1: float, beta2: float, epsilon: float) -> optax.Grad
         c1, c2 = corrections(beta1, beta2, done)
 
         def one(g: Array, kept_m: Mean, kept_v: Mean) -> tuple[Array, Mean, Mean]:
-            m = beta1 * read(kept_m, g, signed=True) + (1 - beta1) * g
-            v = beta2 * read(kept_v, g, signed=False) + (1 - beta2) * g * g
+            m = beta1.value * read(kept_m, g, signed=True) + beta1.rest * g
+            v = beta2.value * read(kept_v, g, signed=False) + beta2.rest * g * g
             scaled = m / c1 / (jnp.sqrt(v) / c2 + epsilon)
             return scaled, keep(m, signed=True), keep(v, signed=False)
 

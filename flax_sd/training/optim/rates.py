@@ -2,9 +2,11 @@
 
 import math
 import re
+from typing import NamedTuple
 
 from flax_sd.config import OptimConfig
 from flax_sd.errors import UserError
+from flax_sd.training.optim.transforms import Number
 
 POLYNOMIAL_END = 1e-7  # lr_end of diffusers' get_polynomial_decay_schedule_with_warmup
 TEXT_ENCODER = "text_encoder"  # also begins text_encoder_2
@@ -56,28 +58,58 @@ def check_schedule(cfg: OptimConfig) -> None:
         )
 
 
-def peak_rate(cfg: OptimConfig, path: str) -> float:
-    """Returns the peak rate of a leaf with a dotted path such as unet.down_blocks.0…up."""
-    own = "text_encoder_learning_rate" if path.startswith(TEXT_ENCODER) else "learning_rate"
-    rate = cfg.meant(own)
-    for pattern, factor in cfg.rates.items():
-        if re.search(pattern, path):
-            rate *= factor
-            break
-    return rate * cfg.lora_plus if path.endswith(".up") else rate
+class Rates(NamedTuple):
+    """The peak rates and weight decays of leaves, by their dotted paths.
 
+    Attributes:
+      patterns: regular expressions; `factors` has one for each.
+      lora_plus: factor of the up matrices of a LoRA.
+    """
 
-def decay(cfg: OptimConfig, path: str) -> float:
-    """Returns the weight decay of a leaf."""
-    own = "text_encoder_weight_decay" if path.startswith(TEXT_ENCODER) else "weight_decay"
-    return cfg.meant(own)
+    learning_rate: Number
+    text_encoder_learning_rate: Number
+    lora_plus: Number
+    patterns: tuple[str, ...]
+    factors: tuple[Number, ...]
+    weight_decay: Number
+    text_encoder_weight_decay: Number
 
-
-def check_patterns(cfg: OptimConfig, paths: list[str]) -> None:
-    """Raises UserError for patterns of `rates` that match no leaf."""
-    idle = [p for p in cfg.rates if not any(re.search(p, path) for path in paths)]
-    if idle:
-        raise UserError(
-            f"optim.rates: no trained parameter matches {', '.join(map(repr, idle))}; paths "
-            f"look like {paths[0]} and {paths[-1]}"
+    @classmethod
+    def of(cls, cfg: OptimConfig) -> "Rates":
+        """Reads them from a config."""
+        return cls(
+            cfg.learning_rate,
+            cfg.meant("text_encoder_learning_rate"),
+            cfg.lora_plus,
+            tuple(cfg.rates),
+            tuple(cfg.rates.values()),
+            cfg.weight_decay,
+            cfg.meant("text_encoder_weight_decay"),
         )
+
+    def kind(self, path: str) -> tuple[bool, int | None, bool]:
+        """Returns what decides the rate of a leaf, such as unet.down_blocks.0…up."""
+        found = (i for i, pattern in enumerate(self.patterns) if re.search(pattern, path))
+        return path.startswith(TEXT_ENCODER), next(found, None), path.endswith(".up")
+
+    def peak(self, path: str) -> Number:
+        """Returns the peak rate of a leaf."""
+        of_text, pattern, up = self.kind(path)
+        rate = self.text_encoder_learning_rate if of_text else self.learning_rate
+        if pattern is not None:
+            rate = rate * self.factors[pattern]
+        return rate * self.lora_plus if up else rate
+
+    def decay(self, path: str) -> Number:
+        """Returns the weight decay of a leaf."""
+        of_text, _, _ = self.kind(path)
+        return self.text_encoder_weight_decay if of_text else self.weight_decay
+
+    def check(self, paths: list[str]) -> None:
+        """Raises UserError for patterns that match no leaf."""
+        idle = [p for p in self.patterns if not any(re.search(p, path) for path in paths)]
+        if idle:
+            raise UserError(
+                f"optim.rates: no trained parameter matches {', '.join(map(repr, idle))}; paths "
+                f"look like {paths[0]} and {paths[-1]}"
+            )

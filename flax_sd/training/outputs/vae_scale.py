@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd import data
-from flax_sd.system.compiler import jit
+from flax_sd.system.program import jit
 from flax_sd.training.losses import Trees
 from flax_sd.training.setup.task import TrainTask
 

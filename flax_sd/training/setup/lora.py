@@ -2,17 +2,18 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 from flax import nnx
+from jaxtyping import ArrayLike
 
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.dropout_masks import Rates
 from flax_sd.lora.inject import attach, hold_in_int8, inject
 from flax_sd.lora.max_norm import limit_norms
-from flax_sd.system.compiler import remembered
 from flax_sd.training.losses import Trees
 from flax_sd.training.setup.lora_start import read_start
 from flax_sd.training.setup.trained_layers import reached
@@ -44,17 +45,22 @@ def dropout_rates(config: Config) -> Rates | None:
     return rates if any(rates) else None
 
 
-def constraint(config: Config) -> Callable[[Trees, Trees], Trees] | None:
-    """Returns the function that limits the LoRA's norm after each update; None if unlimited."""
+class NormLimit(NamedTuple):
+    """Limits the norms of a LoRA after each update."""
+
+    largest: ArrayLike
+
+    def __call__(self, params: Trees, frozen: Trees) -> Trees:
+        """Returns the trained leaves within the limit."""
+        return {
+            name: limit_norms(leaves, frozen[name], self.largest) for name, leaves in params.items()
+        }
+
+
+def constraint(config: Config) -> NormLimit | None:
+    """Returns the limit of the LoRA's norms; None if there is none."""
     largest = config.lora.max_norm
-    return None if largest is None else _norm_limit(largest)
-
-
-@remembered
-def _norm_limit(largest: float) -> Callable[[Trees, Trees], Trees]:
-    return lambda params, frozen: {
-        name: limit_norms(leaves, frozen[name], largest) for name, leaves in params.items()
-    }
+    return None if largest is None else NormLimit(largest)
 
 
 def _add_fresh(config: Config, networks: Mapping[str, nnx.Module]) -> None:

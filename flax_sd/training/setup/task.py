@@ -1,7 +1,6 @@
 """The training task of a run: trained and frozen leaves, losses and encoders, from a model."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +11,8 @@ from flax import nnx
 from flax_sd.config import Config
 from flax_sd.models.clip import NewTokens, encode_ids
 from flax_sd.models.vae import Moments
-from flax_sd.system.compiler import Program, jit, remembered
 from flax_sd.system.precision import resolve_dtype
+from flax_sd.system.program import Program, jit, remembered
 from flax_sd.training.losses import (
     DiffusionConfig,
     EncodedBatch,
@@ -25,7 +24,7 @@ from flax_sd.training.losses import (
     vae_loss,
 )
 from flax_sd.training.setup.base_model import noise_schedule
-from flax_sd.training.setup.lora import add_adapters, constraint, dropout_rates
+from flax_sd.training.setup.lora import NormLimit, add_adapters, constraint, dropout_rates
 from flax_sd.training.setup.trained_layers import reached
 from flax_sd.weights.model import Model
 
@@ -49,7 +48,7 @@ class TrainTask(NamedTuple):
     encode: Program
     moments: Program | None = None
     text: Program | None = None
-    constrain: Callable[[Trees, Trees], Trees] | None = None
+    constrain: NormLimit | None = None
 
 
 def make_task(config: Config, model: Model) -> TrainTask:

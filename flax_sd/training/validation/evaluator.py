@@ -4,6 +4,7 @@ Each image is evaluated once in each tenth of the timesteps. Its timesteps and n
 place in the set and on the number of images, not on batches or devices.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Float64, Int, PyTree
 from flax_sd.data import Batch, group_indices
 from flax_sd.data.batches import stack
 from flax_sd.system import sharding
-from flax_sd.system.compiler import Program, jit, remembered
+from flax_sd.system.program import Program, Structure, divided, jit, remembered
 from flax_sd.training.inputs.batches import Inputs
 from flax_sd.training.losses import Loss, Trees
 
@@ -105,15 +106,22 @@ def _chunks(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.concatenate([part, np.repeat(part[:1], size - len(part))]), len(part)
 
 
-@remembered
 def _fixed(loss: Loss, mesh: Mesh) -> Program:
     """Builds the jitted loss of each row, with draws that depend on image and band alone."""
+    numbers, structure = divided(loss)
+    return _fixed_of(structure, mesh).with_first(numbers, mesh)
 
-    def draw(key: jax.Array, row: PyTree) -> PyTree:
+
+@remembered
+def _fixed_of(structure: Structure, mesh: Mesh) -> Program:
+    """Builds it for a loss of that structure, with the numbers as its first argument."""
+
+    def draw(loss: Loss, key: jax.Array, row: PyTree) -> PyTree:
         draws = loss.draw(key, jax.tree.map(lambda leaf: leaf[None], row))
         return jax.tree.map(lambda leaf: leaf[0], draws)
 
     def value(
+        numbers: Sequence[jax.Array],
         params: Trees,
         frozen: Trees,
         batch: PyTree,
@@ -121,9 +129,10 @@ def _fixed(loss: Loss, mesh: Mesh) -> Program:
         band: Int[Array, ""],
         t: Int[Array, " b"],
     ) -> Float[Array, " b"]:
+        loss = structure.filled(numbers)
         key = jax.random.fold_in(jax.random.key(EVALUATION_SEED), band)
         keys = jax.vmap(lambda image: jax.random.fold_in(key, image))(images)
-        draws = jax.vmap(draw)(keys, batch)
+        draws = jax.vmap(functools.partial(draw, loss))(keys, batch)
         if loss.timesteps is not None:
             draws = draws._replace(timesteps=t)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

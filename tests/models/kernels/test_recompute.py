@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.models.kernels.recompute import recomputed
-from flax_sd.system import compiler
+from flax_sd.system import program
 from flax_sd.system.flops import count_flops
 from tests import parity
 
@@ -66,7 +66,7 @@ def test_it_waits_for_the_gradient():
     shapes = jax.ShapeDtypeStruct((512, 64), jnp.float32), {"a": jnp.float32(1)}
 
     again, plain = (
-        compiler.jit(jax.grad(make(run), argnums=1))
+        program.jit(jax.grad(make(run), argnums=1))
         .lower(state, *shapes)
         .compile()
         .memory_analysis()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from flax_sd.config import TimestepsConfig
 from flax_sd.errors import UserError
-from flax_sd.training.losses.timesteps import draw, probabilities
+from flax_sd.training.losses.timesteps import draw, probabilities, reached
 
 MANY = 200_000
 
@@ -16,7 +16,7 @@ MANY = 200_000
 def drawn(count=1000, batch=MANY, *, seed=0, **options):
     cfg = TimestepsConfig(**options)
     chances = probabilities(cfg, count)
-    t = draw(jax.random.key(seed), chances, batch, stratified=cfg.stratified)
+    t = draw(jax.random.key(seed), reached(chances), batch, stratified=cfg.stratified)
     return np.asarray(t), chances
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from flax_sd.training.losses import Loss, PixelBatch, diffusion_loss, vae_loss
+from flax_sd.training.losses import PixelBatch, PlainLoss, diffusion_loss, vae_loss
 from flax_sd.training.step import init_state, make_train_step
 from tests.parity import LAYER, assert_close
 from tests.training.losses.test_losses import SCHEDULE, VAE, UNet, encoded, numbers, split
@@ -17,7 +17,9 @@ WEIGHT = np.array([0, 2, 2, 0, 0, 2], np.float32)
 
 def trained(loss, leaves, batch, draws, parts=1):
     """The weights after a step of gradient descent, and the step's loss."""
-    fed = Loss(lambda key, pair: pair[1], lambda p, f, pair, draws: loss.loss(p, f, pair[0], draws))
+    fed = PlainLoss(
+        lambda key, pair: pair[1], lambda p, f, pair, draws: loss.loss(p, f, pair[0], draws)
+    )
     params, frozen = jax.tree.map(jnp.copy, leaves)
     tx = optax.sgd(1.0)
     state = init_state(params, tx, 0, scaled=False)

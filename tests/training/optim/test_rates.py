@@ -8,7 +8,7 @@ import torch
 from flax_sd.config import OptimConfig
 from flax_sd.errors import UserError
 from flax_sd.training import optim
-from flax_sd.training.optim import rates
+from flax_sd.training.optim.rates import Rates
 
 TOTAL = 30
 CASES = [
@@ -106,12 +106,12 @@ def test_the_rate_of_a_leaf():
         "text_encoder_2.text_model.x.down": 0.5,
         "unet.text_encoder.x": 1.0,
     }
-    assert {path: rates.peak_rate(cfg, path) for path in expected} == pytest.approx(expected)
+    assert {path: Rates.of(cfg).peak(path) for path in expected} == pytest.approx(expected)
 
 
 def test_the_decay_of_a_leaf():
     cfg = OptimConfig(weight_decay=0.1, text_encoder_weight_decay=0.0)
-    assert rates.decay(cfg, "unet.x") == 0.1 and rates.decay(cfg, "text_encoder.x") == 0.0
+    assert Rates.of(cfg).decay("unet.x") == 0.1 and Rates.of(cfg).decay("text_encoder.x") == 0.0
 
 
 def test_a_pattern_that_matches_nothing_is_named():

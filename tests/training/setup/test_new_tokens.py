@@ -17,9 +17,9 @@ from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.models.vae import Moments
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.run_folder import result_files
-from flax_sd.training.losses import DiffusionDraws, EncodedBatch, Loss
+from flax_sd.training.losses import DiffusionDraws, EncodedBatch, PlainLoss
 from flax_sd.training.optim import make_optimizer
-from flax_sd.training.optim.rates import peak_rate
+from flax_sd.training.optim.rates import Rates
 from flax_sd.training.setup import new_tokens
 from flax_sd.training.setup.base_model import abstract_model, load_model
 from flax_sd.training.setup.task import make_task
@@ -106,7 +106,7 @@ def test_the_rows_alone_are_trained_and_have_a_rate_of_their_own(parse):
     assert leaf.shape == (1, 12) and leaf.dtype == np.float32
     assert made.text is None  # token ids go to the step, and nothing of captions is kept
     flags = ["--tokens.names", "<cat>=cat", "--optim.rates", "new_tokens=5"]
-    assert peak_rate(parse(*flags).optim, name) == pytest.approx(5e-3)
+    assert Rates.of(parse(*flags).optim).peak(name) == pytest.approx(5e-3)
     both = make_task(parse(*flags), load_model(parse(*flags), "float32"))
     assert {*both.params} == {"unet", "text_encoder"}
     assert len(jax.tree.leaves(both.params["text_encoder"])) == 1
@@ -129,7 +129,9 @@ def test_steps_are_those_of_the_reference_script(parse, model):
     )
     parts = load_model(config, "float32")
     made, tokenizer = make_task(config, parts), parts.tokenizer
-    fed = Loss(lambda key, pair: pair[1], lambda p, f, pair, d: made.loss.loss(p, f, pair[0], d))
+    fed = PlainLoss(
+        lambda key, pair: pair[1], lambda p, f, pair, d: made.loss.loss(p, f, pair[0], d)
+    )
     tx = make_optimizer(config.optim, STEPS)
     state, step = init_state(made.params, tx, 0, scaled=False), make_train_step(fed, tx)
 

@@ -93,7 +93,7 @@ def test_a_lora_that_has_them_keeps_them_as_they_are(parse, model, tmp_path):
     assert not [path for path in names(task) if ".encoder.layers.1." in path]
     held = parts.networks["text_encoder"].text_model.encoder.layers[1].self_attn.q_proj
     assert "default" in held.adapters
-    jax.eval_shape(task.constrain, task.params, task.frozen)
+    jax.eval_shape(task.constrain.__call__, task.params, task.frozen)
 
 
 def test_a_text_encoder_without_layers_has_no_lora(parse):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_sd.system import sharding
-from flax_sd.training.losses import DiffusionDraws, Loss
+from flax_sd.training.losses import DiffusionDraws, PlainLoss
 from flax_sd.training.validation import evaluator
 from flax_sd.training.validation.evaluator import Evaluator, band_edges, fixed_timesteps
 from tests import processes
@@ -43,7 +43,7 @@ def value(params, frozen, batch, draws):
     return batch[:, 0] * 1000 + draws.timesteps * params["t"] + draws.noise[:, 0] * frozen["noise"]
 
 
-LOSS = Loss(draw, value, 1000)
+LOSS = PlainLoss(draw, value, 1000)
 
 
 def losses(count, t=0.0, noise=0.0):
@@ -97,7 +97,9 @@ def test_images_of_several_shapes_are_measured_in_batches_of_their_own():
 
 
 def test_a_loss_without_timesteps_is_measured_once_a_image():
-    plain = Loss(lambda key, batch: jax.random.normal(key, batch.shape), lambda p, f, b, d: b[:, 0])
+    plain = PlainLoss(
+        lambda key, batch: jax.random.normal(key, batch.shape), lambda p, f, b, d: b[:, 0]
+    )
     made = Evaluator(Numbers(3), plain, MESH)
     assert made.bands == []
     np.testing.assert_array_equal(made.losses({}, {}), [[1], [2], [3]])
