@@ -2,11 +2,13 @@
 
 import functools
 import importlib
+import importlib.metadata
 import logging
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -15,29 +17,68 @@ from flax_sd.errors import UserError
 from flax_sd.files.user_cache import make_hub_cache
 from flax_sd.system import terminal
 from flax_sd.system.allocator import restart_with_tunables
-from flax_sd.system.exit_status import BAD_INPUT, STOPPED
+from flax_sd.system.exit_status import BAD_INPUT, DONE, STOPPED
 
-COMMANDS = {  # the module in flax_sd.commands with its main, and its line in the usage
-    "train": ("train.command", "train a LoRA, a UNet or an autoencoder from a config"),
-    "sample": ("sample", "generate images from prompts"),
-    "export": ("export.command", "write a run's LoRA or merged model for other tools"),
-    "inspect": (
-        "inspect.command",
-        "show the content of a LoRA or embedding file, and which programs load it",
-    ),
-    "check-data": ("check_data", "find problems of a run's images and captions"),
-    "plan": (
-        "plan.command",
-        "show whether a run fits into memory, and the largest batch that does",
-    ),
-    "compare": ("compare", "show runs side by side: figures, options, curves, images"),
+
+class Entry(NamedTuple):
+    """Where a command is.
+
+    Attributes:
+      main: its module in flax_sd.commands, which imports JAX.
+      options: the module and the class of its options, which do not.
+    """
+
+    main: str
+    options: str = "config.commands"
+    kind: str = ""
+
+
+COMMANDS = {
+    "train": Entry("train.command", kind="TrainOptions"),
+    "sample": Entry("sample", "generation.options", "SampleOptions"),
+    "export": Entry("export.command", kind="ExportOptions"),
+    "inspect": Entry("inspect.command", kind="InspectOptions"),
+    "check-data": Entry("check_data", kind="CheckDataOptions"),
+    "plan": Entry("plan.command", kind="PlanOptions"),
+    "compare": Entry("compare", kind="CompareOptions"),
+    "configs": Entry("configs", kind="ConfigsOptions"),
 }
+HELP, WHOLE_HELP, VERSION = ("-h", "--help"), "--help-all", ("-V", "--version")
 
 
 def run(name: str, args: Sequence[str]) -> int:
-    """Runs a command by its name; only then its module, and JAX, are imported."""
-    module = f"flax_sd.commands.{COMMANDS[name][0]}"
-    return guarded(lambda own: importlib.import_module(module).main(own), args)
+    """Runs a command by its name; its module, and JAX, are imported once its options are read."""
+    return guarded(functools.partial(_run, name), args)
+
+
+def _run(name: str, args: Sequence[str]) -> int:
+    # Not imported above: what starts again must not have taken its time.
+    from flax_sd.config import file, flags
+
+    kind, main = _options(name), f"flax_sd.commands.{COMMANDS[name].main}"
+    if {*HELP, WHOLE_HELP} & set(args):
+        terminal.show(_help(name, args))
+        return DONE
+    if not kind.CONFIG:
+        options = flags.read_flags(kind, args)
+        return importlib.import_module(main).main(options)
+    options, given = file.from_args(kind, args)
+    return importlib.import_module(main).main(options, given)
+
+
+def _options(name: str) -> Any:
+    entry = COMMANDS[name]
+    return getattr(importlib.import_module(f"flax_sd.{entry.options}"), entry.kind)
+
+
+def _help(name: str, args: Sequence[str]) -> str:
+    """Returns a command's help; of one that takes a config, with the values of that."""
+    from flax_sd.config import file, help
+
+    kind, config = _options(name), None
+    if kind.CONFIG:
+        config = file.load(file.named_config(args)[0])
+    return help.page(kind, name, config, whole=WHOLE_HELP in args)
 
 
 train = functools.partial(run, "train")
@@ -47,6 +88,7 @@ inspect = functools.partial(run, "inspect")
 check_data = functools.partial(run, "check-data")
 plan = functools.partial(run, "plan")
 compare = functools.partial(run, "compare")
+configs = functools.partial(run, "configs")
 
 
 def start() -> None:
@@ -57,15 +99,58 @@ def start() -> None:
 
 def main() -> None:
     """Runs `flax-sd NAME …`."""
-    name, *args = sys.argv[1:] or ["--help"]
+    name, *args = sys.argv[1:] or ["help"]
     if name in COMMANDS:
         sys.exit(run(name, args))
-    lines = [f"  flax-sd {key:10} {text}" for key, (_, text) in COMMANDS.items()]
+    if name == "help" and args:
+        sys.exit(run(args[0], [HELP[1]]) if args[0] in COMMANDS else _unknown(args[0]))
     with terminal.enduring():
-        terminal.show("\n".join(["usage: flax-sd COMMAND [--help] …", "", *lines]))
-        if name not in ("-h", "--help"):
-            terminal.complain(f"error: there is no command {name!r}")
-            sys.exit(BAD_INPUT)
+        if name in VERSION:
+            terminal.show(_versions())
+        elif name in ("help", *HELP, WHOLE_HELP):
+            terminal.show(_commands())
+        else:
+            sys.exit(_unknown(name))
+
+
+def _unknown(name: str) -> int:
+    """Says that there is no such command."""
+    from flax_sd.config.mistakes import nearest
+
+    meant = nearest(name, COMMANDS) or f": the commands are {', '.join(COMMANDS)}"
+    terminal.complain(f"error: there is no command {name!r}{meant}")
+    return BAD_INPUT
+
+
+def _versions() -> str:
+    """Returns the versions of this package and of those that a run depends on most."""
+    names = ("flax_sd", "jax", "flax")
+    found = {dist: importlib.metadata.version(dist) for dist in names if _is_installed(dist)}
+    return ", ".join(f"{name} {found.get(name, '(a checkout)')}" for name in names)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _commands() -> str:
+    """Returns the list of the commands."""
+    from flax_sd.config.help import summary
+
+    lines = [f"  {name:11} {summary(_options(name))}" for name in COMMANDS]
+    return "\n".join(
+        [
+            "usage: flax-sd COMMAND [--OPTION VALUE ...]",
+            "",
+            *lines,
+            "",
+            "flax-sd COMMAND --help shows the options of a command; --version the versions",
+        ]
+    )
 
 
 def guarded(command: Callable[[Sequence[str]], int], args: Sequence[str]) -> int:

@@ -1,12 +1,14 @@
 """The commands' frame: exit statuses, one message for a mistake, --debug."""
 
 import errno
+import importlib
 import json
 import logging
 import os
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import version
 
 import pytest
 
@@ -88,8 +90,15 @@ def test_warnings_go_to_standard_error_once(capsys):
     ("args", "status", "said"),
     [
         ([], None, "usage: flax-sd COMMAND"),
-        (["--help"], None, "  flax-sd train"),
-        (["trian"], 2, "there is no command 'trian'"),
+        (["--help"], None, "  train       Trains a LoRA"),
+        (["help"], None, "  check-data  Finds problems"),
+        (["help", "plan"], 0, "usage: flax-sd plan [CONFIG]"),
+        (["plan", "sd15_lora", "-h"], 0, "[stable-diffusion-v1-5/stable-diffusion-v1-5]"),
+        (["plan", "--help-all"], 0, "--vae_loss.kl_weight N"),
+        (["--version"], None, f"jax {version('jax')}, flax {version('flax')}"),
+        (["-V"], None, "flax_sd "),
+        (["trian"], 2, "there is no command 'trian'; did you mean train?"),
+        (["help", "xyzzy"], 2, "there is no command 'xyzzy': the commands are train, sample,"),
     ],
 )
 def test_the_installed_command(monkeypatch, capsys, args, status, said):
@@ -103,10 +112,53 @@ def test_the_installed_command(monkeypatch, capsys, args, status, said):
     assert said in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("typed", "status"),
+    [
+        ("train --help", 0),
+        ("sample --help-all", 0),
+        ("train --lora.rnak 3", 2),
+        ("sample --model m --sed 1", 2),
+        ("export", 2),
+        ("--version", None),
+    ],
+)
+def test_help_and_mistakes_come_before_jax_is_imported(monkeypatch, capsys, typed, status):
+    """Of this process JAX is a part already: another one is only asked for what it imports."""
+    monkeypatch.setattr(sys, "argv", ["flax-sd", *typed.split()])
+    imported = []
+    monkeypatch.setattr(importlib, "import_module", _noting(importlib.import_module, imported))
+    if status is None:
+        cli.main()
+    else:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
+    assert not [name for name in imported if "commands" in name and "config" not in name]
+    assert (capsys.readouterr().out == "") == (status == 2)
+
+
+def _noting(call, names):
+    def noting(name, *args):
+        names.append(name)
+        return call(name, *args)
+
+    return noting
+
+
 def test_a_command_starts_again_before_jax_is_imported():
-    code = "import sys; from flax_sd import cli; print(*sys.modules.keys() & {'jax', 'numpy'})"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "\n"
+    """And no module of options imports it."""
+    code = """
+        import sys
+        from flax_sd import cli
+        print(*sys.modules.keys() & {'jax', 'numpy', 'pydantic'})
+        for name in cli.COMMANDS:
+            cli._help(name, [])
+        print(*sys.modules.keys() & {'jax', 'datasets', 'flax'})
+    """
+    script = [sys.executable, "-c", textwrap.dedent(code)]
+    found = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert found.stdout == "\n\n"
 
 
 def test_the_installed_command_passes_the_status_on(monkeypatch, capsys):

@@ -9,11 +9,9 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from flax_sd.commands.export.command import ExportOptions
-from flax_sd.commands.plan.command import PlanOptions
-from flax_sd.commands.train.repeat import RepeatOptions
 from flax_sd.config import Config
-from flax_sd.config.file import option_fields
+from flax_sd.config.commands import ExportOptions, PlanOptions, TrainOptions
+from flax_sd.config.section import option_fields
 from flax_sd.generation.options import SampleOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -25,7 +23,7 @@ FLAGS = {  # of the commands that the page writes down
     "flax-sd check-data": set(FIELDS),
     "flax-sd plan": FIELDS.keys() | PlanOptions.model_fields,
     "sample.py": set(SampleOptions.model_fields),
-    "train.py": FIELDS.keys() | RepeatOptions.model_fields,
+    "train.py": FIELDS.keys() | TrainOptions.model_fields,
 }
 
 

@@ -1,10 +1,9 @@
 """flax-sd check-data: finds problems of a run's images and captions."""
 
-from collections.abc import Sequence
-
 from flax_sd import data
 from flax_sd.config import Config
-from flax_sd.config import file as config_file
+from flax_sd.config.commands import CheckDataOptions
+from flax_sd.config.file import Given
 from flax_sd.data import Bad
 from flax_sd.run_folder.layout import DATA_REPORT, QUARANTINE
 from flax_sd.system.exit_status import DONE, FAILED
@@ -14,13 +13,13 @@ from flax_sd.training.inputs.data_check import check
 from flax_sd.training.inputs.datasets import Sets, open_sets
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs `flax-sd check-data [CONFIG.yaml] [--flag value …]`; returns 1 if an image is left out.
+def main(options: CheckDataOptions, given: Given) -> int:
+    """Prints and writes the report; returns 1 if an image is left out.
 
     Raises:
       UserError: no image can be used, or the report cannot be written.
     """
-    config = config_file.from_args("check-data", args)
+    config = given.config
     skipping = config.data.model_copy(update={"on_bad": "skip"})  # so the report lists them all
     config, progress = config.model_copy(update={"data": skipping}), Progress()
     whole, config = config, class_images.without_class_images(config)

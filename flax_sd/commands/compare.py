@@ -1,12 +1,6 @@
 """flax-sd compare: shows runs side by side, in the terminal and on a page."""
 
-import pathlib
-from collections.abc import Sequence
-
-import tyro
-
-from flax_sd.config import Section, flags
-from flax_sd.config.section import UserPath
+from flax_sd.config.commands import CompareOptions
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
 from flax_sd.reports.comparison import compare_page, different, figures, read_all
@@ -16,22 +10,12 @@ from flax_sd.system.progress import Progress
 MAX_CELL = 50  # letters of a cell in the terminal
 
 
-class CompareOptions(Section):
-    """Shows runs side by side: a table here, and a page with their curves and images."""
-
-    runs: tyro.conf.Positional[tuple[UserPath, ...]]
-    """Folders of runs."""
-    out: UserPath = pathlib.Path("compare.html")
-    """The page to write; images stay in the runs' folders."""
-
-
-def main(args: Sequence[str]) -> int:
-    """Runs `flax-sd compare RUN RUN … [--out compare.html]`: prints a table and writes a page.
+def main(options: CompareOptions) -> int:
+    """Prints a table and writes a page.
 
     Raises:
       UserError: a folder is not a run's, or the page cannot be written.
     """
-    options = flags.read_flags(CompareOptions, "compare", args)
     runs = read_all(options.runs)
     if options.out.is_dir():
         raise UserError(f"--out {options.out} is a folder: name a file, as compare.html")

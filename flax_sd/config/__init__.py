@@ -17,7 +17,17 @@ from flax_sd.config.model import ModelConfig
 from flax_sd.config.modes import CAPTIONS, DENOISING, MODES, NEW_TOKENS, Mode, Needs
 from flax_sd.config.optim import OptimConfig
 from flax_sd.config.outputs import CheckpointConfig, LogConfig, MeshConfig, SampleConfig
-from flax_sd.config.section import MAY_DIFFER, OnResume, Section, UserPath, Whole, changed, marks
+from flax_sd.config.section import (
+    MAY_DIFFER,
+    OUTPUT,
+    TRAINING,
+    OnResume,
+    Section,
+    UserPath,
+    Whole,
+    changed,
+    marks,
+)
 from flax_sd.config.tokens import TokensConfig
 from flax_sd.config.train import TrainConfig, VAELossConfig
 from flax_sd.config.validation import ValidationConfig
@@ -44,18 +54,18 @@ class Config(Section):
     sample: Annotated[SampleConfig, MAY_DIFFER] = SampleConfig()
     mesh: MeshConfig = MeshConfig()
     log: Annotated[LogConfig, MAY_DIFFER] = LogConfig()
-    seed: Annotated[Whole, Field(ge=-1, lt=2**32)] = 0  # JAX's keys tell no more apart
-    """Seed of all random numbers of the run; -1 draws one, which is saved in config.yaml."""
-    output: Annotated[UserPath, MAY_DIFFER] = pathlib.Path("runs/lora")
-    """Folder of the run; run the same command with the same folder again to resume."""
+    seed: Annotated[Whole, Field(ge=-1, lt=2**32), TRAINING] = 0  # JAX's keys tell no more apart
+    """Seed of all random numbers; -1 draws one. It is saved in config.yaml."""
+    output: Annotated[UserPath, MAY_DIFFER, OUTPUT] = pathlib.Path("runs/lora")
+    """Folder of the run. Run the same command with the same folder again to resume."""
     profile: Annotated[Annotated[str, Field(pattern=r"^[1-9]\d*:[1-9]\d*$")] | None, MAY_DIFFER] = (
         None
     )
     """Steps to trace into output/profile, as 10:12, for Perfetto or TensorBoard."""
     compute_dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], OnResume("compute_dtype")
+        Literal["auto", "float32", "bfloat16", "float16"], OnResume("compute_dtype"), TRAINING
     ] = "auto"
-    """Arithmetic of the networks; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
+    """Arithmetic of the networks. auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere. 16 bits halve the memory of frozen weights, but not of trained
     parameters. float32 is multiplied as float32 on every device; the environment variable
     JAX_DEFAULT_MATMUL_PRECISION=tensorfloat32 trades precision for speed on a GPU."""

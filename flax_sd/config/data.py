@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flax_sd.config.modes import CAPTIONS, PROMPTS
 from flax_sd.config.section import (
+    IMAGES,
     MAY_DIFFER,
     SAME_PICTURES,
     TRAINING_ONLY,
@@ -36,9 +37,9 @@ Separator = Annotated[str, Field(min_length=1)]
 class DataConfig(Section):
     """The captioned images."""
 
-    path: Annotated[Source, SAME_PICTURES] = "bundled:style"
-    """A folder of captioned images (mode ddpm reads no captions), a datasets id (owner/set, or
-    owner/set:config), a parquet or arrow file, or bundled:style."""
+    path: Annotated[Source, SAME_PICTURES, IMAGES] = "bundled:style"
+    """A folder of captioned images, a datasets id or parquet. The id is owner/set, or
+    owner/set:config; arrow files and bundled:style work too, and mode ddpm reads no captions."""
     stream: Annotated[bool, TRAINING_ONLY] = False
     """Read path shard by shard, for sets larger than the disk: a folder of .tar (as webdataset
     writes them), .parquet or .arrow files, or their paths or URLs, as shard-{000..123}.tar."""
@@ -53,8 +54,8 @@ class DataConfig(Section):
     ] = {}
     """More images, each a source like path, with the repeats in an epoch, as {more/cats: 3}."""
     regularisation: Annotated[Source | None, SAME_PICTURES, TRAINING_ONLY, WHOLE_SET] = None
-    """Class images (a source like path) of the class that path shows one of, so that the model
-    keeps its idea of the class: an epoch shows as many of them as of the others."""
+    """Class images, with which the model keeps its idea of the class. A source like path, of the
+    class that path shows one of; an epoch shows as many of them as of the others."""
     class_prompt: Annotated[Annotated[str, Field(min_length=1)] | None, TRAINING_ONLY] = None
     """Prompt for class images, as "a cat": missing ones are generated into the folder
     regularisation before the run, with the defaults of sample.py."""
@@ -64,11 +65,11 @@ class DataConfig(Section):
     """Number of class images that class_prompt generates."""
     prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
     """Weight of the losses of class images."""
-    resolution: Positive = 512
+    resolution: Annotated[Positive, IMAGES] = 512
     """Side of the training images, in pixels; a multiple of 8. The memory that a step needs beside
     the weights grows with its square or faster."""
-    buckets: Literal["none", "area", "kohya"] = "none"
-    """Shapes of the training images: none is the square; area, up to 17 shapes of about its area,
+    buckets: Annotated[Literal["none", "area", "kohya"], IMAGES] = "none"
+    """Shapes of the training images. none is the square; area, up to 17 shapes of about its area,
     by OneTrainer's rule; kohya, those of sd-scripts. A batch holds images of one shape."""
     bucket_step: Annotated[Positive | None, Unset(lambda own: _bucket_step(own.resolution))] = None
     """Step of the sides of buckets, in pixels; unset is 64, or an eighth of a resolution below
@@ -81,8 +82,8 @@ class DataConfig(Section):
     """Enlarge small images to a bucket of kohya's; off, they are cropped to whole steps, and every
     such size is a shape and a program of its own."""
     center_crop: bool = False
-    """Crop the centre of each image; otherwise at a random offset each time."""
-    random_flip: Annotated[bool, TRAINING_ONLY] = False
+    """Crop each image at its centre, not at a random offset each time."""
+    random_flip: Annotated[bool, TRAINING_ONLY, IMAGES] = False
     """Mirror a random half of the images, each time anew."""
     interpolation: Literal["lanczos", "bicubic", "bilinear", "box", "hamming", "nearest"] = (
         "lanczos"
@@ -96,9 +97,9 @@ class DataConfig(Section):
     """Column of a data set that holds the image."""
     caption_column: Annotated[str, CAPTIONS] = "text"
     """Column or metadata key that holds the caption, or a list of them: one is drawn each time."""
-    template: Annotated[str, CAPTIONS] = "{}"
-    """Template of every caption; {} stands for the caption: a trigger word before it is "sks, {}".
-    Captions of regularisation are not changed."""
+    template: Annotated[str, CAPTIONS, IMAGES] = "{}"
+    """Template of every caption, as "sks, {}" for a trigger word. {} stands for the caption;
+    captions of regularisation are not changed."""
     # Diffusers reads as many, and what more would change every run and its images.
     max_token_length: Annotated[TokenLength, PROMPTS] = 75
     """Number of tokens of a caption that are read, in chunks of 75 as sd-scripts does; 150 and 225
@@ -147,9 +148,9 @@ class DataConfig(Section):
     """Validation images with captions (a source like path): their loss is evaluated before and
     after the run."""
     held_out_share: Annotated[
-        Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY, WHOLE_SET
+        Annotated[float, Field(gt=0, lt=1)] | None, TRAINING_ONLY, WHOLE_SET, IMAGES
     ] = None
-    """Instead of held_out: hold out about this share of the images of path for validation. The
+    """Share of the images of path that is held out for validation. It is instead of held_out. The
     content of an image decides, so it stays held out when files are added, removed or renamed, and
     copies of one image are always on the same side."""
     held_out_base: Annotated[Source | None, OnResume("data.base_loss.hash"), TRAINING_ONLY] = None

@@ -1,48 +1,67 @@
 """From a YAML file and flags to a Config; every mistake is named, with the nearest right name."""
 
-import difflib
 import logging
 import pathlib
-import typing
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pydantic
-import tyro
-from pydantic.fields import FieldInfo
 
 from flax_sd.config import Config
-from flax_sd.config import flags as command
+from flax_sd.config.commands import Command
+from flax_sd.config.flags import Options, checked, is_nothing, nothing, take
 from flax_sd.config.former_names import current_name
-from flax_sd.config.section import is_section
+from flax_sd.config.mistakes import no_such_option, sentence
+from flax_sd.config.section import is_section, option_fields
 from flax_sd.errors import UserError, listed
 from flax_sd.files import strict_yaml
 from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import user_path
 from flax_sd.files.text import read_text
 
-NOTHING = ("none", "null")  # which unset what may be unset
-# Pydantic's words for these are of Python's types, which a config does not have.
-SHOULD = {
-    "tuple_type": "should be a list: [one, another] in a file, one another as a flag",
-    "dict_type": "should be pairs: {KEY: VALUE} in a file, KEY=VALUE as a flag",
-    "path_type": "should be a path (~ alone is nothing in YAML; ./~ or ~/x are paths)",
-    "string_type": "should be text: put it in quotes",
-}
+FIELDS = option_fields(Config)
 SECTIONS = {name for name, field in Config.model_fields.items() if is_section(field)}
+QUICKSTART = "quickstart.yaml"
 
 LOGGER = logging.getLogger("flax_sd")
 
 
-def from_args(name: str, args: Sequence[str]) -> Config:
-    """Reads the arguments of a command: a config (the quickstart if none comes first) and flags.
+class Given(NamedTuple):
+    """A config as a command was given it.
+
+    Attributes:
+      path: the file.
+      flags: the options that flags set.
+    """
+
+    config: Config
+    path: pathlib.Path
+    flags: frozenset[str]
+
+
+def from_args(kind: type[Options], args: Sequence[str]) -> tuple[Options, Given]:
+    """Reads the arguments of a command: a config (the quickstart if none comes first) and flags,
+    of which some are the command's own.
 
     Raises:
-      UserError, SystemExit: as of `parse`.
+      UserError: the file cannot be read, or options are wrong; all are named.
+    """
+    path, rest = named_config(args)
+    flags = take({**FIELDS, **kind.model_fields}, rest, current_name)
+    own = {name: value for name, value in flags.values.items() if name in kind.model_fields}
+    options = checked(kind, own, flags.problems)
+    values = {name: value for name, value in flags.values.items() if name not in own}
+    return options, Given(_read(path, values), path, frozenset(values))
+
+
+def named_config(args: Sequence[str]) -> tuple[pathlib.Path, Sequence[str]]:
+    """Returns the config that the arguments begin with, or the quickstart, and the other ones.
+
+    Raises:
+      UserError: as of `config_path`.
     """
     named = bool(args) and not args[0].startswith("-")
-    path = config_path(args[0] if named else "quickstart.yaml")
-    return parse(path, args[1:] if named else args, name)
+    return config_path(args[0] if named else QUICKSTART), args[1:] if named else args
 
 
 def config_path(name: str) -> pathlib.Path:
@@ -57,36 +76,37 @@ def config_path(name: str) -> pathlib.Path:
         raise UserError(f"the config's name {error}") from error
     if path.exists():
         return path
+    return bundled_configs().get(path.name.removesuffix(".yaml")) or path
+
+
+def bundled_configs() -> dict[str, pathlib.Path]:
+    """Returns the configs that come with the package, by name."""
     package = pathlib.Path(__file__).parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        for candidate in (folder / path.name, folder / f"{path.name}.yaml"):
-            if candidate.is_file():
-                return candidate
-    return path
+    folders = (package / "configs", package.parent / "configs")  # installed, or a checkout
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
 
-def parse(path: pathlib.Path, flags: Sequence[str], name: str = "train") -> Config:
+def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
     """Reads a config file, overridden by flags such as `--data.resolution 512`, or with `=`.
 
     A tuple takes several values, a bool none (`--data.random_flip`, `--data.no_random_flip`) or
     true or false; `none` unsets what may be unset.
 
-    Args:
-      name: of the command, for its help.
-
     Raises:
       UserError: the file cannot be read, or options are wrong; all are named.
-      SystemExit: --help was asked for.
     """
+    taken = take(FIELDS, flags, current_name)
+    checked(Command, {}, taken.problems)
+    return _read(path, taken.values)
+
+
+def _read(path: pathlib.Path, values: JsonObject) -> Config:
+    """Reads a config file, overridden by values of flags."""
     raw = read_yaml(path)
-    if {"-h", "--help"} & set(flags):
-        default = _validate(raw, f"config {path}")
-        tyro.cli(Config, default=default, args=["--help"], prog=command.typed(name))
-    values = read_flags(flags)
     _leave_out_held_out(raw, values, path)
     for option, value in values.items():
         _set(raw, option.split("."), value)
-    return _validate(raw, f"config {path} with flags" if flags else f"config {path}")
+    return _validate(raw, f"config {path} with flags" if values else f"config {path}")
 
 
 def _leave_out_held_out(raw: JsonObject, values: JsonObject, path: pathlib.Path) -> None:
@@ -157,7 +177,7 @@ def _by_section(raw: dict[strict_yaml.Key, Any]) -> JsonObject:
             continue
         if dot:
             value = {strict_yaml.Key.of(option, key.line): value}
-        elif _is_nothing(value):
+        elif is_nothing(value):
             value = {}
         elif not isinstance(value, dict):
             problems.append(f"{key} is a section: write {key}: {{option: value}}, not {value!r}")
@@ -176,113 +196,12 @@ def _by_section(raw: dict[strict_yaml.Key, Any]) -> JsonObject:
 
 def _unset(nested: JsonObject) -> JsonObject:
     """Replaces `none`, where the type allows it, by its meaning."""
-    for name, field in option_fields(Config).items():
+    for name, field in FIELDS.items():
         section, _, option = name.rpartition(".")
         place = nested.get(section, {}) if section else nested
-        if option in place and _is_nothing(place[option]):
-            place[option] = _nothing(field, place[option])
+        if option in place and is_nothing(place[option]):
+            place[option] = nothing(field, place[option])
     return nested
-
-
-def _is_nothing(value: object) -> bool:
-    return value is None or isinstance(value, str) and value.strip().lower() in NOTHING
-
-
-def _nothing(field: FieldInfo, value: object) -> object:
-    """Returns the meaning of `none` for an option: no items, no value, or a text like others."""
-    container = typing.get_origin(field.annotation)
-    if container in (tuple, dict):
-        return container()
-    return None if type(None) in typing.get_args(field.annotation) else value
-
-
-def read_flags(flags: Sequence[str]) -> JsonObject:
-    """Returns the values of flags by dotted option name: text, read later by the config's types.
-
-    Raises:
-      UserError: an argument is no option or lacks its value; all such are named.
-    """
-    fields, values, problems = option_fields(Config), JsonObject(), list[str]()
-    for given, words in _grouped(flags):
-        name = current_name(given)
-        positive = (
-            name.replace("no_", "", 1) if name.startswith("no_") else name.replace(".no_", ".")
-        )
-        if name in fields:
-            try:
-                values[name] = _beside(values, name, _value(fields[name], words))
-            except ValueError as error:
-                problems.append(f"--{name} {error}")
-        elif not words and positive in fields and fields[positive].annotation is bool:
-            values[positive] = _beside(values, positive, False)
-        else:
-            problems.append(
-                f"{_flag(name, words)}: there is no such option{_nearest(name, fields)}"
-            )
-    if problems:
-        raise UserError(listed("the command line:", problems))
-    return values
-
-
-def _beside(values: JsonObject, name: str, value: object) -> object:
-    """Returns the value of a flag, joined with earlier values of the same flag.
-
-    Items come together; of single values the last holds, as a script's come before a user's own,
-    and that is said. Raises ValueError for a key that occurs twice.
-    """
-    before = values.get(name)
-    if isinstance(before, dict) and isinstance(value, dict):
-        return _once([*before.items(), *value.items()])
-    if isinstance(before, list | tuple) and isinstance(value, list | tuple):
-        return [*before, *value]
-    if name in values and before != value:
-        LOGGER.warning("--%s is given twice, as %s and %s: %s is used", name, before, value, value)
-    return value
-
-
-def _once(pairs: Sequence[tuple[str, object]]) -> JsonObject:
-    """Returns the pairs as a dict; raises ValueError for a key that occurs twice."""
-    keys = [key for key, _ in pairs]
-    if twice := sorted({key for key in keys if keys.count(key) > 1}):
-        raise ValueError(f"has {', '.join(twice)} twice: leave one")
-    return dict(pairs)
-
-
-def _grouped(flags: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Groups the words by the flag before them; words before the first flag have none."""
-    groups: list[tuple[str, list[str]]] = []
-    for word in flags:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            groups.append((name.replace("-", "_"), [value] if equals else []))
-        elif groups:
-            groups[-1][1].append(word)
-        else:
-            groups.append(("", [word]))
-    return groups
-
-
-def _flag(name: str, words: list[str]) -> str:
-    return f"--{name}" if name else words[0]
-
-
-def _value(field: FieldInfo, words: list[str]) -> object:
-    """Returns the value of an option from the words after its flag; raises ValueError for too
-    many."""
-    if len(words) == 1 and _is_nothing(words[0]):
-        return _nothing(field, words[0])
-    if typing.get_origin(field.annotation) is tuple:
-        return words
-    if typing.get_origin(field.annotation) is dict:
-        pairs = [word.rpartition("=") for word in words]
-        if wrong := [word for word in words if "=" not in word]:
-            raise ValueError(f"takes KEY=VALUE, any number of them, found {', '.join(wrong)}")
-        return _once([(key, value) for key, _, value in pairs])
-    if field.annotation is bool and not words:
-        return True
-    if len(words) != 1:
-        raise ValueError(f"takes one value, found {len(words) or 'none'}: {' '.join(words)}")
-    return words[0]
 
 
 def _set(raw: JsonObject, path: list[str], value: object) -> None:
@@ -303,34 +222,12 @@ def _validate(raw: JsonObject, where: str) -> Config:
 
 def describe(error: pydantic.ValidationError, where: str) -> str:
     """Describes all problems of a Config; an unknown key with the nearest known one."""
-    known, lines = option_fields(Config), []
+    lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{name}: there is no such option{_nearest(name, known)}")
+            lines.append(no_such_option(name, name, FIELDS))
         else:
-            found = "" if isinstance(problem["input"], dict) else f", found {problem['input']!r}"
-            message = SHOULD.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-            lines.append(f"{name}: {message}{found}" if name else message)
+            message = sentence(problem, FIELDS.get(name))
+            lines.append(f"{name}: {message}" if name else message)
     return listed(f"{where}:", lines)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the option that was perhaps meant, by its whole name or by its last part."""
-    name = name.lower().replace("-", "_")
-    near = [name] if name in SECTIONS else difflib.get_close_matches(name, known, 1, 0.6)
-    if not near:
-        last = {option.rpartition(".")[2]: option for option in known}
-        near = [last[n] for n in difflib.get_close_matches(name.rpartition(".")[2], last, 1, 0.6)]
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
-    """Returns every option of a config model under its dotted name."""
-    fields = {}
-    for name, field in model.model_fields.items():
-        if is_section(field):
-            fields |= option_fields(typing.cast(Any, field.annotation), f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = field
-    return fields

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from flax_sd.config.modes import ADAPTERS
 from flax_sd.config.section import (
+    LORA,
     Count,
     OnResume,
     Positive,
@@ -25,18 +26,19 @@ class LoRAConfig(Section):
     """The adapters of mode lora."""
 
     start: Annotated[UserPath | None, OnResume("start_hash"), ADAPTERS] = None
-    """A LoRA to continue training: a file of kohya, PEFT or diffusers, or a folder with one, such
-    as a run's. Layers, ranks and alphas are the file's; different options are an error. If the file
+    """A LoRA to continue training: its file, or a run's folder. It is of kohya, PEFT or diffusers.
+    Layers, ranks and alphas are the file's; different options are an error. If the file
     has no alphas, they are those of the run in its folder, or lora.alpha."""
-    rank: Positive = 4  # the reference script's
-    """Rank of the update matrices; with AdamW each of their numbers takes 16 bytes, 13 MB in all at
+    rank: Annotated[Positive, LORA] = 4  # the reference script's
+    """Rank of the update matrices. With AdamW each of their numbers takes 16 bytes, 13 MB in all at
     rank 4 of attention."""
     alpha: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         # With ranks or a file to start from, each layer has its own.
         Unset(lambda own: None if own.ranks or own.start else own.rank),
+        LORA,
     ] = None
-    """Strength: the update is scaled by alpha / rank; unset means alpha = rank."""
+    """Strength: the update is scaled by alpha / rank; unset is the rank."""
     rslora: bool = False
     """Scale by alpha / √rank instead, which keeps large ranks from learning slowly (Kalajdzievski
     2023)."""
@@ -44,10 +46,10 @@ class LoRAConfig(Section):
     """Ranks of layers by a regular expression found in their dotted path, as {unet.mid_block: 16};
     the first match counts, and 0 leaves a layer without. With alpha unset, each is scaled by its
     own rank."""
-    targets: str = "attention"
-    """attention; attention+ff; sd-scripts (attention+ff and the projections around them, as that
-    trainer without conv_dim); all-linear; conv (every linear and convolution); or a regular
-    expression over module paths."""
+    targets: Annotated[str, LORA] = "attention"
+    """Layers: attention, attention+ff, sd-scripts, all-linear, conv or a pattern. sd-scripts is
+    attention+ff and the projections around them, as that trainer without conv_dim; conv is every
+    linear and convolution; a pattern is a regular expression over module paths."""
     init: Literal["gaussian", "kaiming"] = "gaussian"  # the reference script's
     """Initialisation of the down matrices; the up matrices start at zero."""
 

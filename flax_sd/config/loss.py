@@ -23,7 +23,7 @@ class LossConfig(Section):
     """Course of c from 1 at the first timestep to huber_c at the last: constant, exponential, or
     following the noise."""
     weight: Literal["none", "min_snr", "soft_min_snr", "debiased", "p2"] = "none"
-    """Weighting of timesteps; min_snr and soft_min_snr give less weight to those with little
+    """Weighting of timesteps. min_snr and soft_min_snr give less weight to those with little
     noise."""
     gamma: Annotated[Finite | None, Unset(lambda own: GAMMAS.get(own.weight))] = None
     """Parameter of min_snr (unset: 5), soft_min_snr (unset: 4) and p2 (unset: 1)."""

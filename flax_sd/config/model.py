@@ -3,14 +3,14 @@
 from typing import Annotated, Literal
 
 from flax_sd.config.modes import ADAPTERS, CAPTIONS, DENOISING, PROMPTS
-from flax_sd.config.section import SAME_MODEL, Count, Section, Source
+from flax_sd.config.section import MODEL, SAME_MODEL, Count, Section, Source
 
 
 class ModelConfig(Section):
     """The model that the run starts from."""
 
-    path: Annotated[Source, SAME_MODEL] = "bundled:base"
-    """A diffusers folder, a hub id, or bundled:base; bundled:ddpm32 only has sizes, for
+    path: Annotated[Source, SAME_MODEL, MODEL] = "bundled:base"
+    """A diffusers folder, a hub id, or bundled:base. bundled:ddpm32 only has sizes, for
     from_scratch in mode ddpm."""
     revision: Annotated[str | None, SAME_MODEL] = None
     """Branch, tag or commit of a hub id."""

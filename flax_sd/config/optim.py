@@ -6,6 +6,7 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.section import (
+    TRAINING,
     Count,
     Rate,
     Section,
@@ -35,21 +36,24 @@ MIN_USUAL_RATE = 0.1  # of these: below it, sd-scripts warns that a usual learni
 class OptimConfig(Section):
     """The optimizer and its learning rate."""
 
-    method: Literal[
-        "adamw",
-        "adamw8bit",
-        "lion",
-        "adafactor",
-        "sgd",
-        "muon",
-        "prodigy",
-        "dadapt",
-        "schedule_free",
+    method: Annotated[
+        Literal[
+            "adamw",
+            "adamw8bit",
+            "lion",
+            "adafactor",
+            "sgd",
+            "muon",
+            "prodigy",
+            "dadapt",
+            "schedule_free",
+        ],
+        TRAINING,
     ] = "adamw"
-    """adamw8bit keeps its means in a quarter of the memory; lion needs a third to a tenth of
-    adamw's learning rate; prodigy and dadapt find the rate and need 1.0; schedule_free averages its
-    weights instead of lowering the rate."""
-    learning_rate: Rate = 1e-4
+    """Optimizer. adamw8bit keeps its means in a quarter of the memory; lion needs a third to a
+    tenth of adamw's learning rate; prodigy and dadapt find the rate and need 1.0; schedule_free
+    averages its weights instead of lowering the rate."""
+    learning_rate: Annotated[Rate, TRAINING] = 1e-4
     """Learning rate after the warm-up."""
     text_encoder_learning_rate: Annotated[Rate | None, Unset(lambda own: own.learning_rate)] = None
     """Learning rate of the text encoder; unset means learning_rate."""
@@ -72,17 +76,20 @@ class OptimConfig(Section):
     """Weight decay of the text encoder; unset means weight_decay."""
     max_grad_norm: Rate = 1.0
     """Largest global norm of the gradient; 0 does not limit it."""
-    schedule: Literal[
-        "constant",
-        "constant_with_warmup",
-        "constant_with_decay",
-        "linear",
-        "cosine",
-        "cosine_with_restarts",
-        "polynomial",
-        "rex",
+    schedule: Annotated[
+        Literal[
+            "constant",
+            "constant_with_warmup",
+            "constant_with_decay",
+            "linear",
+            "cosine",
+            "cosine_with_restarts",
+            "polynomial",
+            "rex",
+        ],
+        TRAINING,
     ] = "constant"
-    """Learning rate schedule, as in diffusers' get_scheduler; constant_with_decay falls at the end,
+    """Learning rate schedule. As in diffusers' get_scheduler; constant_with_decay falls at the end,
     and rex (Chen et al. 2021) late."""
     warmup_steps: Count = 0
     """Number of linear warm-up steps; constant has none."""

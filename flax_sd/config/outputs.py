@@ -6,13 +6,21 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.modes import CAPTIONS, DENOISING, PROMPTS, UNCONDITIONAL
-from flax_sd.config.section import OnResume, Positive, Rate, Section, Whole, refuse_idle
+from flax_sd.config.section import (
+    OUTPUT,
+    OnResume,
+    Positive,
+    Rate,
+    Section,
+    Whole,
+    refuse_idle,
+)
 
 
 class CheckpointConfig(Section):
     """Checkpoints, from which the same command resumes."""
 
-    every: Positive = 500
+    every: Annotated[Positive, OUTPUT] = 500
     """Steps between checkpoints."""
     every_epochs: Positive | None = None  # of few images an epoch is short
     """Epochs between further checkpoints, in addition to every; unset adds none."""
@@ -23,14 +31,14 @@ class CheckpointConfig(Section):
 class SampleConfig(Section):
     """Images generated during and after the run."""
 
-    every: Annotated[Positive | None, DENOISING] = None
+    every: Annotated[Positive | None, DENOISING, OUTPUT] = None
     """Steps between grids of samples."""
     every_epochs: Annotated[Positive | None, DENOISING] = None
     """Epochs between further grids, in addition to every; if both are unset, there are none between
     the first and the last step."""
-    prompts: Annotated[tuple[str, ...], PROMPTS] = ()
-    """Prompts of the samples; with them, the run ends with a before/after sheet. With every or
-    every_epochs alone, captions of the data."""
+    prompts: Annotated[tuple[str, ...], PROMPTS, OUTPUT] = ()
+    """Prompts of the samples, and of the sheet before/after. With every or every_epochs alone,
+    captions of the data."""
     at_first: bool = True  # the sheet has nothing to compare with otherwise
     """Generate samples before the first step too; off, there is no before/after sheet."""
     count: Annotated[Positive, UNCONDITIONAL] = 16
@@ -71,6 +79,6 @@ class LogConfig(Section):
     every: Positive = 10
     """Steps between lines of metrics.jsonl."""
     tensorboard: bool = False
-    """Write TensorBoard files too (extra: tensorboard)."""
-    wandb: bool = False
-    """Log to Weights & Biases too (extra: wandb; WANDB_MODE=offline works)."""
+    """Write TensorBoard files too. Extra: tensorboard."""
+    wandb: Annotated[bool, OUTPUT] = False
+    """Log to Weights & Biases too. Extra: wandb; WANDB_MODE=offline works."""

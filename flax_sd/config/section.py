@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import pydantic
-import tyro
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
@@ -43,15 +42,7 @@ Positive = Annotated[Whole, Field(ge=1)]
 Count = Annotated[Whole, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 # What users name. A path is nothing but a path; a source may also be a hub id or bundled:NAME.
-_AS_TYPED = tyro.constructors.PrimitiveConstructorSpec(  # a Path would have lost "./" and ""
-    nargs=1,
-    metavar="PATH",
-    instance_from_str=lambda words: words[0],
-    is_instance=lambda value: isinstance(value, str | pathlib.Path),
-    str_from_instance=lambda value: [str(value)],
-)
-UserPath = Annotated[pathlib.Path, pydantic.BeforeValidator(user_path), _AS_TYPED]
-Source = Annotated[str, pydantic.AfterValidator(user_source)]
+UserPath = Annotated[pathlib.Path, pydantic.BeforeValidator(user_path)]
 
 
 class OnResume(NamedTuple):
@@ -100,9 +91,43 @@ class WholeSet(NamedTuple):
 TRAINING_ONLY, WHOLE_SET = TrainingOnly(), WholeSet()
 
 
-def pairs(pair: str) -> Any:
-    """Sets how --help shows an option that takes any number of pairs."""
-    return tyro.conf.arg(metavar=f"[{pair} ...]")
+class Common(NamedTuple):
+    """Marks an option that many people set: --help of the commands shows it, --help-all the others.
+
+    Attributes:
+      group: the heading under which it stands.
+    """
+
+    group: str
+
+
+MODEL, IMAGES, LORA = Common("Model"), Common("Images"), Common("LoRA")
+TRAINING, OUTPUT = Common("Training"), Common("Output")
+
+
+class Written(NamedTuple):
+    """Marks how the help writes an option's value, where its type does not say it.
+
+    Attributes:
+      value: as "[PATH=REPEATS ...]".
+    """
+
+    value: str
+
+
+Source = Annotated[str, pydantic.AfterValidator(user_source), Written("PATH")]
+
+
+class Word(NamedTuple):
+    """Marks an option of a command that is typed as a word, without a flag."""
+
+
+WORD = Word()
+
+
+def pairs(pair: str) -> Written:
+    """Returns the mark of an option that takes any number of pairs."""
+    return Written(f"[{pair} ...]")
 
 
 class Section(pydantic.BaseModel):
@@ -117,7 +142,7 @@ class Section(pydantic.BaseModel):
         value = getattr(self, name)
         if value is not None:
             return value
-        mark = _mark_of(type(self).model_fields[name], Unset)
+        mark = mark_of(type(self).model_fields[name], Unset)
         return None if mark is None else mark.meaning(self)
 
     def in_full(self) -> JsonObject:
@@ -146,7 +171,7 @@ def marks(model: type[pydantic.BaseModel], kind: type[Mark], prefix: str = "") -
     """Returns the options, by dotted name, and the whole sections with a mark of a kind."""
     found = {}
     for name, field in model.model_fields.items():
-        mark = _mark_of(field, kind)
+        mark = mark_of(field, kind)
         if mark is not None:
             found[prefix + name] = mark
         if is_section(field):
@@ -154,7 +179,8 @@ def marks(model: type[pydantic.BaseModel], kind: type[Mark], prefix: str = "") -
     return found
 
 
-def _mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+def mark_of(field: FieldInfo, kind: type[Mark]) -> Mark | None:
+    """Returns an option's mark of a kind, if it has one."""
     return next((mark for mark in field.metadata if isinstance(mark, kind)), None)
 
 
@@ -183,3 +209,21 @@ def refuse_idle(section: Section, meaning: dict[str, bool]) -> None:
 def is_section(field: FieldInfo) -> bool:
     """Tells whether an option is a section of options."""
     return isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel)
+
+
+def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Returns every option of a model, and of its sections, under its dotted name."""
+    fields = {}
+    for name, field in model.model_fields.items():
+        if is_section(field):
+            fields |= option_fields(typing.cast(Any, field.annotation), f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = field
+    return fields
+
+
+def choices(field: FieldInfo) -> tuple[object, ...]:
+    """Returns the values that an option can have, if they are listed; none if they are not."""
+    kinds = [field.annotation, *typing.get_args(field.annotation)]
+    listed = next((kind for kind in kinds if typing.get_origin(kind) is Literal), None)
+    return typing.get_args(listed)

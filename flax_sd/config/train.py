@@ -6,38 +6,38 @@ import pydantic
 from pydantic import Field
 
 from flax_sd.config.modes import DENOISING, PROMPTS, TEXT_ENCODER, ModeName
-from flax_sd.config.section import MAY_DIFFER, Positive, Rate, Section, refuse_idle
+from flax_sd.config.section import MAY_DIFFER, TRAINING, Positive, Rate, Section, refuse_idle
 
 
 class TrainConfig(Section):
     """The training loop."""
 
-    mode: ModeName = "lora"
-    """lora: adapters on a frozen model; textual_inversion: the embeddings of tokens.names alone;
-    full: the UNet itself; vae: the autoencoder; ddpm: a UNet that generates pixels from noise
-    alone, without a VAE or captions (Ho et al. 2020)."""
-    steps: Annotated[Positive, MAY_DIFFER] = 1000
+    mode: Annotated[ModeName, TRAINING] = "lora"
+    """What is trained. lora: adapters on a frozen model; textual_inversion: the embeddings of
+    tokens.names alone; full: the UNet itself; vae: the autoencoder; ddpm: a UNet that generates
+    pixels from noise alone, without a VAE or captions (Ho et al. 2020)."""
+    steps: Annotated[Positive, MAY_DIFFER, TRAINING] = 1000
     """Optimizer steps of the run."""
-    epochs: Annotated[Positive | None, MAY_DIFFER] = None
-    """Passes over the images; the smaller of steps and epochs ends the run."""
-    batch_size: Positive = 1
+    epochs: Annotated[Positive | None, MAY_DIFFER, TRAINING] = None
+    """Passes over the images. The smaller of steps and epochs ends the run."""
+    batch_size: Annotated[Positive, TRAINING] = 1
     """Images in a step, over all devices and micro-batches. Those of one micro-batch are in memory
     together: at 512 px each takes 1 to 2 GB in float32, and half of that with remat."""
-    accumulate: Positive = 1
-    """Number of micro-batches that a batch is divided into, one after another, to save memory."""
-    text_encoder: Annotated[bool, TEXT_ENCODER] = False
-    """Train the text encoder too (its LoRA, or all of it in mode full), which then stays in memory:
-    0.5 GB in float32. Layers that model.clip_skip skips are not trained."""
-    remat: Annotated[Literal["none", "blocks", "full"], DENOISING] = "none"
-    """Recompute activations in the backward pass, block by block or in full within each block
-    too: less memory, more time."""
+    accumulate: Annotated[Positive, TRAINING] = 1
+    """Micro-batches of a batch, one after another, to save memory."""
+    text_encoder: Annotated[bool, TEXT_ENCODER, TRAINING] = False
+    """Train the text encoder too. It is its LoRA, or all of it in mode full; it then stays in
+    memory: 0.5 GB in float32. Layers that model.clip_skip skips are not trained."""
+    remat: Annotated[Literal["none", "blocks", "full"], DENOISING, TRAINING] = "none"
+    """Recompute activations to save memory. It takes more time; in the backward pass, block by
+    block, or in full within each block too."""
     caption_dropout: Annotated[float, Field(ge=0, le=1), PROMPTS] = 0.0
     """Probability that a caption is replaced by the empty one, which teaches guidance from
     scratch."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Keep an exponential moving average (EMA) of the trained parameters, with this decay a step
-    (0.999 for thousands of steps), and use it for samples, held-out loss and results; it takes as
-    much memory as they do. Unset keeps none."""
+    """Keep an exponential moving average (EMA) of the trained parameters. Its decay a step is 0.999
+    for thousands of steps; the average is used for samples, held-out loss and results, and
+    takes as much memory as they do. Unset keeps none."""
     deterministic: bool = True
     """On a GPU, use only operations that give the same bytes each time."""
     measure_scaling_factor: bool = False  # the UNet beside the VAE was trained with the old factor

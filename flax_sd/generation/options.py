@@ -3,41 +3,81 @@
 import pathlib
 from typing import Annotated, Literal
 
-import tyro
-
-from flax_sd.config import Section
 from flax_sd.config import flags as command
-from flax_sd.config.section import Source, UserPath, changed
-from flax_sd.generation.prompts import Settings
+from flax_sd.config.commands import Command, Dtype
+from flax_sd.config.section import (
+    MODEL,
+    OUTPUT,
+    Common,
+    Section,
+    Source,
+    TokenLength,
+    UserPath,
+    changed,
+)
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+PROMPTS, SAMPLING = Common("Prompts"), Common("Sampling")
+
+
+class Settings(Section):
+    """The settings of an image: flags apply to every row, a row's own come first."""
+
+    negative_prompt: Annotated[str, PROMPTS] = ""
+    """What the image should not show."""
+    seed: Annotated[int, SAMPLING] = 0
+    """Seed of a prompt's first image; the next ones count up, and -1 draws one."""
+    width: Annotated[int | None, SAMPLING] = None
+    """Pixels, a multiple of 8; unset takes what the model was trained on."""
+    height: Annotated[int | None, SAMPLING] = None
+    """Pixels, as for width."""
+    steps: Annotated[int | None, SAMPLING] = None
+    """Denoising steps; unset is 50. For an unconditional model, all that it was trained with."""
+    guidance_scale: Annotated[float, SAMPLING] = 7.5
+    """Classifier-free guidance; 1 and below turn it off."""
+    sampler: Annotated[str | None, SAMPLING] = None
+    """ddpm, ddim, pndm, euler or euler_a; unset takes the model's own."""
+    images_per_prompt: Annotated[int, PROMPTS] = 1
+    """Images of each prompt, or in total with an unconditional model."""
+    clip_skip: int = 0
+    """Number of the text encoder's last layers to leave out."""
+    max_token_length: TokenLength = 75
+    """Number of tokens of a prompt to read, in chunks of 75 as in training with
+    data.max_token_length; 75 is what diffusers reads."""
 
 
 class Inputs(Section):
     """The model, the prompts and what is added to the model."""
 
-    model: Source
+    model: Annotated[Source, MODEL]
     """A diffusers folder, a hub id, or bundled:base."""
-    prompt: str | None = None
-    """What the images should show; an unconditional model (of mode ddpm) takes none."""
-    prompts: UserPath | None = None
-    """A .txt with one prompt on each line, as sd-scripts reads them (a cat --n bad --w 64 --h 96
-    --d 7 --l 5.5 --s 2; # begins a comment), or a .jsonl with objects: prompt, and what differs
-    from the flags (negative_prompt, seed, width, height, steps, guidance_scale and so on)."""
-    lora: Annotated[tuple[Source, ...], tyro.conf.UseAppendAction] = ()
+    prompt: Annotated[str | None, PROMPTS] = None
+    """What the images should show. An unconditional model (of mode ddpm) takes none."""
+    prompts: Annotated[UserPath | None, PROMPTS] = None
+    """A .txt with one prompt on each line, or a .jsonl with one object on each. Lines of text are
+    as sd-scripts reads them (a cat --n bad --w 64 --h 96 --d 7 --l 5.5 --s 2; # begins a comment);
+    objects have prompt, and what differs from the flags (negative_prompt, seed, width, height,
+    steps, guidance_scale and so on)."""
+    lora: Annotated[tuple[Source, ...], MODEL] = ()
     """PATH or PATH:SCALE of a LoRA; may be repeated."""
-    embedding: Annotated[tuple[Source, ...], tyro.conf.UseAppendAction] = ()
-    """PATH or PATH:TOKEN of a textual-inversion file, whose token prompts may then use; may be
-    repeated."""
+    embedding: Annotated[tuple[Source, ...], MODEL] = ()
+    """PATH or PATH:TOKEN of a textual-inversion file, for prompts; may be repeated."""
 
 
-class SampleOptions(Settings, Inputs):
-    """Generates images from one prompt or a file of prompts, or with an unconditional model."""
+class SampleOptions(Settings, Inputs, Command):
+    """Generates images from one prompt or a file of prompts, or with an unconditional model.
 
-    batch_size: int | None = None
-    """Images generated together, over all devices; unset takes what their size allows."""
-    dtype: Dtype = "auto"
-    """Weights and arithmetic; auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
+    Each image is a PNG with its settings; the same command again generates those that are
+    missing."""
+
+    EXAMPLES = (
+        '--model bundled:base --prompt "a 3d render of a cat" --seed 1',
+        "--model DIR --lora runs/cat/lora.safetensors:0.8 --prompts prompts.txt --out out",
+    )
+
+    batch_size: Annotated[int | None, OUTPUT] = None
+    """Images generated together, over all devices. Unset takes what their size allows."""
+    dtype: Annotated[Dtype, OUTPUT] = "auto"
+    """Weights and arithmetic. auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere."""
     vae: Source | None = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
@@ -49,8 +89,8 @@ class SampleOptions(Settings, Inputs):
     """The UNet's output, if a LoRA or the weights differ from the model's scheduler."""
     zero_snr: bool = False
     """End the noise schedule in pure noise, for models that were trained this way."""
-    out: UserPath = pathlib.Path("out")
-    """Folder of the images; the same command again generates those that are missing."""
+    out: Annotated[UserPath, OUTPUT] = pathlib.Path("out")
+    """Folder of the images. The same command again generates those that are missing."""
 
     def command(self) -> list[str]:
         """Returns the words of the command with these options."""

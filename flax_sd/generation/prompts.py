@@ -8,39 +8,13 @@ from collections.abc import Iterator, Mapping
 
 import pydantic
 
-from flax_sd.config import Section
-from flax_sd.config.section import TokenLength
+from flax_sd.config.mistakes import nearest
 from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import JsonObject
 from flax_sd.files.text import parse_object, read_text
+from flax_sd.generation.options import Settings
 from flax_sd.generation.prompt_lines import parse_line
 from flax_sd.samplers import SAMPLERS
-
-
-class Settings(Section):
-    """The settings of an image: flags apply to every row, a row's own come first."""
-
-    negative_prompt: str = ""
-    """What the image should not show."""
-    seed: int = 0
-    """Seed of a prompt's first image, from which the next ones count up; -1 for a random one."""
-    width: int | None = None
-    """Pixels, a multiple of 8; unset takes what the model was trained on."""
-    height: int | None = None
-    """Pixels, as for width."""
-    steps: int | None = None
-    """Denoising steps; unset is 50, or all that an unconditional model was trained with."""
-    guidance_scale: float = 7.5
-    """Classifier-free guidance; 1 and below turn it off."""
-    sampler: str | None = None
-    """ddpm, ddim, pndm, euler or euler_a; unset takes the model's own."""
-    images_per_prompt: int = 1
-    """Images of each prompt, or in total with an unconditional model."""
-    clip_skip: int = 0
-    """Number of the text encoder's last layers to leave out."""
-    max_token_length: TokenLength = 75
-    """Number of tokens of a prompt to read, in chunks of 75 as in training with
-    data.max_token_length; 75 is what diffusers reads."""
 
 
 class Row(Settings):
@@ -68,7 +42,8 @@ def faults(values: JsonObject) -> list[str]:
         problems.append(f"guidance_scale is {values['guidance_scale']}: should be a number")
     sampler = values.get("sampler")
     if sampler is not None and sampler not in SAMPLERS:
-        problems.append(f"sampler is {sampler!r}: should be one of {', '.join(SAMPLERS)}")
+        meant = nearest(sampler, SAMPLERS)
+        problems.append(f"sampler is {sampler!r}: should be one of {', '.join(SAMPLERS)}{meant}")
     for name in ("prompt", "negative_prompt"):
         if (text := values.get(name)) and _has_lone_surrogate(text):
             problems.append(f"{name} holds half a surrogate pair, which is no character")

@@ -8,7 +8,7 @@ import pytest
 
 import flax_sd
 from flax_sd.config import Config, to_dict
-from flax_sd.config.file import option_fields
+from flax_sd.config.section import option_fields
 
 SOURCE = pathlib.Path(flax_sd.__file__).parent
 

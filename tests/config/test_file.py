@@ -182,7 +182,7 @@ def test_a_flag_that_is_there_twice_loses_nothing_in_silence(write, caplog):
         ),
         (
             ["--train.mode", "lota"],
-            "train.mode: Input should be 'lora', .*'vae' or 'ddpm', found 'lota'",
+            "train.mode: should be lora, .*vae or ddpm, found 'lota'; did you mean lora[?]",
         ),
         (["--lora.rnak", "4", "--train.stebs", "4"], "\n  --lora.rnak.*\n  --train.stebs"),
         (
@@ -240,15 +240,6 @@ def test_one_problem_is_one_line(write):
     assert "\n" not in str(caught.value)
 
 
-def test_help_lists_every_option(write, capsys):
-    with pytest.raises(SystemExit) as ended:
-        file.parse(write(""), ["--help"])
-    shown = capsys.readouterr().out.replace("-", "_")
-    assert ended.value.code == 0
-    assert all(f"__{name}" in shown for name in file.option_fields(Config))
-    assert "__data.folders [PATH=REPEATS ...]" in shown  # as they are written, not tyro's own form
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_config_of_the_project_is_valid(path):
     file.load(path)
@@ -283,8 +274,8 @@ def test_former_names_are_read_and_their_new_ones_said_once(tmp_path, caplog):
     assert (first.data.max_images, first.data.class_images) == (3, 7)
     assert file.load(path).data.max_images == 3
     assert caplog.messages == [
-        "data.max_pictures is called data.max_images now",
         "data.class_pictures is called data.class_images now",
+        "data.max_pictures is called data.max_images now",
     ]
     path.write_text("data: {max_pictures: 3}\ndata.max_images: 4\n")
     with pytest.raises(UserError, match="data.max_images"):

@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def parse(words):
-    return read_flags(SampleOptions, "sample", words)
+    return read_flags(SampleOptions, words)
 
 
 def job_of(model, tmp_path, *more):

@@ -117,7 +117,7 @@ def test_the_command_takes_size_sampler_and_batch_size(ended, tmp_path):
     image = np.asarray(Image.open(tmp_path / "out" / "00000_seed7.png"))
     np.testing.assert_array_equal(image, expected)
     several = [*args, "--images-per-prompt", "5", "--batch-size", "2"]
-    job = prepare(read_flags(SampleOptions, "sample", several))
+    job = prepare(read_flags(SampleOptions, several))
     assert [(len(batch.images), batch.size) for batch in job.batches] == [(2, 2), (2, 2), (1, 2)]
 
 
@@ -127,7 +127,7 @@ def test_the_command_reads_the_variant_in_the_dtype(ended, tmp_path):
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     flags = ["--variant", "fp16", "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
-    options = read_flags(SampleOptions, "sample", ["--model", str(model), *flags])
+    options = read_flags(SampleOptions, ["--model", str(model), *flags])
     unet = run._load(prepare(options)).unet
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(nnx.state(unet))} == {"bfloat16"}
 

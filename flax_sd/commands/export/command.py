@@ -1,18 +1,13 @@
 """The export command: writes a run's LoRA, tokens or model for other tools."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
-
-import tyro
 
 from flax_sd.commands.export.embedding import write_tokens
 from flax_sd.commands.export.lora import LoRAForm, write_lora
 from flax_sd.commands.export.model import write_model
-from flax_sd.config import Section, flags
-from flax_sd.config.section import Positive, Source, UserPath, changed
+from flax_sd.config.commands import ExportOptions
+from flax_sd.config.section import changed
 from flax_sd.errors import UserError
-from flax_sd.generation.options import Dtype
 from flax_sd.run_folder.artifacts import Source as Exported
 from flax_sd.run_folder.artifacts import find_source
 from flax_sd.system.exit_status import DONE
@@ -21,40 +16,13 @@ from flax_sd.system.progress import Progress
 LORA_FLAGS = ("model", "revision", "variant", "strength")  # for LoRAs alone
 
 
-class ExportOptions(Section):
-    """Writes a run's LoRA, new tokens or model for other tools."""
-
-    run: tyro.conf.Positional[UserPath]
-    """A run's folder, or a LoRA file."""
-    to: Literal["diffusers", "kohya", "peft", "merged"]
-    """kohya (web UIs) or peft (diffusers): a LoRA file. merged: the whole model as a diffusers
-    folder, with the LoRA merged into its weights. diffusers: the same, for a run that trained the
-    whole model. A run of mode textual_inversion: kohya, for its tokens."""
-    out: UserPath
-    """The file or folder to write. It replaces an earlier export, but no other file."""
-    model: Source | None = None
-    """The base model of a LoRA file: a folder or hub id; by default the run's."""
-    step: Literal["last", "best"] = "last"
-    """The state of a run: after its last step, or with the lowest val_loss."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    variant: str | None = None
-    """Variant of the model's weight files, such as fp16."""
-    strength: float = 1.0
-    """Factor of the LoRA."""
-    bake: Positive | None = None
-    """Write the closest plain LoRA of this rank, for programs without DoRA."""
-    dtype: Dtype = "auto"
-    """Dtype of the written tensors; auto is that of the LoRA file or the model's UNet."""
-
-
-def main(args: Sequence[str]) -> int:
-    """Runs `flax-sd export RUN --to FORMAT --out PATH [--flag value …]`.
+def main(options: ExportOptions) -> int:
+    """Writes what is asked for; returns the exit status.
 
     Raises:
       UserError: there is nothing to export, it does not fit, or --out is not free.
     """
-    options, progress = flags.read_flags(ExportOptions, "export", args), Progress()
+    progress = Progress()
     source = find_source(
         options.run, options.model, options.revision, options.variant, step=options.step
     )

@@ -1,16 +1,15 @@
 """The inspect command: the content of a LoRA or embedding file, and the programs that load it."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import tyro
 from flax import nnx
 
 from flax_sd.commands.inspect.embedding import inspect_embedding
 from flax_sd.commands.inspect.lora import inspect_lora
 from flax_sd.commands.inspect.printout import Page, add_general
-from flax_sd.config import Config, Section, flags
-from flax_sd.config.section import Source, UserPath
+from flax_sd.config import Config
+from flax_sd.config.commands import InspectOptions
 from flax_sd.embeddings import files as token_files
 from flax_sd.errors import UserError
 from flax_sd.lora.formats.base_models import foreign_model
@@ -25,27 +24,12 @@ from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
 
 
-class InspectOptions(Section):
-    """Shows the content of a LoRA or embedding file, its problems and the programs that load it.
-
-    The exit status is 0 if it has no problem and diffusers, ComfyUI and A1111 load all of it (and
-    it fits --model), 1 if not, 2 if it is no such file."""
-
-    path: tyro.conf.Positional[UserPath]
-    """A .safetensors file, or a folder that holds one, such as a run's."""
-    model: Source | None = None
-    """A model that the file should fit: a folder or hub id."""
-    all: tyro.conf.FlagCreatePairsOff[bool] = False
-    """List every key that a program does not load, not only the first few."""
-
-
-def main(args: Sequence[str]) -> int:
-    """Runs `flax-sd inspect FILE_OR_FOLDER [--model MODEL]`; returns 1 if a file has a problem.
+def main(options: InspectOptions) -> int:
+    """Prints the content of each file; returns 1 if one has a problem.
 
     Raises:
       UserError: there is no such file, it is damaged, or it is neither a LoRA nor an embedding.
     """
-    options = flags.read_flags(InspectOptions, "inspect", args)
     paths, config = _find(options.path)
     networks = None if options.model is None else _networks(options.model)
     pages = [_inspect(path, networks, config, options) for path in paths]

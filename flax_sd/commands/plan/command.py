@@ -1,13 +1,13 @@
 """The plan command: the memory and work of a run, and what to change if it does not fit."""
 
 import math
-from collections.abc import Sequence
 
 from flax_sd.commands.plan.devices import Target, local_target, topology_target
 from flax_sd.commands.plan.program import Compiled, Program
 from flax_sd.commands.plan.search import MAX_BATCH, largest_batch
-from flax_sd.config import Config, Section, flags
-from flax_sd.config import file as config_file
+from flax_sd.config import Config
+from flax_sd.config.commands import PlanOptions
+from flax_sd.config.file import Given
 from flax_sd.run_folder import saved_config
 from flax_sd.system import compiler, sharding
 from flax_sd.system.allocator import take_gpu_memory
@@ -21,27 +21,15 @@ from flax_sd.training.run import check_batch
 NO_ROOM = "more than the compiler has"
 
 
-class PlanOptions(Section):
-    """Options of the command, beside those of a config."""
-
-    topology: str | None = None
-    """The TPU to plan for, such as v5e:4x4; by default this machine's devices."""
-    device_memory: str | None = None
-    """Memory of each device, such as 24GB; by default as the device reports."""
-
-
-def main(args: Sequence[str]) -> int:
-    """Runs `flax-sd plan [CONFIG.yaml] [--topology T] [--device-memory SIZE] [--flag value …]`.
-
-    Prints the plan; returns 1 if the run does not fit, 0 if it fits or the memory is unknown.
+def main(options: PlanOptions, given: Given) -> int:
+    """Prints the plan; returns 1 if the run does not fit, 0 if it fits or the memory is unknown.
 
     Raises:
       UserError: the config, the model or the options are wrong.
     """
     take_gpu_memory()
-    options, rest = flags.take_flags(PlanOptions, "plan", args)
     memory = None if options.device_memory is None else parse_size(options.device_memory)
-    config = config_file.from_args("plan", rest)
+    config = given.config
     if config.train.deterministic and options.topology is None:
         compiler.ask_for_determinism()
     config, named = saved_config.settled(config), options.topology

@@ -1,13 +1,13 @@
 """Repeats a run in another folder, and compares the bytes of the results."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from flax_sd.config import Config, Section, flags
+from flax_sd.config import Config
 from flax_sd.config import file as config_file
-from flax_sd.config.section import UserPath
+from flax_sd.config.file import Given
 from flax_sd.errors import UserError
 from flax_sd.run_folder import environment
 from flax_sd.run_folder.layout import FINISHED, LORA_FILE, MODEL_FOLDER, PEFT_FILE
@@ -20,30 +20,30 @@ from flax_sd.weights.safetensors import TensorFile
 RESULTS = ("loras/*.safetensors", LORA_FILE, PEFT_FILE, f"{MODEL_FOLDER}/**/*")
 
 
-class RepeatOptions(Section):
-    """Trains a finished run again, and checks that the results have the same bytes."""
+def again(path: pathlib.Path, given: Given) -> Config:
+    """Returns the config of a finished run, for another folder.
 
-    repeat: UserPath
-    """The config.yaml in the run's folder."""
-    output: UserPath | None = None
-    """The new run's folder; RUN-repeated by default."""
-
-
-def parse(args: Sequence[str]) -> tuple[pathlib.Path, Config]:
-    """Returns the run's folder, and its config with the new one's.
+    Args:
+      path: its config.yaml.
+      given: what else is on the command line.
 
     Raises:
-      UserError: the run is not finished, or is to be repeated into its own folder.
+      UserError: the run is not finished, is to be repeated into its own folder, or with other
+        options.
     """
-    options = flags.read_flags(RepeatOptions, "train", args)
-    old = options.repeat.parent
-    config = config_file.load(options.repeat)
+    if others := sorted(given.flags - {"output"}):
+        raise UserError(
+            f"--repeat trains the run with its own options: leave out --{', --'.join(others)}"
+        )
+    old, config = path.parent, config_file.load(path)
     if not (old / FINISHED).is_file():
         raise UserError(f"{old} is not finished: run the command that began it again")
-    output = options.output or old.absolute().with_name(f"{old.absolute().name}-repeated")
+    output = old.absolute().with_name(f"{old.absolute().name}-repeated")
+    if given.flags:
+        output = given.config.output
     if output.resolve() == old.resolve():
         raise UserError(f"{old} is the run to repeat: choose another --output")
-    return old, config.model_copy(update={"output": output})
+    return config.model_copy(update={"output": output})
 
 
 def compare(old: pathlib.Path, new: pathlib.Path) -> int:

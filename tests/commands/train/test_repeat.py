@@ -7,6 +7,8 @@ import pytest
 
 from flax_sd import cli
 from flax_sd.commands.train import repeat
+from flax_sd.config.commands import TrainOptions
+from flax_sd.config.file import from_args
 from flax_sd.errors import UserError
 from flax_sd.weights.safetensors import write
 
@@ -65,13 +67,19 @@ def test_another_environment_is_named(two):
 def test_what_cannot_be_repeated_is_refused(two):
     config = two[0] / "config.yaml"
     config.write_text("seed: 1")
+
+    def again(*flags):
+        return repeat.again(config, from_args(TrainOptions, [str(flag) for flag in flags])[1])
+
     with pytest.raises(UserError, match="is not finished"):
-        repeat.parse(["--repeat", str(config)])
+        again()
     (two[0] / "finished.json").write_text('{"step": 2}')
     with pytest.raises(UserError, match="choose another --output"):
-        repeat.parse(["--repeat", str(config), "--output", str(two[0])])
-    old, again = repeat.parse(["--repeat", str(config)])
-    assert old == two[0] and again.output == two[0].with_name("a-repeated")
+        again("--output", two[0])
+    with pytest.raises(UserError, match="own options: leave out --lora.rank, --seed"):
+        again("--seed", 3, "--lora.rank", 3)
+    assert again().output == two[0].with_name("a-repeated")
+    assert again("--output", two[1]).output == two[1]
 
 
 def test_a_repeated_run_says_whether_its_bytes_are_the_same(train, capsys):

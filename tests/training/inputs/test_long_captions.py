@@ -103,7 +103,7 @@ def test_what_is_drawn_with_it_reads_as_much(parse, model, tmp_path):
 def test_a_image_says_how_much_was_read(model, tmp_path):
     def records(*more):
         flags = ["--model", model, "--prompt", "a", "--out", tmp_path / "out", *more]
-        return [*prepare(read_flags(SampleOptions, "sample", [*map(str, flags)])).records.values()]
+        return [*prepare(read_flags(SampleOptions, [*map(str, flags)])).records.values()]
 
     (plain,), (longer,) = records(), records("--max-token-length", 150)
     assert longer == plain | {"max_token_length": 150} and "max_token_length" not in plain
