@@ -2,7 +2,7 @@
 
 python sample.py --model bundled:base --prompt "a 3d render of a cat" --seed 1 --out out
 python sample.py --model DIR --lora runs/cat/lora.safetensors:0.8 --prompts prompts.jsonl --out out
-python sample.py --help      # every option
+python sample.py --help      # what people use; --help-all: every option
 """
 
 import sys

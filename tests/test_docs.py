@@ -4,12 +4,12 @@ import functools
 import importlib
 import pathlib
 import re
-from typing import NamedTuple
 
 import pytest
 import yaml
 
 from flax_sd.config import Config
+from flax_sd.config.coming_from import page, rows
 from flax_sd.config.commands import ExportOptions, PlanOptions, TrainOptions
 from flax_sd.config.section import option_fields
 from flax_sd.generation.options import SampleOptions
@@ -27,25 +27,6 @@ FLAGS = {  # of the commands that the page writes down
 }
 
 
-class Row(NamedTuple):
-    trainer: str
-    theirs: str
-    ours: str
-    differs: str
-
-
-def rows() -> list[Row]:
-    """Every row of the page's tables, with the trainer that its headings name."""
-    found, trainer = [], ""
-    for line in PAGE.splitlines():
-        if line.startswith("## "):
-            trainer = "sd-scripts" if line.startswith("## sd-scripts") else "diffusers"
-        elif line.startswith("| ") and not line.startswith("| theirs"):
-            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-            found.append(Row(trainer, *cells))
-    return found
-
-
 def quoted(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
@@ -56,6 +37,11 @@ ROWS = rows()
 def theirs(trainer: str) -> list[str]:
     """What stands in the left column, as it is written."""
     return [name for row in ROWS if row.trainer == trainer for name in quoted(row.theirs)]
+
+
+def test_the_page_is_made_from_the_table():
+    """Else: python scripts/build_coming_from.py."""
+    assert page() == PAGE
 
 
 @pytest.mark.parametrize("trainer", OTHERS)
@@ -77,6 +63,9 @@ def test_every_row_has_an_equal_or_a_reason():
 @pytest.mark.parametrize("name", sorted({name for row in ROWS for name in quoted(row.ours)}))
 def test_the_options_that_stand_for_others_flags_exist(name):
     option, *values = name.split()
+    if option.startswith("--"):
+        assert option[2:].replace("-", "_") in SampleOptions.model_fields
+        return
     if option.startswith(".") or option.endswith((".jsonl", ".csv")):  # a kind of file
         return
     assert option in FIELDS

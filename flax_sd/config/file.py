@@ -228,6 +228,7 @@ def describe(error: pydantic.ValidationError, where: str) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(no_such_option(name, name, FIELDS))
         else:
-            message = sentence(problem, FIELDS.get(name))
+            option = ".".join(part for part in problem["loc"] if isinstance(part, str))
+            message = sentence(problem, option, FIELDS.get(option))
             lines.append(f"{name}: {message}" if name else message)
     return listed(f"{where}:", lines)

@@ -97,7 +97,7 @@ def _described(kind: type[pydantic.BaseModel], problem: Any) -> str:
     written = word.value if word and is_word(field) else f"--{name.replace('_', '-')}"
     if problem["type"] == "missing":
         return f"{written} is missing: {(field.description or '').partition('. ')[0]}"
-    return f"{written}: {sentence(problem, field)}"
+    return f"{written}: {sentence(problem, name, field)}"
 
 
 def take(

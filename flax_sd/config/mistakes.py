@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from flax_sd.config import coming_from
 from flax_sd.config.section import choices
 
 # Pydantic's words for these are of Python's types, which a config does not have.
@@ -25,7 +26,13 @@ def no_such_option(written: str, name: str, known: Iterable[str]) -> str:
       name: the same without dashes.
       known: the options, and sections, that exist.
     """
-    return f"{written}: there is no such option{_meant(name, [*known])}"
+    listed = [*known]
+    section, _, own = name.lower().replace("-", "_").rpartition(".")
+    is_ours = section and own in {option.rpartition(".")[2] for option in listed}
+    theirs = None if is_ours else coming_from.answer(own, listed)
+    if theirs is not None:
+        return f"{written}: there is no such option here; {theirs}"
+    return f"{written}: there is no such option{_meant(name, listed)}"
 
 
 def _meant(name: str, known: list[str]) -> str:
@@ -41,13 +48,15 @@ def _meant(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def sentence(problem: Any, field: FieldInfo | None) -> str:
+def sentence(problem: Any, name: str, field: FieldInfo | None) -> str:
     """Returns what pydantic has to say about an option's value, in words of a config."""
     value = problem["input"]
     found = "" if isinstance(value, dict) else f", found {value!r}"
     if problem["type"] == "literal_error" and field is not None:
         listed = [str(choice) for choice in choices(field)]
-        return f"should be {alternatives(listed)}{found}{nearest(str(value), listed)}"
+        ours = coming_from.our_value(name, str(value))
+        meant = nearest(str(value), listed) if ours is None else f", which is {ours} here"
+        return f"should be {alternatives(listed)}{found}{meant}"
     return f"{SHOULD.get(problem['type'], problem['msg'].removeprefix('Value error, '))}{found}"
 
 

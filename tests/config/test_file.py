@@ -169,7 +169,7 @@ def test_a_flag_that_is_there_twice_loses_nothing_in_silence(write, caplog):
             "--optim.rates takes KEY=VALUE, any number of them, found unet",
         ),
         (["--lora.rnak", "4"], r"--lora.rnak: there is no such option; did you mean lora.rank\?"),
-        (["--rank", "4"], r"--rank: there is no such option; did you mean lora.rank\?"),
+        (["--rnk", "4"], r"--rnk: there is no such option; did you mean lora.rank\?"),
         (["--xyzzy"], "--xyzzy: there is no such option$"),
         (["--no_seed"], "--no_seed: there is no such option"),
         (["--lora.rank"], "--lora.rank takes one value, found none"),

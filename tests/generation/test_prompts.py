@@ -111,7 +111,8 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         'line 4: steps is "many": should be a valid integer',
         "line 5: has no prompt",
         "line 6: height is 44: should be a multiple of 8, such as 48",
-        "line 6: sampler is 'eulr': should be one of ddpm, ddim, pndm, euler, euler_a",
+        "line 6: sampler is 'eulr': should be one of ddpm, ddim, pndm, euler, euler_a; did "
+        "you mean euler?",
         "line 7: Expecting ',' delimiter at column 15",
         "line 8: a JSON str, not an object",
         "line 9: prompt holds half a surrogate pair, which is no character",
