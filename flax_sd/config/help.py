@@ -21,6 +21,7 @@ from flax_sd.config.section import (
     is_section,
     mark_of,
     option_fields,
+    option_values,
 )
 
 MAX_WIDTH = 100
@@ -105,7 +106,7 @@ def _entries(kind: type[Command], config: Config | None, whole: bool) -> Iterato
 
 def _common_of(config: Config, groups: tuple[str, ...]) -> Iterator[Entry]:
     """Yields the options of a config that many people set, in the order of their groups."""
-    fields, values = option_fields(Config), _values(config)
+    fields, values = option_fields(Config), option_values(config)
     marked = {name: mark_of(field, Common) for name, field in fields.items()}
     for group in groups:
         for name, mark in marked.items():
@@ -115,7 +116,7 @@ def _common_of(config: Config, groups: tuple[str, ...]) -> Iterator[Entry]:
 
 def _whole_config(config: Config) -> Iterator[Entry]:
     """Yields every option of a config, by its section."""
-    values = _values(config)
+    values = option_values(config)
     for name, field in Config.model_fields.items():
         if not is_section(field):
             yield Entry("The run", f"--{name}", field, values[name])
@@ -124,18 +125,6 @@ def _whole_config(config: Config) -> Iterator[Entry]:
         heading = f"{name}: {' '.join((section.__doc__ or '').split())}"
         for own, option in section.model_fields.items():
             yield Entry(heading, f"--{name}.{own}", option, values[f"{name}.{own}"])
-
-
-def _values(section: Section, prefix: str = "") -> dict[str, object]:
-    """Returns the values of all options by their dotted names."""
-    found: dict[str, object] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            found |= _values(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _lines(entry: Entry, width: int, whole: bool) -> list[str]:

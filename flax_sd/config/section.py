@@ -222,6 +222,18 @@ def option_fields(model: type[pydantic.BaseModel], prefix: str = "") -> dict[str
     return fields
 
 
+def option_values(section: Section, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of all options by their dotted names."""
+    found = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found |= option_values(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
 def choices(field: FieldInfo) -> tuple[object, ...]:
     """Returns the values that an option can have, if they are listed; none if they are not."""
     kinds = [field.annotation, *typing.get_args(field.annotation)]

@@ -11,7 +11,7 @@ from flax_sd.data.shards import Shard, find_all, find_shards, fingerprint, open_
 from flax_sd.data.sources.records import Bad
 from flax_sd.data.split import split
 from flax_sd.data.stream import Counted, Stream
-from flax_sd.data.summary import summary
+from flax_sd.data.summary import brief, summary
 
 __all__ = [
     "Bad",
@@ -36,6 +36,7 @@ __all__ = [
     "place_weights",
     "duplicates_across",
     "split",
+    "brief",
     "summary",
     "has_random_captions",
 ]

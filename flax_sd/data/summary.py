@@ -11,6 +11,7 @@ from flax_sd.errors import shown
 MAX_CAPTIONS = 3  # captions, enough to see that the right column was taken
 MAX_FILES_OF_KIND = 8  # files of each harmless kind, the rest of which the page names
 LETTERS = 120  # of a caption, enough to know it by
+BRIEF_LETTERS = 50
 
 
 def summary(images: Images, findings: Sequence[Finding]) -> str:
@@ -28,6 +29,19 @@ def summary(images: Images, findings: Sequence[Finding]) -> str:
     for kind, group in itertools.groupby(findings, key=lambda finding: finding.kind):
         lines += _kind(kind, list(group))
     return "\n".join(lines)
+
+
+def brief(images: Images, findings: Sequence[Finding]) -> str:
+    """Returns a line of counts with a caption, and one for each image left out, with its reason."""
+    said = [many(len(images), "image")]
+    if images.captioned and len(images):
+        first = short(images.captions(0)[0], BRIEF_LETTERS)
+        said.append(f"{many(captions(images), 'caption')}, such as {first!r}")
+    counts = collections.Counter(finding.kind for finding in findings)
+    found = "; " + ", ".join(f"{kind} {n}" for kind, n in counts.items()) if counts else ""
+    head = f"{shown(images.cfg.path)}: {', '.join(said)}{found}"
+    left_out = [f"  {each.name}: {each.text}" for each in findings if each.kind == "left out"]
+    return "\n".join([head, *_shapes(images), *_masks(images), *left_out])
 
 
 def captions(images: Images) -> int:
@@ -55,9 +69,9 @@ def many(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def short(caption: str) -> str:
+def short(caption: str, letters: int = LETTERS) -> str:
     """Returns the caption, shortened with an ellipsis if it is long."""
-    return caption if len(caption) <= LETTERS else f"{caption[: LETTERS - 1].rstrip()}…"
+    return caption if len(caption) <= letters else f"{caption[: letters - 1].rstrip()}…"
 
 
 def _shapes(images: Images) -> list[str]:

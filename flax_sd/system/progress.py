@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from rich.console import Console
@@ -13,14 +13,22 @@ from rich.progress import Progress as Bar
 from flax_sd.system import terminal
 
 INTERVAL = 30.0  # seconds between two plain lines where the output is no terminal
+BELOW_INTERVAL = 1.0  # seconds for which the figures below the line stay
+MIN_WIDTH = 100  # columns of a terminal from which on there is room for a bar
+BAR_WIDTH = 10
 
 
 class Progress:
-    """The messages of a run; only the first of several processes shows any."""
+    """The messages of a run; only the first of several processes shows any.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Attributes:
+      verbose: more is said.
+    """
+
+    def __init__(self, console: Console | None = None, *, verbose: bool = False) -> None:
         """Starts the clock of the first stage; writes to standard output by default."""
         self.console = console or Console(quiet=jax.process_index() != 0)
+        self.verbose = verbose
         self._stage_start = time.monotonic()
 
     def stage(self, name: str, detail: str = "") -> None:
@@ -76,8 +84,10 @@ class Display:
         # The first update of a loop compiles: what follows it tells the rate.
         self._since = self._start if aside else None
         self._last_line = self._start[1] if aside else -math.inf
-        columns = BarColumn(), TextColumn("{task.description}", markup=False)
-        self._bar = Bar(*columns, console=progress.console, transient=aside)
+        self._below: tuple[float, Sequence[str]] = -math.inf, ()  # when they were found, figures
+        columns = [BarColumn(BAR_WIDTH), TextColumn("{task.description}", markup=False)]
+        wide = progress.console.width >= MIN_WIDTH
+        self._bar = Bar(*columns[0 if wide else 1 :], console=progress.console, transient=aside)
         text = self._text() if aside else self._text("compiling")
         self._task = self._bar.add_task(text, total=total, completed=done)
         self._live = progress.console.is_terminal and total > 0
@@ -101,17 +111,40 @@ class Display:
         else:
             self._progress.say(text)
 
-    def update(self, done: int, *columns: str) -> None:
-        """Shows how many are done, other figures, and the time left."""
+    def update(
+        self, done: int, *columns: str, below: Callable[[], Sequence[str]] | None = None
+    ) -> None:
+        """Shows how many are done, other figures, and the time passed and left.
+
+        Args:
+          below: -> more figures, for a second line on a terminal, or where more is to be said.
+        """
         self.done, now = done, time.monotonic()
-        text = self._text(*columns, f"{self._left()} left")
+        passed = "" if self._aside else f"{_clock(now - self._start[1])} passed, "
+        columns = (*columns, f"{passed}{self._left()} left")
         self._since = self._since or (done, now)
         ended = done == self._total and not self._aside
         if self._live:
+            text = self._on_terminal(columns, below, now)
             self._bar.update(self._task, completed=done, description=text)
         elif ended or now - self._last_line >= self._interval:
             self._last_line = now
-            self._progress.say(text)
+            self._progress.say(self._text(*columns))
+            if below is not None and self._progress.verbose:
+                self._progress.say(f"  {'  '.join(below())}")
+
+    def _on_terminal(
+        self, columns: Sequence[str], below: Callable[[], Sequence[str]] | None, now: float
+    ) -> str:
+        """Returns the figures in lines that fit, which end between two figures."""
+        if below is not None and now - self._below[0] >= BELOW_INTERVAL:
+            self._below = now, below()
+        width = self._progress.console.width
+        room = width - (BAR_WIDTH + 1 if width >= MIN_WIDTH else 0) - 1
+        lines = _packed([self._text(), *columns], room)
+        if len(lines) == 1:
+            return "\n".join([*lines, *_packed(self._below[1], room)])
+        return "\n".join(lines[:-1] + _packed([lines[-1], *self._below[1]], room))
 
     def rate(self, done: int) -> float:
         """Returns the number per second; uses a loop's first update only while there is no
@@ -124,7 +157,23 @@ class Display:
         left, rate = self._total - self.done, self.rate(self.done) if self._since else 0.0
         if left and not rate:
             return "-:--:--"
-        return str(datetime.timedelta(seconds=round(left / (rate or 1.0))))
+        return _clock(left / (rate or 1.0))
 
     def _text(self, *columns: str) -> str:
         return "  ".join([f"{self._name} {self.done}/{self._total}".lstrip(), *columns])
+
+
+def _clock(seconds: float) -> str:
+    """Returns a time as hours:minutes:seconds."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _packed(fields: Sequence[str], width: int) -> list[str]:
+    """Returns lines of fields, as many in each as fit."""
+    lines: list[str] = []
+    for field in fields:
+        if lines and len(lines[-1]) + 2 + len(field) <= width:
+            lines[-1] += f"  {field}"
+        else:
+            lines.append(field)
+    return lines

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flax_sd.config import Config, to_dict
+from flax_sd.config.file import Given
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.reports.run_report import LiveReport
@@ -23,6 +24,7 @@ from flax_sd.system.progress import Progress
 from flax_sd.system.signals import StopRequest
 from flax_sd.training import checkpoint_self_test, environment, optim
 from flax_sd.training import step as train_step
+from flax_sd.training.announcement import show_options, what_happens
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.due import Due
 from flax_sd.training.inputs import class_images, data_check
@@ -61,14 +63,21 @@ BEFORE = "nothing unsaved is lost; run the same command again to resume"
 AFTER = "every step is saved; run the same command again to write the missing results"
 
 
-def run(config: Config) -> int:
+def run(config: Config, given: Given | None = None, *, verbose: bool = False) -> int:
     """Trains, or resumes training; returns the exit status: 0, or 130 when told to stop early.
+
+    Args:
+      given: how the config was given; its options are printed.
+      verbose: all options are, and every finding on the images.
 
     Raises:
       UserError: anything about the config, the model, the images or the folder is wrong.
     """
-    progress, config = Progress(), saved_config.settled(config)
-    progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    progress, config = Progress(verbose=verbose), saved_config.settled(config)
+    if verbose:
+        progress.say(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
+    elif given is not None:
+        show_options(config, given.path, given.flags, progress)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest(BEFORE))
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
@@ -82,13 +91,14 @@ def run(config: Config) -> int:
         if not sets.shards:  # a stream has a ledger
             same_data.check(config.output, sets.train)
         report = data_check.check(config, sets)
-        progress.stage("found", report.text())
+        progress.stage("found", report.text() if verbose else report.brief())
         for line in too_few_evaluated(sets):
             progress.say(line)
         model = load_model(config, dtype)
         # Nothing else may hold the task: the run frees parts of it.
         whole = Run(config, sets, model, make_task(config, model), mesh, progress, stop)
-        progress.stage("loaded", f"{config.model.path} in {dtype}")
+        device = mesh.devices.flatten()[0].device_kind
+        progress.stage("loaded", f"{config.model.path} in {dtype}, for {mesh.size} x {device}")
         saved_config.check_content(config, moved, lambda: environment.facts(config, sets, model))
         stack.enter_context(lock.held(config.output))
         saved_config.write(config)
@@ -162,6 +172,8 @@ class Run:
             self._write_missing(state, log, checkpoints)
             self.progress.say(f"{self.config.output} is finished at step {start}")
             return DONE
+        for line in what_happens(self.config):
+            self.progress.say(line)
         made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
         inputs, validation, frozen = self._prepare(log)

@@ -2,7 +2,7 @@ from html import escape
 
 from PIL import Image
 
-from flax_sd.data import Finding, check, open_images, summary
+from flax_sd.data import Finding, brief, check, open_images, summary
 from flax_sd.data.check import KINDS
 from flax_sd.data.summary import LETTERS, MAX_FILES_OF_KIND
 from flax_sd.reports.data_report import report_page
@@ -25,6 +25,19 @@ def test_summary(folder, config):
         f"small (1): {KINDS['small']}",
         "  1.png: tiny",
     ]
+
+
+def test_a_brief_summary_is_a_line_and_those_left_out(folder, config):
+    images = open_images(config(folder))
+    small = [Finding("small", f"{i}.png", "tiny") for i in range(3)]
+    assert brief(images, []) == f"{folder}: 5 images, 5 captions, such as 'caption 0'"
+    findings = [Finding("left out", "5.png", "the file is empty"), *small]
+    assert brief(images, findings).splitlines() == [
+        f"{folder}: 5 images, 5 captions, such as 'caption 0'; left out 1, small 3",
+        "  5.png: the file is empty",
+    ]
+    many = [Finding("left out", f"{i}.png", "bad") for i in range(MAX_FILES_OF_KIND + 2)]
+    assert len(brief(images, many).splitlines()) == 1 + len(many)
 
 
 def test_summary_shows_three_captions_and_counts_all(folder, config):

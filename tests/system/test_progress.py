@@ -2,6 +2,7 @@ import io
 import re
 import time
 
+import pytest
 from rich.console import Console
 
 from flax_sd.system.progress import Progress
@@ -52,8 +53,8 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
             shown.update(step, f"loss {0.5 / step:.4f}", "3.14 images/s")
     lines = out.getvalue().splitlines()
     assert lines == [
-        "step 11/50  loss 0.0455  3.14 images/s  -:--:-- left",
-        "step 50/50  loss 0.0100  3.14 images/s  0:00:00 left",
+        "step 11/50  loss 0.0455  3.14 images/s  0:00:00 passed, -:--:-- left",
+        "step 50/50  loss 0.0100  3.14 images/s  0:00:00 passed, 0:00:00 left",
     ]
 
 
@@ -69,7 +70,7 @@ def test_what_is_compiled_is_said_before_the_step():
         shown.update(1, "loss 1.0000")
     said = out.getvalue()
     assert "step 0/2  compiling the training step at 8 x 8" in said
-    assert "step 1/2  loss 1.0000  -:--:-- left" in said
+    assert "step 1/2  loss 1.0000  0:00:00 passed, -:--:-- left" in said
 
 
 def test_the_rate_leaves_the_first_update_out_which_compiles(monkeypatch):
@@ -81,9 +82,9 @@ def test_the_rate_leaves_the_first_update_out_which_compiles(monkeypatch):
             clock[0] += seconds
             shown.update(done, f"{shown.rate(done):.2f} images/s")
     assert out.getvalue().splitlines() == [
-        "2/8  0.20 images/s  -:--:-- left",  # nothing else to go by
-        "6/8  4.00 images/s  0:00:00 left",
-        "8/8  3.00 images/s  0:00:00 left",
+        "2/8  0.20 images/s  0:00:10 passed, -:--:-- left",  # nothing else to go by
+        "6/8  4.00 images/s  0:00:11 passed, 0:00:00 left",
+        "8/8  3.00 images/s  0:00:12 passed, 0:00:00 left",
     ]
 
 
@@ -91,7 +92,7 @@ def test_a_loop_of_one_update_has_no_time_left():
     out, progress = capture(False)
     with progress.loop(2) as shown:
         shown.update(2)
-    assert out.getvalue() == "2/2  0:00:00 left\n"
+    assert out.getvalue() == "2/2  0:00:00 passed, 0:00:00 left\n"
 
 
 def test_a_count_says_how_far_it_is_and_what_is_left(monkeypatch):
@@ -138,9 +139,9 @@ def test_interval_zero_shows_every_step_with_the_time_left(monkeypatch):
             shown.update(step)
             clock[0] += 0.5
     assert out.getvalue().splitlines() == [
-        "1/10000  -:--:-- left",
-        "2/10000  1:23:19 left",
-        "3/10000  1:23:18 left",
+        "1/10000  0:00:00 passed, -:--:-- left",
+        "2/10000  0:00:00 passed, 1:23:19 left",
+        "3/10000  0:00:01 passed, 1:23:18 left",
     ]
 
 
@@ -152,8 +153,66 @@ def test_a_terminal_gets_a_bar_and_messages_above_it():
         shown.update(4, "loss 0.1250")
     text = out.getvalue()
     assert "0/4  compiling" in text and "saved step 1\n" in text and "━" in text
-    assert "step 4/4  loss 0.1250  0:00:00 left" in text
+    assert "step 4/4  loss 0.1250  0:00:00 passed, 0:00:00 left" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is left visible
+
+
+FIGURES = ("loss 0.0506", "lr 1.00e-04", "3.21 it/s", "12.84 images/s")
+BELOW = ["grad norm 0.31", "device 12.3 GB", "host 3.2 GB"]
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (
+            120,
+            "step 1500/15000  loss 0.0506  lr 1.00e-04  3.21 it/s  12.84 images/s  "
+            "0:00:00 passed, -:--:-- left|grad norm 0.31  device 12.3 GB  host 3.2 GB",
+        ),
+        (
+            80,
+            "step 1500/15000  loss 0.0506  lr 1.00e-04  3.21 it/s  12.84 images/s|"
+            "0:00:00 passed, -:--:-- left  grad norm 0.31  device 12.3 GB  host 3.2 GB",
+        ),
+        (
+            40,
+            "step 1500/15000  loss 0.0506|lr 1.00e-04  3.21 it/s  12.84 images/s|"
+            "0:00:00 passed, -:--:-- left|grad norm 0.31  device 12.3 GB|host 3.2 GB",
+        ),
+    ],
+)
+def test_a_line_is_broken_between_two_figures(width, shown):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    with Progress(console).loop(15_000, name="step") as display:
+        display.update(1500, *FIGURES, below=lambda: BELOW)
+    plain = re.sub(r"\x1b\[[\d?]*[a-zA-Z]", "", out.getvalue())
+    lines = plain.rpartition("\r━" if width == 120 else "\rstep")[2].splitlines()
+    room = 11 if width == 120 else 0  # for the bar
+    lines[0] = ("━" if room else "step") + lines[0]
+    assert "|".join(line[room:].rstrip() for line in lines) == shown
+    assert max(map(len, lines)) <= width and ("━" in plain) == bool(room)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_where_more_is_said_a_plain_line_has_a_second_one(verbose):
+    out = io.StringIO()
+    with Progress(Console(file=out, width=100), verbose=verbose).loop(1, name="step") as display:
+        display.update(1, "loss 0.1", below=lambda: BELOW)
+    first, *more = out.getvalue().splitlines()
+    assert first == "step 1/1  loss 0.1  0:00:00 passed, 0:00:00 left"
+    assert more == ["  grad norm 0.31  device 12.3 GB  host 3.2 GB"] * verbose
+
+
+def test_figures_below_are_not_asked_for_at_each_step(monkeypatch):
+    clock, asked = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    _, progress = capture(True)
+    with progress.loop(9) as display:
+        for step in range(1, 9):
+            clock[0] += 0.3
+            display.update(step, below=lambda: asked.append(clock[0]) or BELOW)
+    assert len(asked) == 2
 
 
 def test_other_processes_are_quiet():

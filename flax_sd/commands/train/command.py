@@ -18,10 +18,12 @@ def main(options: TrainOptions, given: Given) -> int:
     old, config = options.repeat, given.config
     if old is not None:
         config = repeat.again(old, given)
+        given = given._replace(path=old)
     compiler.set_up()
     take_gpu_memory()
     if config.train.deterministic:
         compiler.ask_for_determinism()
     distributed.initialize_distributed()
     with distributed.exit_with_peers():
-        return run.run(config) or (repeat.compare(old.parent, config.output) if old else DONE)
+        ended = run.run(config, given, verbose=options.verbose)
+        return ended or (repeat.compare(old.parent, config.output) if old else DONE)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,16 +28,27 @@ class Report(NamedTuple):
     beyond: dict[str, list[Bad]] = {}  # left out of the other shards, if they were opened
     unused: dict[str, list[Bad]] = {}  # not used in these
 
-    def text(self) -> str:
-        """Returns the report for the terminal."""
+    def brief(self) -> str:
+        """Returns the beginning of a run: what was found, and what is left out."""
+        found = any(self.findings.values())
+        more = [f"{DATA_REPORT} in the run's folder shows what was found"] if found else []
+        return "\n".join(self._parts(data.brief) + more)
+
+    def _parts(self, said: Callable[[Images, list[Finding]], str]) -> list[str]:
+        """Returns what is said of each set, and before it how many shards there are."""
         parts = [
             ("held out of " if option == "data.held_out_share" else "")
-            + data.summary(images, self.findings[option])
+            + said(images, self.findings[option])
             for option, images in self.sets.items()
         ]
         if self.shards:
             when = "all were opened" if self.beyond else "each is checked when it comes"
             parts.insert(0, f"{self.shards} shards; {when}, and this is of the first:")
+        return parts
+
+    def text(self) -> str:
+        """Returns the whole report for the terminal."""
+        parts = self._parts(data.summary)
         for what, found in (("left out of", self.beyond), ("unused in", self.unused)):
             parts += [
                 f"{what} {shard} ({len(bad)}):" + "".join(f"\n  {n}: {why}" for n, why in bad)

@@ -10,7 +10,7 @@ from flax_sd.system.progress import Display, Progress
 from flax_sd.training import optim
 from flax_sd.training.monitoring.memory import SpillWatch, memory
 from flax_sd.training.monitoring.nonfinite import Guard
-from flax_sd.training.monitoring.throughput import Pace, columns
+from flax_sd.training.monitoring.throughput import Pace, columns, details
 from flax_sd.training.monitoring.trackers import Trackers
 from flax_sd.training.step import Metrics
 
@@ -58,8 +58,26 @@ class StepReport:
         if math.isfinite(loss):
             self._recent.append(loss)
             self._unlogged.append(loss)
-        line.update(step, f"loss {_mean(self._recent, loss):.4f}", *columns(self.pace.values()))
+        line.update(
+            step,
+            f"loss {_mean(self._recent, loss):.4f}",
+            f"lr {self._rate(step, metrics, skipped):.2e}",
+            *columns(self.pace.values(), self.pace.steps_per_second()),
+            below=lambda: self._below(metrics),
+        )
         return skipped
+
+    def _rate(self, step: int, metrics: Metrics, skipped: tuple[str, ...]) -> float:
+        """Returns the learning rate of a step."""
+        guard = self.guard
+        without = guard.total + guard.overflows - bool(skipped) - bool(metrics.skipped)
+        updates = step - 1 - without  # as the schedule counts
+        return optim.learning_rate_at(self._config.optim, updates, self._total)
+
+    def _below(self, metrics: Metrics) -> list[str]:
+        """Returns the figures for the line below the progress line."""
+        norm = f"grad norm {float(metrics.grad_norm):.3g}"
+        return [norm, *details({**memory(), **self.pace.values()})]
 
     def log(
         self,
@@ -79,12 +97,10 @@ class StepReport:
         """
         self._spill.look()
         guard = self.guard
-        without = guard.total + guard.overflows - bool(skipped) - bool(metrics.skipped)
-        updates = step - 1 - without  # as the schedule counts
         values = {
             "loss": _mean(self._unlogged, float(metrics.loss)),
             "grad_norm": float(metrics.grad_norm),
-            "lr": optim.learning_rate_at(self._config.optim, updates, self._total),
+            "lr": self._rate(step, metrics, skipped),
         }
         if self._scaled:
             values["loss_scale"] = float(metrics.loss_scale)

@@ -94,6 +94,11 @@ class Pace:
         shifted = [mark._replace(time=mark.time + took) for mark in self._marks]
         self._marks = collections.deque(shifted, maxlen=STEPS_IN_MEAN + 1)
 
+    def steps_per_second(self) -> float:
+        """Returns the number of steps a second."""
+        start, end = self._marks[0], self._marks[-1]
+        return (len(self._marks) - 1) / max(end.time - start.time, 1e-9)
+
     def values(self) -> dict[str, float]:
         """Returns images_per_second, wait_share (0 to 1), tflops (10¹²/s) and mfu (0 to 1).
 
@@ -111,11 +116,16 @@ class Pace:
         return values
 
 
-def columns(pace: Mapping[str, float]) -> list[str]:
+def columns(pace: Mapping[str, float], steps_per_second: float) -> list[str]:
     """Returns the columns of the progress line."""
-    said = [f"{pace['images_per_second']:.2f} images/s"]
-    if "mfu" in pace:
-        said.append(f"MFU {pace['mfu']:.0%}")
+    said = [f"{steps_per_second:.2f} it/s", f"{pace['images_per_second']:.2f} images/s"]
     if pace["wait_share"] >= MIN_SHOWN_WAIT:
         said.append(f"waits for images {pace['wait_share']:.0%}")
     return said
+
+
+def details(values: Mapping[str, float]) -> list[str]:
+    """Returns memory and utilisation, where they are known, for the line below."""
+    named = {"device_gb": "device", "host_gb": "host"}
+    said = [f"{name} {values[key]:.1f} GB" for key, name in named.items() if key in values]
+    return said + ([f"MFU {values['mfu']:.0%}"] if "mfu" in values else [])

@@ -84,7 +84,26 @@ def test_peaks(kind, dtype, peak):
 
 
 def test_utilisation_and_waiting_are_said_where_known():
-    assert throughput.columns({"images_per_second": 2.0, "wait_share": 0.004}) == ["2.00 images/s"]
-    pace = {"images_per_second": 2.0, "wait_share": 0.25, "tflops": 1.0, "mfu": 0.451}
-    said = ["2.00 images/s", "MFU 45%", "waits for images 25%"]
-    assert throughput.columns(pace) == said
+    pace = {"images_per_second": 2.0, "wait_share": 0.004}
+    assert throughput.columns(pace, 0.5) == ["0.50 it/s", "2.00 images/s"]
+    said = throughput.columns({**pace, "wait_share": 0.25}, 0.5)
+    assert said[2:] == ["waits for images 25%"]
+    assert throughput.details({"device_gb": 12.34, "host_gb": 3.0, "mfu": 0.451}) == [
+        "device 12.3 GB",
+        "host 3.0 GB",
+        "MFU 45%",
+    ]
+    assert throughput.details({}) == []
+
+
+def test_the_speed_of_steps_leaves_pauses_out(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(throughput.time, "monotonic", lambda: clock[0])
+    pace = throughput.Pace()
+    for _ in range(4):
+        pace.begins(throughput.StepWork(8, 1))
+        clock[0] += 0.5
+        pace.stepped()
+        with pace.paused():
+            clock[0] += 7
+    assert pace.steps_per_second() == 2.0
