@@ -40,10 +40,12 @@ def show_options(
 
 
 def _short(value: object) -> str:
-    """Returns a value on a part of a line."""
+    """Returns a value as it is typed, on a part of a line."""
     if isinstance(value, tuple | dict) and len(value) > 1:
         return f"({len(value)} of them)"
     text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if value is None or value is True or value is False:
+        text = text.lower()
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 

@@ -28,11 +28,17 @@ def test_options_that_differ_are_apart_by_where_they_were_set(monkeypatch):
     recipe, flags = said.split("flags: ")
     assert recipe.startswith("configs/quickstart.yaml: data.resolution 128, ")
     assert "sample.prompts (8 of them)" in recipe and "optim.schedule cosine" in recipe
-    assert "train.steps" not in recipe and "train.mode" not in said and "model.path" not in said
+    assert (
+        "data.center_crop true, " in recipe
+        and "train.steps" not in recipe
+        and "train.mode" not in said
+        and "model.path" not in said
+    )
     assert flags.splitlines() == [
         "train.steps 7, lora.rank 4, output /tmp/x",
         "every other option has its default: /tmp/x/config.yaml has all",
     ]
+    assert "flags: data.held_out none" in shown("--data.held_out", "none")
     assert "flags:" not in shown() and len(said.splitlines()) <= 8
     assert all(len(line) <= 100 for line in said.splitlines())
 
