@@ -9,7 +9,7 @@ from flax_sd.config.section import option_fields, option_values
 from flax_sd.run_folder.layout import CONFIG
 from flax_sd.system.progress import Progress
 
-LONGEST = 40  # letters of a value
+LONGEST = 70  # letters of a value
 WIDTH = 100
 UNBROKEN = "\u00a0"  # a space at which no line ends
 

@@ -53,11 +53,18 @@ def test_what_is_said_before_step_one(train, images, tmp_path):
     (data / "3.png").write_bytes((data / "3.png").read_bytes()[:100])
     run = train("out", "--data.path", data)
     assert run.status == 0, run.err
-    said, trained = run.out.split("begins")
-    assert f"{data}: 6 images, 6 captions" in said
-    assert said.count("'image number") == 3
-    assert "3.png: " in said.split("left out")[1]
-    assert "step 4/4" in trained
+    said, trained = run.out.split("begins: ")
+    assert f"{data}: 6 images, 6 captions, such as 'image number 0'; left out 1\n  3.png: " in said
+    assert "left out 1" in said and "for 1 x cpu" in said and len(run.out.splitlines()) < 40
+    assert "flags: data.path " in said and said.index("flags: ") < said.index("found: ")
+    assert "step 4/4" in trained and "trains: a LoRA of rank" in trained and " it/s  " in trained
+    assert "grad norm" not in trained and "weight_decay" not in said
+
+
+def test_more_is_said_before_step_one_if_asked_for(train, images):
+    run = train("out", "-v")
+    said, trained = run.out.split("begins: ")
+    assert said.count("'image number") == 3 and "  grad norm " in trained
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     printed = yaml.safe_load(said.split("\n   ")[0])
     assert printed == config and config["lora"]["alpha"] is None
