@@ -107,18 +107,27 @@ def _concerns(row: Row, known: Collection[str]) -> bool:
 
 def _sentences(found: list[Row], name: str) -> Iterator[str]:
     """Yields a sentence for each different answer, with the trainers that it is for."""
-    answers: dict[tuple[str, str], list[str]] = {}
-    for row in found:
-        key = row.counterpart(name), _plain(row.differs)
-        answers.setdefault(key, []).append(row.trainer)
-    for (ours, differs), trainers in answers.items():
-        whose = f"that of {' and '.join(dict.fromkeys(trainers))}"
-        if ours:
-            yield f"for {whose} use {ours}" + (f" ({differs})" if differs else "")
-        elif differs.startswith(DIFFERENT):
-            yield f"{whose} is {differs}"
+    answers: dict[str, dict[str, Row]] = {}
+    for row in found:  # of several of a trainer, the first is of its main script
+        same = answers.setdefault(row.counterpart(name) or row.differs, {})
+        same.setdefault(row.trainer, row)
+    for ours, same in answers.items():
+        whose = f"that of {' and '.join(same)}"
+        if any(row.ours for row in same.values()):
+            yield f"for {whose} use {ours}{_differences(same)}"
+        elif ours.startswith(DIFFERENT):
+            yield f"{whose} is {_plain(ours)}"
         else:
-            yield f"instead of {whose}: {differs}"
+            yield f"instead of {whose}: {_plain(ours)}"
+
+
+def _differences(same: dict[str, Row]) -> str:
+    """Returns in brackets how the options of trainers differ from ours, if they do."""
+    said = {trainer: _plain(row.differs) for trainer, row in same.items() if row.differs}
+    texts = [*dict.fromkeys(said.values())]
+    if len(texts) > 1 or len(said) < len(same):
+        texts = [f"{trainer}: {text}" for trainer, text in said.items()]
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def our_value(option: str, value: str) -> str | None:

@@ -20,7 +20,7 @@ QUICKSTART = file.config_path("quickstart")
         ("--network-alpha 8", "--network_alpha: there is no such option here; for that of sd-s"),
         (
             "--resolution 512",
-            "for that of diffusers use --data.resolution; for that of sd-scripts ",
+            "for that of diffusers and sd-scripts use --data.resolution (sd-scripts: the side of",
         ),
         ("--seeds 1", "--seeds: there is no such option; did you mean seed?"),
         ("--clip_skip 2", "use --model.clip_skip 1 (theirs counts the last layer as 1, ours"),
