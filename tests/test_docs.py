@@ -88,6 +88,13 @@ def test_options_and_flags_that_the_page_speaks_of_exist():
     assert unknown == []
 
 
+def test_every_config_has_its_row():
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert {path.stem for path in (ROOT / "configs").glob("*.yaml")} == set(
+        re.findall(r"\(\.\./configs/(\w+)\.yaml\)", page)
+    )
+
+
 def test_the_functions_of_a_step_are_there():
     page = (ROOT / "docs" / "architecture.md").read_text()
     named = re.findall(r"^\| \d+ \| `([\w/.]+)` `([\w.]+)` \|", page, re.M)
