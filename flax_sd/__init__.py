@@ -20,3 +20,8 @@ def __getattr__(name: str) -> Any:
     if name == "StableDiffusion":
         return importlib.import_module("flax_sd.pipelines.stable_diffusion").StableDiffusion
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Returns the names for completion and for `help(flax_sd)`, which imports them."""
+    return [*globals(), *__all__]

@@ -1,7 +1,7 @@
 """DDPM: an unconditional model from a diffusers folder, which generates images from noise."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, SupportsIndex
+from typing import Literal, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,14 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
+from PIL import Image
 
 from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.base import Pipeline, network
-from flax_sd.pipelines.request import check_output, read_seeds, to_uint8
+from flax_sd.pipelines.outputs import check_output, in_form
+from flax_sd.pipelines.request import read_seeds
 from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
 from flax_sd.system import sharding
 from flax_sd.system.program import jit
@@ -38,6 +40,7 @@ class DDPM(Pipeline):
         """The UNet's raw config.json."""
         return self.model.files.config("unet")
 
+    @overload
     def generate(
         self,
         count: int = 1,
@@ -48,7 +51,31 @@ class DDPM(Pipeline):
         width: int | None = None,
         output: Literal["uint8", "float"] = "uint8",
         step_options: Mapping[str, object] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray: ...
+    @overload
+    def generate(
+        self,
+        count: int = 1,
+        num_inference_steps: int | None = None,
+        sampler: str | Mapping[str, object] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        output: Literal["pil"],
+        step_options: Mapping[str, object] | None = None,
+    ) -> list[Image.Image]: ...
+    def generate(
+        self,
+        count: int = 1,
+        num_inference_steps: int | None = None,
+        sampler: str | Mapping[str, object] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
+        height: int | None = None,
+        width: int | None = None,
+        output: Literal["uint8", "float", "pil"] = "uint8",
+        step_options: Mapping[str, object] | None = None,
+    ) -> np.ndarray | list[Image.Image]:
         """Generates images, as diffusers' `DDPMPipeline` does with generators of the same seeds.
 
         Args:
@@ -60,16 +87,16 @@ class DDPM(Pipeline):
           seed: seed of the first image, from which the next ones count up; or one for each image.
           height: in pixels; None for the height that the model was trained on.
           width: in pixels; None for the width that the model was trained on.
-          output: "uint8" images [b, H, W, 3], or "float" images in [0, 1].
+          output: "uint8" images [b, H, W, 3], "float" images in [0, 1], or "pil", a list of them.
           step_options: options of the sampler's steps, such as {"eta": 1.0}.
 
         Returns:
-          The images [b, H, W, 3].
+          The images [b, H, W, 3], or a list of PIL images.
 
         Raises:
           UserError: an argument is not valid, or an image has NaN.
         """
-        check_output(output, ("uint8", "float"))
+        check_output(output, ("uint8", "float", "pil"))
         seeds, shape = self._request(count, seed, (height, width))
         steps = samplers.from_config(
             sampler_config(self.scheduler_config, sampler),
@@ -80,8 +107,7 @@ class DDPM(Pipeline):
         x = initial_noise(seeds, *shape) * np.asarray(steps.init_noise_sigma)
         placed = jnp.asarray(x) if self._batch is None else jax.device_put(x, self._batch)
         drawn = self._sample(*nnx.split(self.unet), sharding.mesh_of(placed), steps, placed, noise)
-        images = np.asarray(drawn)
-        return images if output == "float" else to_uint8(images)
+        return in_form(np.asarray(drawn), output)
 
     def _request(
         self, count: int, seed: object, size: tuple[int | None, int | None]

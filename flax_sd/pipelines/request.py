@@ -3,16 +3,14 @@
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple, SupportsFloat, get_args
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from flax_sd.errors import UserError
 from flax_sd.samplers import Sampler, initial_noise, step_noise
-
-Output = Literal["uint8", "float", "latents"]
 
 
 class Request(NamedTuple):
@@ -23,12 +21,6 @@ class Request(NamedTuple):
     seeds: list[int]
     height: int  # latents
     width: int  # latents
-
-
-def check_output(output: object, known: Sequence[str] = get_args(Output)) -> None:
-    """Raises a UserError if the form of the output is not one of those known."""
-    if output not in known:
-        raise UserError(f"output {output!r} is not one of {', '.join(known)}")
 
 
 def read_request(
@@ -120,15 +112,3 @@ def guided(guidance_scale: SupportsFloat) -> bool:
     if not math.isfinite(float(guidance_scale)):
         raise UserError(f"guidance_scale is {guidance_scale}: should be a number; 1 turns it off")
     return float(guidance_scale) > 1
-
-
-def to_uint8(images: Float[np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w 3"]:
-    """Rounds images in [0, 1] as diffusers does.
-
-    Raises:
-      UserError: one holds NaN, which would give a black image.
-    """
-    bad = [k for k, image in enumerate(images) if not np.isfinite(image).all()]
-    if bad:
-        raise UserError(f"images {bad} are NaN: load the model with dtype float32")
-    return (images * 255).round().astype(np.uint8)

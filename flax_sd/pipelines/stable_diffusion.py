@@ -3,12 +3,14 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, SupportsFloat, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Float
+from PIL import Image
 
 from flax_sd import samplers
 from flax_sd.diffusion import diffusers_corrections
@@ -19,15 +21,9 @@ from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.pipelines.base import Pipeline, network
+from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
 from flax_sd.pipelines.programs import shared_programs
-from flax_sd.pipelines.request import (
-    Output,
-    check_output,
-    draw_noise,
-    guided,
-    read_request,
-    to_uint8,
-)
+from flax_sd.pipelines.request import draw_noise, guided, read_request
 from flax_sd.weights.family import STABLE_DIFFUSION, Family
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
@@ -125,6 +121,42 @@ class StableDiffusion(Pipeline):
         ids = self._place(self.tokenizers[0].with_length(length)(prompts))
         return self.programs.encode(self.text_encoders[0], ids, skip)
 
+    @overload
+    def generate(
+        self,
+        prompt_or_list: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = "",
+        num_inference_steps: int = 50,
+        guidance_scale: SupportsFloat = 7.5,
+        sampler: str | Mapping[str, object] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
+        latents: ArrayLike | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        output: Arrays = "uint8",
+        *,
+        clip_skip: int | None = None,
+        max_token_length: int = 75,
+        step_options: Mapping[str, object] | None = None,
+    ) -> np.ndarray: ...
+    @overload
+    def generate(
+        self,
+        prompt_or_list: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = "",
+        num_inference_steps: int = 50,
+        guidance_scale: SupportsFloat = 7.5,
+        sampler: str | Mapping[str, object] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] = 0,
+        latents: ArrayLike | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        *,
+        output: Literal["pil"],
+        clip_skip: int | None = None,
+        max_token_length: int = 75,
+        step_options: Mapping[str, object] | None = None,
+    ) -> list[Image.Image]: ...
     def generate(
         self,
         prompt_or_list: str | Sequence[str],
@@ -141,7 +173,7 @@ class StableDiffusion(Pipeline):
         clip_skip: int | None = None,
         max_token_length: int = 75,
         step_options: Mapping[str, object] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray | list[Image.Image]:
         """Generates an image for each prompt, as diffusers does from the same seed.
 
         Args:
@@ -156,7 +188,8 @@ class StableDiffusion(Pipeline):
           height: in pixels; None for the height that the UNet was trained on. One side may be
             given alone, which diffusers ignores.
           width: in pixels; None for the width that the UNet was trained on.
-          output: "uint8" images [b, H, W, 3], "float" images in [0, 1], or "latents" [b, h, w, c].
+          output: "uint8" images [b, H, W, 3], "float" images in [0, 1], "latents" [b, h, w, c], or
+            "pil", a list of PIL images.
           clip_skip: last layers of the text encoder to leave out, except for negative prompts.
           max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in
             chunks of 75 for all prompts, as in training with `data.max_token_length`.
@@ -184,17 +217,16 @@ class StableDiffusion(Pipeline):
             texts.insert(0, self._encode(request.negatives, 0, max_token_length))
         text = jnp.stack(texts, axis=1)
         x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
-        return np.asarray(x) if output == "latents" else self._decode(x, output)
+        return np.asarray(x) if output == "latents" else in_form(self._decode(x), output)
 
-    def _decode(self, latents: jax.Array, output: Output) -> np.ndarray:
-        """Decodes latents to images, one by one unless devices divide them.
+    def _decode(self, latents: jax.Array) -> Float[np.ndarray, "b H W 3"]:
+        """Decodes latents to images in [0, 1], one by one unless devices divide them.
 
         On a CPU four images of 512 px need 5 GiB together, one needs 1.25 GiB.
         """
         parts = [latents] if self._batch else [latents[i : i + 1] for i in range(len(latents))]
         decoded = [np.asarray(self.programs.decode(self.vae, part)) for part in parts]
-        images = np.concatenate(decoded)
-        return images if output == "float" else to_uint8(images)
+        return np.concatenate(decoded)
 
     def _place(self, array: ArrayLike) -> jax.Array:
         """Puts an array, with the batch as its first axis, on the networks' devices."""
