@@ -15,9 +15,10 @@ from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.base import Pipeline, network
+from flax_sd.pipelines.callback import Callback, run
 from flax_sd.pipelines.outputs import check_output, in_form
 from flax_sd.pipelines.request import read_seeds
-from flax_sd.samplers import Sampler, initial_noise, make_sample_loop, step_noise
+from flax_sd.samplers import Carry, Sampler, initial_noise, run_steps, step_noise
 from flax_sd.system import sharding
 from flax_sd.system.program import jit
 from flax_sd.weights import family
@@ -51,6 +52,8 @@ class DDPM(Pipeline):
         width: int | None = None,
         output: Literal["uint8", "float"] = "uint8",
         step_options: Mapping[str, object] | None = None,
+        *,
+        callback: Callback | None = None,
     ) -> np.ndarray: ...
     @overload
     def generate(
@@ -64,6 +67,7 @@ class DDPM(Pipeline):
         *,
         output: Literal["pil"],
         step_options: Mapping[str, object] | None = None,
+        callback: Callback | None = None,
     ) -> list[Image.Image]: ...
     def generate(
         self,
@@ -75,6 +79,8 @@ class DDPM(Pipeline):
         width: int | None = None,
         output: Literal["uint8", "float", "pil"] = "uint8",
         step_options: Mapping[str, object] | None = None,
+        *,
+        callback: Callback | None = None,
     ) -> np.ndarray | list[Image.Image]:
         """Generates images, as diffusers' `DDPMPipeline` does with generators of the same seeds.
 
@@ -89,6 +95,7 @@ class DDPM(Pipeline):
           width: in pixels; None for the width that the model was trained on.
           output: "uint8" images [b, H, W, 3], "float" images in [0, 1], or "pil", a list of them.
           step_options: options of the sampler's steps, such as {"eta": 1.0}.
+          callback: `StableDiffusion.generate` describes it; its latents are pixels in [-1, 1].
 
         Returns:
           The images [b, H, W, 3], or a list of PIL images.
@@ -106,8 +113,14 @@ class DDPM(Pipeline):
         noise = step_noise(seeds, np.asarray(steps.draws), *shape)
         x = initial_noise(seeds, *shape) * np.asarray(steps.init_noise_sigma)
         placed = jnp.asarray(x) if self._batch is None else jax.device_put(x, self._batch)
-        drawn = self._sample(*nnx.split(self.unet), sharding.mesh_of(placed), steps, placed, noise)
-        return in_form(np.asarray(drawn), output)
+        drawn = None if noise is None else jnp.asarray(noise)
+        fixed = *nnx.split(self.unet), sharding.mesh_of(placed), steps, drawn
+
+        def program(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
+            return self._sample(*fixed, carry, first, last)
+
+        pixels = np.asarray(run(program, steps, placed, callback))
+        return in_form(np.clip(pixels / 2 + 0.5, 0, 1), output)
 
     def _request(
         self, count: int, seed: object, size: tuple[int | None, int | None]
@@ -167,15 +180,16 @@ def _sample(
     state: nnx.State,
     mesh: Mesh,
     sampler: Sampler,
-    x: jax.Array,
     noise: ArrayLike | None,
-) -> jax.Array:
-    """Returns images in [0, 1], by the paper's algorithm 2 if the sampler is DDPM."""
+    carry: Carry,
+    first: ArrayLike,
+    last: ArrayLike,
+) -> Carry:
+    """Runs steps, by the paper's algorithm 2 if the sampler is DDPM."""
     unet = nnx.merge(graph, state)
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
         return unet(x, jnp.full(len(x), t)).astype(jnp.float32)
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        pixels = make_sample_loop(sampler)(denoise, x, noise)
-    return jnp.clip(pixels / 2 + 0.5, 0, 1)
+        return run_steps(sampler, denoise, carry, (first, last), noise)

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from flax_sd.models.clip import encode_ids
-from flax_sd.samplers import Sampler, make_sample_loop
+from flax_sd.pipelines.callback import Callback, run
+from flax_sd.samplers import Carry, Sampler, run_steps
 from flax_sd.system.program import jit
 from flax_sd.system.sharding import mesh_of
 
@@ -58,6 +59,7 @@ class Programs:
         text: Float[Array, "b k n d"],
         guidance: SupportsFloat,
         noise: Float[ArrayLike, "m b h w c"] | None,
+        callback: Callback | None = None,
     ) -> Float[Array, "b h w c"]:
         """Runs all steps of the sampler, and returns the latents.
 
@@ -65,9 +67,15 @@ class Programs:
           text: [b, 2, n, d], negative prompts before prompts; [b, 1, n, d] without guidance.
           guidance: traced, so that a new value does not recompile.
           noise: the noise of each step; None if the sampler draws none.
+          callback: called after each step, as `generate` describes.
         """
-        scale = jnp.float32(float(guidance))
-        return self._sample(*nnx.split(unet), mesh_of(x), sampler, x, text, scale, noise)
+        scale, drawn = jnp.float32(float(guidance)), None if noise is None else jnp.asarray(noise)
+        fixed = *nnx.split(unet), mesh_of(x), sampler, text, scale, drawn
+
+        def steps(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
+            return self._sample(*fixed, carry, first, last)
+
+        return run(steps, sampler, x, callback)
 
     def _sampling(
         self,
@@ -75,11 +83,13 @@ class Programs:
         state: nnx.State,
         mesh: Mesh,
         sampler: Sampler,
-        x: Array,
         text: Array,
         guidance: Array,
         noise: ArrayLike | None,
-    ) -> Array:
+        carry: Carry,
+        first: ArrayLike,
+        last: ArrayLike,
+    ) -> Carry:
         self.traces["sample"] += 1
         unet = nnx.merge(graph, state)
         b, k, *words = text.shape
@@ -95,7 +105,7 @@ class Programs:
             return out[:, 0] + guidance * (out[:, 1] - out[:, 0]) if k == 2 else out[:, 0]
 
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return make_sample_loop(sampler)(denoise, x, noise)
+            return run_steps(sampler, denoise, carry, (first, last), noise)
 
     def decode(self, vae: nnx.Module, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W 3"]:
         """Returns images in [0, 1]."""

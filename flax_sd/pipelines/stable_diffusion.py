@@ -21,6 +21,7 @@ from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.pipelines.base import Pipeline, network
+from flax_sd.pipelines.callback import Callback
 from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
 from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import draw_noise, guided, read_request
@@ -138,6 +139,7 @@ class StableDiffusion(Pipeline):
         clip_skip: int | None = None,
         max_token_length: int = 75,
         step_options: Mapping[str, object] | None = None,
+        callback: Callback | None = None,
     ) -> np.ndarray: ...
     @overload
     def generate(
@@ -156,6 +158,7 @@ class StableDiffusion(Pipeline):
         clip_skip: int | None = None,
         max_token_length: int = 75,
         step_options: Mapping[str, object] | None = None,
+        callback: Callback | None = None,
     ) -> list[Image.Image]: ...
     def generate(
         self,
@@ -173,6 +176,7 @@ class StableDiffusion(Pipeline):
         clip_skip: int | None = None,
         max_token_length: int = 75,
         step_options: Mapping[str, object] | None = None,
+        callback: Callback | None = None,
     ) -> np.ndarray | list[Image.Image]:
         """Generates an image for each prompt, as diffusers does from the same seed.
 
@@ -194,6 +198,8 @@ class StableDiffusion(Pipeline):
           max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in
             chunks of 75 for all prompts, as in training with `data.max_token_length`.
           step_options: options of the sampler's steps, such as {"eta": 1.0}.
+          callback: called after each step as callback(step, steps, latents): its number from 1,
+            the number of steps, and the latents [b, h, w, c]. Raise to stop early.
 
         Raises:
           UserError: an argument is not valid, or an image has NaN.
@@ -216,7 +222,9 @@ class StableDiffusion(Pipeline):
         if guided(guidance_scale):
             texts.insert(0, self._encode(request.negatives, 0, max_token_length))
         text = jnp.stack(texts, axis=1)
-        x = self.programs.sample(self.unet, steps, self._place(x), text, guidance_scale, noise)
+        x = self.programs.sample(
+            self.unet, steps, self._place(x), text, guidance_scale, noise, callback
+        )
         return np.asarray(x) if output == "latents" else in_form(self._decode(x), output)
 
     def _decode(self, latents: jax.Array) -> Float[np.ndarray, "b H W 3"]:

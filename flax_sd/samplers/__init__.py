@@ -18,7 +18,7 @@ from flax_sd.samplers.methods.ddpm import make_ddpm
 from flax_sd.samplers.methods.euler import make_euler
 from flax_sd.samplers.methods.euler_ancestral import make_euler_ancestral
 from flax_sd.samplers.methods.pndm import make_pndm
-from flax_sd.samplers.sampler import Carry, Sampler, make_sample_loop
+from flax_sd.samplers.sampler import Carry, Sampler, run_steps
 from flax_sd.samplers.torch_noise import TorchGenerator, initial_noise, step_noise
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "config_of",
     "from_config",
     "initial_noise",
-    "make_sample_loop",
+    "run_steps",
     "step_noise",
 ]
 

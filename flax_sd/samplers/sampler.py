@@ -102,30 +102,30 @@ def row(tables: Tables, i: Int[ArrayLike, ""]) -> Tables:
     return jax.tree.map(lambda table: jnp.asarray(table)[i], tables)
 
 
-def make_sample_loop(sampler: Sampler) -> Callable[..., Float[Array, "b h w c"]]:
-    """Builds the pure sample(denoise, x, noise=None) → x_0.
+def run_steps(
+    sampler: Sampler,
+    denoise: Denoise,
+    carry: Carry,
+    steps: tuple[ArrayLike, ArrayLike],
+    noise: Float[ArrayLike, "m b h w c"] | None = None,
+) -> Carry:
+    """Runs the steps from the first of a pair of numbers up to the second, without it.
 
-    Args of the result:
+    Both numbers may be traced: one compiled program then runs all steps in one call, or one step
+    in each call, with the same result.
+
+    Args:
       denoise: (scaled x [b, h, w, c], t scalar) → the network's output, guidance included.
-      x: [b, h, w, c], N(0, I) times the sampler's `init_noise_sigma`.
-      noise: [m, b, h, w, c], N(0, I) for each step; None if the sampler never draws.
+      carry: result of the step before, or of `init`.
+      noise: N(0, I) for each step of the sampler; None if it never draws.
 
     The sampler is a pytree: where a jitted function takes it as an argument, another config or
     step option of the same class and number of steps reuses the compiled program.
     """
+    t, z = sampler.timesteps, None if noise is None else jnp.asarray(noise)
 
-    def sample(
-        denoise: Denoise,
-        x: Float[ArrayLike, "b h w c"],
-        noise: Float[ArrayLike, "m b h w c"] | None = None,
-    ) -> Float[Array, "b h w c"]:
-        def step(carry: Carry, xs: tuple[Array, Array, Array | None]) -> tuple[Carry, None]:
-            i, t, z = xs
-            out = denoise(sampler.scale_input(carry.x, i), t)
-            return sampler.step(carry, out, i, z), None
+    def step(i: Array, carry: Carry) -> Carry:
+        out = denoise(sampler.scale_input(carry.x, i), t[i])
+        return sampler.step(carry, out, i, None if z is None else z[i])
 
-        t = sampler.timesteps
-        steps = (jnp.arange(len(t)), t, None if noise is None else jnp.asarray(noise))
-        return jax.lax.scan(step, sampler.init(x), steps)[0].x
-
-    return sample
+    return jax.lax.fori_loop(*steps, step, carry)

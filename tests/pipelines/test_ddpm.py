@@ -47,6 +47,16 @@ def test_images_equal_diffusers(theirs, folder):
     parity.assert_close(ours, drawn(theirs, SEEDS, 4), parity.NETWORK)
 
 
+def test_pil_images_and_a_callback(folder):
+    model, steps = flax_sd.DDPM.load(folder), []
+    pixels = model.generate(2, 3)
+    told = model.generate(2, 3, output="pil", callback=lambda *each: steps.append(each))
+    assert np.array_equal(np.stack(told), pixels)
+    assert [(step, count, x.shape) for step, count, x in steps] == [
+        (step, 3, (2, 8, 12, 3)) for step in (1, 2, 3)
+    ]
+
+
 def test_save_gives_back_what_diffusers_loads(theirs, folder, tmp_path):
     flax_sd.DDPM.load(folder).save(tmp_path / "saved")
     again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "saved")

@@ -165,7 +165,10 @@ def test_outputs(pairs):
     given = {"seed": 5, **STEPS}
     whole = sd.generate(PROMPTS, output="float", **given)
     assert whole.dtype == np.float32 and whole.min() >= 0 and whole.max() <= 1
-    assert np.array_equal(sd.generate(PROMPTS, **given), (whole * 255).round().astype(np.uint8))
+    pixels = sd.generate(PROMPTS, **given)
+    assert np.array_equal(pixels, (whole * 255).round().astype(np.uint8))
+    pil = sd.generate(PROMPTS, output="pil", **given)
+    assert [image.size for image in pil] == [(16, 24)] * 2 and np.array_equal(np.stack(pil), pixels)
     noise = samplers.initial_noise([5, 6], 12, 8, 4)
     drawn = sd.generate(PROMPTS, latents=noise, output="latents", **given)
     assert type(drawn) is np.ndarray and drawn.shape == (2, 12, 8, 4)
@@ -265,6 +268,34 @@ def test_arguments_that_cannot_be(pairs, tmp_path):
             sd.generate("a", **arguments)
     with pytest.raises(UserError, match="single files are not written; name a folder"):
         sd.save(tmp_path / "x.safetensors")
+
+
+def test_a_callback_sees_each_step_and_changes_nothing(quick):
+    seen = []
+    given = {"num_inference_steps": 3, "sampler": "euler_a", "height": 16, "output": "latents"}
+    plain = quick.generate(["a", "b"], **given)
+    told = quick.generate(["a", "b"], callback=lambda *each: seen.append(each), **given)
+    assert np.array_equal(told, plain)
+    assert [(step, steps) for step, steps, _ in seen] == [(1, 3), (2, 3), (3, 3)]
+    assert all(type(x) is np.ndarray and x.shape == plain.shape for *_, x in seen)
+    assert np.array_equal(seen[-1][2], plain) and not np.array_equal(seen[0][2], plain)
+    assert quick.programs.traces["sample"] == 1  # one program with and without
+
+
+def test_a_callback_that_raises_ends_the_call(quick):
+    class Enough(Exception):
+        pass
+
+    def stop(step, steps, latents):
+        seen.append(step)
+        if step == 2:
+            raise Enough
+
+    seen, given = [], {"num_inference_steps": 5, "sampler": "ddim", "output": "latents"}
+    with pytest.raises(Enough):
+        quick.generate("a", callback=stop, **given)
+    assert seen == [1, 2]
+    assert np.isfinite(quick.generate("a", **given)).all()
 
 
 DISTRIBUTED = """

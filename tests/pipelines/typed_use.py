@@ -14,7 +14,7 @@ def stable_diffusion(form: Output) -> None:
     assert_type(sd.generate("a cat"), np.ndarray)
     for output in ("uint8", "float", "latents"):
         assert_type(sd.generate(["a cat"], "bad", 20, output=output, seed=[1]), np.ndarray)
-    assert_type(sd.generate("a cat", output="pil"), list[Image.Image])
+    assert_type(sd.generate("a cat", output="pil", callback=print), list[Image.Image])
     assert_type(sd.generate("a cat", output=form), np.ndarray | list[Image.Image])
 
 

@@ -48,6 +48,27 @@ def test_step_is_jitted_once_for_all_steps(class_name, options):
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize(("class_name", "options"), CASES)
+def test_steps_one_by_one_are_those_of_one_call(class_name, options):
+    """The numbers of the steps are traced: it is one program, and gives the same bytes."""
+    traces = []
+
+    @jax.jit
+    def run(sampler, carry, first, last, noise):
+        traces.append(first)
+        denoise = functools.partial(loops.network, jnp)
+        return samplers.run_steps(sampler, denoise, carry, (first, last), noise)
+
+    sampler = samplers.from_config({"_class_name": class_name, **SD}, 5, **options)
+    x, noise = loops.start(sampler)
+    m = len(sampler.timesteps)
+    whole = single = sampler.init(x)
+    whole = run(sampler, whole, 0, m, noise)
+    for i in range(m):
+        single = run(sampler, single, i, i + 1, noise)
+    assert np.array_equal(whole.x, single.x) and len(traces) == 1
+
+
 def test_other_values_reuse_the_compiled_loop():
     """Betas, spacing, eta, x and noise are arguments; so would be what `denoise` closes over."""
     traces = []
@@ -55,7 +76,7 @@ def test_other_values_reuse_the_compiled_loop():
     @jax.jit
     def sample(sampler, scale, x, noise):
         traces.append(x)
-        return samplers.make_sample_loop(sampler)(lambda x, t: scale * x, x, noise)
+        return loops.all_steps(sampler, lambda x, t: scale * x, x, noise)
 
     outs = []
     for config, eta in [({}, 0.2), (SD, 0.2), ({"timestep_spacing": "trailing"}, 0.9)]:
@@ -81,4 +102,4 @@ def test_half_precision_output_gives_a_float32_sample():
     def denoise(x, t):
         return functools.partial(loops.network, jnp)(x, t).astype(jnp.bfloat16)
 
-    assert samplers.make_sample_loop(sampler)(denoise, x).dtype == jnp.float32
+    assert loops.all_steps(sampler, denoise, x).dtype == jnp.float32
