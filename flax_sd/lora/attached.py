@@ -1,24 +1,39 @@
 """The LoRAs attached to a pipeline, by name."""
 
 import itertools
+import math
 import os
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.lora.formats.read import read
-from flax_sd.lora.inject import attach, detach
+from flax_sd.lora.inject import attach, detach, set_strength
 
 COMPONENTS = ("unet", "text_encoder")
 
 
+class Attached(NamedTuple):
+    """A LoRA in the networks."""
+
+    slot: str  # its name in the layers
+    scale: float
+    adapters: dict[str, dict[str, float]]  # alpha / rank, by component and layer
+
+
 class AttachedLoRAs:
-    """Adds LoRA files to networks, and removes them by the name that they were given."""
+    """Adds LoRA files to networks, scales and removes them by the name that they were given."""
 
     def __init__(self):
-        self._parts: dict[str, tuple[str, list[str]]] = {}  # name -> its slot, its components
+        self._attached: dict[str, Attached] = {}
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The scale of each, in the order in which they were added."""
+        return {name: each.scale for name, each in self._attached.items()}
 
     def add(
         self,
@@ -34,23 +49,41 @@ class AttachedLoRAs:
             with a number behind it.
 
         Raises:
-          UserError: it is not a LoRA, is one of another model, or the name that was given is taken.
+          UserError: it is not a LoRA, is one of another model, the name that was given is taken, or
+            the scale is not a number.
         """
+        _check(scale)
         name = name or self._free(named(path).stem)
-        if name in self._parts:
+        if name in self._attached:
             raise UserError(f"a LoRA called {name!r} exists already; remove it or name this one")
         file = read(path, {component: networks[component] for component in COMPONENTS})
-        taken = {slot for slot, _ in self._parts.values()}
+        taken = {each.slot for each in self._attached.values()}
         # Under the first free number instead of its name: a name would be part of the program.
         slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)
         for component, adapters in file.items():
             attach(networks[component], adapters, scale, slot)
-        self._parts[name] = (slot, list(file))
+        scales = {
+            component: {layer: adapter.scale for layer, adapter in adapters.items()}
+            for component, adapters in file.items()
+        }
+        self._attached[name] = Attached(slot, scale, scales)
         return name
 
     def _free(self, stem: str) -> str:
         names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-        return next(name for name in names if name not in self._parts)
+        return next(name for name in names if name not in self._attached)
+
+    def set_scale(self, networks: Mapping[str, nnx.Module], name: str, scale: float) -> None:
+        """Scales a LoRA anew, as if it had been added with this scale.
+
+        Raises:
+          UserError: there is none of that name, or the scale is not a number.
+        """
+        attached = self._find(name)
+        _check(scale)
+        for component, adapters in attached.adapters.items():
+            set_strength(networks[component], adapters, scale, attached.slot)
+        self._attached[name] = attached._replace(scale=scale)
 
     def remove(self, networks: Mapping[str, nnx.Module], name: str) -> None:
         """Detaches a LoRA.
@@ -58,9 +91,18 @@ class AttachedLoRAs:
         Raises:
           UserError: there is none of that name.
         """
-        if name not in self._parts:
-            there = ", ".join(self._parts) or "none"
+        attached = self._find(name)
+        for component in attached.adapters:
+            detach(networks[component], attached.slot)
+        del self._attached[name]
+
+    def _find(self, name: str) -> Attached:
+        if name not in self._attached:
+            there = ", ".join(self._attached) or "none"
             raise UserError(f"there is no LoRA called {name!r}; there is {there}")
-        slot, components = self._parts.pop(name)
-        for component in components:
-            detach(networks[component], slot)
+        return self._attached[name]
+
+
+def _check(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise UserError(f"the scale of a LoRA is {scale}: should be a number, as 0.8")

@@ -121,6 +121,23 @@ def attach(
         _add(table[path], name, LoRAWeights(down, up, scale, magnitude))
 
 
+def set_strength(
+    model: nnx.Module, scales: Mapping[str, float], strength: float, name: str
+) -> None:
+    """Sets the strength of an attached LoRA, given the alpha / rank of its adapters by path.
+
+    Only values change, where they are: a program that takes them as arguments is not compiled anew.
+    """
+    table = slots(model)
+    for path, scale in scales.items():
+        layer = table[path].layer
+        assert isinstance(layer, LoRA)
+        variable = layer.adapters[name].scale
+        old, new = variable.get_value(), jnp.float32(strength * scale)
+        placed = isinstance(old, jax.Array) and old.committed
+        variable.set_value(jax.device_put(new, old.sharding) if placed else new)
+
+
 def misfits(base: Layer, adapter: Adapter) -> list[str]:
     """Returns why an adapter does not fit a layer; shapes are in torch's layouts."""
     *window, c_in, rank = down_shape(base, adapter.rank)

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
 
 import jax
@@ -261,6 +262,23 @@ class StableDiffusion(Pipeline):
           UserError: it is not a LoRA, belongs to another model, or the given name is taken.
         """
         return self._loras.add(self._networks, path, float(scale), name)
+
+    @property
+    def loras(self) -> Mapping[str, float]:
+        """The scale of each LoRA by its name, in the order in which they were added."""
+        return MappingProxyType(self._loras.scales)
+
+    def set_lora_scale(self, name: str, scale: SupportsFloat) -> None:
+        """Changes the strength of a LoRA that was added; nothing is read or compiled again.
+
+        Args:
+          name: as `add_lora` returned it, a key of `loras`.
+          scale: the new strength, in place of that of `add_lora`.
+
+        Raises:
+          UserError: there is no LoRA of that name, or the scale is not a number.
+        """
+        self._loras.set_scale(self._networks, name, float(scale))
 
     def remove_lora(self, name: str) -> None:
         """Removes a LoRA; images are then the same as before it was added.

@@ -123,6 +123,41 @@ def test_what_a_program_is_compiled_for(quick, tmp_path):
     assert quick.programs.traces["encode"] == 2 and quick.programs.traces["decode"] == 0
 
 
+def test_a_lora_is_scaled_anew_without_reading_or_compiling(quick, tmp_path):
+    file = tmp_path / "style.safetensors"
+    down, up = np.random.default_rng(1).normal(size=(2, 3, 4))
+    tiny.write_lora(file, {"first": (down, up.T), "second": (down, up.T)})
+    given = {"num_inference_steps": 2, "output": "latents"}
+    expected = {}
+    for scale in (0.0, 0.3, 1.0):
+        name = quick.add_lora(file, scale)
+        expected[scale] = quick.generate("a", **given)
+        quick.remove_lora(name)
+    assert quick.add_lora(file, 0.0) == "style" and quick.loras == {"style": 0.0}
+    file.unlink()
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.append(event)
+    )
+    for scale in (0.3, 1.0, 0.0):
+        quick.set_lora_scale("style", scale)
+        assert np.array_equal(quick.generate("a", **given), expected[scale]), scale
+    event = "/jax/core/compile/backend_compile_duration"
+    assert event not in compiled
+    jax.jit(lambda x: x + scale)(1.0)
+    assert event in compiled  # it would have been seen
+    quick.set_lora_scale("style", np.float32(0.5))
+    assert quick.loras == {"style": 0.5}
+    with pytest.raises(TypeError):
+        quick.loras["style"] = 1.0
+    with pytest.raises(UserError, match="there is no LoRA called 'styl'; there is style"):
+        quick.set_lora_scale("styl", 1.0)
+    with pytest.raises(UserError, match="the scale of a LoRA is nan: should be a number"):
+        quick.set_lora_scale("style", float("nan"))
+    quick.remove_lora("style")
+    assert quick.loras == {} and not np.array_equal(expected[0.3], expected[1.0])
+
+
 def test_images_are_decoded_one_by_one(quick):
     given = {"num_inference_steps": 1, "output": "float", "height": 16, "width": 16}
     three = quick.generate(["a", "b", "c"], **given)
