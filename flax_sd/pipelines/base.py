@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, Sharding
 from flax_sd.files.json_values import JsonObject
 from flax_sd.files.paths import named
 from flax_sd.models.layers import Network
-from flax_sd.system import sharding
+from flax_sd.system import compiler, sharding
 from flax_sd.weights.family import ModelKind
 from flax_sd.weights.fill import as_dtype
 from flax_sd.weights.model import Model
@@ -55,6 +55,9 @@ class Pipeline:
     ) -> Loaded:
         """Loads a diffusers folder, a hub id or a bundled model, such as "bundled:base".
 
+        From here on compiled programs are kept in the user's cache folder, as by the commands,
+        unless JAX's compilation cache is configured already.
+
         Args:
           source: the folder or name of the model.
           dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
@@ -66,6 +69,7 @@ class Pipeline:
             components do not fit each other; all problems are named.
         """
         as_dtype(dtype)
+        compiler.set_up()
         return cls(Model.load(ModelFiles.find(source, revision, variant), dtype, cls.kind))
 
     @property

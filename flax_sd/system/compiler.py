@@ -49,7 +49,10 @@ def ask_for_determinism() -> None:
 
 
 def set_up() -> None:
-    """Keeps compiled programs on disk and frees the compiler's memory; every command calls it."""
+    """Keeps compiled programs on disk and frees the compiler's memory.
+
+    Every command calls it, and so does loading a model from Python.
+    """
     _keep_programs()
     _give_memory_back()
 
@@ -59,7 +62,8 @@ def _keep_programs() -> None:
 
     What lies there is run without being checked, so no other user may write to it.
     """
-    if VARIABLE in os.environ or not _has_name():
+    configured = VARIABLE in os.environ or jax.config.values["jax_compilation_cache_dir"]
+    if configured or not _has_name():
         return
     folder = user_cache() / "compiled"
     try:

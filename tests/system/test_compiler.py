@@ -47,6 +47,37 @@ def test_an_empty_name_turns_it_off(home):
     assert not any(home.iterdir())
 
 
+FROM_PYTHON = """
+import sys
+import jax
+import flax_sd
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x + 1)(1.0)  # before a model is loaded, as a user's own program
+print(jax.config.values["jax_compilation_cache_dir"])
+flax_sd.StableDiffusion.load(sys.argv[1])
+jax.jit(lambda x: x + 2)(1.0)
+print(jax.config.values["jax_compilation_cache_dir"])
+"""
+
+
+def test_a_model_loaded_from_python_keeps_programs_but_importing_does_not(home, folders):
+    ours = home / "flax_sd" / "compiled"
+    assert run(FROM_PYTHON, folders / "sd1", XDG_CACHE_HOME=home).split() == ["None", str(ours)]
+    assert any(ours.iterdir())
+
+
+def test_loading_leaves_a_cache_that_jax_was_told(home, folders, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", str(home / "mine"))
+    try:
+        flax_sd.StableDiffusion.load(folders / "sd1")
+        assert jax.config.values["jax_compilation_cache_dir"] == str(home / "mine")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert not (home / "flax_sd").exists()
+
+
 def test_a_user_without_a_name_compiles_without_a_cache(home, monkeypatch):
     """F20: JAX would warn of each program that it cannot keep."""
 
@@ -56,8 +87,12 @@ def test_a_user_without_a_name_compiles_without_a_cache(home, monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", nobody)
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
     before = jax.config.values["jax_compilation_cache_dir"]
-    compiler._keep_programs()
-    assert jax.config.values["jax_compilation_cache_dir"] == before and not any(home.iterdir())
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        compiler._keep_programs()
+        assert jax.config.values["jax_compilation_cache_dir"] is None and not any(home.iterdir())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_however_many_commands_one_listener(monkeypatch):
