@@ -15,8 +15,8 @@ from benchmarks.common.rows import RESULTS, head, line, read
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 TITLES = {
+    "bench": "flax-sd bench",
     "speed": "The same work as diffusers on torch",
-    "start": "From the start to the first step",
     "data": "Images from files",
     "scaling": "What devices send one another",
     "topology": "TPUs that are not there",

@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": Entry("inspect.command", kind="InspectOptions"),
     "check-data": Entry("check_data", kind="CheckDataOptions"),
     "plan": Entry("plan.command", kind="PlanOptions"),
+    "bench": Entry("bench.command", kind="BenchOptions"),
     "compare": Entry("compare", kind="CompareOptions"),
     "configs": Entry("configs", kind="ConfigsOptions"),
 }

@@ -20,10 +20,10 @@ import tempfile
 import numpy as np
 from PIL import Image
 
-from benchmarks.against_torch.sides.inputs import Work
 from benchmarks.common.options import ROOT, SMALL, add_common, side_of
 from benchmarks.common.rows import Row, Rows
 from benchmarks.common.turns import Side, compare, difference
+from flax_sd.commands.bench.work import Work
 
 SIZE = (768, 640)
 COUNT, WORKERS = 128, (1, 2)

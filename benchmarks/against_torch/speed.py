@@ -16,11 +16,11 @@ import argparse
 import json
 import statistics
 
-from benchmarks.against_torch.sides.inputs import Work
 from benchmarks.common.options import add_model, find_model
 from benchmarks.common.rows import Row, Rows
 from benchmarks.common.turns import Side, compare, difference
 from benchmarks.compiled import flops
+from flax_sd.commands.bench.work import Work
 from flax_sd.training.monitoring.throughput import peak_flops
 
 CASES = ("unet", "lora_step", "whole_step", "txt2img", "vae", "text")

@@ -1,23 +1,18 @@
 """Rows of figures: printed as a table, and saved with what is needed to judge them."""
 
 import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
-import re
 import shlex
-import shutil
 import statistics
-import subprocess
 import sys
 from typing import Any
 
 from benchmarks.common.options import ROOT
+from flax_sd.commands.bench.machine import machine, versions
+from flax_sd.commands.bench.table import number
 
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("jax", "flax", "libtpu", "torch", "diffusers")
 
 # By column. A list holds repeated measurements: its median and range are shown.
 Row = dict[str, str | float | list[float]]
@@ -47,8 +42,13 @@ class Rows:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """What `save` wrote; nothing if there is no file."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.is_file() else []
+    """What `save` or `flax-sd bench --out` wrote; nothing if there is no file."""
+    records = map(json.loads, path.read_text().splitlines() if path.is_file() else [])
+    return [
+        {**record, "row": row}
+        for record in records
+        for row in record.pop("rows", [record.get("row")])
+    ]
 
 
 def provenance(argv: list[str]) -> dict[str, Any]:
@@ -60,36 +60,8 @@ def provenance(argv: list[str]) -> dict[str, Any]:
         "command": shlex.join(word for word in command if word != "--save"),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version for name in PACKAGES if (version := _version(name))},
-        },
+        "versions": versions(),
     }
-
-
-def _version(name: str) -> str | None:
-    """A package's version; None if it is not installed, as torch need not be for some."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def machine() -> str:
-    """The processor's name, its cores and the memory; the GPUs."""
-    path = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*:\s*(.+)$", path.read_text() if path.is_file() else "", re.M)
-    name = found[1] if found else platform.processor() or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return ", ".join([name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB", *_gpus()])
-
-
-def _gpus() -> list[str]:
-    """The names of NVIDIA's GPUs."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
 
 
 def head(row: Row) -> str:
@@ -110,10 +82,3 @@ def cell(value: str | float | list[float]) -> str:
         middle, low, high = statistics.median(value), min(value), max(value)
         return f"{number(middle)} ({number(low)}–{number(high)})"
     return number(value[0] if isinstance(value, list) else value)
-
-
-def number(value: float) -> str:
-    """About three digits; whole numbers in full."""
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.0e}"

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.against_torch.sides.inputs import Work
 from benchmarks.common.options import ROOT
+from flax_sd.commands.bench.work import Work
 from flax_sd.system import allocator, compiler
 
 

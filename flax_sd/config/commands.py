@@ -16,7 +16,7 @@ from flax_sd.config.section import (
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PLAN, CHECK, FILE = Common("The plan"), Common("The check"), Common("The file")
-RUN = Common("The run")
+RUN, BENCH = Common("The run"), Common("The measurement")
 
 
 class Command(Section):
@@ -123,6 +123,35 @@ class InspectOptions(Command):
     """A model that the file should fit: a folder or hub id."""
     all: Annotated[bool, FILE] = False
     """List every key that a program does not load, not only the first."""
+
+
+class BenchOptions(Command):
+    """Times this machine, beside diffusers if it is installed.
+
+    The first training step and the first image, counted from the start of the process, with nothing
+    compiled (cold) and with compiled programs on disk (warm); steps and images a second after
+    that; the peak of memory."""
+
+    EXAMPLES = ("", "--model stable-diffusion-v1-5/stable-diffusion-v1-5 --only images")
+
+    model: Annotated[Source, BENCH] = "bundled:base"
+    """A diffusers folder, a hub id, or bundled:base."""
+    resolution: Annotated[Positive | None, BENCH] = None
+    """Side of the images in pixels; unset takes what the model was trained on."""
+    batch_size: Annotated[Positive, BENCH] = 1
+    """Images in a training step, and images generated together."""
+    steps: Annotated[Positive | None, BENCH] = None
+    """Steps of DDIM for an image; unset takes 20, with --quick 4."""
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], BENCH] = "float32"
+    """Weights and arithmetic, on both sides."""
+    only: Annotated[Literal["training", "images"] | None, BENCH] = None
+    """Measures one of the two alone."""
+    repeats: Annotated[Positive, BENCH] = 1
+    """Processes for each figure, whose medians are shown; those of both sides take turns."""
+    quick: Annotated[bool, BENCH] = False
+    """Fewer steps and shorter runs: half the time, and less exact."""
+    out: Annotated[UserPath | None, BENCH] = None
+    """A JSON file to write the figures to, with the machine and the versions."""
 
 
 class CompareOptions(Command):

@@ -27,9 +27,9 @@ def test_a_whole_step_in_two_dtypes(rows_of):
 @pytest.mark.slow
 def test_the_use_of_a_gpu():
     from benchmarks.against_torch import speed
-    from benchmarks.against_torch.sides.inputs import Work, read_work
     from benchmarks.common.options import SMALL
     from benchmarks.compiled import flops
+    from flax_sd.commands.bench.work import Work, read_work
 
     work = read_work(Work(SMALL, 2, "bfloat16", remat=True).argument())
     theirs = work._replace(dtype="float16", compiled=True)
@@ -50,8 +50,8 @@ def test_remat_and_compile_reach_both_sides(monkeypatch):
     import torch
 
     from benchmarks.against_torch.sides import ours, theirs
-    from benchmarks.against_torch.sides.inputs import Work
     from benchmarks.common.options import SMALL
+    from flax_sd.commands.bench.work import Work
 
     plain, remat = Work(SMALL), Work(SMALL, remat=True, compiled=True)
     flops = [count_flops(*ours._lora_step(work)) for work in (plain, remat)]

@@ -1,7 +1,6 @@
 """The work that is measured, done by flax_sd. Each case returns a call that runs it once."""
 
 import itertools
-import time
 from typing import Any
 
 import jax
@@ -9,52 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.against_torch.sides.inputs import (
-    LORA_RANK,
-    PICTURES_AT_ONCE,
-    PROMPT,
-    RESOLUTION,
-    STEPS,
-    TOKENS,
-    Run,
-    Work,
-    normal,
-    token_ids,
-)
-from flax_sd import StableDiffusion
-from flax_sd.config import Config, DataConfig, OptimConfig
+from benchmarks.against_torch.sides.sizes import PICTURES_AT_ONCE, RESOLUTION
+from flax_sd.commands.bench import ours as command
+from flax_sd.commands.bench.work import LORA_RANK, TOKENS, Run, Work, normal, token_ids
+from flax_sd.config import DataConfig, OptimConfig
 from flax_sd.data import Images, Source, batches, open_images
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import inject
 from flax_sd.models.vae import Moments
-from flax_sd.system import compiler
 from flax_sd.system.program import jit
 from flax_sd.training.inputs.encoded import EncodedImages
 from flax_sd.training.inputs.encoding_cache import Store
 from flax_sd.training.losses import EncodedBatch, diffusion_loss
 from flax_sd.training.optim import make_optimizer
-from flax_sd.training.setup.base_model import load_model
-from flax_sd.training.setup.task import make_task
 from flax_sd.training.step import init_state, make_train_step
 from flax_sd.weights.model_files import ModelFiles
 
-compiler.set_up()  # as the commands do
-
-
-def compiles(work: Work) -> bool:
-    """Whether the first run is longer for compiling."""
-    return True
-
-
-def device_name() -> str:
-    """What the work runs on."""
-    return jax.devices()[0].device_kind
-
-
-def device_peak() -> float | None:
-    """GiB at the peak of a memory that is the device's own; None on a CPU."""
-    used = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    return used["peak_bytes_in_use"] / 2**30 if used else None
+compiles, device_name, device_peak = command.compiles, command.device_name, command.device_peak
+whole_step, txt2img = command.whole_step, command.txt2img
 
 
 def unet(work: Work) -> Run:
@@ -101,23 +72,11 @@ def lora_step(work: Work) -> Run:
     return run
 
 
-def first_step(work: Work) -> dict[str, float]:
-    """Does the first such step; returns the seconds of what went before it."""
-    step, *arguments = _lora_step(work)
-    start = time.perf_counter()
-    lowered = step.lower(*arguments)
-    traced = time.perf_counter()
-    compiled = lowered.compile()
-    done = time.perf_counter()
-    float(compiled(*arguments)[1].loss)
-    return {"lower": traced - start, "compile": done - traced}
-
-
 def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
     """The jitted step and its arguments."""
     network = ModelFiles(work.folder).load("unet", work.dtype)
     side, width = network.config.sample_size, network.config.cross_attention_dim
-    network.remat = _remat(work)
+    network.remat = command.remat_of(work)
     inject(network, "attention", LORA_RANK, LORA_RANK, "gaussian", jax.random.key(0))
     graph, params, frozen = nnx.split(network, nnx.LoRAParam, ...)
     loss = diffusion_loss({"unet": graph}, NoiseSchedule.from_config({}), scaling_factor=1.0)
@@ -129,38 +88,6 @@ def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
     )
     state = init_state({"unet": params}, tx, 0, scaled=False)
     return make_train_step(loss, tx), state, {"unet": frozen}, batch_of
-
-
-def _remat(work: Work) -> str:
-    return "blocks" if work.remat else "none"
-
-
-def whole_step(work: Work) -> Run:
-    """The same from pixels and token ids: VAE and text encoder run in front of the step."""
-    values = {"model": {"path": str(work.folder)}, "train": {"remat": _remat(work)}}
-    given = Config.model_validate({**values, "compute_dtype": work.dtype})
-    model = load_model(given, work.dtype)
-    task = make_task(given, model)
-    side = model.networks["unet"].config.sample_size * model.pixels_per_latent
-    tx = make_optimizer(given.optim, 1000)
-    step = make_train_step(task.loss, tx)
-    state = init_state(task.params, tx, 0, scaled=False)
-    pixels, ids = np.tanh(normal(0, work.size, side, side, 3)), token_ids(work.size)
-
-    def run() -> np.ndarray:
-        nonlocal state
-        encoded = task.encode(task.frozen, jnp.asarray(pixels), jnp.asarray(ids))
-        state, metrics = step(state, task.frozen, encoded)
-        return np.asarray(metrics.loss)
-
-    return run
-
-
-def txt2img(work: Work) -> Run:
-    """Pictures from prompts: DDIM, guidance 7.5, decoded."""
-    sd = StableDiffusion.load(work.folder, work.dtype)
-    given: dict[str, Any] = {"num_inference_steps": STEPS, "sampler": "ddim", "output": "float"}
-    return lambda: sd.generate([PROMPT] * work.size, seed=0, **given)
 
 
 def images(work: Work) -> Run:

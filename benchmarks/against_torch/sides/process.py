@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.against_torch.sides.inputs import read_work
-from benchmarks.common import memory_peak
+from flax_sd.commands.bench import memory_peak
+from flax_sd.commands.bench.work import read_work
 
 LONG = 120  # seconds, of which a slow start is a small part
 

@@ -5,6 +5,7 @@ import threading
 import time
 
 EVERY = 0.02  # seconds between two looks
+STATUS = pathlib.Path("/proc/self/status")
 
 
 class Peak(threading.Thread):
@@ -24,13 +25,12 @@ class Peak(threading.Thread):
             time.sleep(EVERY)
 
 
-def highest() -> float:
-    """The peak of the whole process so far, loading and compiling included."""
-    return _read("VmHWM")
+def highest() -> float | None:
+    """Returns the peak of the whole process so far; None where the system is not Linux."""
+    return _read("VmHWM") if STATUS.exists() else None
 
 
 def _read(*names: str) -> float:
-    """The sum of these lines of the process's status."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    values = dict(line.split(":", 1) for line in status.splitlines())
+    """Returns the sum of these lines of the process's status."""
+    values = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
     return sum(int(values[name].split()[0]) for name in names) / 2**20

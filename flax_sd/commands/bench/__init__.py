@@ -1,0 +1,1 @@
+"""Times this machine: the first training step and image, and those after them."""
