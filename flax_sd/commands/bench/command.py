@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from flax_sd.commands.bench import starts, table
-from flax_sd.commands.bench.machine import machine, versions
+from flax_sd.commands.bench.machine import load, machine, versions
 from flax_sd.commands.bench.starts import Figures
 from flax_sd.commands.bench.work import STEPS, Work
 from flax_sd.config import flags
@@ -56,11 +56,14 @@ def main(options: BenchOptions) -> int:
         raise UserError(f"--out {options.out} is a folder: name a file, as bench.json")
     work = _work(options)
     progress = Progress(Console())  # as Progress() asks JAX, which would take the GPU's memory
-    rows = Bench(options, work, progress).run()
+    on = ", ".join(filter(None, [machine(), load()]))
+    rows = Bench(options, work, progress).run(on)
     progress.say("")
     progress.table(table.padded(rows))
     if options.out is not None:
-        write_atomically(options.out, json.dumps(_record(options, rows), ensure_ascii=False) + "\n")
+        write_atomically(
+            options.out, json.dumps(_record(options, on, rows), ensure_ascii=False) + "\n"
+        )
         progress.stage("written", str(options.out))
     return DONE
 
@@ -96,10 +99,12 @@ class Bench:
         self._total = len(self._cases) * options.repeats * (2 if self._missing else 3)
         self._done = 0
 
-    def run(self) -> list[table.Row]:
+    def run(self, on: str) -> list[table.Row]:
         """Measures every case; returns the rows of the table."""
         options, say = self._options, self._progress.say
-        say(f"{options.model}, batch {options.batch_size}, {options.dtype}, on {machine()}")
+        say(f"{options.model}, batch {options.batch_size}, {options.dtype}, on {on}")
+        if load():
+            say("other programs are running: figures of a quiet machine are better")
         if self._missing:
             say(f"diffusers is left out; not installed: {', '.join(self._missing)}")
         say(f"{self._total} processes; a few minutes with the bundled model on 2 cores\n")
@@ -143,7 +148,7 @@ class Bench:
         return figures
 
 
-def _record(options: BenchOptions, rows: list[table.Row]) -> dict[str, object]:
+def _record(options: BenchOptions, on: str, rows: list[table.Row]) -> dict[str, object]:
     """Returns the figures for a file, with what is needed to judge them."""
     words = flags.words("bench")
     for name in changed(options):
@@ -153,7 +158,7 @@ def _record(options: BenchOptions, rows: list[table.Row]) -> dict[str, object]:
     return {
         "command": shlex.join(words),
         "date": datetime.date.today().isoformat(),
-        "machine": machine(),
+        "machine": on,
         "versions": versions(),
         "rows": [row.record() for row in rows],
     }

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 
 PACKAGES = ("jax", "flax", "libtpu", "torch", "diffusers")
+QUIET = 0.3  # programs that run at once, on average, beside which figures can be trusted
 
 
 def machine() -> str:
@@ -18,6 +19,12 @@ def machine() -> str:
     name = found[1] if found else platform.processor() or platform.machine()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return ", ".join([name, f"{os.cpu_count()} cores", f"{memory:.0f} GiB", *_gpus()])
+
+
+def load() -> str:
+    """Returns how busy other programs keep the machine, as "load 1.5"; "" if they hardly do."""
+    average = os.getloadavg()[0]
+    return f"load {average:.1f}" if average > QUIET else ""
 
 
 def versions() -> dict[str, str]:

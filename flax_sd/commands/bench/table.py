@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from flax_sd.commands.bench.starts import Figures
 
 EQUAL = 0.02  # of each other, as far as two figures may differ and count as equal
+HEAD = "", "flax_sd", "diffusers", "flax_sd is"
 WORDS = {  # of a unit: which way a larger figure of ours is, and a smaller one
     "s": ("slower", "faster"),
     "per s": ("faster", "slower"),
@@ -33,17 +34,12 @@ class Row(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Returns the row for a file, with the names of the table's columns."""
-        name, ours, theirs, compared = self.cells()
+        name, *_, compared = self.cells()
         cpu = {"flax_sd, CPU s": self.our_cpu, "diffusers, CPU s": self.their_cpu}
         figures = {"flax_sd": self.ours, "diffusers": self.theirs, **cpu}
         return {"work": name, **{key: _blank(value) for key, value in figures.items()}} | {
-            "flax_sd beside diffusers": compared
+            HEAD[-1]: compared
         }
-
-
-def head() -> list[str]:
-    """Returns the names of the columns."""
-    return ["", "flax_sd", "diffusers", "flax_sd is"]
 
 
 def rows(
@@ -101,4 +97,4 @@ def _blank(value: float | None) -> float | str:
 
 def padded(lines: Sequence[Row]) -> list[list[str]]:
     """Returns the whole table."""
-    return [head(), *(line.cells() for line in lines)]
+    return [[*HEAD], *(line.cells() for line in lines)]

@@ -75,6 +75,16 @@ def test_without_diffusers_its_column_is_empty(asked, monkeypatch, capsys):
     assert "2 of 2" in printed
 
 
+@pytest.mark.parametrize("average", [0.1, 3.0])
+def test_a_busy_machine_is_said(asked, folders, tmp_path, monkeypatch, capsys, average):
+    monkeypatch.setattr("os.getloadavg", lambda: (average, 0.0, 0.0))
+    out = tmp_path / "bench.json"
+    command.main(["--model", str(folders / "sd1"), "--only", "images", "--out", str(out)])
+    busy = average > 1
+    assert ("other programs are running" in capsys.readouterr().out) is busy
+    assert json.loads(out.read_text())["machine"].endswith(", load 3.0") is busy
+
+
 def test_what_diffusers_cannot_run_is_said(asked, capsys):
     asked[1].append("theirs")
     assert command.main(["--only", "training"]) == 0

@@ -43,7 +43,7 @@ def test_the_rows_of_a_case():
         "diffusers": "",
         "flax_sd, CPU s": 50.0,
         "diffusers, CPU s": "",
-        "flax_sd beside diffusers": "",
+        "flax_sd is": "",
     }
 
 
