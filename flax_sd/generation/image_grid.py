@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from flax_sd.run_folder.sample_grid import Place
+
 GAP, FONT_SIZE = 6, 12  # pixels
 LINE = FONT_SIZE + GAP // 2
 INK, PAPER = (40, 40, 40), (255, 255, 255)
@@ -44,8 +46,13 @@ def make_sheet(
     return sheet
 
 
-def make_grid(images: Sequence[SheetImage], labels: Sequence[str], across: int) -> Image.Image:
-    """Makes a grid of equally large images, `across` in each row, with labels below them."""
+def make_grid(
+    images: Sequence[SheetImage], labels: Sequence[str], across: int
+) -> tuple[Image.Image, list[Place]]:
+    """Makes a grid of equally large images, `across` in each row, with labels below them.
+
+    Returns the places of the images too.
+    """
     height, width = images[0].shape[:2]
     font = ImageFont.load_default(FONT_SIZE)
     texts = [_wrapped(label, width) for label in labels]
@@ -55,11 +62,13 @@ def make_grid(images: Sequence[SheetImage], labels: Sequence[str], across: int) 
     step_y = height + below + 2 * GAP
     sheet = Image.new("RGB", (GAP + across * step_x, GAP + rows * step_y), PAPER)
     draw = ImageDraw.Draw(sheet)
+    places = []
     for i, (image, text) in enumerate(zip(images, texts, strict=True)):
         x, y = GAP + i % across * step_x, GAP + i // across * step_y
         sheet.paste(Image.fromarray(image), (x, y))
         draw.multiline_text((x, y + height + GAP // 2), text, INK, font)
-    return sheet
+        places.append((x, y, width, height, labels[i]))
+    return sheet, places
 
 
 def _wrapped(text: str, width: int) -> str:

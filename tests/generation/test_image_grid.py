@@ -44,7 +44,7 @@ def test_long_titles_are_wrapped_above_the_images():
 
 def test_a_grid_has_each_label_below_its_image():
     images = [flat(10 * i) for i in range(5)]
-    sheet = np.asarray(make_grid(images, ["", "x", "a label of many words", "", ""], 3))
+    sheet = np.asarray(make_grid(images, ["", "x", "a label of many words", "", ""], 3)[0])
     places = [np.argwhere((sheet == (10 * i, 0, 200)).all(axis=2)) for i in range(5)]
     assert all(len(place) == 24 * 16 for place in places)
     tops = [tuple(place[0]) for place in places]

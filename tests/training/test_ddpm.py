@@ -74,7 +74,7 @@ def test_a_resumed_run_ends_in_the_same_bytes(ended):
     assert made_with["model_hash"] is None  # from nothing
     blank = [np.zeros((16, 16, 3), np.uint8)] * 3
     with Image.open(ended[0] / "samples" / "step-000002.png") as grid:
-        assert grid.size == make_grid(blank, ["seed 0", "seed 1", "seed 2"], 3).size
+        assert grid.size == make_grid(blank, ["seed 0", "seed 1", "seed 2"], 3)[0].size
 
 
 @pytest.mark.slow

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from flax_sd.config import Config
 from flax_sd.files.atomic import write_atomically
 from flax_sd.generation.image_grid import make_grid, make_sheet
 from flax_sd.run_folder.layout import BEFORE, SAMPLES_FOLDER, SHEET
+from flax_sd.run_folder.sample_grid import grid_info
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs.preview_samplers import PreviewSampler
 
@@ -74,9 +76,9 @@ class Samples:
         self, step: int, images: UInt8[np.ndarray, "n h w 3"]
     ) -> UInt8[np.ndarray, "H W 3"]:
         across = min(GRID_COLUMNS, len(images))
-        sheet = make_grid(list(images), self._sampler.labels, across)
+        sheet, places = make_grid(list(images), self._sampler.labels, across)
         if jax.process_index() == 0:
-            _save_png(self.path(step), sheet)
+            _save_png(self.path(step), sheet, grid_info(places))
         return np.asarray(sheet)
 
     def _save_before(self, images: UInt8[np.ndarray, "n h w 3"]) -> None:
@@ -97,7 +99,7 @@ class Samples:
         return images if fits else None
 
 
-def _save_png(path: pathlib.Path, image: Image.Image) -> None:
+def _save_png(path: pathlib.Path, image: Image.Image, info: PngInfo | None = None) -> None:
     memory = io.BytesIO()
-    image.save(memory, format="PNG")
+    image.save(memory, format="PNG", pnginfo=info)
     write_atomically(path, memory.getvalue())
