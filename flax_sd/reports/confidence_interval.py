@@ -17,6 +17,11 @@ class Interval(NamedTuple):
     half: float
 
     @property
+    def clear(self) -> bool:
+        """True if the interval does not cover 0."""
+        return abs(self.mean) > self.half
+
+    @property
     def falls(self) -> bool:
         """True if all of the interval is below 0."""
         return self.mean + self.half < 0
@@ -26,11 +31,11 @@ def said_change(before: float, after: float, half: float | None) -> str:
     """Returns a change in percent, with half of its interval; says so if that covers 0.
 
     Args:
-      half: of the interval of `after - before`; None where it is not known.
+      half: of the interval of `after - before`; None or NaN where it is not known.
     """
     change = f"{after / before - 1:+.1%}"
-    if half is None:
-        return change
+    if half is None or math.isnan(half):
+        return f"{change} (its interval is not known)"
     change += f" ± {half / before:.1%}"
     return change if abs(after - before) > half else f"no measurable change ({change})"
 

@@ -25,6 +25,7 @@ def test_nineteen_of_twenty_hold_the_true_mean():
 def test_it_falls_where_all_of_it_is_below_nothing():
     assert interval(np.array([-1.0, -1.1, -0.9])).falls
     assert not interval(np.array([-1.0, 0.9, -0.9])).falls
+    assert interval(np.array([1.0, 1.1])).clear and not interval(np.array([-1.0, 1.1])).clear
     alone = interval(np.array([-1.0]))
     assert alone.mean == -1 and math.isnan(alone.half) and not alone.falls
 
@@ -32,5 +33,6 @@ def test_it_falls_where_all_of_it_is_below_nothing():
 def test_a_change_that_may_be_none_is_said_to_be_none():
     """U2: -40.5 % ± 93.0 % is no improvement."""
     assert said_change(0.08, 0.06, 0.004) == "-25.0% ± 5.0%"
-    assert said_change(0.08, 0.06, None) == "-25.0%"
+    for unknown in (None, math.nan):
+        assert said_change(0.08, 0.06, unknown) == "-25.0% (its interval is not known)"
     assert said_change(0.08, 0.06, 0.03) == "no measurable change (-25.0% ± 37.5%)"

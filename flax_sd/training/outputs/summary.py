@@ -37,7 +37,10 @@ def _best(config: Config, step: int | None) -> list[str]:
         path = result_files.lora_for_users(config, best=True)
     else:
         path = next(iter(tokens.values()), config.output / BEST_MODEL)
-    return [f"lowest {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}: {path}"]
+    change, half = (rows[-1].get(f"{VAL_LOSS}_{name}") for name in ("change", "change_ci"))
+    covers_zero = change is not None and half is not None and abs(change) <= half
+    doubt = ", no measurable change since step 0" if covers_zero else ""
+    return [f"lowest {VAL_LOSS} {rows[-1][VAL_LOSS]:.4f} at step {step}{doubt}: {path}"]
 
 
 def _losses(config: Config) -> list[str]:

@@ -110,5 +110,7 @@ def _described(evaluated: Evaluated, images: str) -> str:
     loss, change = evaluated
     text = f"{loss.mean:.4f} ± {loss.half:.4f} on {images}"
     if change is not None:
-        text += f", {change.mean:+.4f} ± {change.half:.4f} since step 0"
+        moved = f"{change.mean:+.4f} ± {change.half:.4f}"
+        text += f", {moved}" if change.clear else f", no measurable change ({moved})"
+        text += " since step 0"
     return text.replace(" ± nan", "")

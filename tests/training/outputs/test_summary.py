@@ -25,8 +25,8 @@ def finished(tmp_path):
 def test_losses_stand_before_and_after(finished):
     first, last = {"val_loss": 0.08, "base_loss": 0.05}, {"val_loss": 0.06, "base_loss": 0.051}
     text = finished(first, {"loss": 1.0}, last)
-    assert "val_loss  0.0800 -> 0.0600   -25.0%" in text
-    assert "base_loss 0.0500 -> 0.0510    +2.0%" in text
+    assert "val_loss  0.0800 -> 0.0600  -25.0% (its interval is not known)" in text
+    assert "base_loss 0.0500 -> 0.0510  +2.0% (its interval is not known)" in text
     assert "without the LoRA the model is unchanged" in text
     assert "LoRA off" not in finished(first, last, train={"mode": "full"})
 
@@ -48,6 +48,20 @@ def test_the_best_state_is_named(finished, tmp_path):
     text = "\n".join(summary(config, 1))
     assert f"lowest val_loss 0.0500 at step 1: {tmp_path}/{tmp_path.name}_best.safetensors" in text
     assert "least" not in "\n".join(summary(config))
+
+
+@pytest.mark.parametrize(
+    ("half", "said"), [(0.02, ""), (0.04, ", no measurable change since step 0")]
+)
+def test_a_best_state_that_is_no_measurable_improvement_is_not_one(finished, tmp_path, half, said):
+    best = {"val_loss": 0.05, "val_loss_change": -0.03, "val_loss_change_ci": half}
+    finished({"val_loss": 0.08}, best, {"val_loss": 0.06})
+    (line,) = [
+        line
+        for line in summary(Config.model_validate({"output": str(tmp_path)}), 1)
+        if "lowest" in line
+    ]
+    assert line.startswith(f"lowest val_loss 0.0500 at step 1{said}: ")
 
 
 def test_metrics_that_are_gone_or_damaged_are_left_out(finished, tmp_path):
