@@ -8,8 +8,10 @@ import yaml
 from PIL import Image
 
 from flax_sd.config import Config, to_dict
+from flax_sd.run_folder.sample_grid import grid_info
 
 SET = {"path": "bundled:style", "pictures": 9, "captions": 10, "left_out": 1, "hash": "abc"}
+PLACES = [(0, 0, 48, 48, "a cat"), (48, 0, 48, 48, "a dog")]  # in the grids
 MIDDLES = [49.5, 149.5, 249.5]  # of the bands below
 
 
@@ -35,7 +37,8 @@ def make_run(
     (folder / "samples").mkdir()
     for n in measured:
         colour = (4 * n % 256, 90, 160)
-        Image.new("RGB", (96, 48), colour).save(folder / "samples" / f"step-{n:06d}.png")
+        grid, path = Image.new("RGB", (96, 48), colour), folder / "samples" / f"step-{n:06d}.png"
+        grid.save(path, pnginfo=grid_info(PLACES))
     entry = {"step": 0, "jax": "0.10.2", "device": "cpu", "data": {"train": SET}}
     (folder / "environment.json").write_text(json.dumps([entry]))
     return folder

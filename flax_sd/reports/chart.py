@@ -71,7 +71,28 @@ def charts(shown: Iterable[Chart]) -> str:
 def _element(chart: Chart) -> str:
     wide = " wide" if chart.wide else ""
     lines = [_plain(line) for line in chart.lines if line.x]
-    return f'<div class="chart{wide}">{embedded({**chart._asdict(), "lines": lines})}</div>'
+    shown = embedded({**chart._asdict(), "lines": lines, "text": in_words(chart)})
+    return f'<div class="chart{wide}">{shown}</div>'
+
+
+def in_words(chart: Chart) -> str:
+    """Returns what the chart shows, for those who do not see it."""
+    told = [said for line in chart.lines if (said := _told(line, chart.across))]
+    return f"{chart.title}. {' '.join(told)}".strip()
+
+
+def _told(line: Line, across: str) -> str:
+    points = [(x, y) for x, y in zip(line.x, _short(line.y), strict=True) if y is not None]
+    if not points:
+        return ""
+    (start, first), (end, last) = points[0], points[-1]
+    place, least = min(points, key=lambda point: point[1])
+    if len(points) == 1:
+        return f"{line.label}: {first} at {across} {start}."
+    return (
+        f"{line.label}: {len(points)} values, from {first} at {across} {start} "
+        f"to {last} at {across} {end}; the lowest is {least} at {across} {place}."
+    )
 
 
 def _plain(line: Line) -> dict[str, object]:

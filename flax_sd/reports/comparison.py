@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from flax_sd.errors import UserError, all_of
 from flax_sd.files.json_values import JsonObject
 from flax_sd.reports import chart, curves, html
-from flax_sd.reports.confidence_interval import said_change
-from flax_sd.reports.html import slides
-from flax_sd.reports.run_report import head, link
+from flax_sd.reports.run_report import head
+from flax_sd.reports.samples import samples
 from flax_sd.run_folder import history
 from flax_sd.run_folder.history import History
 from flax_sd.run_folder.layout import BASE_LOSS, VAL_LOSS
@@ -53,7 +52,8 @@ def figures(runs: Mapping[str, History]) -> Table:
         values = [_ended(run, name, form) for run in runs.values()]
         if any(values):
             rows.append([words, *values])
-    return rows
+    lowest = [curves.lowest_held_out(run) or None for run in runs.values()]
+    return [*rows, ["lowest held-out loss", *lowest]] if any(lowest) else rows
 
 
 def different(runs: Mapping[str, History]) -> Table:
@@ -73,29 +73,16 @@ def compare_page(runs: Mapping[str, History], folder: pathlib.Path) -> str:
     """Returns the page, with links from that folder."""
     names = list(runs)
     parts = [
-        f'<div class="wide-table">{html.table(["", *names], figures(runs))}</div>',
+        html.table(["figure", *names], figures(runs)),
         "<h2>What differs</h2>",
-        f'<div class="wide-table">{html.table(["", *names], different(runs))}</div>',
+        html.table(["option", *names], different(runs)),
     ]
     if len(runs) > 1 and not different(runs):
         parts[-1] = "<p>Nothing: the options are the same, and what they were made with.</p>"
     if any(run.grids for run in runs.values()):
-        parts += ["<h2>Samples</h2>", slides(places(runs, folder), names)]
+        parts += ["<h2>Samples</h2>", samples(list(runs.values()), names, folder)]
     parts += ["<h2>Curves</h2>", chart.charts(curves.charts(runs))]
     return html.document("Runs compared", "\n".join(parts), head())
-
-
-def places(runs: Mapping[str, History], folder: pathlib.Path) -> list[JsonObject]:
-    """Returns each step at which a run drew samples, with each run's newest samples by then."""
-    return [
-        {"step": step, "pictures": [_newest(run, step, folder) for run in runs.values()]}
-        for step in sorted({step for run in runs.values() for step in run.grids})
-    ]
-
-
-def _newest(run: History, step: int, folder: pathlib.Path) -> JsonObject | None:
-    own = max((each for each in run.grids if each <= step), default=None)
-    return None if own is None else {"step": own, "file": link(run.grids[own], folder)}
 
 
 def _ended(run: History, name: str, form: str) -> str | None:
@@ -104,12 +91,10 @@ def _ended(run: History, name: str, form: str) -> str | None:
         value = curves.latest(run, name)
         return None if value is None else form.format(value)
     line = curves.held_out(run, name)
-    values = [value for value in (line.y if line else ()) if value is not None]
-    if line is None or not values:
+    if line is None or line.y[-1] is None:
         return None
-    known = len(values) > 1 and values[0]
-    change = said_change(values[0], values[-1], curves.last_half(line)) if known else ""
-    return form.format(values[-1]) + (f", {change}" if change else "")
+    change = curves.change_since_start(line)
+    return form.format(line.y[-1]) + (f", {change}" if change else "")
 
 
 def _made_with(run: History) -> JsonObject:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from flax_sd.reports.chart import Chart, Line, Number
+from flax_sd.reports.confidence_interval import said_change
 from flax_sd.run_folder.history import History, Row
 from flax_sd.run_folder.layout import BASE_LOSS, TRAIN_SUBSET, VAL_LOSS
 
@@ -13,7 +14,7 @@ SMOOTHED = 0.1  # share of the logged steps over which the smoothed loss is a me
 MIN_SMOOTHED = 5  # of the logged steps, likewise
 POINTS = 2000  # of a line, at most
 STEPS_SHOWN = 6  # curves over the timesteps, at most
-PALE = 0.35
+PALE = 0.5
 
 Runs = Mapping[str, History]  # by the name that a legend has
 
@@ -117,10 +118,23 @@ def held_out(run: History, which: str) -> Line | None:
     return Line(which, [row["step"] for row in rows], means, (edges[0], edges[1]))
 
 
-def last_half(line: Line) -> float | None:
-    """Returns half the interval of a held-out loss's last change; None if unknown."""
-    upper = line.band[1][-1] if line.band else None
-    return None if upper is None or line.y[-1] is None else upper - line.y[-1]
+def change_since_start(line: Line, place: int = -1) -> str:
+    """Returns the change of a held-out loss since step 0 in words; nothing if there is none."""
+    first, value = line.y[0], line.y[place]
+    if len(line.y) < 2 or not first or value is None:
+        return ""
+    upper = line.band[1][place] if line.band else None
+    return said_change(first, value, None if upper is None else upper - value)
+
+
+def lowest_held_out(run: History) -> str:
+    """Returns the evaluation after step 0 with the lowest loss; nothing if there are not two."""
+    line = held_out(run, VAL_LOSS)
+    found = [(y, i) for i, y in enumerate(line.y) if y is not None and i] if line else []
+    if line is None or len(found) < 2:
+        return ""
+    value, place = min(found)
+    return f"{value:.4f} at step {line.x[place]}, {change_since_start(line, place)}"
 
 
 def _by_timestep(runs: Runs) -> list[Line]:

@@ -4,24 +4,21 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
 
 from PIL import Image
-
-from flax_sd.files.json_values import JsonObject
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 2rem auto;
   padding: 0 1rem }
 h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem } h3 { margin: 1.5rem 0 .2rem }
-table { border-collapse: collapse } table + table { margin-top: 1rem }
-td, th { padding: .2rem .9rem .2rem 0; text-align: left;
-  vertical-align: top }
+table { border-collapse: collapse } .wide-table { margin: 1rem 0 }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top }
 details { margin: 1rem 0 } summary { cursor: pointer }
 th { border-bottom: 1px solid #bbb } td.number, th.number { text-align: right }
-.quiet { color: #666 } .files { columns: 24rem } .files div { break-inside: avoid }
+.quiet { color: #666 } .files { columns: 22rem } .files div { break-inside: avoid }
 .gallery { display: flex; flex-wrap: wrap; gap: .8rem; margin: .6rem 0 }
-figure { margin: 0; width: 9rem; overflow-wrap: anywhere; font-size: 12px; line-height: 1.35 }
+figure { margin: 0; width: 9rem; font-size: 12px; line-height: 1.35 }
+h1, h2, figure b, .files { overflow-wrap: break-word } .wide-table { overflow-x: auto }
 figure img { display: block; max-width: 9rem; max-height: 9rem; margin-bottom: .25rem;
   border: 1px solid #ddd }
 figure b { display: block }
@@ -36,7 +33,7 @@ def document(title: str, body: str, head: str = "") -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{text(title)}</title><style>{STYLE}</style>{head}</head>\n"
-        f"<body>\n<h1>{text(title)}</h1>\n{body}\n</body></html>\n"
+        f"<body><main>\n<h1>{breakable(title)}</h1>\n{body}\n</main></body></html>\n"
     )
 
 
@@ -45,11 +42,19 @@ def text(value: object) -> str:
     return html.escape(str(value).encode("utf-8", "replace").decode())
 
 
+def breakable(value: object) -> str:
+    """Escapes a value for HTML; its line may end behind a slash, so that long paths fit."""
+    return text(value).replace("/", "/<wbr>")
+
+
 def table(head: list[str], rows: list[list[object]]) -> str:
-    """Returns a table; numbers are aligned right, and a dash stands for None."""
+    """Returns a table; numbers are aligned right, and a dash stands for None.
+
+    Where it is wider than the page it scrolls by itself, also with the keyboard.
+    """
 
     def cell(tag: str, value: object, *, number: bool) -> str:
-        shown = text("–" if value is None else value)
+        shown = breakable("–" if value is None else value)
         return f"<{tag}{' class=number' if number else ''}>{shown}</{tag}>"
 
     numeric = [all(isinstance(row[j], int | float) for row in rows) for j in range(len(head))]
@@ -58,7 +63,7 @@ def table(head: list[str], rows: list[list[object]]) -> str:
         f"<tr>{''.join(cell(tag, v, number=n) for v, n in zip(row, numeric, strict=True))}</tr>"
         for tag, row in lines
     )
-    return f"<table>\n{body}\n</table>"
+    return f'<div class="wide-table" tabindex="0"><table>\n{body}\n</table></div>'
 
 
 def figure(image: Image.Image | None, name: str, words: str) -> str:
@@ -81,25 +86,3 @@ def embedded(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     safe = text.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     return f'<script type="application/json">{safe}</script>'
-
-
-def slides(places: Sequence[JsonObject], names: Sequence[str]) -> str:
-    """Returns a slider and an image for each name; without scripts, the last images are shown.
-
-    Args:
-      places: {"step": n, "pictures": […]} for each place of the slider, the last of which is shown
-        first; an image is {"step": its own, "file": its address}, or None.
-      names: one an image, which may be empty.
-    """
-    last = len(places) - 1
-    frames = [
-        f"<figure><b>{text(name)} <span class=step></span></b>"
-        f'<img alt="samples" src="{text(image["file"] if image else "")}"></figure>'
-        for name, image in zip(names, places[-1]["pictures"], strict=True)
-    ]
-    return (
-        f'<div class="slides"><div class="control"><output>step {places[-1]["step"]}</output>'
-        f'<input type="range" aria-label="step" min="0" max="{last}" value="{last}">'
-        f'<span class="quiet">← →</span></div><div class="frames">{"".join(frames)}</div>'
-        f"{embedded(list(places))}</div>"
-    )

@@ -3,10 +3,8 @@
 import contextlib
 import datetime
 import math
-import os
 import pathlib
 import time
-import urllib.parse
 from collections.abc import Iterator
 from typing import Literal
 
@@ -17,8 +15,7 @@ from flax_sd.config import Config, to_dict
 from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
 from flax_sd.reports import chart, curves, html
-from flax_sd.reports.confidence_interval import said_change
-from flax_sd.reports.html import slides
+from flax_sd.reports.samples import link, opens_large, samples, scripts
 from flax_sd.run_folder import history
 from flax_sd.run_folder.history import History
 from flax_sd.run_folder.layout import BASE_LOSS, REPORT, VAL_LOSS
@@ -29,6 +26,10 @@ EVERY = 20  # seconds between two writings, at least
 MAX_SHARE_OF_TIME = 0.005  # that writing may take
 State = Literal["training", "stopped", "finished", "failed"]
 STYLE = chart.WEB / "report.css"
+RELOAD = (
+    f'<p><label><input type="checkbox" class="reload" data-seconds="{EVERY}" checked> '
+    f"load this page again every {EVERY} seconds</label></p>"
+)
 
 
 class LiveReport:
@@ -84,31 +85,20 @@ def report_page(run: History, total: int, state: State, why: str = "") -> str:
         _config(run),
         _environment(run),
     ]
-    return html.document(f"Run {run.folder.name}", "\n".join(parts), head(live=state == "training"))
+    return html.document(f"Run {run.folder.name}", "\n".join(parts), head())
 
 
-def head(*, live: bool = False) -> str:
-    """Returns style and scripts; the page of a running training reloads itself."""
-    reload = f'<meta http-equiv="refresh" content="{EVERY}">' if live else ""
-    script = (chart.WEB / "slides.js").read_text("utf-8")
+def head() -> str:
+    """Returns style and scripts."""
     style = STYLE.read_text("utf-8")
-    return f"{reload}<style>{style}</style>{chart.head()}<script>\n{script}</script>"
-
-
-def link(path: pathlib.Path, page_folder: pathlib.Path) -> str:
-    """Returns the link from a page in a folder to a file anywhere."""
-    try:
-        relative = os.path.relpath(path.absolute(), page_folder.absolute())
-    except ValueError:  # another drive
-        return path.absolute().as_uri()
-    return urllib.parse.quote(pathlib.Path(relative).as_posix())
+    return f"<style>{style}</style>{chart.head()}<script>\n{scripts()}</script>"
 
 
 def _status(run: History, total: int, state: State, why: str) -> str:
     early = f" of {total}: {VAL_LOSS} no longer improved" if run.step < total else ""
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     words = {
-        "training": f"Training: step {run.step} of {total}. This page follows.",
+        "training": f"Training: step {run.step} of {total}.",
         "stopped": f"Stopped after step {run.step} of {total}. "
         "Run the same command again to resume.",
         "finished": f"Finished after {run.step} steps{early}.",
@@ -117,8 +107,9 @@ def _status(run: History, total: int, state: State, why: str) -> str:
     width = 100 * min(1.0, run.step / total)
     done = f'<div class="bar"><div style="width:{width:.1f}%"></div></div>'
     bar = "" if state == "finished" else done
-    error = f"<pre>{html.text(why)}</pre>" if why else ""
-    return f'<p>{words} <span class="quiet">Written {now}.</span></p>{error}{bar}'
+    error = f'<pre tabindex="0">{html.text(why)}</pre>' if why else ""
+    follow = RELOAD if state == "training" else ""
+    return f'<p>{words} <span class="quiet">Written {now}.</span></p>{follow}{error}{bar}'
 
 
 def _tiles(run: History, total: int) -> str:
@@ -126,9 +117,8 @@ def _tiles(run: History, total: int) -> str:
     tiles = []
     for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it drew before")):
         line = curves.held_out(run, name)
-        if line and len(line.y) > 1 and line.y[0] and line.y[-1]:
-            said = said_change(line.y[0], line.y[-1], curves.last_half(line))
-            figure, _, more = said.replace("-", "−").replace("%", " %").partition(" (")
+        if line and (said := curves.change_since_start(line)):
+            figure, _, more = _typeset(said).partition(" (")
             since = f"{words}, since step {line.x[0]}"
             tiles.append((figure, f"{since} ({more}" if more else since))
     figures = [
@@ -143,23 +133,22 @@ def _tiles(run: History, total: int) -> str:
         if value is not None:
             tiles.append((form.format(value), words))
     shown = "".join(f'<div class="tile"><b>{a}</b><span>{b}</span></div>' for a, b in tiles)
-    return f'<div class="tiles">{shown}</div>'
+    lowest = _typeset(curves.lowest_held_out(run))
+    best = f"<p>Lowest held-out loss: {lowest} since step 0.</p>" if lowest else ""
+    return f'<div class="tiles">{shown}</div>{best}'
+
+
+def _typeset(change: str) -> str:
+    return change.replace("-", "−").replace("%", " %")
 
 
 def _images(run: History) -> str:
     parts = []
     if run.grids:
-        places = [
-            {"step": step, "pictures": [{"step": step, "file": link(path, run.folder)}]}
-            for step, path in run.grids.items()
-        ]
-        parts += ["<h2>Samples</h2>", slides(places, [""])]
+        parts += ["<h2>Samples</h2>", samples([run], [""], run.folder)]
     if run.sheet:
-        address = html.text(link(run.sheet, run.folder))
-        parts.append(
-            f'<h3>Before and after</h3><a href="{address}">'
-            f'<img class="sheet" alt="before and after" src="{address}"></a>'
-        )
+        address = link(run.sheet, run.folder)
+        parts += ["<h3>Before and after</h3>", opens_large(address, "before and after training")]
     return "\n".join(parts)
 
 
@@ -195,7 +184,8 @@ def _config(run: History) -> str:
     whole = html.text(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
     return (
         f"<h2>Options</h2>\n{html.table(['option', 'here', 'default'], rows)}\n"
-        f"<details><summary>All options (config.yaml)</summary><pre>{whole}</pre></details>"
+        "<details><summary>All options (config.yaml)</summary>"
+        f'<pre tabindex="0">{whole}</pre></details>'
     )
 
 
@@ -206,5 +196,5 @@ def _environment(run: History) -> str:
         return ""
     names = [name for name in starts[-1] if name not in ("step", "data")]
     rows: list[list[object]] = [[name, *(start.get(name) for start in starts)] for name in names]
-    columns = ["", *(f"from step {start['step']}" for start in starts)]
+    columns = ["made with", *(f"from step {start['step']}" for start in starts)]
     return f"<h2>Made with</h2>\n{html.table(columns, rows)}"

@@ -29,7 +29,7 @@ LOOK = """() => {
     hidden: plots[1].series.map((s) => s.show),
     widths: plots.map((p) => p.width), wide: document.documentElement.scrollWidth,
     paper: getComputedStyle(document.body).backgroundColor, line: plots[0].series[2].stroke(),
-    reloads: !!document.querySelector("meta[http-equiv]"),
+    reloads: !!document.querySelector("input.reload"),
   };
 }"""
 
@@ -97,8 +97,18 @@ def test_what_is_beside_the_curves(tmp_path):
     assert 'href="data_report.html"' in text and 'src="samples/before_after.png"' in text
     assert "learning_rate: 0.0001" in text.split("All options")[1]  # the whole config
     assert "0.10.2" in text.split("Made with")[1]
-    assert "−12.9 % ± 1.7 %" in text
-    assert "http-equiv" not in text
+    assert "<b>−12.9 % ± 1.7 %</b>" in text
+    assert "Lowest held-out loss: 0.5223 at step 60, −12.9 % ± 1.7 % since step 0." in text
+    assert 'class="reload"' not in text
+
+
+def test_a_change_whose_interval_covers_zero_is_no_result(tmp_path):
+    run = history.read(make_run(tmp_path / "a"))
+    rows = [row | {"change_ci95": row["change_ci95"] and 0.1} for row in run.validation]
+    text = run_report.report_page(run._replace(validation=rows), 60, "finished")
+    assert "<b>no measurable change</b>" in text
+    doubt = "no measurable change (−12.9 % ± 16.7 %)"
+    assert f"Lowest held-out loss: 0.5223 at step 60, {doubt} since step 0." in text
 
 
 @pytest.mark.parametrize(
@@ -108,7 +118,7 @@ def test_what_is_beside_the_curves(tmp_path):
 def test_a_page_follows_its_run_while_it_trains(tmp_path, state, words):
     text = run_report.report_page(history.read(make_run(tmp_path / "a")), 200, state)
     assert words in text and "width:30.0%" in text
-    assert ("http-equiv" in text) == (state == "training")
+    assert ('class="reload"' in text) == (state == "training")
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):
@@ -160,9 +170,3 @@ def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
     (folder / layout.REPORT).mkdir()
     run_report.LiveReport(folder, 60, Progress()).refresh()
     assert "warning: " in capsys.readouterr().out
-
-
-def test_addresses_are_relative_and_quoted(tmp_path):
-    page_folder = tmp_path / "pages"
-    there = tmp_path / "run #1" / "samples" / "step-000000.png"
-    assert run_report.link(there, page_folder) == "../run%20%231/samples/step-000000.png"

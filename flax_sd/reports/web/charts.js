@@ -5,10 +5,11 @@ const plots = [];
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// A colour of the page, of which a share is seen.
+// A colour of the page, of which a share is seen: in the dark more of it, as pale is harder to see.
 function colour(number, share = 1) {
   const value = css(`--line-${number % 8}`);
-  return value + Math.round(255 * share).toString(16).padStart(2, "0");
+  const seen = DARK.matches ? share ** 0.75 : share;
+  return value + Math.round(255 * seen).toString(16).padStart(2, "0");
 }
 
 function shown(value) {
@@ -25,11 +26,14 @@ function seriesOf(line) {
     stroke: () => colour(line.colour, line.strength),
     width: line.dots ? 0 : 1.75,
     paths: line.dots ? () => null : undefined,
-    points: { show: line.dots || line.x.length <= 12, size: line.dots ? 4 : 6 },
+    points: { show: line.dots || line.x.length <= 12, size: line.dots ? 5 : 6 },
     spanGaps: true,
     value: (plot, value, place, index) => {
-      const high = line.band && index != null ? plot.data[place + 2][index] : null;
-      return shown(value) + (high == null ? "" : ` ± ${shown(high - value)}`);
+      // Without a pointer, the last value.
+      const at = index ?? plot.data[place].findLastIndex((y) => y != null);
+      const y = plot.data[place][at];
+      const high = line.band && y != null ? plot.data[place + 2][at] : null;
+      return shown(y) + (high == null ? "" : ` ± ${shown(high - y)}`);
     },
   };
   if (line.dots) own.points.fill = own.stroke;
@@ -57,13 +61,13 @@ function hideBand(plot, i, change) {
 }
 
 function draw(element, chart, log) {
-  const series = [{ label: chart.across, value: (plot, x) => shown(x) }];
+  const series = [{ label: chart.across, value: (plot, x) => shown(x ?? plot.data[0].at(-1)) }];
   const bands = [];
   for (const line of chart.lines) {
     const first = series.length;
     series.push(...seriesOf(line));
     if (line.band)
-      bands.push({ series: [first + 2, first + 1], fill: () => colour(line.colour, 0.18) });
+      bands.push({ series: [first + 2, first + 1], fill: () => colour(line.colour, 0.16) });
   }
   const options = {
     width: element.clientWidth,
@@ -75,7 +79,11 @@ function draw(element, chart, log) {
     cursor: { sync: chart.across === "step" ? { key: "step", setSeries: false } : undefined },
     hooks: { setSeries: [hideBand] },
   };
-  return new uPlot(options, dataOf(chart.lines, log), element);
+  const plot = new uPlot(options, dataOf(chart.lines, log), element);
+  const image = element.querySelector(".u-wrap");
+  image.setAttribute("role", "img");
+  image.setAttribute("aria-label", chart.text);
+  return plot;
 }
 
 function place(element) {
@@ -85,13 +93,15 @@ function place(element) {
   const box = document.createElement("input");
   const label = document.createElement("label");
   box.type = "checkbox";
-  label.append(box, " log");
-  title.append(label);
+  label.append(box, " logarithmic axis");
+  const head = document.createElement("div");
+  head.className = "head";
+  head.append(title, label);
   const canvas = document.createElement("div");
   const note = document.createElement("p");
   note.className = "quiet";
   note.textContent = chart.note;
-  element.append(title, canvas, note);
+  element.append(head, canvas, note);
   const kept = `${location.pathname} log ${chart.title}`;
   const number = plots.length;
   box.checked = chart.log;

@@ -4,17 +4,21 @@
 "use strict";
 
 function slides(element) {
-  const places = JSON.parse(element.querySelector("script").textContent);
+  const { names, places } = JSON.parse(element.querySelector("script").textContent);
   const slider = element.querySelector("input");
   const kept = `${location.pathname} slides`;
   function show() {
     const place = places[slider.value];
     element.querySelector("output").textContent = `step ${place.step}`;
+    slider.setAttribute("aria-valuetext", `step ${place.step}`);
     element.querySelectorAll("figure").forEach((figure, i) => {
       const picture = place.pictures[i];
       const image = figure.querySelector("img");
-      image.hidden = !picture;
-      if (picture) image.src = picture.file;
+      image.parentElement.hidden = !picture;
+      if (picture) {
+        image.parentElement.href = image.src = picture.file;
+        image.alt = `${names[i]} samples at step ${picture.step}`.trim();
+      }
       const other = picture && picture.step !== place.step;
       figure.querySelector(".step").textContent = !picture ? "nothing yet" : other ? `step ${picture.step}` : "";
     });
@@ -32,7 +36,8 @@ function slides(element) {
 addEventListener("DOMContentLoaded", () => document.querySelectorAll(".slides").forEach(slides));
 addEventListener("keydown", (event) => {
   const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!way || event.target.matches("input[type=range]") || event.altKey || event.metaKey) return;
+  if (!way || event.target.matches("input[type=range], select") || event.altKey || event.metaKey) return;
+  if (large.box.open) return moveLarge(way);
   for (const slider of document.querySelectorAll(".slides input")) {
     slider.value = +slider.value + way;
     slider.oninput();
@@ -40,6 +45,14 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// Where the reader was, for a page that reloads itself.
+// Where the reader was, for a page that loads itself again; not while an image is shown large.
 addEventListener("pagehide", () => sessionStorage.setItem(`${location.pathname} scroll`, scrollY));
 addEventListener("load", () => scrollTo(0, sessionStorage.getItem(`${location.pathname} scroll`) || 0));
+addEventListener("DOMContentLoaded", () => {
+  const box = document.querySelector("input.reload");
+  if (!box) return;
+  const kept = `${location.pathname} reload`;
+  box.checked = sessionStorage.getItem(kept) !== "false";
+  box.onchange = () => sessionStorage.setItem(kept, box.checked);
+  setInterval(() => box.checked && !large.box.open && location.reload(), 1000 * box.dataset.seconds);
+});
