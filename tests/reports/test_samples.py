@@ -9,9 +9,12 @@ LOOK = """() => {
   const box = document.querySelector("dialog"), link = document.querySelector(".slides a");
   const key = (key) =>
     document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const table = document.querySelector(".wide-table"), scroll = new KeyboardEvent("keydown", {
+    key: "ArrowLeft", bubbles: true, cancelable: true });
+  table.dispatchEvent(scroll);
   const cell = () => box.querySelector("p").textContent;
   const prompts = [...document.querySelectorAll("select option")].map((each) => each.text);
-  const seen = { errors, prompts };
+  const seen = { errors, prompts, scrolls: !scroll.defaultPrevented };
   link.click();
   seen.sheet = [box.open, cell(), box.querySelector("img").clientWidth];
   box.querySelector("button").click();
@@ -42,7 +45,7 @@ def test_sheets_and_single_images_open_large_and_steps_are_side_by_side(tmp_path
     seen = values(page, LOOK)
     assert seen["errors"] == [] and seen["prompts"] == ["a cat", "a dog"]
     assert seen["sheet"][:2] == [True, "samples at step 60"] and seen["sheet"][2] > 500
-    assert not seen["closed"]
+    assert not seen["closed"] and seen["scrolls"]
     assert seen["row"] == ["step 0", "step 20", "step 40", "step 60"]
     assert seen["crop"] == pytest.approx([1, 2, 1], abs=0.02)  # the right half
     assert seen["single"] == [True, "a dog, step 20"]

@@ -36,7 +36,8 @@ function slides(element) {
 addEventListener("DOMContentLoaded", () => document.querySelectorAll(".slides").forEach(slides));
 addEventListener("keydown", (event) => {
   const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!way || event.target.matches("input[type=range], select") || event.altKey || event.metaKey) return;
+  const own = event.target.closest("input[type=range], select, .wide-table, pre"); // have them too
+  if (!way || own || event.altKey || event.metaKey) return;
   if (large.box.open) return moveLarge(way);
   for (const slider of document.querySelectorAll(".slides input")) {
     slider.value = +slider.value + way;
