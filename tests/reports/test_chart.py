@@ -28,6 +28,16 @@ def test_charts_and_lines_without_values_are_left_out():
     ]
 
 
+def test_a_chart_has_a_text():
+    falls = Line("a", [0, 5, 9], [2.0, 0.123456789, 1.0])
+    gaps = Line("b", [1, 2], [None, 3.0])
+    (shown,) = embedded(chart.charts([Chart("Loss", [falls, gaps, Line("c", [1], [None])])]))
+    assert shown["text"] == (
+        "Loss. a: 3 values, from 2.0 at step 0 to 1.0 at step 9; the lowest is 0.12346 at step 5. "
+        "b: 3.0 at step 2."
+    )
+
+
 def test_a_name_cannot_end_the_script():
     page = json_inside(["</script><script>alert(1)", "caf\udce9"])
     assert page.count("</script>") == 1

@@ -32,6 +32,7 @@ def test_the_table_says_how_they_ended_and_what_differs(runs, tmp_path, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["one", "two"] and lines[1] == ["step", "60", "90"]
     assert any(line[:5] == ["held-out", "loss", "0.5223,", "-12.9%", "±"] for line in lines)  # U2
+    assert any(line[:6] == ["lowest", "held-out", "loss", "0.5223", "at", "step"] for line in lines)
     assert ["lora.rank", "4", "16"] in lines and ["train.steps", "60", "90"] in lines
     assert not [line for line in lines if line[0] in ("output", "optim.method", "jax")]
     page = out.read_text()
