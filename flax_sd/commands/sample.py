@@ -9,6 +9,12 @@ from flax_sd.system.allocator import take_gpu_memory
 def main(options: SampleOptions) -> int:
     """Generates the images; returns the exit status.
 
+    Args:
+      args: the words of the command line, without the program's name.
+
+    Returns:
+      The exit status: 0, or 130 when told to stop early.
+
     Raises:
       UserError: the options, the prompts, the model or the folder are wrong.
     """

@@ -67,6 +67,9 @@ def named_config(args: Sequence[str]) -> tuple[pathlib.Path, Sequence[str]]:
 def config_path(name: str) -> pathlib.Path:
     """Finds a config by its path, or by its name among those that come with the package.
 
+    Args:
+      name: a path, or a name such as `sd15_lora`.
+
     Raises:
       UserError: the name is empty, or names a user without a home folder.
     """
@@ -91,6 +94,10 @@ def parse(path: pathlib.Path, flags: Sequence[str]) -> Config:
 
     A tuple takes several values, a bool none (`--data.random_flip`, `--data.no_random_flip`) or
     true or false; `none` unsets what may be unset.
+
+    Args:
+      path: the YAML file.
+      flags: the words of the command line behind it.
 
     Raises:
       UserError: the file cannot be read, or options are wrong; all are named.
@@ -130,6 +137,9 @@ def _leave_out_held_out(raw: JsonObject, values: JsonObject, path: pathlib.Path)
 
 def load(path: pathlib.Path) -> Config:
     """Reads a config file.
+
+    Args:
+      path: the YAML file.
 
     Raises:
       UserError: it is missing, not YAML or has unknown keys or bad values; all are named.

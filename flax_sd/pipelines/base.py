@@ -105,6 +105,9 @@ class Pipeline:
         """Copies the networks to every device of a mesh, over which a call's images are divided.
 
         After this the number of images in a call must be a multiple of the number of devices.
+
+        Args:
+          mesh: the devices, as `jax.make_mesh` gives them.
         """
         if mesh.size > 1:
             for each in self._networks.values():
@@ -113,6 +116,9 @@ class Pipeline:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a diffusers folder, whole or not at all, without LoRAs and new tokens.
+
+        Args:
+          path: the folder; an earlier model there is replaced.
 
         Raises:
           UserError: something else is at the path, a number is not finite, or the disk is full.

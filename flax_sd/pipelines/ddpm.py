@@ -26,7 +26,11 @@ from flax_sd.weights.model import Model
 
 
 class DDPM(Pipeline):
-    """A UNet that generates images without prompts (Ho et al. 2020), and its scheduler's config."""
+    """A UNet that generates images without prompts (Ho et al. 2020), and its scheduler's config.
+
+    Attributes:
+      unet: an `nnx.Module`, (images [b, H, W, 3], timesteps [b]) -> [b, H, W, 3]; may be replaced.
+    """
 
     kind = family.DDPM
     unet = network("unet")

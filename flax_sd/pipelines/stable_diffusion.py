@@ -47,6 +47,9 @@ class StableDiffusion(Pipeline):
     """A Stable Diffusion checkpoint: its networks, its tokenizer and its scheduler's config.
 
     Attributes:
+      unet: an `nnx.Module`, (latents [b, h, w, c], timesteps [b], text [b, n, d]) -> [b, h, w, c];
+        may be replaced.
+      vae: an `nnx.Module`; may be replaced.
       text_encoders: a list: one, but for SDXL.
       programs: the jitted programs, with the number of times each was compiled.
     """
@@ -74,6 +77,13 @@ class StableDiffusion(Pipeline):
         tokenizer: Tokenizer,
     ) -> "StableDiffusion":
         """Makes a pipeline from networks in memory; the configs come from `folder`.
+
+        Args:
+          folder: a diffusers folder; its weights are not read.
+          unet: the UNet.
+          vae: the autoencoder.
+          text_encoder: the text encoder.
+          tokenizer: its tokenizer.
 
         Raises:
           UserError: the folder lacks a config, or the components do not fit each other.
@@ -284,6 +294,9 @@ class StableDiffusion(Pipeline):
     def remove_lora(self, name: str) -> None:
         """Removes a LoRA; images are then the same as before it was added.
 
+        Args:
+          name: the name that `add_lora` returned.
+
         Raises:
           UserError: there is no LoRA of that name.
         """
@@ -308,6 +321,9 @@ class StableDiffusion(Pipeline):
 
     def remove_embedding(self, token: str) -> None:
         """Removes a token; prompts are then read as before it was added.
+
+        Args:
+          token: the token that `add_embedding` returned.
 
         Raises:
           UserError: there is no such token.

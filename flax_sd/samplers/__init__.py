@@ -117,6 +117,10 @@ def config_of(
 ) -> JsonObject:
     """Returns what `from_config` takes: the checkpoint's config, by name, or the given one.
 
+    Args:
+      sampler: None for the checkpoint's own, a key of `SAMPLERS`, or a config to take as it is.
+      checkpoint_config: the parsed scheduler_config.json.
+
     Raises:
       UserError: there is no sampler of that name.
     """

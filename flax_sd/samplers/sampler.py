@@ -63,13 +63,22 @@ class Sampler(abc.ABC):
         return jnp.asarray(self.grid.init_noise_sigma)
 
     def init(self, x: Float[ArrayLike, "b h w c"]) -> Carry:
-        """Returns the first carry, from x = noise · init_noise_sigma."""
+        """Returns the first carry.
+
+        Args:
+          x: noise N(0, I) times `init_noise_sigma`.
+        """
         return Carry(jnp.asarray(x, jnp.float32))
 
     def scale_input(
         self, x: Float[ArrayLike, "b h w c"], i: Int[ArrayLike, ""]
     ) -> Float[Array, "b h w c"]:
-        """Returns the input of the network at step i."""
+        """Returns the input of the network at step i.
+
+        Args:
+          x: the `x` of the carry.
+          i: index of the step; may be traced.
+        """
         del i
         return jnp.asarray(x)
 
@@ -119,8 +128,9 @@ def run_steps(
       carry: result of the step before, or of `init`.
       noise: N(0, I) for each step of the sampler; None if it never draws.
 
-    The sampler is a pytree: where a jitted function takes it as an argument, another config or
-    step option of the same class and number of steps reuses the compiled program.
+    Args:
+      sampler: the sampler, a pytree: where a jitted function takes it as an argument, another
+        config or step option of the same class and number of steps reuses the compiled program.
     """
     t, z = sampler.timesteps, None if noise is None else jnp.asarray(noise)
 

@@ -35,7 +35,11 @@ class TorchGenerator:
         self._spare: float | None = None  # second value of the last pair that was drawn one by one
 
     def randn(self, shape: Sequence[int]) -> Float32[np.ndarray, "..."]:
-        """Returns `torch.randn(shape, generator=…)` in float32, up to last bits of cos and log."""
+        """Returns `torch.randn(shape, generator=…)` in float32, up to last bits of cos and log.
+
+        Args:
+          shape: the shape of the result.
+        """
         size = math.prod(shape)
         values = self._blocks(size) if size >= BLOCK else self._singles(size)
         return values.astype(np.float32).reshape(shape)
@@ -74,6 +78,12 @@ def initial_noise(seeds: Sequence[int], h: int, w: int, c: int) -> Float32[np.nd
     """Returns what diffusers' `prepare_latents` draws for a list of generators, one for each seed.
 
     Each image's noise is drawn channels first and depends on its own seed alone.
+
+    Args:
+      seeds: one for each image.
+      h: height of the latents.
+      w: width of the latents.
+      c: channels of the latents.
     """
     return np.stack([_image_noise(TorchGenerator(seed), h, w, c) for seed in seeds])
 

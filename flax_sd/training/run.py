@@ -67,6 +67,7 @@ def run(config: Config, given: Given | None = None, *, verbose: bool = False) ->
     """Trains, or resumes training; returns the exit status: 0, or 130 when told to stop early.
 
     Args:
+      config: every option of the run.
       given: how the config was given; its options are printed.
       verbose: all options are, and every finding on the images.
 

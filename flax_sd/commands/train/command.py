@@ -12,6 +12,12 @@ from flax_sd.training import run
 def main(options: TrainOptions, given: Given) -> int:
     """Trains, or repeats a finished run and compares the results; returns the exit status.
 
+    Args:
+      args: the words of the command line, without the program's name.
+
+    Returns:
+      The exit status: 0, or 130 when told to stop early.
+
     Raises:
       UserError: the config or what it names is wrong.
     """
