@@ -124,13 +124,12 @@ def run_steps(
     in each call, with the same result.
 
     Args:
-      denoise: (scaled x [b, h, w, c], t scalar) → the network's output, guidance included.
-      carry: result of the step before, or of `init`.
-      noise: N(0, I) for each step of the sampler; None if it never draws.
-
-    Args:
       sampler: the sampler, a pytree: where a jitted function takes it as an argument, another
         config or step option of the same class and number of steps reuses the compiled program.
+      denoise: (scaled x [b, h, w, c], t scalar) → the network's output, guidance included.
+      carry: result of the step before, or of `init`.
+      steps: the first step, and the one after the last.
+      noise: N(0, I) for each step of the sampler; None if it never draws.
     """
     t, z = sampler.timesteps, None if noise is None else jnp.asarray(noise)
 
