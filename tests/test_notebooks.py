@@ -4,6 +4,8 @@ import html
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 import sysconfig
 
 import nbformat
@@ -14,7 +16,7 @@ import flax_sd
 from tests.training_runs import make_images
 
 DOCS = pathlib.Path(flax_sd.__file__).parents[1] / "docs"
-OPTIONS = """--train.steps 2 --train.remat none --data.resolution 32 --data.buckets none
+OPTIONS = """--train.remat none --data.resolution 32 --data.buckets none
   --data.held_out_share none --validation.every none --lora.rank 2 --lora.alpha 2
   --sample.every none --sample.steps 2 --sample.prompts a"""
 
@@ -32,8 +34,13 @@ def parameters(tmp_path, model):
         "PROMPT": "a lemon",
         "OPTIONS": " ".join(OPTIONS.split()),
         "STEPS": 2,
+        "TRAIN_STEPS": 2,
     }
     return "\n".join(f"{name} = {value!r}" for name, value in values.items())
+
+
+def names_of(code: str) -> set[str]:
+    return set(re.findall("^([A-Z_]+) =", code, re.M))
 
 
 @pytest.mark.slow
@@ -45,9 +52,7 @@ def test_every_cell_runs(tmp_path, monkeypatch, compile_cache, parameters, name)
     monkeypatch.setenv("PATH", commands, prepend=os.pathsep)
     notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
     (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
-    assert set(re.findall("^[A-Z]+", parameters, re.M)) < set(
-        re.findall("^[A-Z]+", cell.source, re.M)
-    )
+    assert names_of(parameters) < names_of(cell.source)
     cell.source += f"\n{parameters}"
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "run" / "lora.safetensors").is_file()
@@ -58,3 +63,32 @@ def test_every_cell_runs(tmp_path, monkeypatch, compile_cache, parameters, name)
     assert "6 images and 6 captions are used" in data_report
     assert "data:image/png;base64," in report and "samples/" not in report
     assert sum("image/png" in data for data in shown) == 2
+
+
+@pytest.mark.parametrize("name", ["colab", "kaggle"])
+@pytest.mark.parametrize(
+    ("capability", "driver", "wheel"),
+    [
+        ("7.5", "580.65.06", "jax[cuda13]"),  # T4
+        ("7.5", "550.54.15", "jax[cuda12]"),
+        ("6.0", "580.65.06", "jax[cuda12]"),  # P100
+        ("12.0", "595.1", "jax[cuda13]"),
+    ],
+)
+def test_the_wheel_fits_the_gpu_and_its_driver(monkeypatch, name, capability, driver, wheel):
+    notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if "def packages" in c.source)
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/nvidia-smi")
+    said = f"{capability}, {driver}\n" * 2  # of two GPUs
+    monkeypatch.setattr(subprocess, "check_output", lambda *_, **__: said)
+    there = {"SOURCE": ""}
+    exec(cell.source.partition("\nprint(")[0], there)
+    assert there["packages"]()[1].startswith(f"{wheel}==")
+
+
+@pytest.mark.parametrize("name", ["colab", "kaggle"])
+def test_every_setting_is_a_field_of_a_form(name):
+    notebook = nbformat.read(DOCS / f"{name}.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
+    settings = [line for line in cell.source.splitlines() if not line.startswith("#")]
+    assert [line for line in settings if "  # @param {type:" not in line] == []
