@@ -26,6 +26,7 @@ PAGES = {  # a file of the repository -> its page
     **{f"configs/{path.name}": f"configs/{path.stem}.md" for path in ROOT.glob("configs/*.yaml")},
 }
 OPTIONS = "<!-- options: made from the config when the site is built -->"  # in options.md
+_CELL = re.compile(r"<td.*?</td>", re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -41,6 +42,11 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     folder = posixpath.dirname(page.file.src_uri)
     markdown = markdown.replace(OPTIONS, options())
     return _LINK.sub(lambda link: _to_page(link[1], f"docs/{folder}"), markdown)
+
+
+def on_page_content(html: str, **_: object) -> str:
+    r"""Shows | in the code of a table's cell, where the repository's Markdown needs \|."""
+    return _CELL.sub(lambda cell: cell[0].replace("\\|", "|"), html)
 
 
 def page_of(path: str) -> str:
@@ -97,5 +103,5 @@ def _default(value: object) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Returns plain text in which Markdown finds no markup."""
-    return re.sub(r"([\\`*_<>\[\]])", r"\\\1", text)
+    """Returns text in which Markdown finds no markup but code."""
+    return re.sub(r"([\\*_<>\[\]])", r"\\\1", text)

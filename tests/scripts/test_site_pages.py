@@ -30,3 +30,8 @@ def test_links_to_files_outside_docs_lead_to_their_pages():
     assert site_pages.on_page_markdown(text, page) == text.replace(
         "../configs/ddpm.yaml", "configs/ddpm.md"
     )
+
+
+def test_a_table_shows_the_bar_that_its_markdown_escapes():
+    html = r"<td><code>{a\|b}</code></td><pre>a\|b</pre>"
+    assert site_pages.on_page_content(html) == r"<td><code>{a|b}</code></td><pre>a\|b</pre>"
