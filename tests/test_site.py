@@ -7,6 +7,8 @@ import jax
 import pytest
 
 import flax_sd
+from flax_sd.config import Config
+from flax_sd.config.file import option_fields
 from flax_sd.samplers import SAMPLERS
 
 PACKAGE = pathlib.Path(flax_sd.__file__).parent
@@ -53,6 +55,25 @@ def test_the_table_has_every_sampler():
 def test_the_table_has_every_config():
     named = re.findall(r"\.\./configs/(\w+)\.yaml", (DOCS / "recipes.md").read_text("utf-8"))
     assert sorted(named) == sorted(path.stem for path in ROOT.glob("configs/*.yaml"))
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_the_options_that_a_page_names_exist(page):
+    """D: `lora.rank`, in text and commands; names of files have the same form."""
+    options = option_fields(Config)
+    sections = {name.partition(".")[0] for name in options if "." in name}
+    code = re.findall(r"`([^`\n]+)`|--([\w.]+)", page.read_text("utf-8"))
+    names = re.findall(r"(?<![\w./])[a-z_]+\.\w+(?![\w/(.])", " ".join(map("".join, code)))
+    files = ("py", "md", "jsonl", "safetensors")
+    unknown = {n for n in names if n.partition(".")[0] in sections and n not in options}
+    assert not {n for n in unknown if not n.endswith(files)}
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_addresses_are_well_formed(page):
+    """The build has no network to ask them."""
+    addresses = re.findall(r"\]\((\w+:[^)]*)\)", page.read_text("utf-8"))
+    assert [a for a in addresses if not re.fullmatch(r"https://[\w.-]+\.\w+(/[!-~]*)?", a)] == []
 
 
 def test_the_readme_links_to_files_that_are_there():

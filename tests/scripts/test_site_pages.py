@@ -14,9 +14,12 @@ site_pages = pytest.importorskip("scripts.site_pages", reason="needs the docs ex
 def test_each_option_has_a_heading_and_a_line():
     found = re.findall(r"^### (\S+)\n\n(.+)\n\n\*(.+)\*$", site_pages.options(), re.M)
     assert site_pages.OPTIONS in (site_pages.ROOT / "docs" / "options.md").read_text("utf-8")
+    names, own = [name for name, *_ in found], len(option_fields(Config))
+    assert names[:own] == [*option_fields(Config)]
     flags = [f"--{name.replace('_', '-')}" for name in SampleOptions.model_fields]
-    assert [name for name, *_ in found] == [*option_fields(Config), *flags]
-    facts = {name: about for name, _, about in found}
+    assert names[own : own + len(flags)] == flags
+    assert {"RUN", "RUNS", "--bake", "--topology", "--all"} < set(names[own + len(flags) :])
+    facts = {name: about for name, _, about in reversed(found)}
     assert facts["lora.rank"] == "default `4`"
     assert facts["compute_dtype"].startswith("one of `auto`, `float32`")
     assert facts["train.epochs"] == "unset by default"
