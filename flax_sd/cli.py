@@ -56,7 +56,7 @@ def _run(name: str, args: Sequence[str]) -> int:
     # Not imported above: what starts again must not have taken its time.
     from flax_sd.config import file, flags
 
-    kind, main = _options(name), f"flax_sd.commands.{COMMANDS[name].main}"
+    kind, main = options_of(name), f"flax_sd.commands.{COMMANDS[name].main}"
     if {*HELP, WHOLE_HELP} & set(args):
         terminal.show(_help(name, args))
         return DONE
@@ -67,7 +67,8 @@ def _run(name: str, args: Sequence[str]) -> int:
     return importlib.import_module(main).main(options, given)
 
 
-def _options(name: str) -> Any:
+def options_of(name: str) -> Any:
+    """Returns the class of a command's options."""
     entry = COMMANDS[name]
     return getattr(importlib.import_module(f"flax_sd.{entry.options}"), entry.kind)
 
@@ -76,7 +77,7 @@ def _help(name: str, args: Sequence[str]) -> str:
     """Returns a command's help; of one that takes a config, with the values of that."""
     from flax_sd.config import file, help
 
-    kind, config = _options(name), None
+    kind, config = options_of(name), None
     if kind.CONFIG:
         config = file.load(file.named_config(args)[0])
     return help.page(kind, name, config, whole=WHOLE_HELP in args)
@@ -142,7 +143,7 @@ def _commands() -> str:
     """Returns the list of the commands."""
     from flax_sd.config.help import summary
 
-    lines = [f"  {name:11} {summary(_options(name))}" for name in COMMANDS]
+    lines = [f"  {name:11} {summary(options_of(name))}" for name in COMMANDS]
     return "\n".join(
         [
             "usage: flax-sd COMMAND [--OPTION VALUE ...]",

@@ -9,20 +9,15 @@ import posixpath
 import re
 import typing
 
-import tyro
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic.fields import FieldInfo
 
-from flax_sd.commands.compare import CompareOptions
-from flax_sd.commands.export.command import ExportOptions
-from flax_sd.commands.inspect.command import InspectOptions
-from flax_sd.commands.plan.command import PlanOptions
-from flax_sd.commands.train.repeat import RepeatOptions
-from flax_sd.config import Config, Section
+from flax_sd import cli
+from flax_sd.config import Config
 from flax_sd.config.file import option_fields
-from flax_sd.generation.options import SampleOptions
+from flax_sd.config.flags import is_word
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {  # a file of the repository -> its page
@@ -30,14 +25,6 @@ PAGES = {  # a file of the repository -> its page
     "CONTRIBUTING.md": "contributing.md",
     "flax_sd/bundled/base/README.md": "base_card.md",
     **{f"configs/{path.name}": f"configs/{path.stem}.md" for path in ROOT.glob("configs/*.yaml")},
-}
-COMMANDS: dict[str, type[Section]] = {  # with flags of their own
-    "sample.py": SampleOptions,
-    "train.py --repeat": RepeatOptions,
-    "flax-sd export": ExportOptions,
-    "flax-sd inspect": InspectOptions,
-    "flax-sd compare": CompareOptions,
-    "flax-sd plan": PlanOptions,
 }
 OPTIONS = "<!-- options: made from the config when the site is built -->"  # in options.md
 _CELL = re.compile(r"<td.*?</td>", re.DOTALL)
@@ -88,17 +75,17 @@ def options() -> str:
         if section != (section := name.rpartition(".")[0]):
             parts.append(f"## {section or 'The whole run'}")
         parts.append(_described(name, field))
-    for command, model in COMMANDS.items():
-        parts.append(f"## {command}")
-        for name, field in model.model_fields.items():
+    for command in cli.COMMANDS:
+        own = cli.options_of(command).model_fields
+        parts += [f"## flax-sd {command}"] if own else []
+        for name, field in own.items():
             parts.append(_described(_as_typed(name, field), field))
     return "\n\n".join(parts)
 
 
 def _as_typed(name: str, field: FieldInfo) -> str:
     """Returns a flag, or the name in capitals of an argument without one."""
-    positional = tyro.conf.Positional in field.metadata
-    return name.upper() if positional else f"--{name.replace('_', '-')}"
+    return name.upper() if is_word(field) else f"--{name.replace('_', '-')}"
 
 
 def _described(name: str, field: FieldInfo) -> str:

@@ -58,7 +58,8 @@ def main() -> None:
     new = [f"a 3d render of {' '.join(text.split())}" for text in COMPOSITIONS.split(";")]
     for name, prompts in (("base_known", known), ("base_new", new)):
         labels = [prompt.removeprefix("a 3d render of ") for prompt in prompts]
-        make_grid(draw(sd, prompts), labels, ACROSS).save(options.out / f"{name}.jpg", quality=90)
+        grid, _ = make_grid(draw(sd, prompts), labels, ACROSS)
+        grid.save(options.out / f"{name}.jpg", quality=90)
     rows = []
     for sampler in SAMPLERS:
         given: Any = {"guidance_scale": GUIDANCE, "sampler": sampler, "seed": 0}

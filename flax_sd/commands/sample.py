@@ -10,7 +10,7 @@ def main(options: SampleOptions) -> int:
     """Generates the images; returns the exit status.
 
     Args:
-      args: the words of the command line, without the program's name.
+      options: model, prompts, sampler, sizes and the folder.
 
     Returns:
       The exit status: 0, or 130 when told to stop early.

@@ -13,7 +13,8 @@ def main(options: TrainOptions, given: Given) -> int:
     """Trains, or repeats a finished run and compares the results; returns the exit status.
 
     Args:
-      args: the words of the command line, without the program's name.
+      options: those of the command itself.
+      given: the config, and how it was given.
 
     Returns:
       The exit status: 0, or 130 when told to stop early.
