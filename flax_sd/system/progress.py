@@ -1,16 +1,18 @@
 """The output of a run while it works: stages with their times, then a bar or plain lines."""
 
+import contextlib
 import datetime
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from flax_sd.system import terminal
+from flax_sd.system.durations import keep_seconds, last_seconds
 
 INTERVAL = 30.0  # seconds between two plain lines where the output is no terminal
 BELOW_INTERVAL = 1.0  # seconds for which the figures below the line stay
@@ -49,6 +51,27 @@ class Progress:
         for row in rows:
             placed = zip(row, sides, widths, strict=True)
             self.say("  ".join(f"{cell:{at}{width}}" for cell, at, width in placed).rstrip())
+
+    @contextlib.contextmanager
+    def work(self, name: str, once: str = "") -> Iterator[None]:
+        """Says that work begins that may take long, and on a terminal how long it has taken.
+
+        Args:
+          name: of the work, as "evaluating 24 held-out images", by which its time is kept.
+          once: what follows the name, as "once for this shape".
+        """
+        text = announced(name, once)
+        start = time.monotonic()
+        if self.console.is_terminal:
+            columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
+            with Bar(*columns, TimeElapsedColumn(), console=self.console, transient=True) as bar:
+                self.console.show_cursor(True)
+                bar.add_task(text, total=None)
+                yield
+        else:
+            self.say(text)
+            yield
+        keep_seconds(name, time.monotonic() - start)
 
     def loop(
         self, total: int, done: int = 0, name: str = "", *, interval: float = INTERVAL
@@ -103,13 +126,18 @@ class Display:
         if self._live:
             self._bar.stop()
 
-    def compiling(self, what: str) -> None:
-        """Prints what is compiled before the next update, which can take minutes."""
-        text = f"compiling {what}"
+    @contextlib.contextmanager
+    def work(self, name: str, once: str = "") -> Iterator[None]:
+        """Says that work begins that may take minutes, before the next update; see
+        `Progress.work`."""
+        text, start = announced(name, once), time.monotonic()
         if self._live:
-            self._bar.update(self._task, description=self._text(text), refresh=True)
+            shown = self._text(f"{text}, begun at {datetime.datetime.now():%H:%M:%S}")
+            self._bar.update(self._task, description=shown, refresh=True)
         else:
             self._progress.say(text)
+        yield
+        keep_seconds(name, time.monotonic() - start)
 
     def update(
         self, done: int, *columns: str, below: Callable[[], Sequence[str]] | None = None
@@ -161,6 +189,13 @@ class Display:
 
     def _text(self, *columns: str) -> str:
         return "  ".join([f"{self._name} {self.done}/{self._total}".lstrip(), *columns])
+
+
+def announced(name: str, once: str = "") -> str:
+    """Returns the line that says that work begins, with its time of last time if that is known."""
+    last = last_seconds(name)
+    parts = [name, once] if once else [name]
+    return ", ".join(parts) + ("" if last is None else f"; {last:.0f} s last time on this machine")
 
 
 def _clock(seconds: float) -> str:

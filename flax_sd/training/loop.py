@@ -96,18 +96,26 @@ class Loop:
         self, number: int, state: TrainState, frozen: Trees, loaded: StepBatch, line: Display
     ) -> tuple[TrainState, Metrics]:
         """Starts a step; reports if it must be compiled for the shape of its images."""
-        new = loaded.shape not in self._flops
-        program = "the training step at {} x {}".format(*loaded.shape)
-        if new:
-            line.compiling(program)
-            self._flops[loaded.shape] = count_flops(self._step, state, frozen, loaded.batch)
-        self._report.pace.begins(StepWork(loaded.images, self._flops[loaded.shape]))
-        with jax.profiler.StepTraceAnnotation("train", step_num=number):
-            state, metrics = self._step(state, frozen, loaded.batch)
-        if new:  # the call returns when the step is compiled
-            self._progress.stage("compiled", program)
+        if loaded.shape in self._flops:
+            state, metrics = self._start(number, state, frozen, loaded)
+        else:
+            step = "the training step at {} x {}".format(*loaded.shape)
+            weights = sum(leaf.size for leaf in jax.tree.leaves((state.params, frozen)))
+            name = f"compiling {step} of {loaded.images} images, {weights:,} weights"
+            with line.work(name, "once for this shape"):  # the call returns when it is compiled
+                flops = count_flops(self._step, state, frozen, loaded.batch)
+                self._flops[loaded.shape] = flops
+                state, metrics = self._start(number, state, frozen, loaded)
+            self._progress.stage("compiled", step)
         self._stop.at_once = None  # from now on there is something to save
         return state, metrics
+
+    def _start(
+        self, number: int, state: TrainState, frozen: Trees, loaded: StepBatch
+    ) -> tuple[TrainState, Metrics]:
+        self._report.pace.begins(StepWork(loaded.images, self._flops[loaded.shape]))
+        with jax.profiler.StepTraceAnnotation("train", step_num=number):
+            return self._step(state, frozen, loaded.batch)
 
     def _tell(
         self,

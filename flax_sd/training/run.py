@@ -60,6 +60,7 @@ from flax_sd.weights.model import Model
 
 # Why a run may end at once, before the first step and after the last.
 BEFORE = "nothing unsaved is lost; run the same command again to resume"
+FIRST = "which compiles what it needs"  # of work before the first step
 AFTER = "every step is saved; run the same command again to write the missing results"
 
 
@@ -271,10 +272,13 @@ class Run:
         self, state: TrainState, frozen: Trees, milestones: Milestones, trackers: Trackers
     ) -> None:
         """Evaluates and samples the model before its first step."""
-        if values := milestones.evaluate(0, state, frozen).values:
-            trackers.log(0, values)
-        if self.config.sample.at_first:
-            milestones.sample(0, state)
+        model, images = self.config.model.path, sum(map(len, self.sets.evaluated.values()))
+        if images:
+            with self.progress.work(f"evaluating {images} images with {model}", FIRST):
+                trackers.log(0, milestones.evaluate(0, state, frozen).values)
+        if self.config.sample.at_first and self.samples is not None and not self.samples.has(0):
+            with self.progress.work(f"generating the first samples with {model}", FIRST):
+                milestones.sample(0, state)
 
     def _loop(self, start: int, milestones: Milestones, trackers: Trackers) -> Loop:
         config, scaled = self.config, scales_loss(self.config.compute_dtype)

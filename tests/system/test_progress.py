@@ -58,19 +58,49 @@ def test_plain_lines_come_at_intervals_and_at_the_end():
     ]
 
 
-def test_what_is_compiled_is_said_before_the_step():
+WORK = "compiling the training step at 8 x 8"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder of its own, in which no time of earlier work is."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "flax_sd"
+
+
+def test_what_is_compiled_is_said_before_the_step(cache):
     """U10."""
     out, progress = capture(False)
-    with progress.loop(2, name="step") as shown:
-        shown.compiling("the training step at 8 x 8")
-    assert out.getvalue() == "compiling the training step at 8 x 8\n"
+    with progress.loop(2, name="step") as shown, shown.work(WORK, "once for this shape"):
+        assert out.getvalue() == f"{WORK}, once for this shape\n"
     out, progress = capture(True)
     with progress.loop(2, name="step") as shown:
-        shown.compiling("the training step at 8 x 8")
+        with shown.work(WORK):
+            assert f"step 0/2  {WORK}, begun at " in out.getvalue()
         shown.update(1, "loss 1.0000")
-    said = out.getvalue()
-    assert "step 0/2  compiling the training step at 8 x 8" in said
-    assert "step 1/2  loss 1.0000  0:00:00 passed, -:--:-- left" in said
+    assert "step 1/2  loss 1.0000  0:00:00 passed, -:--:-- left" in out.getvalue()
+
+
+def test_work_says_how_long_it_took_last_time(cache, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for seconds, last in [(71.4, ""), (3.0, "; 71 s"), (90.0, "; 71 s"), (1.0, "; 90 s")]:
+        out, progress = capture(False)
+        with progress.work(WORK):
+            clock[0] += seconds  # 3 s is that of a program that was found on disk
+        assert out.getvalue() == f"{WORK}{last and last + ' last time on this machine'}\n"
+    out, progress = capture(True)
+    with progress.work(WORK):
+        pass
+    assert f"{WORK}; 90 s last time on this machine" in out.getvalue()
+    assert "0:00:00" in out.getvalue()
+
+
+def test_work_that_fails_leaves_no_time(cache):
+    _, progress = capture(False)
+    with pytest.raises(KeyboardInterrupt), progress.work(WORK):
+        raise KeyboardInterrupt
+    assert not cache.exists()
 
 
 def test_the_rate_leaves_the_first_update_out_which_compiles(monkeypatch):
