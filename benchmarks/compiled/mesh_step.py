@@ -59,12 +59,12 @@ def run(config: Config, mesh: Mesh, repeats: int) -> dict[str, Any]:
     side, batch_size = config.data.resolution, config.train.batch_size
     inputs = np.zeros((batch_size, side, side, 3), np.float32), np.zeros((batch_size, 77), np.int32)
     batch = task.encode(frozen, *sharding.shard_batch(inputs, mesh))
-    jitted: Any = train_step.make_train_step(task.loss, tx)
+    jitted: Any = train_step.make_train_step(task.loss, tx, mesh=mesh)
     step = jitted.lower(state, frozen, batch).compile()
     seconds = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(*jitted.first, state, frozen, batch)
         float(metrics.loss)
         seconds.append(time.perf_counter() - start)
     return {

@@ -132,7 +132,7 @@ class BenchOptions(Command):
     compiled (cold) and with compiled programs on disk (warm); steps and images a second after
     that; the peak of memory."""
 
-    EXAMPLES = ("", "--model stable-diffusion-v1-5/stable-diffusion-v1-5 --only images")
+    EXAMPLES = ("--quick", "--model stable-diffusion-v1-5/stable-diffusion-v1-5 --only images")
 
     model: Annotated[Source, BENCH] = "bundled:base"
     """A diffusers folder, a hub id, or bundled:base."""

@@ -106,12 +106,17 @@ class Program(Generic[P, T]):
         bound._first, bound._mesh = (first,), mesh
         return bound
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
-        jitted = self._pick(*args, **kwargs)
+    @property
+    def first(self) -> tuple[object, ...]:
+        """The fixed arguments, on the devices; what `lower` made and was compiled needs them."""
         if self._mesh is not None:
             self._first, self._mesh = sharding.replicate(self._first, self._mesh), None
+        return self._first
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        jitted = self._pick(*args, **kwargs)
         with self._in_precision():
-            return jitted(*self._first, *args, **kwargs)
+            return jitted(*self.first, *args, **kwargs)
 
     def lower(self, *args: P.args, **kwargs: P.kwargs) -> Lowered:
         """Lowers the function like `jax.jit`'s method."""

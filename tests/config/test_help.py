@@ -2,7 +2,7 @@
 
 import pytest
 
-from flax_sd.cli import COMMANDS, _options
+from flax_sd.cli import COMMANDS, options_of
 from flax_sd.config import Config
 from flax_sd.config.commands import PlanOptions, TrainOptions
 from flax_sd.config.help import page
@@ -23,7 +23,7 @@ def help_of(kind, *, whole=False, **options):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_people_use_is_on_one_screen(name):
-    kind = _options(name)
+    kind = options_of(name)
     lines = help_of(kind).splitlines()
     assert len(lines) <= SCREEN[0] and max(map(len, lines)) <= SCREEN[1]
     assert lines[0].startswith("usage: flax-sd x") and f"  flax-sd x {kind.EXAMPLES[0]}" in lines

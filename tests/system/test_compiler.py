@@ -6,6 +6,7 @@ import platform
 import jax
 import pytest
 
+import flax_sd
 from flax_sd.system import compiler
 from flax_sd.system.allocator import environment
 from tests.processes import run

@@ -135,7 +135,10 @@ def test_two_processes_write_one_set_of_files_and_one_goes_on_with_it(
     assert names[0] == names[1]
     for a, b in zip(metrics(one), metrics(both), strict=True):
         assert a.keys() == b.keys()
-        assert all(np.isclose(a[k], b[k], rtol=1e-4) for k in a if k not in PACE)
+        for name in a.keys() - set(PACE):
+            # A change is the difference of two losses near 1, which are rounded at 1e-7.
+            rounding = 1e-6 if "_change" in name else 0.0
+            assert np.isclose(a[name], b[name], rtol=1e-4, atol=rounding), name
 
 
 # B1: a TPU's mesh orders devices by its topology, so a process may hold any rows of a batch.

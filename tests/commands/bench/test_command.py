@@ -8,7 +8,14 @@ import pytest
 from flax_sd.commands.bench import command, starts
 from flax_sd.commands.bench.starts import Figures
 from flax_sd.commands.bench.work import Work, read_work
+from flax_sd.config.commands import BenchOptions
+from flax_sd.config.flags import read_flags
 from flax_sd.errors import UserError
+
+
+def bench(words):
+    """What `flax-sd bench` does with these words."""
+    return command.main(read_flags(BenchOptions, words))
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def asked(monkeypatch):
 def test_cold_and_warm_share_a_folder_and_sides_take_turns(asked, folders, tmp_path, capsys):
     out = tmp_path / "bench.json"
     words = ["--model", folders / "sd1", "--repeats", 2, "--resolution", 32, "--batch-size", 3]
-    assert command.main([*map(str, words), "--out", str(out), "--quick"]) == 0
+    assert bench([*map(str, words), "--out", str(out), "--quick"]) == 0
     calls, _ = asked
     assert [(side, case) for side, case, *_ in calls[:6]] == [
         ("ours", "whole_step"),
@@ -66,7 +73,7 @@ def test_cold_and_warm_share_a_folder_and_sides_take_turns(asked, folders, tmp_p
 
 def test_without_diffusers_its_column_is_empty(asked, monkeypatch, capsys):
     monkeypatch.setattr(starts, "missing", lambda: ["torch", "peft"])
-    assert command.main(["--only", "training"]) == 0
+    assert bench(["--only", "training"]) == 0
     printed = capsys.readouterr().out
     assert (
         "diffusers is left out; not installed: torch, peft" in printed and "slower" not in printed
@@ -79,7 +86,7 @@ def test_without_diffusers_its_column_is_empty(asked, monkeypatch, capsys):
 def test_a_busy_machine_is_said(asked, folders, tmp_path, monkeypatch, capsys, average):
     monkeypatch.setattr("os.getloadavg", lambda: (average, 0.0, 0.0))
     out = tmp_path / "bench.json"
-    command.main(["--model", str(folders / "sd1"), "--only", "images", "--out", str(out)])
+    bench(["--model", str(folders / "sd1"), "--only", "images", "--out", str(out)])
     busy = average > 1
     assert ("other programs are running" in capsys.readouterr().out) is busy
     assert json.loads(out.read_text())["machine"].endswith(", load 3.0") is busy
@@ -87,12 +94,12 @@ def test_a_busy_machine_is_said(asked, folders, tmp_path, monkeypatch, capsys, a
 
 def test_what_diffusers_cannot_run_is_said(asked, capsys):
     asked[1].append("theirs")
-    assert command.main(["--only", "training"]) == 0
+    assert bench(["--only", "training"]) == 0
     printed = capsys.readouterr().out
     assert "diffusers is left out of training steps: theirs whole_step ended with" in printed
     asked[1].append("ours")
     with pytest.raises(UserError, match="ended with status 1"):
-        command.main(["--only", "training"])
+        bench(["--only", "training"])
 
 
 def test_what_is_wrong_is_named_before_anything_is_measured(asked, tmp_path):
@@ -103,7 +110,7 @@ def test_what_is_wrong_is_named_before_anything_is_measured(asked, tmp_path):
         (["--batch-size", "0"], "batch.size"),
     ]:
         with pytest.raises(UserError, match=message):
-            command.main(words)
+            bench(words)
     assert asked[0] == []
 
 
@@ -133,7 +140,7 @@ def test_a_tiny_model_is_measured(folders, capsys, monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setattr(starts, "missing", lambda: ["torch"])
     words = ["--model", str(folders / "sd1"), "--quick", "--steps", "1", "--only", "images"]
-    assert command.main(words) == 0
+    assert bench(words) == 0
     _, *rows = capsys.readouterr().out.splitlines()[-5:]
     names = [row.split("  ")[0] for row in rows]
     assert names == [
