@@ -1,7 +1,7 @@
 """The trained leaves in a few arrays: small ones of a kind joined into one, large ones alone.
 
-A UNet has hundreds of trained leaves, most of them small. An optimizer's step over each of them is
-most of what the compiler reads, and of what the device starts.
+A LoRA has hundreds of leaves, most of them small. With an update of each, the bundled base's step
+is twice as long a program as with an update of two arrays.
 """
 
 import dataclasses

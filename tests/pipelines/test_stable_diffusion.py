@@ -1,7 +1,6 @@
 """The Python interface: whole images against diffusers, and what a call may ask for."""
 
 import inspect
-import textwrap
 
 import diffusers
 import jax
@@ -18,7 +17,6 @@ from flax_sd.models.layers import Network
 from flax_sd.pipelines.programs import Programs
 from tests import tiny
 from tests.parity import LAYER, NETWORK, assert_close
-from tests.processes import finish, start
 from tests.tiny import NEGATIVES, PROMPTS, SEEDS, STEPS
 
 
@@ -331,32 +329,3 @@ def test_a_callback_that_raises_ends_the_call(quick):
         quick.generate("a", callback=stop, **given)
     assert seen == [1, 2]
     assert np.isfinite(quick.generate("a", **given)).all()
-
-
-DISTRIBUTED = """
-    import sys
-    import jax, numpy as np
-    jax.config.update("jax_num_cpu_devices", 2)
-    jax.config.update("jax_default_matmul_precision", "highest")
-    import flax_sd
-    from flax_sd.errors import UserError
-    from flax_sd.system.sharding import make_mesh
-    sd = flax_sd.StableDiffusion.load(sys.argv[1])
-    given = dict(num_inference_steps=3, sampler="euler_a", height=24, width=16, output="float")
-    alone = sd.generate(["a", "b"], **given)
-    sd.distribute(make_mesh(2, 1))
-    print(np.abs(sd.generate(["a", "b"], **given) - alone).max())
-    try:
-        sd.generate(["a", "b", "c"], **given)
-    except UserError as error:
-        print(error)
-"""
-
-
-@pytest.mark.slow
-def test_images_are_divided_over_devices(folders):
-    difference, error = finish(
-        start(textwrap.dedent(DISTRIBUTED), folders / "sd1"), timeout=600
-    ).splitlines()
-    assert float(difference) <= LAYER
-    assert error == "3 prompts: should be a multiple of 2 devices"

@@ -64,7 +64,7 @@ def test_a_state_is_saved_as_trees_and_joined_again(on_host):
 
 
 def test_where_leaves_begin_is_no_constant_of_a_program():
-    """As constants each leaf has a kernel of its own: a LoRA's step compiles a fifth longer."""
+    """As constants each leaf has a kernel of its own, and the step compiles longer."""
     made = flatten({str(i): jnp.ones((4, 3)) * i for i in range(20)})
     lowered = jax.jit(Flat.tree).lower(made, made.starts).as_text()
     assert lowered.count("dynamic_slice") == 20

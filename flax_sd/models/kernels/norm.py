@@ -1,8 +1,7 @@
 """Group and layer norms that keep their input and two statistics for the backward pass.
 
 Automatic differentiation of the same lines keeps four arrays of the input's size, or computes them
-again; and it is three times as much for the compiler to read. Wu & He 2018, arXiv 1803.08494,
-eq. 1; Ba et al. 2016, arXiv 1607.06450.
+again. Wu & He 2018, arXiv 1803.08494, eq. 1; Ba et al. 2016, arXiv 1607.06450.
 """
 
 import functools

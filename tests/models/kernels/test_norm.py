@@ -30,12 +30,11 @@ def norms(c=12, groups=3):
     return list(zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["group", "layer"])
-@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize(
+    ("which", "silu"), [(0, False), (0, True), (1, False)], ids=["group", "silu", "layer"]
+)
 @pytest.mark.parametrize("mean", [0.0, 10.0])
 def test_value_and_gradients_are_torchs(which, silu, mean):
-    if which == 1 and silu:
-        pytest.skip("a layer norm has none")
     ours, theirs = norms()[which]
     rng = np.random.default_rng(1)
     x, dy = (rng.normal(size=(3, 5, 4, 12)).astype(np.float32) for _ in range(2))
@@ -82,6 +81,8 @@ def test_sixteen_bits_come_back_and_statistics_are_of_float32(dtype):
     x = 100 + jnp.asarray(np.random.default_rng(2).normal(size=(2, 8, 8, 12)), dtype)
     small = nnx.merge(*nnx.split(ours))
     nnx.update(small, jax.tree.map(lambda leaf: leaf.astype(dtype), nnx.state(small)))
+    nnx.update(ours, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.state(small)))
     y = small(x)
     assert y.dtype == dtype
-    assert_close(y.astype(jnp.float32), ours(x.astype(jnp.float32)), 2e-2)
+    # The same numbers in float32, rounded once.
+    assert_close(y.astype(jnp.float32), ours(x.astype(jnp.float32)), jnp.finfo(dtype).eps / 2)
