@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_derivatives import CustomVJPPrimal
 from jaxtyping import Array, Float
@@ -23,6 +24,11 @@ from jaxtyping import Array, Float
 # once: with fewer pixels they take more memory than their time is worth, 1 GiB for two rows of
 # SD 1.5.
 WINOGRAD_FROM = 1024
+# G of F(2, 3), §2: the rows of a tile in two pairs, first and last, second and third. What a pair
+# needs is one function for the compiler, of which a step at the size of SD 1.5 has hundreds.
+ENDS = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
+MIDDLES = np.array([[0.5, 0.5, 0.5], [0.5, -0.5, 0.5]], np.float32)
+SIGNS = np.array([1, -1], np.float32)
 
 
 @jax.custom_vjp
@@ -67,7 +73,7 @@ def _on_cpu(x: Array, kernel: Array) -> Array:
         return _plain(x, kernel)
     if _pixels(x) < WINOGRAD_FROM:
         return _shifted(x, kernel)
-    return _winograd(x, _transform([[kernel[i, j] for j in range(3)] for i in range(3)]), 0)
+    return _winograd(x, kernel, transposed=False)
 
 
 @jax.jit
@@ -75,10 +81,8 @@ def _transposed_on_cpu(dy: Array, kernel: Array) -> Array:
     if dy.dtype != jnp.float32:
         return _transposed(dy, kernel)
     if _pixels(dy) < WINOGRAD_FROM:
-        x = jax.ShapeDtypeStruct((*dy.shape[:3], kernel.shape[2]), dy.dtype)
-        return jax.linear_transpose(lambda x: _shifted(x, kernel), x)(dy)[0]
-    turned = [[kernel[2 - i, 2 - j] for j in range(3)] for i in range(3)]
-    return _winograd(dy, _transform(turned), 1)
+        return _shifted_back(dy, kernel)
+    return _winograd(dy, kernel, transposed=True)
 
 
 def _pixels(x: Array) -> int:
@@ -87,50 +91,82 @@ def _pixels(x: Array) -> int:
 
 def _shifted(x: Array, kernel: Array) -> Array:
     b, h, w, c = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    views = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    return jnp.concatenate(views, axis=-1) @ kernel.reshape(9 * c, -1)
+    around = _taken(x.reshape(b, h * w, c), _neighbours(h, w).ravel())
+    return around.reshape(b, h, w, 9 * c) @ kernel.reshape(9 * c, -1)
 
 
-def _transform(kernel: Sequence[Sequence[Array]]) -> list[list[Array]]:
-    """Returns G g Gᵀ: 3×3 matrices to 4×4."""
-
-    def once(g: Sequence[Array]) -> list[Array]:
-        even, odd = (g[0] + g[2]) / 2, g[1] / 2
-        return [g[0], even + odd, even - odd, g[2]]
-
-    columns = [once([row[j] for row in kernel]) for j in range(3)]
-    return [once([columns[j][i] for j in range(3)]) for i in range(4)]
+def _shifted_back(dy: Array, kernel: Array) -> Array:
+    """Returns the gradient of the image: each pixel's share in the sums of its neighbours."""
+    b, h, w, _ = dy.shape
+    shares = (dy @ kernel.reshape(-1, kernel.shape[3]).T).reshape(b, h * w * 9, -1)
+    opposite = 9 * _neighbours(h, w) + 8 - np.arange(9)
+    dx = sum(_taken(shares, opposite[:, k]) for k in range(9))
+    return dx.reshape(b, h, w, -1)
 
 
-def _winograd(x: Array, kernel: list[list[Array]], contracted: int) -> Array:
-    """Returns Aᵀ [kernel ⊙ (Bᵀ x B)] A, over tiles of 4×4 pixels that give 2×2 each.
+def _neighbours(h: int, w: int) -> np.ndarray:
+    """Returns the positions of each pixel's 3×3 neighbours, [h·w, 9]; h·w for those outside."""
+    i, j = np.indices((h + 2, w + 2)) - 1
+    inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+    padded = np.where(inside, i * w + j, h * w)
+    return np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(h * w, 9)
+
+
+def _taken(x: Float[Array, "b n c"], positions: np.ndarray) -> Array:
+    """Returns x at these positions, and 0 past the last."""
+    return jnp.take(x, positions, axis=1, mode="fill", fill_value=0)
+
+
+def _winograd(x: Array, kernel: Array, transposed: bool) -> Array:
+    """Returns Aᵀ [G kernel Gᵀ ⊙ Bᵀ x B] A, over tiles of 4×4 pixels that give 2×2 each.
 
     Args:
-      kernel: 4×4 matrices.
-      contracted: which axis of theirs is the channels of x.
+      transposed: with the kernel turned by 180° and its two kinds of channels exchanged.
     """
-    b, h, w, _ = x.shape
+    b, h, w, c = x.shape
     rows, columns = -(-h // 2), -(-w // 2)  # tiles
     x = jnp.pad(x, ((0, 0), (1, 1 + 2 * rows - h), (1, 1 + 2 * columns - w), (0, 0)))
-    bands = _spread([lax.slice_in_dim(x, i, i + 2 * rows - 1, 2, axis=1) for i in range(4)])
-    products = []
-    for band, matrices in zip(bands, kernel, strict=True):
-        views = [lax.slice_in_dim(band, j, j + 2 * columns - 1, 2, axis=2) for j in range(4)]
-        dims = (((3,), (contracted,)), ((), ()))
-        pairs = zip(_spread(views), matrices, strict=True)
-        products.append(_gather([lax.dot_general(view, matrix, dims) for view, matrix in pairs]))
-    # [b, rows, 2, columns, 2, c]
-    halves = [_gather([product[j] for product in products]) for j in range(2)]
-    y = jnp.stack([jnp.stack([half[i] for half in halves], axis=3) for i in range(2)], axis=2)
+    x = x.reshape(b, rows + 1, 2, columns + 1, 2, c).transpose(2, 4, 0, 1, 3, 5)
+    halves = []
+    for band, of_rows in zip(_spread(x, 0), (ENDS, MIDDLES), strict=True):
+        products = []
+        for views, of_columns in zip(_spread(band, 1), (ENDS, MIDDLES), strict=True):
+            matrices = _transform(kernel, np.kron(of_rows, of_columns), transposed)
+            dims = (((2,), (2 if transposed else 1,)), ((0,), (0,)))
+            product = lax.dot_general(views.reshape(4, -1, c), matrices, dims)
+            products.append(product.reshape(2, 2, b, rows, columns, -1))
+        halves.append(_gather(products, 1))
+    y = _gather(halves, 0).transpose(2, 3, 0, 4, 1, 5)
     return y.reshape(b, 2 * rows, 2 * columns, -1)[:, :h, :w]
 
 
-def _spread(d: Sequence[Array]) -> list[Array]:
-    """Returns Bᵀ d."""
-    return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+def _transform(kernel: Array, coefficients: np.ndarray, turned: bool) -> Array:
+    """Returns four of the sixteen matrices G kernel Gᵀ, [4, i, o], from their 4×9 coefficients."""
+    if turned:
+        coefficients = coefficients[:, ::-1]
+    return (coefficients @ kernel.reshape(9, -1)).reshape(4, *kernel.shape[2:])
 
 
-def _gather(m: Sequence[Array]) -> list[Array]:
-    """Returns Aᵀ m."""
-    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+def _spread(x: Array, axis: int) -> tuple[Array, Array]:
+    """Returns Bᵀ d of tiles that overlap by half, in pairs.
+
+    Args:
+      x: [2, 2, b, rows, columns, c], in which tile k has row 0 and 1 of k and of k + 1.
+      axis: of the 2; tiles are counted along the third after it.
+    """
+    above = lax.slice_in_dim(x, 0, -1, axis=axis + 3)
+    below = lax.slice_in_dim(x, 1, None, axis=axis + 3)
+    second = lax.slice_in_dim(above, 1, 2, axis=axis)
+    third = lax.slice_in_dim(below, 0, 1, axis=axis)
+    return above - below, third + _signs(axis) * second
+
+
+def _gather(pairs: Sequence[Array], axis: int) -> Array:
+    """Returns Aᵀ m of tiles in pairs, [2, 2, b, rows, columns, c]."""
+    ends, middles = pairs
+    second, third = jnp.split(middles, 2, axis)
+    return second + _signs(axis) * (ends + third)
+
+
+def _signs(axis: int) -> np.ndarray:
+    return SIGNS.reshape(2, *(1,) * (5 - axis))
