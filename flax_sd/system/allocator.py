@@ -9,7 +9,6 @@ import platform
 import sys
 
 TUNABLES = {
-    "arena_max": 1,  # the heaps of further arenas hold 64 MiB; all above becomes a mapping
     "mmap_threshold": 2**33,  # bytes from which a buffer is a mapping of its own, unmapped on free
     "trim_threshold": 2**33,  # bytes free at the heap's end before they go back
     "top_pad": 2**28,  # bytes by which the heap grows
