@@ -160,7 +160,7 @@ class _Jitted:
             leaves = jax.tree.leaves(weights())
             large = sum(getattr(leaf, "size", 0) for leaf in leaves) >= LARGE_PROGRAM_WEIGHTS
             self.precision = matmul_precision({str(getattr(leaf, "dtype", "")) for leaf in leaves})
-            own = compiler_options() if large else None
+            own = compiler_options(large)
             self._jitted = jax.jit(self._function, compiler_options=own, **self._options)
         return self._jitted
 
