@@ -1,5 +1,7 @@
 """The sampling command: from prompts to a folder of images, which is a data set."""
 
+from contextlib import nullcontext
+
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -66,17 +68,29 @@ def _attach(sd: StableDiffusion, job: Job) -> None:
 
 def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
     """Generates every batch with a missing image; the batches do not depend on what is there."""
+    compiled = set()
     with progress.loop(missing) as shown:
         for batch in job.batches:
             wanted = [p.name not in job.gallery.done for p in batch.images]
             if not any(wanted):
                 continue
-            pixels = _pixels(sd, batch)
+            first = _first_of(batch, job)
+            new = first not in compiled
+            compiled.add(first)
+            with shown.work(first, "which compiles what they need") if new else nullcontext():
+                pixels = _pixels(sd, batch)
             for image, new, drawn in zip(batch.images, wanted, pixels, strict=False):
                 if new:
                     job.gallery.add(drawn, job.records[image.name])
             done = shown.done + sum(wanted)
             shown.update(done, f"{shown.rate(done):.2f} images/s")
+
+
+def _first_of(batch: Batch, job: Job) -> str:
+    """Names the generation of the first images that need the programs that the batch needs."""
+    row = batch.images[0].row
+    what = f"the first images of {row.width} x {row.height}, {batch.size} at a time, {row.sampler}"
+    return f"generating {what}, {row.steps or STEPS} steps, with {job.files.source}"
 
 
 def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:

@@ -230,3 +230,14 @@ def test_what_the_model_cannot_draw(model, tmp_path, capsys, more, message):
 def test_unknown_flags(capsys):
     assert command(["--model", "x", "--promt", "a cat"]) == 2
     assert "--promt: there is no such option; did you mean prompt?" in capsys.readouterr().err
+
+
+def test_the_first_images_that_need_a_program_are_announced(model, tmp_path, capsys):
+    lines = tmp_path / "p.jsonl"
+    sizes = [{"width": 40}, {"width": 48}, {"width": 40}]
+    lines.write_text("\n".join(json.dumps({"prompt": "a cat", **size}) for size in sizes))
+    run(model, tmp_path / "out", "--prompts", lines, "--batch-size", 1)
+    said = [line for line in capsys.readouterr().out.splitlines() if "generating the first" in line]
+    assert len(said) == 2
+    assert f"40 x 24, 1 at a time, ddim, 2 steps, with {model}, which compiles" in said[0]
+    assert "48 x 24" in said[1]
