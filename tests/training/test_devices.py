@@ -165,7 +165,7 @@ def test_two_processes_encode_a_share_each(flags, alone, tmp_path, monkeypatch, 
     out = run_two(own, 2, *flags("both", "--data.center_crop", "true"))
     assert ["status 0, 2 processes" in text for text in out] == [True, True]
     assert "rows [0, 1, 4, 5]" in out[0] and "rows [2, 3, 6, 7]" in out[1]
-    held = [contents(cache) for cache in caches[: 1 if shared else 2]]
+    held = [contents(cache / "flax_sd" / "encoded") for cache in caches[: 1 if shared else 2]]
     assert all(len(files) == 7 + 8 for files in held)  # images; captions and the empty one
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     assert_same_lora(lora(tmp_path / "both"), lora(alone("--data.center_crop", "true")))
