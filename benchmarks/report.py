@@ -20,6 +20,7 @@ TITLES = {
     "data": "Images from files",
     "scaling": "What devices send one another",
     "topology": "TPUs that are not there",
+    "compile_time": "Compiling the LoRA step",
     "memory": "Memory of the LoRA step",
     "kernels": "Convolution and attention by themselves",
 }

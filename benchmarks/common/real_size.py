@@ -82,18 +82,24 @@ def write_folder(family: str, target: pathlib.Path) -> int:
     """Writes the model; returns its number of parameters."""
     count = 0
     with model_folder.written_aside(target) as aside:
-        shutil.copytree(BUNDLED / "tokenizer", aside / "tokenizer")
-        shutil.copy(BUNDLED / "model_index.json", aside)
-        scheduler = json.loads((BUNDLED / "scheduler" / "scheduler_config.json").read_text())
-        scheduler["prediction_type"] = PREDICTION[family]
-        model_folder.write_json(aside / "scheduler" / "scheduler_config.json", scheduler)
+        write_configs(family, aside)
         for number, (name, raw) in enumerate(FAMILIES[family].items()):
-            model_folder.write_json(aside / name / "config.json", raw)
             network = networks.random_network(raw, name, jax.random.key(number), "float32")
             tensors = {key: not_zero(value) for key, value in state_tensors(network).items()}
             model_folder.save_component(aside, name, tensors, raw)
             count += sum(tensor.size for tensor in tensors.values())
     return count
+
+
+def write_configs(family: str, target: pathlib.Path) -> None:
+    """Writes the model without its weights."""
+    shutil.copytree(BUNDLED / "tokenizer", target / "tokenizer")
+    shutil.copy(BUNDLED / "model_index.json", target)
+    scheduler = json.loads((BUNDLED / "scheduler" / "scheduler_config.json").read_text())
+    scheduler["prediction_type"] = PREDICTION[family]
+    model_folder.write_json(target / "scheduler" / "scheduler_config.json", scheduler)
+    for name, raw in FAMILIES[family].items():
+        model_folder.write_json(target / name / "config.json", raw)
 
 
 def not_zero(tensor: np.ndarray) -> np.ndarray:

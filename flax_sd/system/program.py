@@ -93,25 +93,20 @@ class Program(Generic[P, T]):
         options: Mapping[str, Any],
     ):
         self._weights, self._shared = weights, _Jitted(function, options)
-        self._first: tuple[object, ...] = ()  # arguments before those of the caller
-        self._mesh: Mesh | None = None  # on which they are not yet
+        # Arguments before those of the caller; what `lower` made and was compiled needs them.
+        self.first: tuple[object, ...] = ()
 
     def with_first(self, first: object, mesh: Mesh | None = None) -> "Program[P, T]":
         """Returns the same program with a fixed argument before the others.
 
         Args:
-          mesh: the devices that the argument is copied to, at the first call.
+          mesh: the devices that the argument is copied to, unless they are those of a plan.
         """
         bound = copy.copy(self)
-        bound._first, bound._mesh = (first,), mesh
+        # Where it lies is part of what a program is traced for: a trace is the call's from now on.
+        present = mesh is not None and mesh.devices.flat[0] in jax.devices()
+        bound.first = sharding.replicate((first,), mesh) if mesh and present else (first,)
         return bound
-
-    @property
-    def first(self) -> tuple[object, ...]:
-        """The fixed arguments, on the devices; what `lower` made and was compiled needs them."""
-        if self._mesh is not None:
-            self._first, self._mesh = sharding.replicate(self._first, self._mesh), None
-        return self._first
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         jitted = self._pick(*args, **kwargs)
@@ -122,19 +117,19 @@ class Program(Generic[P, T]):
         """Lowers the function like `jax.jit`'s method."""
         jitted = self._pick(*args, **kwargs)
         with self._in_precision():
-            return jitted.lower(*self._first, *args, **kwargs)
+            return jitted.lower(*self.first, *args, **kwargs)
 
     def trace(self, *args: P.args, **kwargs: P.kwargs) -> Traced:
         """Traces the function like `jax.jit`'s method."""
         jitted = self._pick(*args, **kwargs)
         with self._in_precision():
-            return jitted.trace(*self._first, *args, **kwargs)
+            return jitted.trace(*self.first, *args, **kwargs)
 
     def eval_shape(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Returns the shapes of the results like `jax.jit`'s method."""
         jitted = self._pick(*args, **kwargs)
         with self._in_precision():
-            return jitted.eval_shape(*self._first, *args, **kwargs)
+            return jitted.eval_shape(*self.first, *args, **kwargs)
 
     def _pick(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         return self._shared.picked(lambda: self._weights(*args, **kwargs))

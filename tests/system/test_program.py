@@ -15,7 +15,7 @@ from flax_sd.config import LossConfig, OptimConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.models.kernels.convolution import conv3x3
 from flax_sd.models.vae import AutoencoderKL
-from flax_sd.system import compiler, program
+from flax_sd.system import compiler, program, sharding
 from flax_sd.system.program import divided
 from flax_sd.weights.networks import OneKey
 
@@ -151,3 +151,19 @@ def test_a_fixed_argument_is_no_constant(monkeypatch):
     x = jnp.ones(2)
     assert one(x).tolist() == [2, 2] and two(x).tolist() == [3, 3]
     assert one.lower(x).as_text() == two.lower(x).as_text()
+
+
+def test_what_was_traced_is_not_traced_for_a_call():
+    """The loop counts a step's FLOPs before it starts it."""
+    traced = []
+
+    def scaled(factor, x):
+        traced.append(x)
+        return factor * x
+
+    mesh = sharding.make_mesh(-1, 1)
+    scale = program.jit(scaled).with_first(np.array(3, np.float32), mesh)
+    x = sharding.replicate(jnp.ones(2), mesh)
+    scale.trace(x)
+    assert scale(x).tolist() == [3, 3]
+    assert len(traced) == 1
