@@ -16,7 +16,7 @@ from flax_sd.run_folder.saved_config import flatten, place
 FIGURES = {  # of metrics.jsonl: what the tables call them, and how they are written
     "loss": ("training loss", "{:.4f}"),
     VAL_LOSS: ("held-out loss", "{:.4f}"),
-    BASE_LOSS: ("loss on what the model drew before", "{:.4f}"),
+    BASE_LOSS: ("loss on what the model knew before", "{:.4f}"),
     "images_per_second": ("images a second", "{:.3g}"),
     "device_gb": ("GB of a device", "{:.2f}"),
     "host_gb": ("GB of main memory", "{:.2f}"),

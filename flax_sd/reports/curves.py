@@ -31,7 +31,7 @@ def charts(runs: Runs) -> list[Chart]:
             + (f" {TRAIN_SUBSET}: images that are trained on." if _has(runs, TRAIN_SUBSET) else ""),
         ),
         Chart(
-            "Loss on what the model drew before",
+            "Loss on what the model knew before",
             _held_out(runs, [BASE_LOSS]),
             "Where it rises, the run makes the model forget.",
         ),

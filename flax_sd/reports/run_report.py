@@ -115,7 +115,7 @@ def _status(run: History, total: int, state: State, why: str) -> str:
 def _tiles(run: History, total: int) -> str:
     """Returns the most important figures."""
     tiles = []
-    for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it drew before")):
+    for name, words in ((VAL_LOSS, "held-out loss"), (BASE_LOSS, "loss on what it knew before")):
         line = curves.held_out(run, name)
         if line and (said := curves.change_since_start(line)):
             figure, _, more = _typeset(said).partition(" (")
