@@ -20,14 +20,14 @@ MIN_SECONDS = 1.0  # seconds of compiling that leave memory worth giving back
 # eighty smaller ones, which take three seconds together.
 MIN_KEPT_SECONDS = 0.02
 # LLVM's level: a step compiles in four fifths of the time of XLA's own level and runs as fast.
-CPU_OPTIONS: dict[str, str | bool | int] = {"xla_backend_optimization_level": 1}
+CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 # A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
 # operation runs after another then; where each is too small for all cores, side by side is faster.
 LARGE_CPU_OPTIONS = CPU_OPTIONS | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 @functools.cache
-def compiler_options(large: bool) -> dict[str, str | bool | int] | None:
+def compiler_options(large: bool) -> dict[str, str | bool] | None:
     """Returns the options for the default devices; None if this version of XLA does not know
     them."""
     if jax.default_backend() != "cpu":

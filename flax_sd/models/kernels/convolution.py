@@ -101,8 +101,8 @@ def _shifted_back(dy: Array, kernel: Array) -> Array:
     b, h, w, _ = dy.shape
     shares = (dy @ kernel.reshape(-1, kernel.shape[3]).T).reshape(b, h * w * 9, -1)
     opposite = 9 * _neighbours(h, w) + 8 - np.arange(9)
-    dx = sum(_taken(shares, opposite[:, k]) for k in range(9))
-    return dx.reshape(b, h, w, -1)
+    dx = [_taken(shares, opposite[:, k]) for k in range(9)]
+    return sum(dx[1:], dx[0]).reshape(b, h, w, -1)
 
 
 def _neighbours(h: int, w: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def _transform(kernel: Array, coefficients: np.ndarray, turned: bool) -> Array:
     """Returns four of the sixteen matrices G kernel Gᵀ, [4, i, o], from their 4×9 coefficients."""
     if turned:
         coefficients = coefficients[:, ::-1]
-    return (coefficients @ kernel.reshape(9, -1)).reshape(4, *kernel.shape[2:])
+    return (jnp.asarray(coefficients) @ kernel.reshape(9, -1)).reshape(4, *kernel.shape[2:])
 
 
 def _spread(x: Array, axis: int) -> tuple[Array, Array]:
