@@ -14,7 +14,7 @@ from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system import memory, sharding
 from flax_sd.system.exit_status import DONE, STOPPED
-from flax_sd.system.progress import Progress
+from flax_sd.system.progress import COMPILES, Progress
 from flax_sd.weights.model import Model
 
 SMALLER = ("--batch-size 1", "a smaller --height and --width", "--dtype bfloat16 or float16")
@@ -68,17 +68,16 @@ def _attach(sd: StableDiffusion, job: Job) -> None:
 
 def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
     """Generates every batch with a missing image; the batches do not depend on what is there."""
-    compiled = set()
+    announced: set[str] = set()
     with progress.loop(missing) as shown:
         for batch in job.batches:
             wanted = [p.name not in job.gallery.done for p in batch.images]
             if not any(wanted):
                 continue
-            first = _first_of(batch, job)
-            new = first not in compiled
-            compiled.add(first)
-            with shown.work(first, "which compiles what they need") if new else nullcontext():
+            name = _first_of(batch, job)
+            with nullcontext() if name in announced else shown.work(name, COMPILES):
                 pixels = _pixels(sd, batch)
+            announced.add(name)
             for image, new, drawn in zip(batch.images, wanted, pixels, strict=False):
                 if new:
                     job.gallery.add(drawn, job.records[image.name])
@@ -88,9 +87,9 @@ def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int
 
 def _first_of(batch: Batch, job: Job) -> str:
     """Names the generation of the first images that need the programs that the batch needs."""
-    row = batch.images[0].row
-    what = f"the first images of {row.width} x {row.height}, {batch.size} at a time, {row.sampler}"
-    return f"generating {what}, {row.steps or STEPS} steps, with {job.files.source}"
+    record = job.records[batch.images[0].name]
+    size = "{width} x {height}, {sampler}, {steps} steps".format_map(record)
+    return f"generating the first images of {size}, {batch.size} at a time, with {job.files.source}"
 
 
 def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:

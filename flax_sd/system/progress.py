@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from flax_sd.system import terminal
 from flax_sd.system.durations import keep_seconds, last_seconds
 
+COMPILES = "which compiles what it needs"  # said of work that may run programs for the first time
 INTERVAL = 30.0  # seconds between two plain lines where the output is no terminal
 BELOW_INTERVAL = 1.0  # seconds for which the figures below the line stay
 MIN_WIDTH = 100  # columns of a terminal from which on there is room for a bar

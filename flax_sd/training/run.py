@@ -20,7 +20,7 @@ from flax_sd.run_folder.layout import CHECKPOINTS_FOLDER, METRICS, VAL_LOSS
 from flax_sd.system import distributed, memory, sharding
 from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.precision import resolve_dtype, scales_loss
-from flax_sd.system.progress import Progress
+from flax_sd.system.progress import COMPILES, Progress
 from flax_sd.system.signals import StopRequest
 from flax_sd.training import checkpoint_self_test, environment, optim
 from flax_sd.training import step as train_step
@@ -60,7 +60,6 @@ from flax_sd.weights.model import Model
 
 # Why a run may end at once, before the first step and after the last.
 BEFORE = "nothing unsaved is lost; run the same command again to resume"
-FIRST = "which compiles what it needs"  # of work before the first step
 AFTER = "every step is saved; run the same command again to write the missing results"
 
 
@@ -274,10 +273,10 @@ class Run:
         """Evaluates and samples the model before its first step."""
         model, images = self.config.model.path, sum(map(len, self.sets.evaluated.values()))
         if images:
-            with self.progress.work(f"evaluating {images} images with {model}", FIRST):
+            with self.progress.work(f"evaluating {images} images with {model}", COMPILES):
                 trackers.log(0, milestones.evaluate(0, state, frozen).values)
         if self.config.sample.at_first and self.samples is not None and not self.samples.has(0):
-            with self.progress.work(f"generating the first samples with {model}", FIRST):
+            with self.progress.work(f"generating the first samples with {model}", COMPILES):
                 milestones.sample(0, state)
 
     def _loop(self, start: int, milestones: Milestones, trackers: Trackers) -> Loop:

@@ -234,10 +234,12 @@ def test_unknown_flags(capsys):
 
 def test_the_first_images_that_need_a_program_are_announced(model, tmp_path, capsys):
     lines = tmp_path / "p.jsonl"
-    sizes = [{"width": 40}, {"width": 48}, {"width": 40}]
+    sizes = [{"width": 40}, {"width": 48}, {"width": 40}]  # and the model's own sampler
     lines.write_text("\n".join(json.dumps({"prompt": "a cat", **size}) for size in sizes))
-    run(model, tmp_path / "out", "--prompts", lines, "--batch-size", 1)
+    asked = ["--model", str(model), "--out", str(tmp_path / "out"), "--prompts", str(lines)]
+    asked += ["--steps", "2", "--height", "24", "--batch-size", "1"]
+    sample.run(read_flags(SampleOptions, asked))
     said = [line for line in capsys.readouterr().out.splitlines() if "generating the first" in line]
     assert len(said) == 2
-    assert f"40 x 24, 1 at a time, ddim, 2 steps, with {model}, which compiles" in said[0]
+    assert f"40 x 24, pndm, 2 steps, 1 at a time, with {model}, which compiles" in said[0]
     assert "48 x 24" in said[1]

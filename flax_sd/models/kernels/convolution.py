@@ -24,8 +24,8 @@ from jaxtyping import Array, Float
 # once: with fewer pixels they take more memory than their time is worth, 1 GiB for two rows of
 # SD 1.5.
 WINOGRAD_FROM = 1024
-# G of F(2, 3), §2: the rows of a tile in two pairs, first and last, second and third. What a pair
-# needs is one function for the compiler, of which a step at the size of SD 1.5 has hundreds.
+# G of F(2, 3), §2, in pairs of its rows: first and last, second and third. A pair is one array, so
+# that the compiler has one function in place of several; a step at the size of SD 1.5 has hundreds.
 ENDS = np.array([[1, 0, 0], [0, 0, 1]], np.float32)
 MIDDLES = np.array([[0.5, 0.5, 0.5], [0.5, -0.5, 0.5]], np.float32)
 SIGNS = np.array([1, -1], np.float32)
@@ -97,7 +97,10 @@ def _shifted(x: Array, kernel: Array) -> Array:
 
 
 def _shifted_back(dy: Array, kernel: Array) -> Array:
-    """Returns the gradient of the image: each pixel's share in the sums of its neighbours."""
+    """Returns the gradient of the image: each pixel's share in the sums of its neighbours.
+
+    The transpose of `_shifted` is the same sum in ten functions, each of which is compiled.
+    """
     b, h, w, _ = dy.shape
     shares = (dy @ kernel.reshape(-1, kernel.shape[3]).T).reshape(b, h * w * 9, -1)
     opposite = 9 * _neighbours(h, w) + 8 - np.arange(9)
