@@ -20,19 +20,26 @@ MIN_SECONDS = 1.0  # seconds of compiling that leave memory worth giving back
 # eighty smaller ones, which take three seconds together.
 MIN_KEPT_SECONDS = 0.02
 # LLVM's level: a step compiles in four fifths of the time of XLA's own level and runs as fast.
-CPU_OPTIONS: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+LEVEL: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
 # A step's temporaries at the size of SD 1.5 take 1.8 GiB in place of 2.5, in the same time. One
 # operation runs after another then; where each is too small for all cores, side by side is faster.
-LARGE_CPU_OPTIONS = CPU_OPTIONS | {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+SCHEDULER: dict[str, str | bool] = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 @functools.cache
 def compiler_options(large: bool) -> dict[str, str | bool] | None:
     """Returns the options for the default devices; None if this version of XLA does not know
-    them."""
+    them.
+
+    What the user has chosen, by XLA_FLAGS or JAX_DISABLE_MOST_OPTIMIZATIONS, stays.
+    """
     if jax.default_backend() != "cpu":
         return None
-    options = LARGE_CPU_OPTIONS if large else CPU_OPTIONS
+    chosen = os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_disable_most_optimizations"]:
+        chosen += " ".join(LEVEL)
+    options = LEVEL | (SCHEDULER if large else {})
+    options = {name: value for name, value in options.items() if name not in chosen}
     try:
         jax.jit(lambda x: x).lower(0.0).compile(compiler_options=options)
     except jax.errors.JaxRuntimeError:
@@ -76,8 +83,13 @@ def _keep_programs() -> None:
     except OSError:
         return  # a home that cannot be written to: compile as without a cache
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_KEPT_SECONDS)
+    limits = {
+        "jax_compilation_cache_max_size": MAX_BYTES,
+        "jax_persistent_cache_min_compile_time_secs": MIN_KEPT_SECONDS,
+    }
+    for name, value in limits.items():
+        if name.upper() not in os.environ:  # the user's own stays
+            jax.config.update(name, value)
 
 
 def _has_name() -> bool:

@@ -11,7 +11,7 @@ from flax_sd.lora.layers import LoRA
 from flax_sd.lora.targets import slots
 from flax_sd.models import layers
 from flax_sd.models.int8 import Int8Conv, Int8Linear, in_int8, quantise
-from flax_sd.system.compiler import LARGE_CPU_OPTIONS
+from flax_sd.system.compiler import SCHEDULER
 from tests.lora.networks import small
 from tests.lora.test_inject import INPUTS, random_adapters
 from tests.parity import LAYER, assert_close
@@ -63,7 +63,7 @@ def test_a_chain_of_layers_never_holds_its_kernels():
             x = jnp.sin(layer(x))
         return jnp.sum(x)
 
-    program = jax.jit(jax.grad(value), compiler_options=LARGE_CPU_OPTIONS)  # a large program's
+    program = jax.jit(jax.grad(value), compiler_options=SCHEDULER)  # a large program's
     compiled = program.lower(jnp.ones((2, width)), state).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 3 * 4 * width**2
 

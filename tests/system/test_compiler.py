@@ -2,6 +2,7 @@
 
 import os
 import platform
+import textwrap
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import flax_sd
 from flax_sd.system import compiler
 from flax_sd.system.allocator import environment
+from flax_sd.system.compiler import LEVEL, SCHEDULER
 from tests.processes import run
 
 COMPILE = """
@@ -137,3 +139,41 @@ def test_determinism_leaves_the_users_flags_alone(monkeypatch, before, after):
     compiler.ask_for_determinism()
     compiler.ask_for_determinism()
     assert os.environ["XLA_FLAGS"] == after
+
+
+OPTIONS = """
+from flax_sd.system import compiler
+print(compiler.compiler_options(True))
+"""
+
+
+@pytest.mark.parametrize(
+    ("chosen", "options"),
+    [
+        ({}, LEVEL | SCHEDULER),
+        ({"XLA_FLAGS": "--xla_backend_optimization_level=2"}, SCHEDULER),
+        (
+            {"XLA_FLAGS": "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_DEFAULT"},
+            LEVEL,
+        ),
+        ({"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}, SCHEDULER),
+    ],
+    ids=["ours", "level", "scheduler", "jax"],
+)
+def test_what_the_user_chose_stays(monkeypatch, chosen, options):
+    """An option of a program would override it."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert run(OPTIONS, **chosen).strip() == str(options)
+
+
+def test_the_users_limits_of_the_cache_stay(home):
+    code = """
+        from flax_sd.system import compiler
+        import jax
+        compiler.set_up()
+        print(jax.config.values["jax_compilation_cache_max_size"])
+        print(jax.config.values["jax_persistent_cache_min_compile_time_secs"])
+    """
+    given = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "3"}
+    shown = run(textwrap.dedent(code), XDG_CACHE_HOME=home, **given).split()
+    assert shown == [str(compiler.MAX_BYTES), "3.0"]

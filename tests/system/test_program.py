@@ -91,7 +91,7 @@ def test_the_bundled_base_is_small_and_each_network_of_sd15_large():
 
 def test_an_option_that_this_xla_does_not_know_is_left_out(monkeypatch):
     compiler.compiler_options.cache_clear()
-    monkeypatch.setattr(compiler, "CPU_OPTIONS", {"xla_cpu_of_another_time": True})
+    monkeypatch.setattr(compiler, "LEVEL", {"xla_cpu_of_another_time": True})
     assert program.jit(lambda x: x + 1)(jnp.ones(2)).tolist() == [2, 2]
     compiler.compiler_options.cache_clear()
 
