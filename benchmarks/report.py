@@ -21,6 +21,7 @@ TITLES = {
     "scaling": "What devices send one another",
     "topology": "TPUs that are not there",
     "compile_time": "Compiling the LoRA step",
+    "second_start": "The second start",
     "memory": "Memory of the LoRA step",
     "kernels": "Convolution and attention by themselves",
 }

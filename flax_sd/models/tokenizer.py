@@ -9,6 +9,7 @@ saves), with the special tokens in any of four places.
 
 import copy
 import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -170,6 +171,12 @@ class Tokenizer:
             for i, ids in _ids_of_added(new._core).items()
         }
         return new
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the ids of a text depend on."""
+        special = self.bos, self.eos, self.pad, self.max_token_length, sorted(self._ids.items())
+        return hashlib.sha256(f"{self._core.to_str()} {special}".encode()).hexdigest()
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the files that were read."""

@@ -4,13 +4,14 @@ import contextlib
 
 import numpy as np
 
-from flax_sd.system.progress import Progress
+from flax_sd.system.progress import COMPILES, Progress
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.losses import Trees
 from flax_sd.training.monitoring.trackers import Trackers
 from flax_sd.training.outputs.preview_samplers import Interrupted
 from flax_sd.training.outputs.results import Outputs
 from flax_sd.training.outputs.samples import Samples
+from flax_sd.training.start_results import KNOWN, StartResults
 from flax_sd.training.step import TrainState
 from flax_sd.training.validation.validation import Validation, Verdict
 
@@ -26,10 +27,34 @@ class Milestones:
         samples: Samples | None,
         trackers: Trackers,
         progress: Progress,
+        start: StartResults,
     ):
         """Takes the parts that do the work; without `samples` none are generated."""
         self._validation, self._checkpoints, self._outputs = validation, checkpoints, outputs
         self._samples, self._trackers, self._progress = samples, trackers, progress
+        self._start = start
+
+    def begin(self, model: str, images: int, state: TrainState, frozen: Trees) -> None:
+        """Evaluates and samples the model before its first step, or takes what is known of it.
+
+        Args:
+          model: its name.
+          images: number of those that it is evaluated on.
+
+        Raises:
+          UserError: a loss is not finite.
+        """
+        if images:
+            with self._first(f"evaluating {images} images with {model}", self._start.losses):
+                self._trackers.log(0, self.evaluate(0, state, frozen).values)
+        if self._samples is not None and self._samples.first_wanted:
+            with self._first(f"generating the first samples with {model}", self._start.images):
+                self.sample(0, state)
+
+    def _first(self, name: str, known: object) -> contextlib.AbstractContextManager[None]:
+        """Says that work begins, unless its result is known."""
+        new = known is None
+        return self._progress.work(name, COMPILES) if new else contextlib.nullcontext()
 
     def evaluate(self, step: int, state: TrainState, frozen: Trees) -> Verdict:
         """Evaluates the model on fixed images: is it the best so far, and does the run end?
@@ -39,7 +64,7 @@ class Milestones:
         """
         if step:
             self._progress.stage("trained", f"to step {step}")
-        verdict, curves = self._validation.evaluate(step, state.learned, frozen)
+        verdict, curves = self._validation.evaluate(step, state.learned, frozen, self._start)
         self._trackers.show(step, curves)
         return verdict
 
@@ -54,14 +79,19 @@ class Milestones:
 
     def sample(self, step: int, state: TrainState) -> None:
         """Generates a grid of samples, unless it exists since before the run was killed."""
-        if self._samples is not None and not self._samples.has(step):
-            with contextlib.suppress(Interrupted):
-                self._show(step, self._samples.grid(step, state.learned))
+        if self._samples is None or self._samples.has(step):
+            return
+        known = self._start.images if step == 0 else None
+        with contextlib.suppress(Interrupted):
+            images = self._samples.images(state.learned) if known is None else known
+            if step == 0 and known is None:
+                self._start.keep_images(images)
+            self._show(step, self._samples.write(step, images), "" if known is None else KNOWN)
 
-    def _show(self, step: int, grid: np.ndarray) -> None:
+    def _show(self, step: int, grid: np.ndarray, whence: str = "") -> None:
         assert self._samples is not None
         self._trackers.image(step, "samples", grid)
-        self._progress.stage("sampled", str(self._samples.path(step)))
+        self._progress.stage("sampled", f"{self._samples.path(step)}{whence}")
 
     def finish(self, step: int, state: TrainState) -> None:
         """Generates the last grid, and the sheet of images before and after the run."""

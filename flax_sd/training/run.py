@@ -20,7 +20,7 @@ from flax_sd.run_folder.layout import CHECKPOINTS_FOLDER, METRICS, VAL_LOSS
 from flax_sd.system import distributed, memory, sharding
 from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.precision import resolve_dtype, scales_loss
-from flax_sd.system.progress import COMPILES, Progress
+from flax_sd.system.progress import Progress
 from flax_sd.system.signals import StopRequest
 from flax_sd.training import checkpoint_self_test, environment, optim
 from flax_sd.training import step as train_step
@@ -53,6 +53,7 @@ from flax_sd.training.outputs.samples import Samples
 from flax_sd.training.outputs.summary import summary
 from flax_sd.training.setup.base_model import load_model
 from flax_sd.training.setup.task import TrainTask, make_task, trained_size
+from flax_sd.training.start_results import StartResults, start_key
 from flax_sd.training.step import TrainState
 from flax_sd.training.validation.log import ValidationLog
 from flax_sd.training.validation.validation import Validation, best_step, patience_exhausted
@@ -177,14 +178,17 @@ class Run:
             self.progress.say(line)
         made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
+        # Before _prepare, which frees a part of the model.
+        known = StartResults(None if start else start_key(self.config, made_with, self.model))
         inputs, validation, frozen = self._prepare(log)
         trackers = self._open_trackers(start, made_with)
         stack.enter_context(contextlib.closing(trackers))
         milestones = Milestones(
-            validation, checkpoints, self.outputs, self.samples, trackers, self.progress
+            validation, checkpoints, self.outputs, self.samples, trackers, self.progress, known
         )
         if start == 0:
-            self._show_start(state, frozen, milestones, trackers)
+            images = sum(map(len, self.sets.evaluated.values()))
+            milestones.begin(self.config.model.path, images, state, frozen)
         if not self._is_done(start, log):
             batches = feed(self.config, inputs, self.mesh, start, self.stream)
             stack.enter_context(contextlib.closing(batches))
@@ -266,18 +270,6 @@ class Run:
             resumed_at=start or None,
             changed=self.report.refresh,
         )
-
-    def _show_start(
-        self, state: TrainState, frozen: Trees, milestones: Milestones, trackers: Trackers
-    ) -> None:
-        """Evaluates and samples the model before its first step."""
-        model, images = self.config.model.path, sum(map(len, self.sets.evaluated.values()))
-        if images:
-            with self.progress.work(f"evaluating {images} images with {model}", COMPILES):
-                trackers.log(0, milestones.evaluate(0, state, frozen).values)
-        if self.config.sample.at_first and self.samples is not None and not self.samples.has(0):
-            with self.progress.work(f"generating the first samples with {model}", COMPILES):
-                milestones.sample(0, state)
 
     def _loop(self, start: int, milestones: Milestones, trackers: Trackers) -> Loop:
         config, scaled = self.config, scales_loss(self.config.compute_dtype)

@@ -69,6 +69,20 @@ class Store:
                 "folder on another disk, or data.encode_once to false"
             ) from error
 
+    def limit(self, size: int) -> None:
+        """Deletes the oldest files until `size` bytes are left at most.
+
+        Raises:
+          OSError: another process deletes at the same time, or nothing may be deleted.
+        """
+        files = [(path.stat(), path) for path in self.folder.rglob("*.safetensors")]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if total <= size:
+                return
+            path.unlink()
+            total -= stat.st_size
+
     def room(self) -> int:
         """Returns the free bytes on the store's disk."""
         folder = next(p for p in (self.folder, *self.folder.parents) if p.exists())

@@ -34,16 +34,24 @@ class Samples:
         self._config, self._sampler, self._prompts = config, sampler, sampler.prompts
         self._folder = config.output / SAMPLES_FOLDER
 
-    def grid(self, step: int, params: Trees) -> UInt8[np.ndarray, "H W 3"]:
-        """Generates the images of a step; writes and returns them as one labelled grid.
+    def images(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
+        """Generates the images of a grid with these weights.
 
         Raises:
-          Interrupted: the run is to end; the grid is generated when it resumes.
+          Interrupted: the run is to end; they are generated when it resumes.
         """
-        images = self._sampler.generate(params)
+        return self._sampler.generate(params)
+
+    def write(self, step: int, images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        """Writes and returns the images of a step as one labelled grid."""
         if step == 0 and self._prompts:
             self._save_before(images)
         return self._write_grid(step, images)
+
+    @property
+    def first_wanted(self) -> bool:
+        """Whether a grid before the first step is asked for and missing."""
+        return self._config.sample.at_first and not self.has(0)
 
     def finish(
         self, step: int, params: Trees

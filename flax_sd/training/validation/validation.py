@@ -13,6 +13,7 @@ from flax_sd.system.progress import Progress
 from flax_sd.training.inputs.batches import Inputs
 from flax_sd.training.inputs.datasets import Sets
 from flax_sd.training.losses import Loss, Trees
+from flax_sd.training.start_results import KNOWN, StartResults
 from flax_sd.training.validation.evaluator import Evaluator
 from flax_sd.training.validation.log import Evaluated, Losses, ValidationLog
 
@@ -69,16 +70,22 @@ class Validation:
         """The step with the best state so far, if the run keeps it."""
         return best_step(self._config, self._log)
 
-    def evaluate(self, step: int, params: Trees, frozen: Trees) -> tuple[Verdict, dict[str, float]]:
+    def evaluate(
+        self, step: int, params: Trees, frozen: Trees, start: StartResults
+    ) -> tuple[Verdict, dict[str, float]]:
         """Evaluates every set; returns the verdict, and the losses by timestep.
 
+        Args:
+          start: has the losses of step 0 if they are known, and keeps them if they are not.
 
         Raises:
           UserError: a loss is not finite, or the log cannot be written.
         """
-        values, curves = {}, {}
+        values, curves, found = {}, {}, {}
+        known = start.losses if step == 0 else None
         for name, evaluator in self._sets.items():
-            losses = Losses(self._names[name], evaluator.losses(params, frozen))
+            found[name] = known[name] if known else evaluator.losses(params, frozen)
+            losses = Losses(self._names[name], found[name])
             evaluated = self._log.add(step, name, losses, evaluator.bands)
             loss, change = evaluated
             kind = "training" if name == TRAIN_SUBSET else "held-out"
@@ -87,14 +94,15 @@ class Validation:
                     f"step {step}: {name}, the loss on {kind} images, is {loss.mean}: a weight "
                     "of the model is not finite, or the numbers overflow in this compute_dtype"
                 )
-            self._progress.stage(
-                "evaluated", f"{name} {_described(evaluated, f'{len(losses.names)} {kind} images')}"
-            )
+            said = _described(evaluated, f"{len(losses.names)} {kind} images")
+            self._progress.stage("evaluated", f"{name} {said}{KNOWN if known else ''}")
             values |= {name: loss.mean, f"{name}_ci": loss.half}
             if change is not None:
                 values |= {f"{name}_change": change.mean, f"{name}_change_ci": change.half}
             for (first, last), mean in zip(evaluator.bands, losses.curve, strict=False):
                 curves[f"{name}/t{first:03}-{last:03}"] = mean
+        if step == 0 and not known:
+            start.keep_losses(found)
         stop = patience_exhausted(self._config, self._log)
         if stop:
             patience = self._config.validation.patience
