@@ -17,6 +17,7 @@ from PIL import Image
 
 STYLE = Path(__file__).parents[1] / "flax_sd" / "bundled" / "style"
 LONG = "a ballot box, flat drawing" + ", flat colours, bold shapes, no shading" * 12
+GOOD, DOUBLES = 10, 2
 ORIENTATION = 0x0112  # of EXIF; 6 is turned by a right angle
 
 Make = Callable[[Path, Image.Image], object]  # writes an image to a path without its suffix
@@ -107,7 +108,7 @@ def build(folder: Path) -> None:
     """Fills a new folder: an image of every kind, two doubles, the rest good, two loose ends."""
     folder.mkdir(parents=True)
     rows = map(json.loads, (STYLE / "metadata.jsonl").read_text("utf-8").splitlines())
-    kinds = list(KINDS.items()) + [(f"good {i}", (saved(".png"), "")) for i in range(1, 11)]
+    kinds = list(KINDS.items()) + [(f"good {i}", (saved(".png"), "")) for i in range(1, GOOD + 1)]
     for (name, (make, own)), row in zip(kinds, rows, strict=False):
         with Image.open(STYLE / row["file_name"]) as image:
             make(folder / name, image.convert("RGB"))
@@ -127,4 +128,6 @@ def build(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Builds a folder of thirty messy images.")
     parser.add_argument("folder", type=Path)
-    build(parser.parse_args().folder)
+    folder = parser.parse_args().folder
+    build(folder)
+    print(f"written: {folder}, {len(KINDS) + GOOD + DOUBLES} images, some of them broken")

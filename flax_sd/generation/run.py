@@ -75,7 +75,7 @@ def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int
             if not any(wanted):
                 continue
             name = _first_of(batch, job)
-            with nullcontext() if name in announced else shown.work(name, COMPILES):
+            with nullcontext() if name in announced else progress.work(name, COMPILES):
                 pixels = _pixels(sd, batch)
             announced.add(name)
             for image, new, drawn in zip(batch.images, wanted, pixels, strict=False):

@@ -10,6 +10,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from flax_sd.system import terminal
 from flax_sd.system.durations import keep_seconds, last_seconds
@@ -32,6 +33,7 @@ class Progress:
         """Starts the clock of the first stage; writes to standard output by default."""
         self.console = console or Console(quiet=jax.process_index() != 0)
         self.verbose = verbose
+        self.live: Bar | None = None  # what a display keeps at the end of the screen
         self._stage_start = time.monotonic()
 
     def stage(self, name: str, detail: str = "") -> None:
@@ -55,24 +57,52 @@ class Progress:
 
     @contextlib.contextmanager
     def work(self, name: str, once: str = "") -> Iterator[None]:
-        """Says that work begins that may take long, and on a terminal how long it has taken.
+        """Says that work begins that may take long, and how long it took last time.
+
+        A terminal shows the time passed until it ends, in place of a bar that is there. Elsewhere
+        it is a line, which work that takes seconds each time is not worth.
 
         Args:
           name: of the work, as "evaluating 24 held-out images", by which its time is kept.
-          once: what follows the name, as "once for this shape".
+          once: what follows the name where it is the first time, as "once for this shape".
         """
-        text = announced(name, once)
-        start = time.monotonic()
+        last, start = last_seconds(name), time.monotonic()
+        parts = [", ".join(filter(None, [name, once]))]
+        if last is not None:
+            parts.append(f"{last:.0f} s last time on this machine")
         if self.console.is_terminal:
-            columns = SpinnerColumn(), TextColumn("{task.description}", markup=False)
-            with Bar(*columns, TimeElapsedColumn(), console=self.console, transient=True) as bar:
+            with self._aside(), self._spinner("; ".join(parts)):
                 self.console.show_cursor(True)
-                bar.add_task(text, total=None)
                 yield
         else:
-            self.say(text)
+            if once or (last or 0.0) >= INTERVAL:
+                self.say("; ".join(parts))
             yield
         keep_seconds(name, time.monotonic() - start)
+
+    def _spinner(self, text: str) -> Bar:
+        """Returns a display of the time passed, which goes away."""
+        words = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1))
+        columns = SpinnerColumn(), TimeElapsedColumn(), words
+        shown = Bar(*columns, console=self.console, transient=True, expand=True)
+        shown.add_task(text, total=None)
+        return shown
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Takes the bar that is there from the screen, and puts it back."""
+        bar = self.live
+        if bar is None:
+            yield
+            return
+        bar.live.transient, kept = True, bar.live.transient
+        bar.stop()
+        try:
+            yield
+        finally:
+            bar.live.transient = kept
+            bar.start()
+            self.console.show_cursor(True)
 
     def loop(
         self, total: int, done: int = 0, name: str = "", *, interval: float = INTERVAL
@@ -112,13 +142,13 @@ class Display:
         columns = [BarColumn(BAR_WIDTH), TextColumn("{task.description}", markup=False)]
         wide = progress.console.width >= MIN_WIDTH
         self._bar = Bar(*columns[0 if wide else 1 :], console=progress.console, transient=aside)
-        text = self._text() if aside else self._text("compiling")
-        self._task = self._bar.add_task(text, total=total, completed=done)
+        self._task = self._bar.add_task(self._text(), total=total, completed=done)
         self._live = progress.console.is_terminal and total > 0
 
     def __enter__(self) -> "Display":
         if self._live:
             self._bar.start()
+            self._progress.live = self._bar
             # A second Ctrl-C ends the process without cleaning up, which would leave it hidden.
             self._progress.console.show_cursor(True)
         return self
@@ -126,19 +156,7 @@ class Display:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._bar.stop()
-
-    @contextlib.contextmanager
-    def work(self, name: str, once: str = "") -> Iterator[None]:
-        """Says that work begins that may take minutes, before the next update; see
-        `Progress.work`."""
-        text, start = announced(name, once), time.monotonic()
-        if self._live:
-            shown = self._text(f"{text}, begun at {datetime.datetime.now():%H:%M:%S}")
-            self._bar.update(self._task, description=shown, refresh=True)
-        else:
-            self._progress.say(text)
-        yield
-        keep_seconds(name, time.monotonic() - start)
+            self._progress.live = None
 
     def update(
         self, done: int, *columns: str, below: Callable[[], Sequence[str]] | None = None
@@ -190,13 +208,6 @@ class Display:
 
     def _text(self, *columns: str) -> str:
         return "  ".join([f"{self._name} {self.done}/{self._total}".lstrip(), *columns])
-
-
-def announced(name: str, once: str = "") -> str:
-    """Returns the line that says that work begins, with its time of last time if that is known."""
-    last = last_seconds(name)
-    parts = [name, once] if once else [name]
-    return ", ".join(parts) + ("" if last is None else f"; {last:.0f} s last time on this machine")
 
 
 def _clock(seconds: float) -> str:

@@ -71,7 +71,7 @@ class Loop:
                 idle = pending is None or _is_ready(pending[1].loss)
                 self._report.pace.got_batch(asked, idle)
                 profile.before(done + 1)
-                state, metrics = self._take(done + 1, state, frozen, loaded, line)
+                state, metrics = self._take(done + 1, state, frozen, loaded)
                 done += 1
                 if profile.after(done, metrics.loss):
                     self._progress.say(f"trace written to {self._config.output / 'profile'}")
@@ -93,7 +93,7 @@ class Loop:
         return done, state
 
     def _take(
-        self, number: int, state: TrainState, frozen: Trees, loaded: StepBatch, line: Display
+        self, number: int, state: TrainState, frozen: Trees, loaded: StepBatch
     ) -> tuple[TrainState, Metrics]:
         """Starts a step; reports if it must be compiled for the shape of its images."""
         if loaded.shape in self._flops:
@@ -102,7 +102,9 @@ class Loop:
             step = "the training step at {} x {}".format(*loaded.shape)
             weights = sum(leaf.size for leaf in jax.tree.leaves((state.params, frozen)))
             name = f"compiling {step} of {loaded.images} images, {weights:,} weights"
-            with line.work(name, "once for this shape"):  # the call returns when it is compiled
+            with self._progress.work(
+                name, "once for this shape"
+            ):  # the call returns when it is compiled
                 flops = count_flops(self._step, state, frozen, loaded.batch)
                 self._flops[loaded.shape] = flops
                 state, metrics = self._start(number, state, frozen, loaded)

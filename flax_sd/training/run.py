@@ -184,11 +184,17 @@ class Run:
         trackers = self._open_trackers(start, made_with)
         stack.enter_context(contextlib.closing(trackers))
         milestones = Milestones(
-            validation, checkpoints, self.outputs, self.samples, trackers, self.progress, known
+            self.config.model.path,
+            validation,
+            checkpoints,
+            self.outputs,
+            self.samples,
+            trackers,
+            self.progress,
+            known,
         )
         if start == 0:
-            images = sum(map(len, self.sets.evaluated.values()))
-            milestones.begin(self.config.model.path, images, state, frozen)
+            milestones.begin(state, frozen)
         if not self._is_done(start, log):
             batches = feed(self.config, inputs, self.mesh, start, self.stream)
             stack.enter_context(contextlib.closing(batches))

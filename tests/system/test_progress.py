@@ -71,14 +71,28 @@ def cache(tmp_path, monkeypatch):
 def test_what_is_compiled_is_said_before_the_step(cache):
     """U10."""
     out, progress = capture(False)
-    with progress.loop(2, name="step") as shown, shown.work(WORK, "once for this shape"):
+    with progress.loop(2, name="step"), progress.work(WORK, "once for this shape"):
         assert out.getvalue() == f"{WORK}, once for this shape\n"
+
+
+def test_on_a_terminal_work_takes_the_place_of_the_bar(cache):
+    """And says whole lines: a long name is not cut."""
     out, progress = capture(True)
     with progress.loop(2, name="step") as shown:
-        with shown.work(WORK):
-            assert f"step 0/2  {WORK}, begun at " in out.getvalue()
+        before = len(out.getvalue())
+        with progress.work(WORK, "for images that have never been seen in this place and shape"):
+            during = out.getvalue()[before:]
         shown.update(1, "loss 1.0000")
+        with pytest.raises(KeyboardInterrupt), progress.work(WORK):
+            raise KeyboardInterrupt
+        assert progress.live is not None
+    assert progress.live is None
+    removed, _, during = during.partition("\x1b[1A\x1b[2K")
+    assert "step 0/2" in removed and WORK not in removed and "step 0/2" not in during
+    assert during.count(WORK) == during.count("0:00:00") == 1
+    assert "seen in this place" in during and "shape" in during
     assert "step 1/2  loss 1.0000  0:00:00 passed, -:--:-- left" in out.getvalue()
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
 
 
 def test_work_says_how_long_it_took_last_time(cache, monkeypatch):
@@ -86,14 +100,24 @@ def test_work_says_how_long_it_took_last_time(cache, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     for seconds, last in [(71.4, ""), (3.0, "; 71 s"), (90.0, "; 71 s"), (1.0, "; 90 s")]:
         out, progress = capture(False)
-        with progress.work(WORK):
+        with progress.work(WORK, "once"):
             clock[0] += seconds  # 3 s is that of a program that was found on disk
-        assert out.getvalue() == f"{WORK}{last and last + ' last time on this machine'}\n"
+        assert out.getvalue() == f"{WORK}, once{last and last + ' last time on this machine'}\n"
     out, progress = capture(True)
     with progress.work(WORK):
         pass
     assert f"{WORK}; 90 s last time on this machine" in out.getvalue()
     assert "0:00:00" in out.getvalue()
+
+
+def test_a_line_is_not_worth_it_for_what_takes_seconds_each_time(cache, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for seconds, said in [(20.0, False), (40.0, False), (1.0, True)]:
+        out, progress = capture(False)
+        with progress.work(WORK):
+            clock[0] += seconds
+        assert out.getvalue().startswith(WORK) == said
 
 
 def test_work_that_fails_leaves_no_time(cache):
@@ -182,7 +206,7 @@ def test_a_terminal_gets_a_bar_and_messages_above_it():
         progress.say("saved step 1")
         shown.update(4, "loss 0.1250")
     text = out.getvalue()
-    assert "0/4  compiling" in text and "saved step 1\n" in text and "━" in text
+    assert "0/4" in text and "saved step 1\n" in text and "━" in text
     assert "step 4/4  loss 0.1250  0:00:00 passed, 0:00:00 left" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is left visible
 

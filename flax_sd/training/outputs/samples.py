@@ -49,15 +49,19 @@ class Samples:
         return self._write_grid(step, images)
 
     @property
+    def count(self) -> int:
+        """Number of images in a grid."""
+        return len(self._sampler.labels)
+
+    @property
     def first_wanted(self) -> bool:
         """Whether a grid before the first step is asked for and missing."""
         return self._config.sample.at_first and not self.has(0)
 
     def finish(
-        self, step: int, params: Trees
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
+        self, step: int, images: UInt8[np.ndarray, "n h w 3"]
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "S T 3"] | None]:
         """Writes the last step's grid, and its images beside those of step 0 if these exist."""
-        images = self._sampler.generate(params)
         before, sheet = self._before(), None
         if before is not None:
             rows = [list(before), list(images)]

@@ -66,6 +66,11 @@ class Validation:
         self._sets = {name: Evaluator(given, loss, mesh) for name, given in inputs.items()}
 
     @property
+    def images(self) -> int:
+        """Number of images in all sets."""
+        return sum(map(len, self._names.values()))
+
+    @property
     def best(self) -> int | None:
         """The step with the best state so far, if the run keeps it."""
         return best_step(self._config, self._log)
