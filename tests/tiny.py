@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import diffusers
 import numpy as np
@@ -74,16 +74,57 @@ def build(family: Literal["sd1", "sd2"]) -> diffusers.StableDiffusionPipeline:
     )
 
 
+def build_xl(
+    prediction_type: str = "epsilon", scheduler: str = "EulerDiscreteScheduler", **changes: object
+) -> diffusers.StableDiffusionXLPipeline:
+    """SDXL: two text encoders of other widths, depths of each block, sizes and pooled text."""
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=6,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        norm_num_groups=4,
+        cross_attention_dim=12 + 10,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=6,
+        projection_class_embeddings_input_dim=6 * 6 + 9,
+    )
+    vae = build("sd1").vae
+    vae.register_to_config(force_upcast=True, scaling_factor=0.13)
+    shape = {"num_hidden_layers": 2, "eos_token_id": 2, "intermediate_size": 20}
+    first = transformers.CLIPTextConfig(hidden_size=12, num_attention_heads=3, **shape)
+    second = transformers.CLIPTextConfig(
+        hidden_size=10, num_attention_heads=2, hidden_act="gelu", projection_dim=9, **shape
+    )
+    noise = {**NOISE, "prediction_type": prediction_type, **changes}
+    if scheduler == "EulerDiscreteScheduler":
+        noise.pop("set_alpha_to_one")
+    return diffusers.StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=randomise(transformers.CLIPTextModel(first), 2),
+        text_encoder_2=randomise(transformers.CLIPTextModelWithProjection(second), 4),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(TOKENIZER),
+        tokenizer_2=transformers.CLIPTokenizer.from_pretrained(TOKENIZER, pad_token="!"),
+        unet=randomise(unet, 3),
+        scheduler=getattr(diffusers, scheduler)(**noise),
+        add_watermarker=False,
+    )
+
+
 def save(family: Literal["sd1", "sd2"], folder: pathlib.Path, **options: object) -> None:
     """As `save_pretrained`, with the class's options."""
     build(family).save_pretrained(folder, **options)
 
 
-def load(folder: pathlib.Path) -> diffusers.StableDiffusionPipeline:
+def load(folder: pathlib.Path) -> Any:
     """As `from_pretrained`, without progress bars."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -180,7 +180,8 @@ def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, object]
     step = files.network_config("vae").pixels_per_latent
     size = diffusers_corrections.sample_size(files.config("unet"))
     height, width = (side * step for side in size)
-    layers = files.network_config("text_encoder").num_hidden_layers
+    layers = min(files.network_config(n).num_hidden_layers for n in files.kind.text_encoders)
+    layers -= files.kind.text_rule.skip
     problems: dict[str, None] = {}  # each once, in order
     for name, steps in dict.fromkeys((row.sampler, row.steps or STEPS) for row in rows):
         try:
@@ -189,7 +190,7 @@ def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, object]
             problems[str(error)] = None
     for row in rows:
         if row.clip_skip > layers:
-            found = f"clip_skip is {row.clip_skip}: this text encoder has {layers} layers"
+            found = f"clip_skip is {row.clip_skip}: this text encoder has {layers} layers to skip"
             problems[found] = None
     if problems:
         raise UserError(all_of(list(problems)))
@@ -226,7 +227,7 @@ def _common(options: SampleOptions, found: Found) -> JsonObject:
 
 def _embeddings(found: Found) -> JsonObject:
     """Reads the settings of the embeddings from their files; empty if there are none."""
-    width = found.files.network_config("text_encoder").hidden_size
+    width = found.files.network_config(found.files.kind.text_encoders[0]).hidden_size
     named = []
     for source in found.embeddings:
         path = embedding_files.locate(source.path)

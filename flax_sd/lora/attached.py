@@ -13,7 +13,7 @@ from flax_sd.files.paths import named
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach, detach, set_strength
 
-COMPONENTS = ("unet", "text_encoder")
+WITHOUT = "vae"  # the component that no LoRA is for
 
 
 class Attached(NamedTuple):
@@ -42,7 +42,7 @@ class AttachedLoRAs:
         scale: float,
         name: str | None,
     ) -> str:
-        """Attaches a file to the networks of COMPONENTS; returns its name.
+        """Attaches a file to the UNet and the text encoders; returns its name.
 
         Args:
           name: unset takes the file's; where that is taken, as by another run's lora.safetensors,
@@ -56,7 +56,7 @@ class AttachedLoRAs:
         name = name or self._free(named(path).stem)
         if name in self._attached:
             raise UserError(f"a LoRA called {name!r} exists already; remove it or name this one")
-        file = read(path, {component: networks[component] for component in COMPONENTS})
+        file = read(path, {name: own for name, own in networks.items() if name != WITHOUT})
         taken = {each.slot for each in self._attached.values()}
         # Under the first free number instead of its name: a name would be part of the program.
         slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)

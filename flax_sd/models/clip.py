@@ -5,7 +5,6 @@ the files on the hub, which begin with `text_model.`.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import jax
@@ -20,7 +19,8 @@ from flax_sd.models import layers
 from flax_sd.models.config_json import Width, read_config
 from flax_sd.models.layers import Network
 
-LEGACY_EOS = 2  # what the hub's configs say; the tokenizer's end token is 49407, its largest id
+LEGACY_EOS = 2  # what the hub's configs say
+END_OF_TEXT = 49407  # the tokenizer's, its largest id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": layers.gelu, "gelu_python": lay
 class TextStates(NamedTuple):
     """The text model's states of a batch of prompts."""
 
-    text: jax.Array  # [b, n, d], normed
-    pooled: jax.Array  # [b, d], the last layer's normed state at the end token
+    text: jax.Array  # [b, n, d]
+    pooled: jax.Array  # [b, d], the last layer's normed state at the end token; projected in SDXL
 
 
 class NewTokens(nnx.Variable):
@@ -194,13 +194,14 @@ class CLIPTextModel(Network):
         self.config = config
         self.text_model = CLIPTextTransformer(config, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "b n"], skip: int = 0) -> TextStates:
+    def __call__(self, ids: Int[Array, "b n"], skip: int = 0, *, normed: bool = True) -> TextStates:
         """Returns the text states in the parameters' dtype.
 
         Args:
           ids: begin token, words, end token, padding; at most as many as there are positions.
           skip: how many of the last layers `text` does without (diffusers' `clip_skip`); `pooled`
             has them all.
+          normed: the last norm is applied to `text`; it always is to `pooled`.
 
         Raises:
           UserError: there are not as many layers, or more ids than positions.
@@ -217,27 +218,46 @@ class CLIPTextModel(Network):
             )
         states = model.encoder(model.embeddings(ids))
         last = model.final_layer_norm(states[-1])
-        end = jnp.argmax(
-            ids if config.eos_token_id == LEGACY_EOS else ids == config.eos_token_id, 1
+        pooled = last[jnp.arange(len(ids)), jnp.argmax(ids == self._end, 1)]
+        text = states[-1 - skip]
+        if normed:
+            text = model.final_layer_norm(text) if skip else last
+        return TextStates(text, pooled)
+
+    @property
+    def _end(self) -> int:
+        """The id of the end token, of which the first is pooled at.
+
+        Where the config has the old number, transformers takes the largest id: with a learned
+        token, whose id is larger, that is another place (huggingface/transformers#24650).
+        """
+        if self.config.eos_token_id != LEGACY_EOS:
+            return self.config.eos_token_id
+        return min(END_OF_TEXT, self.config.vocab_size - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextProjectionConfig(CLIPTextConfig):
+    """The fields of a config of `CLIPTextModelWithProjection`; defaults of transformers."""
+
+    projection_dim: Width = 512
+
+
+class CLIPTextModelWithProjection(CLIPTextModel):
+    """OpenCLIP-bigG's text model, SDXL's second: the pooled state is projected."""
+
+    def __init__(self, config: CLIPTextProjectionConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        width = config.hidden_size
+        init = nnx.initializers.normal(width**-0.5)
+        self.text_projection = nnx.Linear(
+            width, config.projection_dim, use_bias=False, kernel_init=init, rngs=rngs
         )
-        pooled = last[jnp.arange(len(ids)), end]
-        return TextStates(model.final_layer_norm(states[-1 - skip]) if skip else last, pooled)
 
-
-def encode_ids(
-    text_encoder: Callable[[Array, int], TextStates], ids: Int[Array, "b *k n"], skip: int
-) -> Float[Array, "b m d"]:
-    """Returns the text states for the UNet, of prompts [b, n] or of prompts in chunks [b, k, n].
-
-    Chunks are read one by one, and of their first and last tokens only the prompt's first and last
-    stay, as in sd-scripts (`encode_tokens` of library/strategy_sd.py): m = 1 + k (n - 2) + 1.
-    """
-    if ids.ndim == 2:
-        return text_encoder(ids, skip).text
-    states = text_encoder(ids.reshape(-1, ids.shape[-1]), skip).text
-    states = states.reshape(*ids.shape, -1)
-    inner = states[:, :, 1:-1].reshape(len(ids), -1, states.shape[-1])
-    return jnp.concatenate([states[:, 0, :1], inner, states[:, -1, -1:]], axis=1)
+    def __call__(self, ids: Int[Array, "b n"], skip: int = 0, *, normed: bool = True) -> TextStates:
+        """Returns the text states and the projection of the pooled one; see `CLIPTextModel`."""
+        states = super().__call__(ids, skip, normed=normed)
+        return states._replace(pooled=self.text_projection(states.pooled))
 
 
 def _inner_std(config: CLIPTextConfig) -> float:

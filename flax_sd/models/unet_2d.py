@@ -93,8 +93,7 @@ def _attention(
     config: UNet2DConfig, block: int, rngs: nnx.Rngs, scale: float = 1.0
 ) -> MakeAttention:
     """Returns the constructor of a block's attentions."""
-    return functools.partial(
-        Attention,
+    return lambda layer: Attention(
         config.block_out_channels[block],
         config.norm_num_groups,
         config.norm_eps,

@@ -20,7 +20,8 @@ from flax_sd.models.unet_2d_config import UNet2DConfig
 from flax_sd.models.unet_config import UNetConfig
 
 Config = UNetConfig | UNet2DConfig
-MakeAttention = Callable[[], nnx.Module]  # which is called with x and the context
+# The index of a layer in its block -> its attention, which is called with x and the context.
+MakeAttention = Callable[[int], nnx.Module]
 # What is kept for the backward pass: everything; the inputs of each ResBlock with its attention;
 # or those, and while one of them is computed again, the inputs of its two halves.
 Remat = Literal["none", "blocks", "full"]
@@ -158,7 +159,7 @@ class DownBlock2D(nnx.Module):
         widths = [c_in] + [c_out] * (config.layers[block] - 1)
         self.resnets = nnx.List([ResnetBlock2D(c, c_out, config, rngs=rngs) for c in widths])
         if attention is not None:
-            self.attentions = nnx.List([attention() for _ in widths])
+            self.attentions = nnx.List([attention(layer) for layer in range(len(widths))])
         if block != last:
             down = Downsample2D(c_out, config.downsample_padding, rngs=rngs)
             self.downsamplers = nnx.List([down])
@@ -183,15 +184,17 @@ class DownBlock2D(nnx.Module):
 
 class UNetMidBlock2D(nnx.Module):
     """ResBlock, attention, ResBlock at the smallest size; with a transformer it is diffusers'
-    `UNetMidBlock2DCrossAttn`.
+    `UNetMidBlock2DCrossAttn`, and without an attention the first ResBlock alone.
     """
 
-    def __init__(self, config: Config, *, attention: MakeAttention, rngs: nnx.Rngs):
+    def __init__(self, config: Config, *, attention: MakeAttention | None, rngs: nnx.Rngs):
         c, scale = config.block_out_channels[-1], config.mid_block_scale_factor
+        count = 1 if attention is None else 2
         self.resnets = nnx.List(
-            [ResnetBlock2D(c, c, config, scale=scale, rngs=rngs) for _ in range(2)]
+            [ResnetBlock2D(c, c, config, scale=scale, rngs=rngs) for _ in range(count)]
         )
-        self.attentions = nnx.List([attention()])
+        if attention is not None:
+            self.attentions = nnx.List([attention(0)])
 
     def __call__(
         self,
@@ -201,7 +204,8 @@ class UNetMidBlock2D(nnx.Module):
         remat: Remat,
         keys: UInt32[Array, "b 2"] | None = None,
     ) -> Float[Array, "b h w c"]:
-        for resnet, attention in zip(self.resnets, [self.attentions[0], None], strict=True):
+        attentions = [*getattr(self, "attentions", []), None]
+        for resnet, attention in zip(self.resnets, attentions, strict=True):
             x = residual_layer(resnet, attention, [x], temb, *context, remat=remat, keys=keys)
         return x
 
@@ -230,7 +234,7 @@ class UpBlock2D(nnx.Module):
         widths = [c + c_skip for c, c_skip in zip(inputs, c_skips, strict=True)]
         self.resnets = nnx.List([ResnetBlock2D(c, c_out, config, rngs=rngs) for c in widths])
         if attention is not None:
-            self.attentions = nnx.List([attention() for _ in widths])
+            self.attentions = nnx.List([attention(layer) for layer in range(len(widths))])
         if block != 0:
             self.upsamplers = nnx.List([Upsample2D(c_out, rngs=rngs)])
 

@@ -1,7 +1,7 @@
-"""The UNet's config.json: the fields of Stable Diffusion 1.x and 2.x, and those refused."""
+"""The UNet's config.json: the fields of Stable Diffusion 1.x, 2.x and XL, and those refused."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import pydantic
@@ -12,7 +12,22 @@ from flax_sd.models.config_json import BLOCKS, Depth, Width, diffusers_spelling,
 
 DOWN, CROSS_ATTN_DOWN = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_ATTN_UP = "UpBlock2D", "CrossAttnUpBlock2D"
-MID = "UNetMidBlock2DCrossAttn"
+MID_CROSS_ATTN, MID = "UNetMidBlock2DCrossAttn", "UNetMidBlock2D"
+TEXT_TIME = "text_time"  # SDXL's pooled text and sizes
+# Transformer layers: of all blocks, of each block, or of each layer of a block.
+LayerCount = Annotated[int, pydantic.Field(ge=0, le=100)]
+Depths = LayerCount | tuple[LayerCount | tuple[LayerCount, ...], ...]
+
+
+ADDED = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # read in SDXL alone
+PER_BLOCK = (  # fields that have one entry a block, or one for all
+    "down_block_types",
+    "up_block_types",
+    "layers_per_block",
+    "attention_head_dim",
+    "transformer_layers_per_block",
+    "reverse_transformer_layers_per_block",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +43,7 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: float = 0.0
     down_block_types: tuple[str, ...] = (CROSS_ATTN_DOWN, CROSS_ATTN_DOWN, CROSS_ATTN_DOWN, DOWN)
-    mid_block_type: str | None = MID  # null: none
+    mid_block_type: str | None = MID_CROSS_ATTN  # null: none
     up_block_types: tuple[str, ...] = (UP, CROSS_ATTN_UP, CROSS_ATTN_UP, CROSS_ATTN_UP)
     block_out_channels: Annotated[tuple[Width, ...], BLOCKS] = (320, 640, 1280, 1280)
     layers_per_block: Depth | tuple[Depth, ...] = 2
@@ -41,6 +56,11 @@ class UNetConfig:
     cross_attention_dim: Width = 1280
     attention_head_dim: int | tuple[int, ...] = 8  # a misnomer: the number of heads
     use_linear_projection: bool = False
+    transformer_layers_per_block: Depths = 1
+    reverse_transformer_layers_per_block: Depths | None = None  # of the up blocks; null: as down
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: Width | None = None  # of each number's sinusoids
+    projection_class_embeddings_input_dim: Width | None = None  # of the pooled text and all of them
     time_embedding_dim: Annotated[int, pydantic.Field(ge=0, le=2**20)] | None = None
 
     @classmethod
@@ -48,9 +68,10 @@ class UNetConfig:
         """Reads diffusers' config. Raises UserError that names every field not supported."""
         choices = {
             "down_block_types": (DOWN, CROSS_ATTN_DOWN),
-            "mid_block_type": (MID,),
+            "mid_block_type": (MID_CROSS_ATTN, MID),
             "up_block_types": (UP, CROSS_ATTN_UP),
             "act_fn": ("silu",),
+            "addition_embed_type": (TEXT_TIME,),
         }
         raw = _one_for_all(diffusers_spelling(raw))
         return read_config(cls, raw, UNSUPPORTED, where, choices=choices, alike=ALIKE)
@@ -66,6 +87,30 @@ class UNetConfig:
         return self._per_block(self.layers_per_block)
 
     @property
+    def down_depths(self) -> tuple[tuple[int, ...], ...]:
+        """The number of transformer layers after each ResBlock of each down block."""
+        return _depths(self.transformer_layers_per_block, self.layers)
+
+    @property
+    def up_depths(self) -> tuple[tuple[int, ...], ...]:
+        """The same of each up block."""
+        own, down = self.reverse_transformer_layers_per_block, self.transformer_layers_per_block
+        reverse = own if own is not None else down if isinstance(down, int) else down[::-1]
+        return _depths(reverse, [count + 1 for count in self.layers[::-1]])
+
+    @property
+    def added_width(self) -> int:
+        """The width of what `add_embedding` reads."""
+        assert self.projection_class_embeddings_input_dim is not None
+        return self.projection_class_embeddings_input_dim
+
+    @property
+    def time_id_width(self) -> int:
+        """The width of the sinusoids of one of its numbers."""
+        assert self.addition_time_embed_dim is not None
+        return self.addition_time_embed_dim
+
+    @property
     def time_width(self) -> int:
         """The width of the timestep's embedding inside the blocks."""
         return self.time_embedding_dim or 4 * self.block_out_channels[0]
@@ -79,18 +124,7 @@ class UNetConfig:
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
 
     def __post_init__(self) -> None:
-        blocks, problems = len(self.block_out_channels), []
-        for name in (
-            "down_block_types",
-            "up_block_types",
-            "layers_per_block",
-            "attention_head_dim",
-        ):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != blocks:
-                problems.append(
-                    f"{name} has {len(value)} entries: block_out_channels has {blocks}, one a block"
-                )
+        problems = [*self._lengths(), *self._added()]
         for channels in self.block_out_channels:
             if self.norm_num_groups < 1 or channels % self.norm_num_groups:
                 problems.append(
@@ -108,6 +142,42 @@ class UNetConfig:
         if problems:
             raise UserError("\n".join(dict.fromkeys(problems)))
 
+    def _lengths(self) -> Iterator[str]:
+        """Yields what is wrong with the number of entries, one a block or one a layer."""
+        blocks = len(self.block_out_channels)
+        for name in PER_BLOCK:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != blocks:
+                found = f"{name} has {len(value)} entries"
+                yield f"{found}: block_out_channels has {blocks}, one a block"
+        down, up = self.transformer_layers_per_block, self.reverse_transformer_layers_per_block
+        if up is None and isinstance(down, tuple) and any(isinstance(d, tuple) for d in down):
+            yield (
+                "transformer_layers_per_block has a list for a block: "
+                "reverse_transformer_layers_per_block should say the up blocks' layers"
+            )
+        for name, value, more in zip(PER_BLOCK[-2:], (down, up), (0, 1), strict=True):
+            layers = self.layers if not more else self.layers[::-1]
+            for own, count in zip(value if isinstance(value, tuple) else (), layers, strict=False):
+                if isinstance(own, tuple) and len(own) != count + more:
+                    yield f"{name} has {len(own)} entries for a block of {count + more} layers"
+
+    def _added(self) -> Iterator[str]:
+        """Yields what is missing where pooled text and sizes are read."""
+        if self.addition_embed_type is not None:
+            for name in ADDED:
+                if getattr(self, name) is None:
+                    yield f"{name} is missing: addition_embed_type {TEXT_TIME} needs it"
+
+
+def _depths(value: Depths, layers: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Returns the number of transformer layers after each ResBlock of each block."""
+    values = value if isinstance(value, tuple) else (value,) * len(layers)
+    return tuple(
+        own if isinstance(own, tuple) else (own,) * count
+        for own, count in zip(values, layers, strict=True)
+    )
+
 
 def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
     """Returns per down block whether a transformer has its channels; the middle has the last's."""
@@ -119,26 +189,24 @@ def attends(down: Sequence[Any], up: Sequence[Any]) -> tuple[bool, ...]:
 
 
 def _one_for_all(raw: JsonObject) -> JsonObject:
-    """Returns the config with one number for a list of equal ones.
+    """Returns the config with one number for a list of equal ones, and without what is not read.
 
     For the number of layers and heads a list may have different ones.
     """
+    if raw.get("addition_embed_type") is None:
+        raw = {name: value for name, value in raw.items() if name not in ADDED}
     down, up = (raw.get(f"{way}_block_types") for way in ("down", "up"))
     down = UNetConfig.down_block_types if down is None else down
     up = UNetConfig.up_block_types if up is None else up
     if not (isinstance(down, list | tuple) and isinstance(up, list | tuple)):
         return raw
     which, new = attends(down, up), dict(raw)
-    for name in ("cross_attention_dim", "transformer_layers_per_block", "only_cross_attention"):
+    for name in ("cross_attention_dim", "only_cross_attention"):
         values = raw.get(name)
         if isinstance(values, list) and len(values) == len(which):
             used = [value for value, attending in zip(values, which, strict=True) if attending]
             if all(value == used[0] for value in used):
                 new[name] = used[0]
-    own = raw.get("reverse_transformer_layers_per_block")  # of the up blocks alone
-    if isinstance(own, list) and len(own) == len(up):
-        if all(depth == 1 for depth, kind in zip(own, up, strict=True) if kind == CROSS_ATTN_UP):
-            new["reverse_transformer_layers_per_block"] = None
     return new
 
 
@@ -147,14 +215,11 @@ def _one_for_all(raw: JsonObject) -> JsonObject:
 UNSUPPORTED: JsonObject = {
     "center_input_sample": False,
     "only_cross_attention": False,
-    "transformer_layers_per_block": 1,
-    "reverse_transformer_layers_per_block": None,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
     "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
-    "addition_embed_type": None,
     "num_class_embeds": None,
     "resnet_time_scale_shift": "default",
     "time_embedding_type": "positional",

@@ -84,6 +84,9 @@ class Transformer2DModel(nnx.Module):
     The projections are 1x1 convolutions or, in SD 2.x, linear maps: the same function of
     differently shaped weights. `proj_out` starts at zero, so that a new network starts as the
     identity here (Dhariwal & Nichol 2021, arXiv 2105.05233, guided_diffusion/unet.py).
+
+    Args:
+      depth: number of blocks.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class Transformer2DModel(nnx.Module):
         text_width: int,
         heads: int,
         *,
+        depth: int,
         groups: int,
         linear: bool,
         rngs: nnx.Rngs,
@@ -101,8 +105,9 @@ class Transformer2DModel(nnx.Module):
             self.proj_in = layers.linear(channels, channels, rngs=rngs)
         else:
             self.proj_in = layers.conv(channels, channels, 1, rngs=rngs)
-        block = BasicTransformerBlock(channels, text_width, heads, rngs=rngs)
-        self.transformer_blocks = nnx.List([block])
+        self.transformer_blocks = nnx.List(
+            [BasicTransformerBlock(channels, text_width, heads, rngs=rngs) for _ in range(depth)]
+        )
         if linear:
             self.proj_out = layers.linear(channels, channels, zero=True, rngs=rngs)
         else:

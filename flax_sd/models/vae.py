@@ -51,6 +51,9 @@ class AutoencoderKLConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    # In SDXL's config; float16 weights are then decoded in float32. diffusers' default is true, and
+    # its other pipelines do not read it: their configs, which lack it, are no reason to be slow.
+    force_upcast: bool = False
 
     @classmethod
     def from_json(cls, raw: JsonObject, where: str = "vae/config.json") -> "AutoencoderKLConfig":

@@ -33,11 +33,11 @@ class Pipeline:
     """A loaded model.
 
     Attributes:
-      kind: the kind of model that can be loaded.
+      kinds: the kinds of model that can be loaded.
       model: the loaded model, with the files that it came from.
     """
 
-    kind: ClassVar[ModelKind]
+    kinds: ClassVar[tuple[ModelKind, ...]]
 
     def __init__(self, model: Model):
         """Wraps a loaded model; its networks are not copied."""
@@ -70,7 +70,7 @@ class Pipeline:
         """
         as_dtype(dtype)
         compiler.set_up()
-        return cls(Model.load(ModelFiles.find(source, revision, variant), dtype, cls.kind))
+        return cls(Model.load(ModelFiles.find(source, revision, variant), dtype, cls.kinds))
 
     @property
     def source(self) -> str:

@@ -32,7 +32,7 @@ class DDPM(Pipeline):
       unet: an `nnx.Module`, (images [b, H, W, 3], timesteps [b]) -> [b, H, W, 3]; may be replaced.
     """
 
-    kind = family.DDPM
+    kinds = (family.DDPM,)
     unet = network("unet")
 
     def __init__(self, model: Model):

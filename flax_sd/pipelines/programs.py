@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import SupportsFloat
 
 import jax
@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from flax_sd.models.clip import encode_ids
+from flax_sd.models.clip import TextStates
+from flax_sd.models.text_encoders import TextRule, encode_ids
+from flax_sd.models.unet_conditions import Conditions
 from flax_sd.pipelines.callback import Callback, run
 from flax_sd.samplers import Carry, Sampler, run_steps
 from flax_sd.system.program import jit
@@ -37,40 +39,56 @@ class Programs:
 
     def __init__(self):
         self.traces: collections.Counter[str] = collections.Counter()
-        self._encode = jit(self._encoding, static_argnums=(0, 3))
+        self._encode = jit(self._encoding, static_argnums=(0, 3, 4))
         self._sample = jit(self._sampling, static_argnums=(0, 2))
         self._decode = jit(self._decoding, static_argnums=0)
 
     def encode(
-        self, text_encoder: nnx.Module, ids: Int[ArrayLike, "b *k n"], skip: int
-    ) -> Float[Array, "b m d"]:
-        """Returns the text states that the UNet attends to."""
-        return self._encode(*nnx.split(text_encoder), jnp.asarray(ids), skip)
+        self,
+        text_encoders: Sequence[nnx.Module],
+        ids: Sequence[Int[ArrayLike, "b *k n"]],
+        skip: int,
+        rule: TextRule,
+    ) -> TextStates:
+        """Returns the states that the UNet reads; ids are those of each text encoder."""
+        graphs, states = zip(*map(nnx.split, text_encoders), strict=True)
+        return self._encode(graphs, states, [jnp.asarray(own) for own in ids], skip, rule)
 
-    def _encoding(self, graph: nnx.GraphDef, state: nnx.State, ids: Array, skip: int) -> Array:
+    def _encoding(
+        self,
+        graphs: tuple[nnx.GraphDef, ...],
+        states: tuple[nnx.State, ...],
+        ids: list[Array],
+        skip: int,
+        rule: TextRule,
+    ) -> TextStates:
         self.traces["encode"] += 1
-        return encode_ids(nnx.merge(graph, state), ids, skip)
+        return encode_ids(list(map(nnx.merge, graphs, states)), ids, skip, rule)
 
     def sample(
         self,
         unet: nnx.Module,
         sampler: Sampler,
         x: Float[Array, "b h w c"],
-        text: Float[Array, "b k n d"],
+        conditions: Conditions,
         guidance: SupportsFloat,
         noise: Float[ArrayLike, "m b h w c"] | None,
+        rescale: SupportsFloat = 0.0,
         callback: Callback | None = None,
     ) -> Float[Array, "b h w c"]:
         """Runs all steps of the sampler, and returns the latents.
 
         Args:
-          text: [b, 2, n, d], negative prompts before prompts; [b, 1, n, d] without guidance.
+          conditions: [b, 2, …], those of negative prompts before those of prompts; [b, 1, …]
+            without guidance.
           guidance: traced, so that a new value does not recompile.
+          rescale: as `guidance_rescale`; 0 leaves it out of the program.
           noise: the noise of each step; None if the sampler draws none.
           callback: called after each step, as `generate` describes.
         """
         scale, drawn = jnp.float32(float(guidance)), None if noise is None else jnp.asarray(noise)
-        fixed = *nnx.split(unet), mesh_of(x), sampler, text, scale, drawn
+        how = scale, jnp.float32(float(rescale)) if float(rescale) else None
+        fixed = *nnx.split(unet), mesh_of(x), sampler, conditions, how, drawn
 
         def steps(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
             return self._sample(*fixed, carry, first, last)
@@ -83,8 +101,8 @@ class Programs:
         state: nnx.State,
         mesh: Mesh,
         sampler: Sampler,
-        text: Array,
-        guidance: Array,
+        conditions: Conditions,
+        how: tuple[Array, Array | None],
         noise: ArrayLike | None,
         carry: Carry,
         first: ArrayLike,
@@ -92,17 +110,15 @@ class Programs:
     ) -> Carry:
         self.traces["sample"] += 1
         unet = nnx.merge(graph, state)
-        b, k, *words = text.shape
+        b, k = conditions.text.shape[:2]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(b * k, *leaf.shape[2:]), conditions)
+        read = flat[:1] if flat.added is None else flat
 
         def denoise(x: Array, t: Array) -> Array:
-            """Guides by Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1.
-
-            The two rows of an image are neighbours, so that a batch stays divided over devices.
-            """
-            rows = jnp.repeat(x, k, axis=0)
-            out = unet(rows, jnp.full(b * k, t), text.reshape(b * k, *words))
+            # The two rows of an image are neighbours: a batch stays divided over devices.
+            out = unet(jnp.repeat(x, k, axis=0), jnp.full(b * k, t), *read)
             out = out.astype(jnp.float32).reshape(b, k, *out.shape[1:])
-            return out[:, 0] + guidance * (out[:, 1] - out[:, 0]) if k == 2 else out[:, 0]
+            return guide(out[:, 0], out[:, 1], *how) if k == 2 else out[:, 0]
 
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             return run_steps(sampler, denoise, carry, (first, last), noise)
@@ -114,5 +130,35 @@ class Programs:
     def _decoding(self, graph: nnx.GraphDef, state: nnx.State, latents: Array) -> Array:
         self.traces["decode"] += 1
         vae = nnx.merge(graph, state)
+        if getattr(vae.config, "force_upcast", False):
+            wide = jax.tree.map(_wide, state)
+            vae, latents = nnx.merge(graph, wide), latents.astype(jnp.float32)
         pixels = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
         return jnp.clip(pixels / 2 + 0.5, 0, 1)
+
+
+def guide(
+    negative: Float[Array, "b h w c"],
+    positive: Float[Array, "b h w c"],
+    scale: Float[Array, ""],
+    rescale: Float[Array, ""] | None = None,
+) -> Float[Array, "b h w c"]:
+    """Returns the guided output of both halves.
+
+    Ho & Salimans 2022 (arXiv 2207.12598), eq. 6, with diffusers' scale w + 1; Lin et al. 2023
+    (arXiv 2305.08891), eq. 15 and 16.
+
+    Args:
+      rescale: how far the result gets the standard deviation of `positive`; None for not at all.
+    """
+    guided = negative + scale * (positive - negative)
+    if rescale is None:
+        return guided
+    deviations = (jnp.std(x, (1, 2, 3), keepdims=True, ddof=1) for x in (positive, guided))
+    wanted, found = deviations
+    return guided * (rescale * (wanted / found) + (1 - rescale))
+
+
+def _wide(leaf: Array) -> Array:
+    """Returns a float16 leaf in float32: activations of SDXL's decoder are too large for it."""
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf

@@ -75,6 +75,27 @@ def read_texts(noun: str, given: object, problems: list[str]) -> list:
     return texts
 
 
+def spread(name: str, given: object, prompts: Sequence[str]) -> list[str]:
+    """Returns a text for each prompt: those given, one for all of them, or the prompts.
+
+    Raises:
+      UserError: it is not text, or not as many as there are prompts.
+    """
+    if given is None:
+        return list(prompts)
+    problems: list[str] = []
+    texts = read_texts(name, given, problems)
+    if isinstance(given, str):
+        texts *= len(prompts)
+    if len(texts) != len(prompts) and not problems:
+        problems.append(
+            f"{len(texts)} texts as {name} for {len(prompts)} prompts; give one or each"
+        )
+    if problems:
+        raise UserError("; ".join(problems))
+    return texts
+
+
 def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "images") -> list[int]:
     """Returns a seed for each image, counting up from a single one; adds errors to `problems`."""
     try:

@@ -4,7 +4,14 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, SupportsFloat, SupportsIndex, overload
+from typing import (
+    Any,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    Unpack,
+    overload,
+)
 
 import jax
 import jax.numpy as jnp
@@ -19,28 +26,20 @@ from flax_sd.embeddings.attached import AttachedTokens
 from flax_sd.embeddings.files import read as read_embedding
 from flax_sd.errors import UserError
 from flax_sd.lora.attached import AttachedLoRAs
+from flax_sd.models.clip import TextStates
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.models.unet_conditions import AddedConditions, Conditions
 from flax_sd.pipelines.base import Pipeline, network
-from flax_sd.pipelines.callback import Callback
+from flax_sd.pipelines.micro_conditions import time_ids
+from flax_sd.pipelines.options import Options, check
 from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
 from flax_sd.pipelines.programs import shared_programs
-from flax_sd.pipelines.request import draw_noise, guided, read_request
-from flax_sd.weights.family import STABLE_DIFFUSION, Family
+from flax_sd.pipelines.request import Request, draw_noise, guided, read_request, spread
+from flax_sd.pipelines.text_states import PromptStates, encode_halves
+from flax_sd.weights.family import PROMPTED, Family
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
-
-
-class PromptStates(NamedTuple):
-    """The text states of prompts.
-
-    Attributes:
-      text: [b, 77, d] float32; 152 or 227 tokens for a `max_token_length` of 150 or 225.
-      pooled: [b, d]; only for SDXL.
-    """
-
-    text: np.ndarray
-    pooled: np.ndarray | None = None
 
 
 class StableDiffusion(Pipeline):
@@ -54,16 +53,15 @@ class StableDiffusion(Pipeline):
       programs: the jitted programs, with the number of times each was compiled.
     """
 
-    kind = STABLE_DIFFUSION
+    kinds = PROMPTED
     unet, vae = network("unet"), network("vae")
 
     def __init__(self, model: Model):
         """Wraps a loaded model; its networks are not copied."""
         super().__init__(model)
-        self.programs = shared_programs(
-            *(model.networks[name].config for name in STABLE_DIFFUSION.networks)
-        )
-        self.text_encoders: list[Any] = [model.networks["text_encoder"]]
+        kind = model.files.kind
+        self.programs = shared_programs(*(model.networks[name].config for name in kind.networks))
+        self.text_encoders: list[Any] = [model.networks[name] for name in kind.text_encoders]
         self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(model.tokenizer)
 
     @classmethod
@@ -115,6 +113,7 @@ class StableDiffusion(Pipeline):
         clip_skip: int | None = None,
         *,
         max_token_length: int = 75,
+        prompt_2: str | Sequence[str] | None = None,
     ) -> PromptStates:
         """Returns the text states of prompts.
 
@@ -122,16 +121,22 @@ class StableDiffusion(Pipeline):
           prompts: one or more; tokens past `max_token_length` are cut off, with a log warning.
           clip_skip: number of the text encoder's last layers to leave out.
           max_token_length: tokens of text to read: 75, or 150 or 225 in chunks of 75.
+          prompt_2: what SDXL's second text encoder reads; by default the same.
 
         Raises:
           UserError: the text encoder has fewer layers, or the length is not one of these.
         """
-        states = self._encode(prompts, clip_skip or 0, max_token_length)
-        return PromptStates(np.asarray(states, np.float32))
+        first = [prompts] if isinstance(prompts, str) else list(prompts)
+        second = spread("prompt_2", prompt_2, first)
+        states = self._encode([first, second], clip_skip or 0, max_token_length)
+        text, pooled = (np.asarray(array, np.float32) for array in states)
+        return PromptStates(text, pooled if self._reads_sizes else None)
 
-    def _encode(self, prompts: str | Sequence[str], skip: int, length: int) -> jax.Array:
-        ids = self._place(self.tokenizers[0].with_length(length)(prompts))
-        return self.programs.encode(self.text_encoders[0], ids, skip)
+    def _encode(self, prompts: Sequence[list[str]], skip: int, length: int) -> TextStates:
+        """Returns the states of prompts; those for each text encoder, of which there may be one."""
+        pairs = zip(self.tokenizers, prompts[-len(self.tokenizers) :], strict=True)
+        ids = [self._place(tokenizer.with_length(length)(own)) for tokenizer, own in pairs]
+        return self.programs.encode(self.text_encoders, ids, skip, self.model.files.kind.text_rule)
 
     @overload
     def generate(
@@ -146,11 +151,7 @@ class StableDiffusion(Pipeline):
         height: int | None = None,
         width: int | None = None,
         output: Arrays = "uint8",
-        *,
-        clip_skip: int | None = None,
-        max_token_length: int = 75,
-        step_options: Mapping[str, object] | None = None,
-        callback: Callback | None = None,
+        **options: Unpack[Options],
     ) -> np.ndarray: ...
     @overload
     def generate(
@@ -166,10 +167,7 @@ class StableDiffusion(Pipeline):
         width: int | None = None,
         *,
         output: Literal["pil"],
-        clip_skip: int | None = None,
-        max_token_length: int = 75,
-        step_options: Mapping[str, object] | None = None,
-        callback: Callback | None = None,
+        **options: Unpack[Options],
     ) -> list[Image.Image]: ...
     def generate(
         self,
@@ -183,11 +181,7 @@ class StableDiffusion(Pipeline):
         height: int | None = None,
         width: int | None = None,
         output: Output = "uint8",
-        *,
-        clip_skip: int | None = None,
-        max_token_length: int = 75,
-        step_options: Mapping[str, object] | None = None,
-        callback: Callback | None = None,
+        **options: Unpack[Options],
     ) -> np.ndarray | list[Image.Image]:
         """Generates an image for each prompt, as diffusers does from the same seed.
 
@@ -205,18 +199,13 @@ class StableDiffusion(Pipeline):
           width: in pixels; None for the width that the UNet was trained on.
           output: "uint8" images [b, H, W, 3], "float" images in [0, 1], "latents" [b, h, w, c], or
             "pil", a list of PIL images.
-          clip_skip: last layers of the text encoder to leave out, except for negative prompts.
-          max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in
-            chunks of 75 for all prompts, as in training with `data.max_token_length`.
-          step_options: options of the sampler's steps, such as {"eta": 1.0}.
-          callback: called after each step as callback(step, steps, latents): its number from 1,
-            the number of steps, and the latents [b, h, w, c]. What it raises ends the call. The
-            images stay the same; the call takes up to a fifth longer.
+          options: further ones by diffusers' names, which `Options` describes.
 
         Raises:
           UserError: an argument is not valid, or an image has NaN.
         """
         check_output(output)
+        check(options, sdxl=self._reads_sizes)
         request = read_request(
             prompt_or_list,
             negative_prompt,
@@ -228,16 +217,40 @@ class StableDiffusion(Pipeline):
             stride=self.model.pixels_per_latent,
         )
         config = samplers.config_of(sampler, self.scheduler_config)
-        steps = samplers.from_config(config, num_inference_steps, **(step_options or {}))
+        steps = samplers.from_config(
+            config, num_inference_steps, **(options.get("step_options") or {})
+        )
         x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
-        texts = [self._encode(request.prompts, clip_skip or 0, max_token_length)]
-        if guided(guidance_scale):
-            texts.insert(0, self._encode(request.negatives, 0, max_token_length))
-        text = jnp.stack(texts, axis=1)
+        conditions = self._conditions(request, options, negative_prompt, guidance_scale)
         x = self.programs.sample(
-            self.unet, steps, self._place(x), text, guidance_scale, noise, callback
+            self.unet,
+            steps,
+            self._place(x),
+            conditions,
+            guidance_scale,
+            noise,
+            options.get("guidance_rescale") or 0.0,
+            options.get("callback"),
         )
         return np.asarray(x) if output == "latents" else in_form(self._decode(x), output)
+
+    def _conditions(
+        self, request: Request, options: Options, negative_prompt: object, guidance: SupportsFloat
+    ) -> Conditions:
+        """Returns what the UNet reads, [b, 2, …] with guidance and [b, 1, …] without."""
+        none = negative_prompt is None and options.get("negative_prompt_2") is None
+        zeros, with_negative = none and self.model.files.zeros_for_no_prompt, guided(guidance)
+        states = encode_halves(self._encode, request, options, guided=with_negative, zeros=zeros)
+        if not self._reads_sizes:
+            return Conditions(states.text)
+        pixels = [side * self.model.pixels_per_latent for side in (request.height, request.width)]
+        sizes = time_ids(options, *pixels, guided=with_negative)
+        rows = np.broadcast_to(sizes, (len(request.prompts), *sizes.shape))
+        return Conditions(states.text, AddedConditions(states.pooled, self._place(rows)))
+
+    @property
+    def _reads_sizes(self) -> bool:
+        return self.unet.config.addition_embed_type is not None
 
     def _decode(self, latents: jax.Array) -> Float[np.ndarray, "b H W 3"]:
         """Decodes latents to images in [0, 1], one by one unless devices divide them.
@@ -314,6 +327,8 @@ class StableDiffusion(Pipeline):
           UserError: it is not an embedding, belongs to another model, or the vocabulary already
             has the token.
         """
+        if len(self.text_encoders) > 1:
+            raise UserError(f"{path}: tokens of SDXL, which has two text encoders, are not read")
         text_encoder = self.text_encoders[0]
         found = read_embedding(path, text_encoder.config.hidden_size, token)
         self.tokenizers[0] = self._tokens.add(text_encoder, *found)
@@ -333,4 +348,5 @@ class StableDiffusion(Pipeline):
     @property
     def _networks(self) -> Mapping[str, Network]:
         """All networks by component; a text encoder may have been replaced in its list."""
-        return {**self.model.networks, "text_encoder": self.text_encoders[0]}
+        names = self.model.files.kind.text_encoders
+        return {**self.model.networks, **dict(zip(names, self.text_encoders, strict=True))}

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -11,9 +12,11 @@ from flax_sd.files.json_values import JsonObject
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import save_component, write_json, written_aside
-from flax_sd.weights.family import STABLE_DIFFUSION, ModelKind
+from flax_sd.weights.family import DDPM, PROMPTED, ModelKind
 from flax_sd.weights.fill import dtype_name, rounded, state_tensors
 from flax_sd.weights.model_files import ModelFiles
+
+SIZES = (6, 5)  # numbers that SDXL's UNet is told, and its refiner's
 
 
 @dataclasses.dataclass
@@ -33,19 +36,21 @@ class Model:
     scheduler_config: JsonObject
 
     @classmethod
-    def load(cls, files: ModelFiles, dtype: str, wanted: ModelKind = STABLE_DIFFUSION) -> "Model":
+    def load(cls, files: ModelFiles, dtype: str, wanted: Sequence[ModelKind] = PROMPTED) -> "Model":
         """Loads every component.
 
         Args:
           dtype: dtype of all weights: float32, bfloat16 or float16.
+          wanted: the kinds that can be used.
 
         Raises:
           UserError: it is of another kind, damaged or not supported, or its components do not fit
             each other; all problems are named.
         """
         files.check_kind(wanted)
-        loaded = {name: files.load(name, dtype) for name in wanted.networks}
-        tokenizers = [files.tokenizer(name) for name in wanted.tokenizers]
+        kind = files.kind
+        loaded = {name: files.load(name, dtype) for name in kind.networks}
+        tokenizers = [files.tokenizer(name) for name in kind.tokenizers]
         model = cls(files, loaded, tokenizers, files.scheduler_config)
         model.check_fit()
         return model
@@ -74,7 +79,8 @@ class Model:
     def misfits(self) -> list[str]:
         """Returns a sentence for each pair of networks that do not fit each other."""
         configs = {name: network.config for name, network in self.networks.items()}
-        unet, vae, text = (configs.get(name) for name in ("unet", "vae", "text_encoder"))
+        unet, vae = configs.get("unet"), configs.get("vae")
+        texts = [configs[name] for name in self.files.kind.text_encoders if name in configs]
         problems = []
         if unet and vae and unet.in_channels != vae.latent_channels:
             place = self.files.place("vae")
@@ -83,11 +89,8 @@ class Model:
                 f"the UNet reads {unet.in_channels} channels, {named} has {vae.latent_channels} "
                 "(a UNet that reads 9 is for inpainting, which is not supported)"
             )
-        if unet and text and unet.cross_attention_dim != text.hidden_size:
-            problems.append(
-                f"the UNet reads text of width {unet.cross_attention_dim}, the text encoder "
-                f"has width {text.hidden_size}"
-            )
+        if unet and texts and len(texts) == len(self.files.kind.text_encoders):
+            problems += _text_misfits(unet, texts)
         return problems
 
     def save(
@@ -140,10 +143,26 @@ class Model:
         index = self.files.index
         if name := self.scheduler_config.get("_class_name"):
             index["scheduler"] = ["diffusers", name]
-        if self.files.kind != STABLE_DIFFUSION:
+        if self.files.kind == DDPM:
             return index
         index["vae"] = ["diffusers", self.files.config("vae")["_class_name"]]
-        absent = dict.fromkeys(
-            ("safety_checker", "feature_extractor", "image_encoder"), [None, None]
+        return {**index, **self.files.kind.unwritten}
+
+
+def _text_misfits(unet: Any, texts: Sequence[Any]) -> Iterator[str]:
+    """Yields what does not fit between a UNet's config and those of all text encoders."""
+    widths = [text.hidden_size for text in texts]
+    if unet.cross_attention_dim != sum(widths):
+        what = "the text encoder has width" if len(widths) == 1 else "the text encoders have widths"
+        yield (
+            f"the UNet reads text of width {unet.cross_attention_dim}, {what} "
+            f"{' and '.join(map(str, widths))}"
         )
-        return {**index, **absent, "requires_safety_checker": False}
+    if unet.addition_embed_type is not None:
+        pooled = getattr(texts[-1], "projection_dim", None)
+        numbers, rest = divmod(unet.added_width - (pooled or 0), unet.time_id_width)
+        if pooled is None or rest or numbers not in SIZES:
+            yield (
+                f"the UNet reads pooled text and sizes of width {unet.added_width}: the last text "
+                f"encoder's pooled text has width {pooled}, each number {unet.time_id_width}"
+            )

@@ -3,7 +3,7 @@
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,15 @@ from flax_sd.weights.diffusers_folder import (
     read_json,
     save_component,
 )
-from flax_sd.weights.family import DDPM, STABLE_DIFFUSION, Family, ModelKind, family_of
+from flax_sd.weights.family import (
+    KINDS,
+    PROMPTED,
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    Family,
+    ModelKind,
+    family_of,
+)
 from flax_sd.weights.fill import as_dtype, fill
 from flax_sd.weights.identity import fingerprint
 
@@ -75,22 +83,27 @@ class ModelFiles:
     @property
     def kind(self) -> ModelKind:
         """The kind of model by its index; Stable Diffusion if the index does not say."""
-        return DDPM if self.index.get("_class_name") == DDPM.name else STABLE_DIFFUSION
+        index = self.index
+        named = index.get("_class_name")
+        found = next((kind for kind in KINDS if named in kind.classes), STABLE_DIFFUSION)
+        absent = [name for name, value in index.items() if value == [None, None]]
+        return found.without([name for name in absent if not self.place(name).is_dir()])
 
-    def check_kind(self, wanted: ModelKind = STABLE_DIFFUSION) -> None:
+    def check_kind(self, wanted: Sequence[ModelKind] = PROMPTED) -> None:
         """Checks the kind of the model before any weights are read.
+
+        Args:
+          wanted: those that can be used.
 
         Raises:
           UserError: it is something else.
         """
         if not (self.folder / "model_index.json").is_file():
             raise UserError(f"{self.folder} is not a diffusers model: it has no model_index.json")
-        named = self.index.get("_class_name") or wanted.name
-        if named not in (wanted.name, *wanted.same_parts):
-            versions = " (1.x or 2.x)" if wanted == STABLE_DIFFUSION else ""
-            raise UserError(
-                f"{self.folder} is a {named}; only a {wanted.name}{versions} can be loaded here"
-            )
+        named = self.index.get("_class_name") or STABLE_DIFFUSION.name
+        if not any(named in kind.classes for kind in wanted):
+            usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
+            raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the folder of a component's config.json and weights."""
@@ -172,11 +185,18 @@ class ModelFiles:
             raise UserError(f"model.{error}") from error
 
     @property
+    def zeros_for_no_prompt(self) -> bool:
+        """Whether no negative prompt at all is zeros in place of the states of an empty one."""
+        xl = self.kind.name == STABLE_DIFFUSION_XL.name
+        return xl and self.index.get("force_zeros_for_empty_prompt", True) is True
+
+    @property
     def family(self) -> Family:
         """The family of Stable Diffusion."""
         second = (self.folder / "text_encoder_2").is_dir()
         unet = self.config("unet") if self.place("unet").is_dir() else None
-        return family_of(self.config("text_encoder"), unet, second_text_encoder=second)
+        first = {} if second else self.config("text_encoder")
+        return family_of(first, unet, second_text_encoder=second)
 
     def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
         """Reads a tokenizer.

@@ -9,7 +9,12 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
-from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.models.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTextProjectionConfig,
+)
 from flax_sd.models.layers import Network
 from flax_sd.models.tiny_vae import AutoencoderTiny, AutoencoderTinyConfig
 from flax_sd.models.unet import UNet2DConditionModel
@@ -36,6 +41,9 @@ KINDS: dict[str, Kind] = {
     "AutoencoderKL": Kind(AutoencoderKLConfig.from_json, AutoencoderKL),
     "AutoencoderTiny": Kind(AutoencoderTinyConfig.from_json, AutoencoderTiny),
     "CLIPTextModel": Kind(CLIPTextConfig.from_json, CLIPTextModel),
+    "CLIPTextModelWithProjection": Kind(
+        CLIPTextProjectionConfig.from_json, CLIPTextModelWithProjection
+    ),
 }
 
 

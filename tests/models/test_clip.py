@@ -7,7 +7,13 @@ import transformers
 from flax import nnx
 
 from flax_sd.errors import UserError
-from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel, encode_ids
+from flax_sd.models.clip import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTextProjectionConfig,
+)
+from flax_sd.models.text_encoders import TextRule, encode_ids
 from flax_sd.weights.fill import checkpoint_key, fill, to_torch_layout
 from flax_sd.weights.networks import OneKey
 from tests import parity
@@ -87,6 +93,40 @@ def test_tensor_names_and_shapes_equal_the_files(raw):
     )
 
 
+@pytest.mark.parametrize("skip", [1, 3])
+def test_sdxls_second_encoder_equals_transformers(skip):
+    """States without the last norm, and the projection of the pooled one."""
+    raw = {**SD2_LIKE, "projection_dim": 11}
+    theirs = parity.randomise(
+        transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**raw))
+    )
+    config = CLIPTextProjectionConfig.from_json(raw)
+    ours = fill(
+        nnx.eval_shape(lambda: CLIPTextModelWithProjection(config, rngs=OneKey())),
+        parity.numpy_state(theirs),
+        "float32",
+        "test",
+    )
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids()), output_hidden_states=True)
+    out = ours(jnp.asarray(ids()), skip, normed=False)
+    parity.assert_close(out.text, expected.hidden_states[-(skip + 1)], parity.LAYER)
+    parity.assert_close(out.pooled, expected.text_embeds, parity.LAYER)
+
+
+def test_states_of_two_encoders_stand_side_by_side():
+    _, first = pair(SD1_LIKE)
+    _, second = pair({**SD2_LIKE, "hidden_size": 24})
+    given = [jnp.asarray(ids()), jnp.asarray(ids()[::-1])]
+    both = encode_ids([first, second], given, 0, TextRule(skip=1, normed=False))
+    alone = [
+        encode_ids([encoder], [own], 1, TextRule(normed=False))
+        for encoder, own in zip((first, second), given, strict=True)
+    ]
+    np.testing.assert_array_equal(both.text, np.concatenate([a.text for a in alone], axis=-1))
+    np.testing.assert_array_equal(both.pooled, alone[1].pooled)
+
+
 def test_tokens_see_only_what_comes_before():
     _, ours = pair(SD1_LIKE)
     changed = ids()
@@ -114,7 +154,7 @@ def test_chunks_are_read_one_by_one_and_joined(skip):
             out = theirs(torch.from_numpy(chunks[:, i]), output_hidden_states=True)
             states = theirs.final_layer_norm(out.hidden_states[-(skip + 1)])
         parts.append(states[:, (0 if i == 0 else 1) : (None if i == 2 else -1)])
-    joined = encode_ids(ours, jnp.asarray(chunks), skip)
+    joined = encode_ids([ours], [jnp.asarray(chunks)], skip, TextRule()).text
     parity.assert_close(joined, torch.cat(parts, dim=1), parity.LAYER)
     assert joined.shape == (3, 1 + 3 * 11 + 1, 32)
 
@@ -122,8 +162,10 @@ def test_chunks_are_read_one_by_one_and_joined(skip):
 def test_a_prompt_without_chunks_is_read_as_it_is():
     _, ours = pair(SD1_LIKE)
     plain = ours(jnp.asarray(ids()), 1).text
-    np.testing.assert_array_equal(encode_ids(ours, jnp.asarray(ids()), 1), plain)
-    single = encode_ids(ours, jnp.asarray(ids())[:, None], 1)
+    np.testing.assert_array_equal(
+        encode_ids([ours], [jnp.asarray(ids())], 1, TextRule()).text, plain
+    )
+    single = encode_ids([ours], [jnp.asarray(ids())[:, None]], 1, TextRule()).text
     np.testing.assert_array_equal(single, plain)
 
 

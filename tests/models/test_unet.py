@@ -8,7 +8,9 @@ import pytest
 import torch
 from flax import nnx
 
+from flax_sd.errors import UserError
 from flax_sd.models.unet import UNet2DConditionModel
+from flax_sd.models.unet_conditions import AddedConditions, AddedEmbedding
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.system.flops import count_flops
 from flax_sd.weights.fill import checkpoint_key, fill, state_tensors, to_torch_layout
@@ -40,6 +42,26 @@ SD2_LIKE = {
     "mid_block_scale_factor": 1.5,
     "out_channels": 8,
 }
+SDXL_LIKE = {
+    **SD1_LIKE,
+    "block_out_channels": [16, 32, 48],
+    "down_block_types": [DOWN[1], DOWN[0], DOWN[0]],
+    "up_block_types": [UP[1], UP[1], UP[0]],
+    "attention_head_dim": [2, 4, 6],
+    "layers_per_block": 1,
+    "use_linear_projection": True,
+    "transformer_layers_per_block": [1, 2, 3],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 6,
+    "projection_class_embeddings_input_dim": 6 * 6 + 11,
+}
+SSD_LIKE = {  # distilled ones have fewer layers on the way up, and no attention in the middle
+    **SDXL_LIKE,
+    "layers_per_block": 2,
+    "mid_block_type": "UNetMidBlock2D",
+    "transformer_layers_per_block": [0, [2, 0], 1],
+    "reverse_transformer_layers_per_block": [[1, 1, 2], [2, 1, 1], 1],
+}
 SMALL = {
     **SD1_LIKE,
     "block_out_channels": [8],
@@ -53,6 +75,29 @@ SD1_FULL = {
     "attention_head_dim": 8,
     "block_out_channels": [320, 640, 1280, 1280],
     "sample_size": 64,
+}
+SDXL_FULL = {
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": [DOWN[1], DOWN[0], DOWN[0]],
+    "up_block_types": [UP[1], UP[1], UP[0]],
+    "use_linear_projection": True,
+    "transformer_layers_per_block": [1, 2, 10],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+}
+REFINER_FULL = {
+    **SDXL_FULL,
+    "cross_attention_dim": 1280,
+    "attention_head_dim": [6, 12, 24, 24],
+    "block_out_channels": [384, 768, 1536, 1536],
+    "down_block_types": [DOWN[1], DOWN[0], DOWN[0], DOWN[1]],
+    "up_block_types": [UP[0], UP[1], UP[1], UP[0]],
+    "transformer_layers_per_block": 4,
+    "projection_class_embeddings_input_dim": 2560,
 }
 SD2_FULL = {
     "cross_attention_dim": 1024,
@@ -87,10 +132,14 @@ def call(f, *args):
     return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})(*args)
 
 
-def run(theirs, latents, t, text):
+def run(theirs, latents, t, text, added=None):
+    more = {}
+    if added is not None:
+        pooled, ids = map(torch.tensor, added)
+        more = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
+    arrays = parity.to_torch(latents), torch.from_numpy(np.array(t)), torch.tensor(text)
     with torch.no_grad():
-        out = theirs(parity.to_torch(latents), torch.from_numpy(np.array(t)), torch.tensor(text))
-    return out.sample
+        return theirs(*arrays, **more).sample
 
 
 @pytest.mark.parametrize(
@@ -107,6 +156,59 @@ def test_output_equals_diffusers(raw, size, t):
     latents, text = inputs(raw, *size)
     out = call(lambda *args: ours(*args), latents, t, text)
     parity.assert_close(out, run(theirs, latents, t, text), parity.NETWORK)
+
+
+def added_conditions(count=6):
+    rng = np.random.default_rng(2)
+    pooled = (0.4 + rng.normal(size=(3, 11))).astype(np.float32)
+    sizes = [[1023, 768, 5, 0, 1024, 1000], [64] * 6, [0, 1, 2, 3, 4, 5]]
+    return AddedConditions(pooled, np.array(sizes, np.float32)[:, :count])
+
+
+@pytest.mark.parametrize(
+    "raw, size", [(SDXL_LIKE, (12, 8)), (SSD_LIKE, (9, 7))], ids=["sdxl", "distilled, odd size"]
+)
+def test_sdxl_equals_diffusers(raw, size):
+    """Trap 15: the depth of each block."""
+    theirs, ours = pair(raw)
+    latents, text = inputs(raw, *size)
+    t, added = np.array([1, 381, 999]), added_conditions()
+    out = call(lambda *args: ours(*args), latents, t, text, added)
+    parity.assert_close(out, run(theirs, latents, t, text, added), parity.NETWORK)
+
+
+def test_the_refiner_reads_five_numbers():
+    raw = {**SDXL_LIKE, "projection_class_embeddings_input_dim": 5 * 6 + 11}
+    theirs, ours = pair(raw)
+    (latents, text), t, added = inputs(raw, 4, 6), np.array([1, 381, 999]), added_conditions(5)
+    out = call(lambda *args: ours(*args), latents, t, text, added)
+    parity.assert_close(out, run(theirs, latents, t, text, added), parity.NETWORK)
+
+
+def test_sizes_are_not_rounded_to_the_networks_dtype():
+    """Trap 13: diffusers reads 1023 as 1024 in bfloat16."""
+    config = UNetConfig.from_json(SDXL_LIKE)
+    embed = AddedEmbedding(config, rngs=nnx.Rngs(0))
+    graph, state = nnx.split(embed)
+    half = nnx.merge(graph, jax.tree.map(lambda x: x.astype("bfloat16"), state))
+    sizes = [[size] * 6 for size in (1023, 1024)]
+    out = half(jnp.zeros((2, 11)), jnp.array(sizes), jnp.dtype("bfloat16"))
+    assert np.any(np.asarray(out[0] != out[1]))
+    own = embed(jnp.zeros((2, 11)), jnp.array(sizes), jnp.dtype("float32"))
+    parity.assert_close(np.asarray(out, np.float32), own, 0.02)
+
+
+def test_a_unet_says_which_conditions_it_needs():
+    (latents, text), t = map(jnp.asarray, inputs(SMALL, 4, 6)), jnp.array([1, 2, 3])
+    with pytest.raises(UserError, match="needs added conditions"):
+        pair(SDXL_LIKE)[1](latents, t, text)
+    with pytest.raises(UserError, match="reads no added conditions"):
+        pair(SMALL)[1](latents, t, text, added_conditions())
+
+
+@pytest.mark.parametrize("raw", [SDXL_FULL, REFINER_FULL, SSD_LIKE], ids=["xl", "refiner", "ssd"])
+def test_tensor_names_of_sdxl_equal_diffusers(raw):
+    test_tensor_names_and_shapes_equal_diffusers(raw)
 
 
 @pytest.mark.parametrize("raw", [SD1_FULL, SD2_FULL, SD2_LIKE], ids=["SD 1.5", "SD 2.1", "small"])

@@ -55,13 +55,15 @@ def test_transformer(linear):
         3,
         4,
         in_channels=12,
+        num_layers=2,
         cross_attention_dim=10,
         norm_num_groups=4,
         use_linear_projection=linear,
         upcast_attention=linear,
     )
     ours = filled(
-        lambda rngs: Transformer2DModel(12, 10, 3, groups=4, linear=linear, rngs=rngs), theirs
+        lambda rngs: Transformer2DModel(12, 10, 3, depth=2, groups=4, linear=linear, rngs=rngs),
+        theirs,
     )
     x, text = draw(3, 7, 5, 12), draw(3, 6, 10, mean=-1.0)
     with torch.no_grad():

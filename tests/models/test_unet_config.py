@@ -20,8 +20,6 @@ IDLE = {
     "cross_attention_norm",
     "mid_block_only_cross_attention",
     "addition_embed_type_num_heads",
-    "addition_time_embed_dim",
-    "projection_class_embeddings_input_dim",
 }
 
 
@@ -72,7 +70,26 @@ def test_misfits_are_named_at_once():
     ]
 
 
-def test_sdxl_is_refused_by_name_of_its_fields():
-    raw = {"addition_embed_type": "text_time", "transformer_layers_per_block": [1, 2, 10]}
-    with pytest.raises(UserError, match=r"(?s)transformer_layers_per_block.*addition_embed_type"):
-        UNetConfig.from_json(raw)
+def test_depths_of_each_layer():
+    down, up = ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2), ("CrossAttnUpBlock2D",) * 3
+    blocks = {"block_out_channels": [32] * 3, "down_block_types": down, "up_block_types": up}
+    config = UNetConfig.from_json({**blocks, "transformer_layers_per_block": [1, 2, 10]})
+    assert config.down_depths == ((1, 1), (2, 2), (10, 10))
+    assert config.up_depths == ((10,) * 3, (2,) * 3, (1,) * 3)
+    own = {"transformer_layers_per_block": [0, [2, 1], 4]}
+    reverse = {"reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1]}
+    config = UNetConfig.from_json({**blocks, **own, **reverse})
+    assert config.down_depths == ((0, 0), (2, 1), (4, 4))
+    assert config.up_depths == ((4, 4, 10), (2, 1, 1), (1, 1, 1))
+    with pytest.raises(UserError, match="reverse_transformer_layers_per_block should say the up"):
+        UNetConfig.from_json({**blocks, **own})
+    reverse = {"reverse_transformer_layers_per_block": [[4, 4], 1, 1]}
+    with pytest.raises(UserError, match="per_block has 2 entries for a block of 3 layers"):
+        UNetConfig.from_json({**blocks, **own, **reverse})
+
+
+def test_added_conditions_need_their_widths():
+    with pytest.raises(UserError, match=r"(?s)addition_time_embed_dim is missing.*input_dim is"):
+        UNetConfig.from_json({"addition_embed_type": "text_time"})
+    with pytest.raises(UserError, match='addition_embed_type has "image": supported is text_time'):
+        UNetConfig.from_json({"addition_embed_type": "image"})

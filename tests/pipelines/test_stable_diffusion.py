@@ -14,6 +14,7 @@ import flax_sd
 from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.models.layers import Network
+from flax_sd.pipelines.options import Options
 from flax_sd.pipelines.programs import Programs
 from tests import tiny
 from tests.parity import LAYER, NETWORK, assert_close
@@ -168,7 +169,7 @@ def test_images_are_decoded_one_by_one(quick):
 def test_what_diffusers_leaves_at_none_may_be_none(quick):
     """A10."""
     theirs = inspect.signature(diffusers.StableDiffusionPipeline.__call__).parameters
-    ours = inspect.signature(quick.generate).parameters
+    ours = {**inspect.signature(quick.generate).parameters, **Options.__annotations__}
     names = [name for name in ours if name in theirs and theirs[name].default is None]
     assert {"negative_prompt", "height", "width", "latents", "clip_skip"} <= {*names}
     given = {"num_inference_steps": 1, "output": "latents"}

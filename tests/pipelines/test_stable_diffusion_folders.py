@@ -150,8 +150,8 @@ def test_parts_in_memory_make_a_pipeline(pairs, folders):
     [
         (
             "model_index.json",
-            {"_class_name": "StableDiffusionXLPipeline"},
-            "is a StableDiffusionXL",
+            {"_class_name": "StableDiffusion3Pipeline"},
+            "is a StableDiffusion3Pipeline",
         ),
         ("unet/config.json", {"in_channels": 9}, "shape of conv_in.weight"),
         ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type"),

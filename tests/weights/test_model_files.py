@@ -11,6 +11,7 @@ from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.weights import networks
 from flax_sd.weights.diffusers_folder import save_component
+from flax_sd.weights.family import STABLE_DIFFUSION
 from flax_sd.weights.fill import state_tensors
 from flax_sd.weights.model_files import ModelFiles
 from tests.weights.test_networks import VAE
@@ -89,8 +90,21 @@ def test_pipelines_of_the_same_parts(tmp_path, name):
 
 
 def test_another_pipeline_is_named(tmp_path):
-    indexed(tmp_path, _class_name="StableDiffusionXLPipeline")
+    indexed(tmp_path, _class_name="StableDiffusion3Pipeline")
     with pytest.raises(
-        UserError, match="is a StableDiffusionXLPipeline; only a StableDiffusionPipeline"
+        UserError, match=r"is a StableDiffusion3Pipeline; only a .* \(1.x or 2.x\) or"
     ):
         ModelFiles(tmp_path).check_kind()
+    indexed(tmp_path, _class_name="StableDiffusionXLPipeline")
+    ModelFiles(tmp_path).check_kind()
+    with pytest.raises(UserError, match="only a StableDiffusionPipeline .* can be used here"):
+        ModelFiles(tmp_path).check_kind([STABLE_DIFFUSION])
+
+
+def test_the_refiner_lacks_the_first_text_encoder(tmp_path):
+    """Trap 15: as the hub's model_index.json says."""
+    absent = {name: [None, None] for name in ("text_encoder", "tokenizer")}
+    indexed(tmp_path, _class_name="StableDiffusionXLImg2ImgPipeline", **absent)
+    kind = ModelFiles(tmp_path).kind
+    assert kind.text_encoders == ("text_encoder_2",) and kind.tokenizers == ("tokenizer_2",)
+    assert kind.networks == ("unet", "vae", "text_encoder_2")

@@ -36,7 +36,7 @@ def test_a_random_network_has_the_dtype_asked_for():
     ("config", "message"),
     [
         ({"_class_name": "VQModel"}, "class VQModel is not one of AutoencoderKL, AutoencoderTiny"),
-        ({"architectures": ["CLIPTextModelWithProjection"]}, "CLIPTextModelWithProjection is not"),
+        ({"architectures": ["T5EncoderModel"]}, "T5EncoderModel is not"),
         ({}, r"class \? is not one of"),
         (VAE | {"act_fn": "gelu"}, "act_fn"),
     ],

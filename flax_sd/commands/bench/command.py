@@ -20,6 +20,7 @@ from flax_sd.errors import UserError
 from flax_sd.files.atomic import write_atomically
 from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
+from flax_sd.weights.family import STABLE_DIFFUSION
 from flax_sd.weights.model_files import ModelFiles
 
 QUICK_STEPS = 4
@@ -75,7 +76,7 @@ def _work(options: BenchOptions) -> Work:
       UserError: there is no such model, it is no Stable Diffusion, or its VAE cannot make the size.
     """
     files = ModelFiles.find(options.model)
-    files.check_kind()
+    files.check_kind([STABLE_DIFFUSION])
     stride, side = files.network_config("vae").pixels_per_latent, options.resolution
     if side is not None and side % stride:
         raise UserError(f"--resolution is {side}: should be a multiple of {stride}")

@@ -108,7 +108,7 @@ def _adapters(source: Source, file: TensorFile) -> LoRAFile:
     if source.config and not foreign_model(file) and not read_contents(file).unknown:
         return read(file.path)
     files = source.model_files()
-    return read(file.path, {name: files.abstract(name) for name in ("unet", "text_encoder")})
+    return read(file.path, {name: files.abstract(name) for name in files.kind.adapted})
 
 
 def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:

@@ -33,7 +33,7 @@ def write_model(
     model = Model.load(files, "float32")
     target = _dtype_of(files) if dtype == "auto" else dtype
     if source.lora is not None:
-        trained = {name: model.networks[name] for name in ("unet", "text_encoder")}
+        trained = {name: model.networks[name] for name in files.kind.adapted}
         for name, adapters in read(source.lora, trained).items():
             attach(trained[name], adapters, strength)
             merge(trained[name])

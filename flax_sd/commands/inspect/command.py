@@ -54,7 +54,7 @@ def _find(path: pathlib.Path) -> tuple[list[pathlib.Path], Config | None]:
 
 def _networks(model: str) -> Mapping[str, nnx.Module]:
     files = ModelFiles.find(model)
-    return {name: files.abstract(name) for name in ("unet", "text_encoder")}
+    return {name: files.abstract(name) for name in files.kind.adapted}
 
 
 def _inspect(

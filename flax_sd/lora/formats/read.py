@@ -94,7 +94,8 @@ def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, S
     cross, text = text_widths({ref: slot.base.in_features for ref, slot in table.items()})
     its_cross, its_text = text_widths(contents.inputs())
     this = f"this model is {family(cross)}" if cross else "this model is not"
-    if (cross or text) and (model := foreign_model(contents.file)):
+    own = "SDXL" if any(ref.component == "text_encoder_2" for ref in table) else None
+    if (cross or text) and (model := foreign_model(contents.file)) not in (None, own):
         raise UserError(f"{where} is a LoRA for {model}; {this}")
     if cross and its_cross not in (0, cross):
         raise UserError(f"{where} is a LoRA for {family(its_cross)}; {this}")

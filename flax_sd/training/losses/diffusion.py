@@ -10,7 +10,7 @@ from flax_sd.config.loss import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.dropout_masks import Rates
-from flax_sd.models.clip import encode_ids
+from flax_sd.models.text_encoders import TextRule, encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.training.losses import dream, noise, timesteps
 from flax_sd.training.losses.base import EncodedBatch, Graphs, Trees, merge, weighted
@@ -145,7 +145,7 @@ class DiffusionLoss(NamedTuple):
         text = batch.text
         if jnp.issubdtype(text.dtype, jnp.integer):
             encoder = self._network(params, frozen, "text_encoder", draws)
-            text = encode_ids(encoder, text, self.clip_skip)
+            text = encode_ids([encoder], [text], self.clip_skip, TextRule()).text
         moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
         latents = moments.sample(draws.posterior) * self.scaling_factor
         value = self.denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)

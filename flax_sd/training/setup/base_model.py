@@ -49,7 +49,7 @@ def _make_model(
     """Returns the model; `make(files, name, dtype, key)` makes a network, new ones with a key."""
     own, mode = config.model, config.mode
     files = ModelFiles.find(own.path, own.revision, own.variant, vae=own.vae)
-    files.check_kind(STABLE_DIFFUSION if mode.captioned else DDPM)
+    files.check_kind([STABLE_DIFFUSION if mode.captioned else DDPM])
     networks = {}
     for i, name in enumerate(mode.components):
         dtype = "float32" if name in config.fully_trained else compute_dtype

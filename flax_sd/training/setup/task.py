@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.config import Config
-from flax_sd.models.clip import NewTokens, encode_ids
+from flax_sd.models.clip import NewTokens
+from flax_sd.models.text_encoders import TextRule, encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.system.program import Program, jit, remembered
@@ -144,7 +145,7 @@ def _encoders(
 
     def text(frozen: Trees, ids: jax.Array) -> jax.Array:
         encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
-        return encode_ids(encoder, ids, clip_skip)
+        return encode_ids([encoder], [ids], clip_skip, TextRule()).text
 
     def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
         return EncodedBatch(moments(frozen, pixels), text(frozen, ids) if frozen_text else ids)
