@@ -1,9 +1,10 @@
-"""Loads, samples and trains at the real sizes of Stable Diffusion 1.5 and 2.1, with random weights.
+"""Loads, samples and trains at the real sizes of Stable Diffusion, with random weights.
 
-python -m benchmarks.common.real_size sd15|sd21 [--folder DIR] [--resolution 512]
+python -m benchmarks.common.real_size sd15|sd21|sdxl [--folder DIR] [--resolution 512]
 
-Writes a diffusers folder of the family's real sizes (4.3 or 5.2 GB), then runs the product's own
-commands on it: two DDIM steps of one image, and two LoRA steps. Prints seconds and peak memory.
+Writes a diffusers folder of the family's real sizes (4.3 or 5.2 GB in float32; SDXL 6.9 GB in
+bfloat16), then runs the product's own commands on it: two steps of one image, and two LoRA steps of
+a family that has a recipe. Prints seconds and peak memory.
 """
 
 import argparse
@@ -75,7 +76,48 @@ FAMILIES = {
         },
     },
 }
-PREDICTION = {"sd15": "epsilon", "sd21": "v_prediction"}
+FAMILIES["sdxl"] = {
+    "unet": UNET
+    | {
+        "sample_size": 128,
+        "block_out_channels": [320, 640, 1280],
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2, 10],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    "vae": VAE | {"sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+    "text_encoder": FAMILIES["sd15"]["text_encoder"] | {"eos_token_id": 2},
+    "text_encoder_2": TEXT
+    | {
+        "architectures": ["CLIPTextModelWithProjection"],
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_attention_heads": 20,
+        "num_hidden_layers": 32,
+        "hidden_act": "gelu",
+        "projection_dim": 1280,
+        "eos_token_id": 2,
+    },
+}
+INDEX = {  # of SDXL; the others have that of the bundled model
+    "_class_name": "StableDiffusionXLPipeline",
+    "force_zeros_for_empty_prompt": True,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+PREDICTION = {"sd15": "epsilon", "sd21": "v_prediction", "sdxl": "epsilon"}
+DTYPES = {"sd15": "float32", "sd21": "float32", "sdxl": "bfloat16"}
 
 
 def write_folder(family: str, target: pathlib.Path) -> int:
@@ -84,7 +126,8 @@ def write_folder(family: str, target: pathlib.Path) -> int:
     with model_folder.written_aside(target) as aside:
         write_configs(family, aside)
         for number, (name, raw) in enumerate(FAMILIES[family].items()):
-            network = networks.random_network(raw, name, jax.random.key(number), "float32")
+            key = jax.random.key(number)
+            network = networks.random_network(raw, name, key, DTYPES[family])
             tensors = {key: not_zero(value) for key, value in state_tensors(network).items()}
             model_folder.save_component(aside, name, tensors, raw)
             count += sum(tensor.size for tensor in tensors.values())
@@ -94,7 +137,16 @@ def write_folder(family: str, target: pathlib.Path) -> int:
 def write_configs(family: str, target: pathlib.Path) -> None:
     """Writes the model without its weights."""
     shutil.copytree(BUNDLED / "tokenizer", target / "tokenizer")
-    shutil.copy(BUNDLED / "model_index.json", target)
+    if family == "sdxl":
+        second = target / "tokenizer_2"
+        shutil.copytree(BUNDLED / "tokenizer", second)
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (second / name).is_file():
+                own = json.loads((second / name).read_text())
+                model_folder.write_json(second / name, own | {"pad_token": "!"})
+        model_folder.write_json(target / "model_index.json", INDEX)
+    else:
+        shutil.copy(BUNDLED / "model_index.json", target)
     scheduler = json.loads((BUNDLED / "scheduler" / "scheduler_config.json").read_text())
     scheduler["prediction_type"] = PREDICTION[family]
     model_folder.write_json(target / "scheduler" / "scheduler_config.json", scheduler)
@@ -133,9 +185,13 @@ def main() -> None:
     write = ["-m", "benchmarks.common.real_size", options.family, "--folder", here, "--write-only"]
     subprocess.run([sys.executable, *write], cwd=ROOT, check=True)
     sample = ["sample.py", "--model", str(model), "--prompt", "a cat", "--steps", "2"]
+    sample += ["--dtype", DTYPES[options.family]]
     size = ["--width", side, "--height", side, "--out", str(model) + "_images"]
     timed("sample, 2 steps", [*sample, *size])
-    train = ["train.py", f"configs/{options.family}_lora.yaml", "--model.path", str(model)]
+    recipe = f"configs/{options.family}_lora.yaml"
+    if not (ROOT / recipe).is_file():
+        return
+    train = ["train.py", recipe, "--model.path", str(model)]
     data = ["--data.path", "bundled:style", "--data.resolution", side, "--train.steps", "2"]
     timed("train, 2 LoRA steps", [*train, *data, "--output", str(model) + "_lora"])
 
