@@ -28,10 +28,15 @@ _DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),  # without infinities, as torch's
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
     "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
@@ -131,6 +136,9 @@ def _refuse_foreign(path: pathlib.Path, beginning: bytes) -> NoReturn:
     """Raises for a file that does not begin as safetensors do, and names what it is."""
     if found := file_kind.kind_of(beginning) or file_kind.text_of(beginning):
         raise UserError(f"{path} is {found}")
+    if beginning[8:9] == b"{":
+        length = int.from_bytes(beginning[:8], "little")
+        raise _broken(path, f"its header claims {length} bytes; {_MAX_HEADER} is the most")
     raise _broken(path, "it does not begin with a header's length and a header")
 
 

@@ -58,6 +58,30 @@ def test_the_library_reads_ours_and_we_read_the_librarys(tmp_path, tensors):
     assert file.metadata == {"format": "pt"}
 
 
+def test_torchs_eight_bits_and_unsigned_numbers(tmp_path):
+    """Trap 24: torch's float8_e4m3fn is named F8_E4M3."""
+    path = tmp_path / "a.safetensors"
+    numbers = torch.tensor([-448.0, 0.5, 3.0])
+    theirs = {
+        "e4m3": numbers.to(torch.float8_e4m3fn),
+        "e5m2": numbers.to(torch.float8_e5m2),
+        "u16": torch.tensor([0, 65535], dtype=torch.uint16),
+        "u32": torch.tensor([7], dtype=torch.uint32),
+        "u64": torch.tensor([2**63 - 1], dtype=torch.uint64),
+        "v_pred": torch.tensor([]),
+    }
+    safetensors.torch.save_file(theirs, path)
+    file = ours.TensorFile(path)
+    assert file["e4m3"].dtype == ml_dtypes.float8_e4m3fn
+    for key in ("e4m3", "e5m2"):
+        assert file[key].astype(np.float32).tolist() == theirs[key].float().tolist()
+    assert [file[key].tolist() for key in ("u16", "u32", "u64")] == [[0, 65535], [7], [2**63 - 1]]
+    assert file["v_pred"].shape == (0,)
+    ours.write(tmp_path / "b.safetensors", dict(file))
+    again = safetensors.torch.load_file(tmp_path / "b.safetensors")
+    assert again["e4m3"].dtype == torch.float8_e4m3fn and "v_pred" in again
+
+
 def test_equal_content_gives_equal_bytes(tmp_path, tensors):
     backwards = dict(reversed(tensors.items()))
     ours.write(tmp_path / "a.safetensors", tensors, {"x": "1", "y": "2"})
@@ -126,7 +150,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"w": {**ENTRY, "shape": [-2]}}, "invalid entry for w"),
         ({"w": {**ENTRY, "data_offsets": [-8, 0]}}, "invalid entry for w"),
         ({"w": {**ENTRY, "shape": [3]}}, r"w of F32 \[3\] cannot fill 8 bytes"),
-        ({"w": {**ENTRY, "dtype": "F8_E4M3"}}, "w has dtype F8_E4M3, not one of F64"),
+        ({"w": {**ENTRY, "dtype": "F4"}}, "w has dtype F4, not one of F64"),
         ({"w": {**ENTRY, "data_offsets": [8, 16]}}, "w begins at byte"),
         ({"w": ENTRY, "v": ENTRY}, "begins at byte"),
         ({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}, "end at byte"),
@@ -147,6 +171,9 @@ def test_no_header(tmp_path):
         ours.TensorFile(path)
     path.write_bytes((16).to_bytes(8, "little") + b"{" + b"\xff" * 16)
     with pytest.raises(UserError, match="header is not JSON"):
+        ours.TensorFile(path)
+    path.write_bytes((10**10).to_bytes(8, "little") + b'{"w":' + b"\xff" * 16)
+    with pytest.raises(UserError, match="header claims 10000000000 bytes; 100000000 is the most"):
         ours.TensorFile(path)
     with pytest.raises(UserError, match=r"none.safetensors is not there"):
         ours.TensorFile(tmp_path / "none.safetensors")
