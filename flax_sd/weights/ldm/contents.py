@@ -1,0 +1,108 @@
+"""Sorts a single file's tensors into components, under diffusers' and transformers' names."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from flax_sd.errors import UserError
+from flax_sd.weights.ldm.marks import refuse_adapters, refuse_marks
+from flax_sd.weights.ldm.parts import UNET, Part, Place, Shapes, parts_of
+
+_EMA = "model_ema."
+Places = dict[str, Place]  # by the component's names
+logger = logging.getLogger("flax_sd")
+
+
+class Contents:
+    """The components of a single file, by the names of its tensors alone.
+
+    Attributes:
+      parts: the components, under their prefixes.
+      places: by component, where each of its tensors is.
+
+    Raises:
+      UserError: the file is no Stable Diffusion, or marked as one that is not supported.
+    """
+
+    def __init__(self, shapes: Shapes, where: str, *, ema: bool = False):
+        """Sorts the tensors.
+
+        Args:
+          shapes: of all tensors in the file.
+          where: the file, for messages.
+          ema: whether the UNet's running mean is read in place of its last weights.
+        """
+        self.parts = parts_of(shapes)
+        if not self.parts:
+            refuse_adapters(shapes, where)
+        self.places: dict[str, Places] = {part.component: {} for part in self.parts}
+        unknown = [name for name in shapes if not self._take(name)]
+        refuse_marks(unknown, shapes, where)
+        if not self.parts:
+            raise UserError(
+                f"{where} holds no part of a Stable Diffusion; a checkpoint has tensors such as "
+                f"{UNET}input_blocks.0.0.weight"
+            )
+        if ema:
+            self.places["unet"] = _means(self.places.get("unet", {}), shapes, where)
+        elif any(name.startswith(_EMA) for name in shapes):
+            logger.info("%s: the UNet's running mean (model_ema) is not read", where)
+
+    def _take(self, name: str) -> bool:
+        """Adds a tensor to its component; returns whether it is known."""
+        owner = _owner(self.parts, name)
+        if owner is None:
+            return False
+        found = owner.places(name)
+        if owner.skips(name):
+            return True
+        self.places[owner.component] |= found
+        return bool(found)
+
+
+def _owner(parts: list[Part], name: str) -> Part | None:
+    """Returns the part that has a tensor: of several, that with the longest prefix."""
+    owners = [part for part in parts if name.startswith(part.prefix)]
+    return max(owners, key=lambda part: len(part.prefix), default=None)
+
+
+def _means(places: Places, shapes: Shapes, where: str) -> Places:
+    """Returns the places of the UNet's running mean, whose names have no dots inside."""
+    found = {
+        key: Place(_EMA + place.name.removeprefix("model.").replace(".", ""), place.change)
+        for key, place in places.items()
+    }
+    missing = [place.name for place in found.values() if place.name not in shapes]
+    if missing or not found:
+        what = f"lacks {missing[0]}" if missing else "has no UNet"
+        raise UserError(
+            f"{where} {what}: there is no running mean (EMA) of the UNet; leave out ema"
+        )
+    return found
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """A component's tensors, changed to its layout when they are read, as views of the file."""
+
+    def __init__(self, source: Mapping[str, np.ndarray], places: Places):
+        """Stores where each tensor is; reads nothing."""
+        self._source, self._places = source, places
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        place = self._places[key]
+        return place.change.read(self._source[place.name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def component_shapes(shapes: Shapes, places: Places) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a component's tensors without reading them."""
+    return {
+        key: place.change.read(np.broadcast_to(np.float32(0), shapes[place.name])).shape
+        for key, place in places.items()
+    }
