@@ -1,0 +1,220 @@
+"""A checkpoint in one file, read as a diffusers folder is."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from flax_sd.config import ModelConfig
+from flax_sd.diffusion.scheduler_config import overridden
+from flax_sd.errors import UserError
+from flax_sd.files.json_values import JsonObject
+from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights.diffusers_folder import current_names, read_json
+from flax_sd.weights.family import STABLE_DIFFUSION, Family, ModelKind
+from flax_sd.weights.ldm.configs import text_config, unet_config, vae_config
+from flax_sd.weights.ldm.contents import Contents, Tensors, component_shapes
+from flax_sd.weights.ldm.facts import Facts, read_facts
+from flax_sd.weights.ldm.finite import check_used
+from flax_sd.weights.ldm.templates import base_configs, base_tokenizer
+from flax_sd.weights.safetensors import TensorFile
+
+_WRITERS = {
+    "unet": unet_config,
+    "vae": vae_config,
+    "text_encoder": text_config,
+    "text_encoder_2": text_config,
+}
+_CLASSES = {  # of a task and whether it is SDXL -> diffusers' class
+    ("inpainting", False): "StableDiffusionInpaintPipeline",
+    ("inpainting", True): "StableDiffusionXLInpaintPipeline",
+    ("edit", False): "StableDiffusionInstructPix2PixPipeline",
+    ("edit", True): "StableDiffusionXLInstructPix2PixPipeline",
+}
+
+
+class SingleFile:
+    """A `.safetensors` checkpoint under LDM names, with the interface of `ModelFiles`.
+
+    The configs, which such a file lacks, are those of the family's public model with the sizes of
+    the file's tensors; the tokenizers are CLIP's. No tensor is read before it is asked for.
+
+    Attributes:
+      path: the file.
+      folder: the same, by the name that `ModelFiles` has for it.
+      facts: its family, its task, and what its UNet predicts.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        ema: bool = False,
+        config: pathlib.Path | None = None,
+    ):
+        """Reads the header.
+
+        Args:
+          ema: whether the UNet's running mean is read in place of its last weights.
+          config: a diffusers folder whose configs, tokenizers and scheduler serve a file of
+            unusual sizes.
+
+        Raises:
+          UserError: the file is damaged, no Stable Diffusion, or marked as one that is not
+            supported.
+        """
+        self.path = self.folder = pathlib.Path(path)
+        self._file, self._config = TensorFile(path), config
+        self._shapes = {name: self._file.shape(name) for name in self._file}
+        self._contents = Contents(self._shapes, str(path), ema=ema)
+        self.facts: Facts = read_facts(
+            self._shapes, self._file.metadata, self._contents.parts, str(path)
+        )
+        # A VAE tells no family; SD 1.x's config names no scaling factor, as such a file does not.
+        self._base = base_configs(self.facts.template or "sd1")
+
+    @property
+    def components(self) -> list[str]:
+        """The components in the file, by their names in a diffusers folder."""
+        return sorted(self._contents.places)
+
+    @property
+    def family(self) -> Family:
+        """The family of Stable Diffusion.
+
+        Raises:
+          UserError: the file is a part that does not tell it, such as a VAE.
+        """
+        if self.facts.family is None:
+            raise UserError(f"{self.path} holds only {self._there()}; name a whole checkpoint")
+        return self.facts.family
+
+    @property
+    def index(self) -> JsonObject:
+        """The model_index.json that a diffusers folder of this model has."""
+        name = _CLASSES.get((self.facts.task, self.facts.family == "sdxl"))
+        return self._base["model_index.json"] | ({"_class_name": name} if name else {})
+
+    def check_kind(self, wanted: ModelKind = STABLE_DIFFUSION) -> None:
+        """Checks the kind of the model and that it is whole, before any weights are read.
+
+        Raises:
+          UserError: it is something else, or components are missing.
+        """
+        for component in wanted.networks:
+            self._check_there(component)
+        named = self.index["_class_name"]
+        if named not in (wanted.name, *wanted.same_parts):
+            raise UserError(f"{self.path} is a {named}; only a {wanted.name} can be loaded here")
+
+    def place(self, component: str) -> pathlib.Path:
+        """Returns the file, which holds every component."""
+        self._check_there(component)
+        return self.path
+
+    def config(self, component: str) -> JsonObject:
+        """Returns the raw config.json of a component: unet, vae, text_encoder or text_encoder_2.
+
+        Of a file that is a VAE alone it has no scaling factor: keep that of the model.
+
+        Raises:
+          UserError: the file lacks the component, or has sizes that no public model has.
+        """
+        self._check_there(component)
+        if self._config is not None:
+            return read_json(self._config / component / "config.json")
+        shapes = component_shapes(self._shapes, self._contents.places[component])
+        raw = _WRITERS[component](shapes, self._base[component], str(self.path))
+        if (side := self.facts.side) and component in ("unet", "vae"):
+            raw["sample_size"] = side // 8 if component == "unet" else side
+        return raw
+
+    @property
+    def configs(self) -> dict[str, JsonObject]:
+        """The raw config.json of every component in the file."""
+        return {name: self.config(name) for name in self.components}
+
+    @property
+    def scheduler_config(self) -> JsonObject:
+        """The raw scheduler_config.json.
+
+        Raises:
+          UserError: nothing tells what the UNet predicts.
+        """
+        return self._scheduler(None, zero_snr=False)
+
+    def trained_scheduler(self, cfg: ModelConfig) -> JsonObject:
+        """Returns the scheduler's config with the changes that a run's options make.
+
+        Raises:
+          UserError: nothing tells what the UNet predicts, or the changes are not compatible.
+        """
+        return self._scheduler(cfg.prediction_type, zero_snr=cfg.zero_snr)
+
+    def _scheduler(self, prediction: str | None, *, zero_snr: bool) -> JsonObject:
+        if self._config is not None:
+            raw = read_json(self._config / "scheduler" / "scheduler_config.json")
+        else:
+            raw = self._base["scheduler"]
+            prediction = prediction or self.facts.prediction
+            if prediction is None:
+                raise UserError(
+                    f"{self.path} does not say what its UNet predicts, and SD 2.x has both kinds: "
+                    "set model.prediction_type to epsilon (2.x base, 512 pixels) or v_prediction "
+                    "(768 pixels)"
+                )
+        try:
+            return overridden(raw, prediction, zero_snr=zero_snr or self.facts.zero_snr)
+        except UserError as error:
+            raise UserError(f"{self.path}: model.{error}") from error
+
+    def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
+        """Returns a tokenizer: CLIP's, with the padding of the text encoder of that number.
+
+        Raises:
+          UserError: this family has no such tokenizer.
+        """
+        if self._config is not None:
+            return Tokenizer.load(self._config / name)
+        if name not in self._base:
+            raise UserError(f"{self.path} is of family {self.family}, which has no {name}")
+        return base_tokenizer(self._base[name]["pad_token"])
+
+    def files(self, component: str) -> list[pathlib.Path]:
+        """Returns the safetensors files of a component: this one.
+
+        Raises:
+          UserError: the file lacks the component.
+        """
+        return [self.place(component)]
+
+    def tensors(self, component: str) -> Mapping[str, np.ndarray]:
+        """Returns a component's tensors under their current names, each mapped on access.
+
+        Raises:
+          UserError: the file lacks the component.
+        """
+        self._check_there(component)
+        tensors = Tensors(self._file, self._contents.places[component])
+        return current_names(tensors) if component == "vae" else tensors
+
+    def check_finite(self, component: str) -> None:
+        """Checks that every number in a component's tensors is finite; reads all of them.
+
+        Broken tensors that the family never reads are named in a log warning.
+
+        Raises:
+          UserError: some that are used are not; all are named.
+        """
+        check_used(self.tensors(component), component, self.facts.template, str(self.path))
+
+    def _check_there(self, component: str) -> None:
+        if component not in self._contents.places:
+            raise UserError(
+                f"{self.path} has no {component}: it holds {self._there()}; name a checkpoint that "
+                "holds all components, or a diffusers folder"
+            )
+
+    def _there(self) -> str:
+        return " and ".join(self.components)

@@ -1,0 +1,165 @@
+"""Whole checkpoints in one file, against the pipelines that diffusers reads from them."""
+
+import diffusers
+import numpy as np
+import pytest
+
+from flax_sd.config import ModelConfig
+from flax_sd.errors import UserError
+from flax_sd.weights import networks, safetensors
+from flax_sd.weights.fill import fill, state_tensors
+from flax_sd.weights.ldm.single_file import SingleFile
+from tests.weights.ldm.tiny_files import states
+
+PIPELINES = {
+    "sd1": diffusers.StableDiffusionPipeline,
+    "sd2": diffusers.StableDiffusionPipeline,
+    "sdxl": diffusers.StableDiffusionXLPipeline,
+}
+FAMILIES = list(PIPELINES)
+
+
+def opened(singles, family, **options):
+    return SingleFile(singles / f"{family}.safetensors", config=singles / family, **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tensors_are_those_that_diffusers_reads(singles, family):
+    """Traps 1, 3 and 23: the file is made with our table, and read with both."""
+    theirs = PIPELINES[family].from_single_file(
+        singles / f"{family}.safetensors", config=str(singles / family), local_files_only=True
+    )
+    ours = opened(singles, family)
+    for component, state in states(theirs).items():
+        read = ours.tensors(component)
+        assert read.keys() == state.keys()
+        assert all(np.array_equal(read[key], value) for key, value in state.items())
+
+
+def test_networks_are_built_from_it(singles):
+    ours = opened(singles, "sd1")
+    assert ours.family == "sd1" and ours.components == ["text_encoder", "unet", "vae"]
+    for component in ours.components:
+        abstract = networks.abstract_network(ours.config(component), component)
+        network = fill(abstract, ours.tensors(component), "float32", component)
+        assert state_tensors(network).keys() == ours.tensors(component).keys()
+    assert ours.files("unet") == [singles / "sd1.safetensors"] == [ours.place("unet")]
+    ours.check_kind()
+
+
+def test_other_kinds_are_named(singles):
+    with pytest.raises(UserError, match="StableDiffusionXLPipeline; only a StableDiffusionPip"):
+        opened(singles, "sdxl").check_kind()
+    with pytest.raises(UserError, match="sd1.safetensors has no text_encoder_2: it holds text_enc"):
+        opened(singles, "sd1").tensors("text_encoder_2")
+
+
+def test_unusual_sizes_need_a_folder_of_configs(singles):
+    file = SingleFile(singles / "sd1.safetensors")
+    with pytest.raises(
+        UserError, match="its UNet has width 8 and not 320.*name a diffusers folder"
+    ):
+        file.config("unet")
+    with pytest.raises(UserError, match="its text encoder has width 12 and not 768"):
+        file.config("text_encoder")
+    with pytest.raises(UserError, match="its VAE has width 4 and not 128"):
+        file.config("vae")
+
+
+@pytest.mark.parametrize(
+    ("kept", "there", "missing"),
+    [
+        ("first_stage_model.", "vae", "unet"),
+        ("model.diffusion_model.", "unet", "vae"),
+        (("first_stage_model.", "model.diffusion_model."), "unet and vae", "text_encoder"),
+    ],
+)
+def test_a_part_is_not_a_model(singles, tmp_path, kept, there, missing):
+    whole = safetensors.TensorFile(singles / "sd1.safetensors")
+    path = tmp_path / "part.safetensors"
+    safetensors.write(path, {key: whole[key] for key in whole if key.startswith(kept)})
+    file = SingleFile(path)
+    with pytest.raises(UserError, match=f"has no {missing}: it holds {there}; name a checkpoint"):
+        file.check_kind()
+    if there == "vae":
+        with pytest.raises(UserError, match="holds only vae; name a whole checkpoint"):
+            _ = file.family
+
+
+def test_a_damaged_file_is_named(tmp_path, singles):
+    path = tmp_path / "x.safetensors"
+    data = (singles / "sd1.safetensors").read_bytes()
+    path.write_bytes(data[:-10])
+    with pytest.raises(UserError, match="10 bytes are missing; download or write it again"):
+        SingleFile(path)
+    path.write_bytes(b"PK\x03\x04" + b"archive/data.pkl" + bytes(40))
+    with pytest.raises(UserError, match=r"a pickle of torch \(.ckpt, .bin or .pt\) by another"):
+        SingleFile(path)
+
+
+def test_the_running_mean_is_read_where_it_is_asked_for(singles, tmp_path):
+    """Trap 24: as diffusers' extract_ema reads it, under names without dots."""
+    whole = safetensors.TensorFile(singles / "sd1.safetensors")
+    tensors, prefix = dict(whole), "model.diffusion_model."
+    for key in [key for key in whole if key.startswith(prefix)]:
+        tensors["model_ema." + "".join(key.split(".")[1:])] = whole[key] + 1
+    safetensors.write(tmp_path / "x.safetensors", tensors)
+    last, mean = (SingleFile(tmp_path / "x.safetensors", ema=ema) for ema in (False, True))
+    for key, value in mean.tensors("unet").items():
+        assert np.array_equal(value, last.tensors("unet")[key] + 1)
+    assert mean.tensors("vae").keys() == last.tensors("vae").keys()
+    with pytest.raises(UserError, match="no running mean .EMA. of the UNet; leave out ema"):
+        SingleFile(singles / "sd1.safetensors", ema=True)
+
+
+def marked(tmp_path, whole, metadata=None, **marks):
+    path = tmp_path / "marked.safetensors"
+    empty = {name: np.zeros(0, np.float32) for name in marks}
+    safetensors.write(path, {**whole, **empty}, metadata)
+    return SingleFile(path)
+
+
+def test_the_scheduler_follows_the_marks(singles, tmp_path):
+    """Traps 17, 18 and 19."""
+    whole = dict(safetensors.TensorFile(singles / "sdxl.safetensors"))
+    plain = marked(tmp_path, whole)
+    assert plain.scheduler_config["prediction_type"] == "epsilon"
+    v = marked(tmp_path, whole, v_pred=True).scheduler_config
+    assert v["prediction_type"] == "v_prediction" and "rescale_betas_zero_snr" not in v
+    zero = marked(tmp_path, whole, v_pred=True, ztsnr=True).scheduler_config
+    assert zero["rescale_betas_zero_snr"] and zero["timestep_spacing"] == "trailing"
+    assert zero["_class_name"] == "EulerDiscreteScheduler"
+    with pytest.raises(UserError, match="model.zero_snr: the last timestep is pure noise"):
+        _ = marked(tmp_path, whole, ztsnr=True).scheduler_config
+
+
+def test_stable_diffusion_2_needs_the_option_or_a_mark(singles, tmp_path):
+    """Trap 19."""
+    file = SingleFile(singles / "sd2.safetensors")
+    with pytest.raises(UserError, match="does not say what its UNet predicts.*prediction_type to"):
+        _ = file.scheduler_config
+    chosen = file.trained_scheduler(ModelConfig(prediction_type="epsilon"))
+    assert chosen["prediction_type"] == "epsilon" and chosen["_class_name"] == "DDIMScheduler"
+    whole = dict(safetensors.TensorFile(singles / "sd2.safetensors"))
+    said = marked(tmp_path, whole, {"modelspec.architecture": "stable-diffusion-v2-768-v"})
+    assert said.scheduler_config["prediction_type"] == "v_prediction"
+
+
+def test_the_second_tokenizer_pads_with_an_exclamation_mark(singles):
+    """Trap 9."""
+    first, second = (
+        SingleFile(singles / "sdxl.safetensors").tokenizer(f"tokenizer{end}") for end in ("", "_2")
+    )
+    assert first(["a cat"])[0].tolist() == [49406, 320, 2368] + [49407] * 74
+    assert second(["a cat"])[0].tolist() == [49406, 320, 2368, 49407] + [0] * 73
+    assert SingleFile(singles / "sd2.safetensors").tokenizer().pad == 0
+    with pytest.raises(UserError, match="of family sd1, which has no tokenizer_2"):
+        SingleFile(singles / "sd1.safetensors").tokenizer("tokenizer_2")
+
+
+def test_a_folder_of_configs_serves(singles):
+    file = opened(singles, "sd1")
+    assert file.scheduler_config["_class_name"] == "DDIMScheduler"
+    assert file.tokenizer().pad == 49407
+    assert file.index["_class_name"] == "StableDiffusionPipeline"
+    assert file.configs.keys() == {"unet", "vae", "text_encoder"}
