@@ -18,8 +18,8 @@ _TRANSFORMER = re.compile(
 Depths = dict[tuple[str, int], list[int]]  # (side, block) -> transformers' depth by layer
 
 
-def unet_config(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
-    """Returns a UNet's config.json.
+def component_config(component: str, shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
+    """Returns the config.json of a unet, vae, text_encoder or text_encoder_2.
 
     Args:
       shapes: of its tensors.
@@ -27,8 +27,18 @@ def unet_config(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
       where: the file, for messages.
 
     Raises:
-      UserError: it is no UNet that diffusers' class can build.
+      UserError: it is nothing that diffusers' class can build, or of a width that no public model
+        has.
     """
+    match component:
+        case "unet":
+            return _unet(shapes, base, where)
+        case "vae":
+            return _vae(shapes, base, where)
+    return _text_encoder(shapes, base, where)
+
+
+def _unet(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
     blocks = range(_count(r"down_blocks\.(\d+)\.", shapes))
     widths = [_of(shapes, f"down_blocks.{b}.resnets.0.conv1.weight", where)[0] for b in blocks]
     _check_width(widths[:1], base["block_out_channels"][0], f"{where}: its UNet")
@@ -126,8 +136,7 @@ def _depths(shapes: Shapes) -> Depths:
     return depths
 
 
-def vae_config(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
-    """Returns a VAE's config.json; arguments and errors as of `unet_config`."""
+def _vae(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
     blocks = range(_count(r"encoder\.down_blocks\.(\d+)\.", shapes))
     first = [_of(shapes, f"encoder.down_blocks.{b}.resnets.0.conv1.weight", where) for b in blocks]
     _check_width(first[0][:1] if first else [], base["block_out_channels"][0], f"{where}: its VAE")
@@ -143,8 +152,7 @@ def vae_config(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
     }
 
 
-def text_config(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
-    """Returns a text encoder's config.json; arguments and errors as of `unet_config`."""
+def _text_encoder(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
     words = _of(shapes, "text_model.embeddings.token_embedding.weight", where)
     hidden = _of(shapes, "text_model.encoder.layers.0.mlp.fc1.weight", where)
     places = _of(shapes, "text_model.embeddings.position_embedding.weight", where)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from flax_sd.errors import UserError
-from flax_sd.weights.ldm.marks import refuse_adapters, refuse_marks
-from flax_sd.weights.ldm.parts import UNET, Part, Place, Shapes, parts_of
+from flax_sd.weights.ldm.marks import refuse_marks, refuse_parts
+from flax_sd.weights.ldm.parts import Part, Place, Shapes, parts_of
 
 _EMA = "model_ema."
 Places = dict[str, Place]  # by the component's names
@@ -35,15 +35,10 @@ class Contents:
         """
         self.parts = parts_of(shapes)
         if not self.parts:
-            refuse_adapters(shapes, where)
+            refuse_parts(shapes, where)
         self.places: dict[str, Places] = {part.component: {} for part in self.parts}
         unknown = [name for name in shapes if not self._take(name)]
         refuse_marks(unknown, shapes, where)
-        if not self.parts:
-            raise UserError(
-                f"{where} holds no part of a Stable Diffusion; a checkpoint has tensors such as "
-                f"{UNET}input_blocks.0.0.weight"
-            )
         if ema:
             self.places["unet"] = _means(self.places.get("unet", {}), shapes, where)
         elif any(name.startswith(_EMA) for name in shapes):
@@ -54,9 +49,9 @@ class Contents:
         owner = _owner(self.parts, name)
         if owner is None:
             return False
-        found = owner.places(name)
         if owner.skips(name):
             return True
+        found = owner.places(name)
         self.places[owner.component] |= found
         return bool(found)
 

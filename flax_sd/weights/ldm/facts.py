@@ -40,7 +40,7 @@ class Facts(NamedTuple):
       template: the public model whose configs describe it; None where a part tells too little, as
         a VAE does.
       task: text-to-image, inpainting (9 input channels) or edit (8).
-      prediction: epsilon or v_prediction; None where nothing tells, as in SD 2.x without a mark.
+      prediction: epsilon or v_prediction, where a mark tells it; None without a mark.
       zero_snr: whether its noise schedule ends in pure noise.
       side: pixels of a square image that it was trained on, if the metadata say so.
     """
@@ -72,8 +72,8 @@ def read_facts(shapes: Shapes, metadata: Mapping[str, str], parts: list[Part], w
     template = _template(shapes, parts)
     task = _task(shapes, where)
     prediction = _prediction(shapes, metadata, where)
-    if prediction is None and (template != "sd2" or task == "inpainting"):
-        prediction = "epsilon"  # of all public models but SD 2.1's
+    if (template, task, prediction) == ("sd2", "inpainting", None):
+        prediction = "epsilon"  # of the only public one
     return Facts(template, task, prediction, "ztsnr" in shapes, _side(metadata))
 
 

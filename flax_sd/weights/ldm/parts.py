@@ -15,12 +15,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 REFINER_WIDTH = 1280  # of OpenCLIP bigG, of the refiner and SDXL; SD 2.x has 1024
-# Never read: a constant under a name that ComfyUI wrote, and the images' half of a whole CLIP.
+# Never read: constants, some under names that converters made, and the images' half of a CLIP.
 _CLIP_SKIPPED = (
     r"text_model\.encoder\.text_model\.embeddings\.position_ids|"
     r"(vision_model|visual_projection)\..+"
 )
-_OPEN_CLIP_SKIPPED = r"attn_mask"
+_OPEN_CLIP_SKIPPED = (
+    r"attn_mask|(transformer\.)?text_model\.(encoder\.text_model\.)?embeddings\.position_ids"
+)
 # SD 2.x reads the state after 23 of 24 blocks, and no projection: files hold an identity or ones.
 _SD2_SKIPPED = (
     rf"{_OPEN_CLIP_SKIPPED}|text_projection(\.weight)*|"

@@ -13,19 +13,13 @@ from flax_sd.files.json_values import JsonObject
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import current_names, read_json
 from flax_sd.weights.family import STABLE_DIFFUSION, Family, ModelKind
-from flax_sd.weights.ldm.configs import text_config, unet_config, vae_config
+from flax_sd.weights.ldm.configs import component_config
 from flax_sd.weights.ldm.contents import Contents, Tensors, component_shapes
 from flax_sd.weights.ldm.facts import Facts, read_facts
 from flax_sd.weights.ldm.finite import check_used
 from flax_sd.weights.ldm.templates import base_configs, base_tokenizer
 from flax_sd.weights.safetensors import TensorFile
 
-_WRITERS = {
-    "unet": unet_config,
-    "vae": vae_config,
-    "text_encoder": text_config,
-    "text_encoder_2": text_config,
-}
 _CLASSES = {  # of a task and whether it is SDXL -> diffusers' class
     ("inpainting", False): "StableDiffusionInpaintPipeline",
     ("inpainting", True): "StableDiffusionXLInpaintPipeline",
@@ -125,7 +119,7 @@ class SingleFile:
         if self._config is not None:
             return read_json(self._config / component / "config.json")
         shapes = component_shapes(self._shapes, self._contents.places[component])
-        raw = _WRITERS[component](shapes, self._base[component], str(self.path))
+        raw = component_config(component, shapes, self._base[component], str(self.path))
         if (side := self.facts.side) and component in ("unet", "vae"):
             raw["sample_size"] = side // 8 if component == "unet" else side
         return raw
@@ -153,17 +147,17 @@ class SingleFile:
         return self._scheduler(cfg.prediction_type, zero_snr=cfg.zero_snr)
 
     def _scheduler(self, prediction: str | None, *, zero_snr: bool) -> JsonObject:
+        prediction = prediction or self.facts.prediction
         if self._config is not None:
             raw = read_json(self._config / "scheduler" / "scheduler_config.json")
+        elif self.facts.template == "sd2" and prediction is None:
+            raise UserError(
+                f"{self.path} does not say what its UNet predicts, and SD 2.x has both kinds: set "
+                "model.prediction_type to epsilon (2.x base, 512 pixels) or v_prediction (768 "
+                "pixels)"
+            )
         else:
             raw = self._base["scheduler"]
-            prediction = prediction or self.facts.prediction
-            if prediction is None:
-                raise UserError(
-                    f"{self.path} does not say what its UNet predicts, and SD 2.x has both kinds: "
-                    "set model.prediction_type to epsilon (2.x base, 512 pixels) or v_prediction "
-                    "(768 pixels)"
-                )
         try:
             return overridden(raw, prediction, zero_snr=zero_snr or self.facts.zero_snr)
         except UserError as error:

@@ -47,6 +47,26 @@ def test_networks_are_built_from_it(singles):
     ours.check_kind()
 
 
+def test_no_tensor_is_copied(singles):
+    file = opened(singles, "sdxl")
+    for component in file.components:
+        for key, tensor in file.tensors(component).items():
+            assert not tensor.flags.owndata and not tensor.flags.writeable, key
+
+
+def test_a_vae_with_the_names_of_old_diffusers(singles, tmp_path):
+    """Trap 23: before 0.17 its attention had other names."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = dict(opened(singles, "sd1").tensors("vae"))
+    renamed = {}
+    for key, tensor in state.items():
+        for new, name in old.items():
+            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{name}.")
+        renamed[key] = tensor
+    safetensors.write(tmp_path / "vae.safetensors", renamed)
+    assert SingleFile(tmp_path / "vae.safetensors").tensors("vae").keys() == state.keys()
+
+
 def test_other_kinds_are_named(singles):
     with pytest.raises(UserError, match="StableDiffusionXLPipeline; only a StableDiffusionPip"):
         opened(singles, "sdxl").check_kind()
@@ -124,8 +144,12 @@ def test_the_scheduler_follows_the_marks(singles, tmp_path):
     whole = dict(safetensors.TensorFile(singles / "sdxl.safetensors"))
     plain = marked(tmp_path, whole)
     assert plain.scheduler_config["prediction_type"] == "epsilon"
+    said = SingleFile(plain.path, config=singles / "sdxl").scheduler_config
+    assert said["_class_name"] == "DDIMScheduler" and said["prediction_type"] == "epsilon"
     v = marked(tmp_path, whole, v_pred=True).scheduler_config
     assert v["prediction_type"] == "v_prediction" and "rescale_betas_zero_snr" not in v
+    again = SingleFile(tmp_path / "marked.safetensors", config=singles / "sdxl")
+    assert again.scheduler_config["prediction_type"] == "v_prediction"  # not the folder's
     zero = marked(tmp_path, whole, v_pred=True, ztsnr=True).scheduler_config
     assert zero["rescale_betas_zero_snr"] and zero["timestep_spacing"] == "trailing"
     assert zero["_class_name"] == "EulerDiscreteScheduler"

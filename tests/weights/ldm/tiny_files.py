@@ -12,7 +12,7 @@ WIDTHS = {"text_encoder": 12, "text_encoder_2": 20}
 
 
 def unet(family, **changes):
-    """Two blocks of two and one ResBlocks... as the family has them."""
+    """Two blocks, one of which attends, with the family's projections and conditioning."""
     xl = family == "sdxl"
     options = {
         "block_out_channels": (8, 16),
