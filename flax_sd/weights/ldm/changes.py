@@ -33,9 +33,11 @@ class Change(enum.Enum):
             case Change.NONE:
                 return tensor
             case Change.SQUEEZED:  # some files have the linear layer already
-                return tensor.reshape(tensor.shape[:2])
+                return tensor.reshape(tensor.shape[:2]) if {*tensor.shape[2:]} <= {1} else tensor
             case Change.TRANSPOSED:
                 return tensor.T
+        if tensor.ndim == 0:
+            return tensor  # not what it should be, which whoever reads it says
         rows, place = len(tensor) // 3, "qkv".index(self.value)
         return tensor[place * rows : (place + 1) * rows]
 

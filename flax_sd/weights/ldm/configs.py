@@ -13,7 +13,7 @@ from flax_sd.weights.ldm.parts import Shapes
 
 _HEAD = 64  # channels of an attention head, in all UNets but those of SD 1.x
 _TRANSFORMER = re.compile(
-    r"(down_blocks|up_blocks|mid_block)\.(?:(\d+)\.)?attentions\.(\d+)\.transformer_blocks\.(\d+)\."
+    r"(down_blocks|up_blocks|mid_block)\.(?:(\d)\.)?attentions\.(\d{1,2})\.transformer_blocks\.(\d{1,2})\."
 )
 Depths = dict[tuple[str, int], list[int]]  # (side, block) -> transformers' depth by layer
 
@@ -39,10 +39,10 @@ def component_config(component: str, shapes: Shapes, base: JsonObject, where: st
 
 
 def _unet(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
-    blocks = range(_count(r"down_blocks\.(\d+)\.", shapes))
+    blocks = range(_count(r"down_blocks\.(\d{1,2})\.", shapes))
     widths = [_of(shapes, f"down_blocks.{b}.resnets.0.conv1.weight", where)[0] for b in blocks]
     _check_width(widths[:1], base["block_out_channels"][0], f"{where}: its UNet")
-    layers = [_count(rf"down_blocks\.{b}\.resnets\.(\d+)\.", shapes) for b in blocks]
+    layers = [_count(rf"down_blocks\.{b}\.resnets\.(\d{{1,2}})\.", shapes) for b in blocks]
     depths = _depths(shapes)
     first, last = (_of(shapes, f"conv_{end}.weight", where) for end in ("in", "out"))
     new: JsonObject = {
@@ -57,12 +57,13 @@ def _unet(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
     }
     if isinstance(base["attention_head_dim"], list):
         new["attention_head_dim"] = [width // _HEAD for width in widths]
-    if embedding := shapes.get("add_embedding.linear_1.weight"):
+    if "add_embedding.linear_1.weight" in shapes:
         if base.get("addition_embed_type") != "text_time":
             raise UserError(
                 f"{where}: its UNet reads a second embedding (label_emb), as unCLIP does and SDXL, "
                 "but its text width is not SDXL's; that is not supported"
             )
+        embedding = _of(shapes, "add_embedding.linear_1.weight", where)
         new["projection_class_embeddings_input_dim"] = embedding[1]
     return {**base, **new}
 
@@ -85,7 +86,7 @@ def _transformers(shapes: Shapes, depths: Depths, layers: list[int], where: str)
     new: JsonObject = {}
     for name, shape in shapes.items():
         if name.endswith("attn2.to_k.weight"):
-            new["cross_attention_dim"] = shape[1]
+            new["cross_attention_dim"] = _of(shapes, name, where)[1]
         elif name.endswith("attentions.0.proj_in.weight"):
             new["use_linear_projection"] = len(shape) == 2
     _check_layers(depths, layers, where)
@@ -137,7 +138,7 @@ def _depths(shapes: Shapes) -> Depths:
 
 
 def _vae(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
-    blocks = range(_count(r"encoder\.down_blocks\.(\d+)\.", shapes))
+    blocks = range(_count(r"encoder\.down_blocks\.(\d{1,2})\.", shapes))
     first = [_of(shapes, f"encoder.down_blocks.{b}.resnets.0.conv1.weight", where) for b in blocks]
     _check_width(first[0][:1] if first else [], base["block_out_channels"][0], f"{where}: its VAE")
     return {
@@ -146,7 +147,7 @@ def _vae(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
         "out_channels": _of(shapes, "decoder.conv_out.weight", where)[0],
         "latent_channels": _of(shapes, "decoder.conv_in.weight", where)[1],
         "block_out_channels": [shape[0] for shape in first],
-        "layers_per_block": _count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\.", shapes),
+        "layers_per_block": _count(r"encoder\.down_blocks\.0\.resnets\.(\d{1,2})\.", shapes),
         "down_block_types": ["DownEncoderBlock2D"] * len(blocks),
         "up_block_types": ["UpDecoderBlock2D"] * len(blocks),
     }
@@ -162,10 +163,10 @@ def _text_encoder(shapes: Shapes, base: JsonObject, where: str) -> JsonObject:
         "hidden_size": words[1],
         "intermediate_size": hidden[0],
         "max_position_embeddings": places[0],
-        "num_hidden_layers": _count(r"text_model\.encoder\.layers\.(\d+)\.", shapes),
+        "num_hidden_layers": _count(r"text_model\.encoder\.layers\.(\d{1,2})\.", shapes),
     }
-    if projection := shapes.get("text_projection.weight"):
-        new["projection_dim"] = projection[0]
+    if "text_projection.weight" in shapes:
+        new["projection_dim"] = _of(shapes, "text_projection.weight", where)[0]
     return {**base, **new}
 
 

@@ -37,6 +37,11 @@ class Contents:
         if not self.parts:
             refuse_parts(shapes, where)
         self.places: dict[str, Places] = {part.component: {} for part in self.parts}
+        if len(self.places) < len(self.parts):
+            prefixes = ", ".join(part.prefix for part in self.parts)
+            raise UserError(
+                f"{where} holds a component twice, under the prefixes {prefixes}; remove one"
+            )
         unknown = [name for name in shapes if not self._take(name)]
         refuse_marks(unknown, shapes, where)
         if ema:

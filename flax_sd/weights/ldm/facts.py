@@ -93,11 +93,16 @@ def _template(shapes: Shapes, parts: list[Part]) -> Template | None:
 
 
 def _task(shapes: Shapes, where: str) -> str:
-    channels = next((shape[1] for key, shape in shapes.items() if _FIRST.fullmatch(key)), 4)
-    if channels not in _INPUTS:
+    first = next((shape for key, shape in shapes.items() if _FIRST.fullmatch(key)), None)
+    if first is None:
+        return _INPUTS[4]
+    if len(first) != 4 or first[1] not in _INPUTS:
         known = ", ".join(f"{n} ({task})" for n, task in _INPUTS.items())
-        raise UserError(f"{where}: its UNet reads {channels} channels; known are {known}")
-    return _INPUTS[channels]
+        raise UserError(
+            f"{where}: its UNet's first convolution has shape {list(first)}; the second number, of "
+            f"the channels that it reads, should be one of {known}"
+        )
+    return _INPUTS[first[1]]
 
 
 def _prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 from flax_sd.errors import UserError, some
 from flax_sd.weights.ldm.parts import Template
 
-_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\..+")
+_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d{1,2})\..+")
 _AFTER_LAYERS = re.compile(r"text_model\.final_layer_norm\..+|text_projection\..+")
 _UNREAD = re.compile(r"text_model\.embeddings\.position_ids|logit_scale")
 logger = logging.getLogger("flax_sd")

@@ -45,7 +45,7 @@ class Layout(NamedTuple):
     def of_ldm(cls, names: Collection[str]) -> "Layout":
         """Reads the layout from LDM names, without their prefix."""
         layers = [0]
-        for place in range(1, _count(r"input_blocks\.(\d+)\.", names)):
+        for place in range(1, _count(r"input_blocks\.(\d{1,2})\.", names)):
             if f"input_blocks.{place}.0.op.weight" in names:
                 layers.append(0)
             else:
@@ -59,8 +59,8 @@ class Layout(NamedTuple):
     @classmethod
     def of_diffusers(cls, names: Collection[str]) -> "Layout":
         """Reads the layout from diffusers' names."""
-        blocks = range(_count(r"down_blocks\.(\d+)\.", names))
-        layers = (_count(rf"down_blocks\.{b}\.resnets\.(\d+)\.", names) for b in blocks)
+        blocks = range(_count(r"down_blocks\.(\d{1,2})\.", names))
+        layers = (_count(rf"down_blocks\.{b}\.resnets\.(\d{{1,2}})\.", names) for b in blocks)
         attends = (f"up_blocks.{b}.attentions.0.norm.weight" in names for b in blocks)
         return cls(tuple(layers), tuple(attends))
 

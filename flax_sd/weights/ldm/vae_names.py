@@ -13,7 +13,7 @@ _ATTENTION = [
     ("v", "to_v"),
     ("proj_out", "to_out.0"),
 ]
-_LEVEL = re.compile(r"(?:encoder\.down|decoder\.up)(?:_blocks)?\.(\d+)\.")
+_LEVEL = re.compile(r"(?:encoder\.down|decoder\.up)(?:_blocks)?\.(\d{1,2})\.")
 
 
 def vae_names(names: Collection[str]) -> Renaming:

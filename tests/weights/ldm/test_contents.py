@@ -98,6 +98,14 @@ def test_what_the_training_code_left_is_not_read(caplog):
     assert "running mean (model_ema) is not read" in caplog.text
 
 
+def test_a_component_twice():
+    names = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
+    with pytest.raises(
+        UserError, match="holds a component twice, under the prefixes .*; remove on"
+    ):
+        contents(*(f"{name}text_model.embeddings.token_embedding.weight" for name in names))
+
+
 def test_a_running_mean_that_is_not_whole():
     with pytest.raises(
         UserError, match="lacks model_ema.diffusion_modelinput_blocks00weight: there"

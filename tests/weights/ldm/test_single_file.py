@@ -169,6 +169,24 @@ def test_stable_diffusion_2_needs_the_option_or_a_mark(singles, tmp_path):
     assert said.scheduler_config["prediction_type"] == "v_prediction"
 
 
+@pytest.mark.parametrize(
+    ("family", "channels", "name"),
+    [
+        ("sd1", 9, "StableDiffusionInpaintPipeline"),
+        ("sd1", 8, "StableDiffusionInstructPix2PixPipeline"),
+        ("sdxl", 9, "StableDiffusionXLInpaintPipeline"),
+        ("sdxl", 4, "StableDiffusionXLPipeline"),
+    ],
+)
+def test_the_index_names_the_pipeline(singles, tmp_path, family, channels, name):
+    """Traps 10 and 15."""
+    whole = dict(safetensors.TensorFile(singles / f"{family}.safetensors"))
+    whole["model.diffusion_model.input_blocks.0.0.weight"] = np.zeros((8, channels, 3, 3))
+    index = marked(tmp_path, whole).index
+    assert index["_class_name"] == name
+    assert index.get("force_zeros_for_empty_prompt") == (True if family == "sdxl" else None)
+
+
 def test_the_second_tokenizer_pads_with_an_exclamation_mark(singles):
     """Trap 9."""
     first, second = (

@@ -10,6 +10,7 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 
+from flax_sd.weights.ldm.changes import Change
 from flax_sd.weights.ldm.contents import Contents, Tensors
 from flax_sd.weights.ldm.parts import part_to_write
 from tests.weights.ldm.public import COMPONENTS, shapes, to_ldm
@@ -101,6 +102,12 @@ def test_the_width_tells_the_refiner_from_stable_diffusion_2_in_sgm_form(width, 
     keys = read(names, component)
     assert ("text_projection.weight" in keys) == (width == 1280)
     assert ("text_model.encoder.layers.23.layer_norm1.bias" in keys) == (width == 1280)
+
+
+def test_the_refiners_place_in_a_new_file():
+    part = part_to_write("text_encoder_2", "sdxl_refiner", [])
+    place = part.place("text_projection.weight")
+    assert place == ("conditioner.embedders.0.model.text_projection", Change.TRANSPOSED)
 
 
 @pytest.mark.parametrize("ending", [".weight", ".weight.weight"])
