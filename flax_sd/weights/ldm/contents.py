@@ -7,7 +7,7 @@ import numpy as np
 
 from flax_sd.errors import UserError
 from flax_sd.weights.ldm.marks import refuse_marks, refuse_parts
-from flax_sd.weights.ldm.parts import Part, Place, Shapes, parts_of
+from flax_sd.weights.ldm.parts import UNET, Part, Place, Shapes, parts_of
 
 _EMA = "model_ema."
 Places = dict[str, Place]  # by the component's names
@@ -69,17 +69,17 @@ def _owner(parts: list[Part], name: str) -> Part | None:
 
 def _means(places: Places, shapes: Shapes, where: str) -> Places:
     """Returns the places of the UNet's running mean, whose names have no dots inside."""
-    found = {
-        key: Place(_EMA + place.name.removeprefix("model.").replace(".", ""), place.change)
-        for key, place in places.items()
-    }
-    missing = [place.name for place in found.values() if place.name not in shapes]
-    if missing or not found:
-        what = f"lacks {missing[0]}" if missing else "has no UNet"
-        raise UserError(
-            f"{where} {what}: there is no running mean (EMA) of the UNet; leave out ema"
-        )
-    return found
+    for outside in ("model.", UNET):  # some files say diffusion_model in these names, some do not
+        found = {
+            key: Place(_EMA + place.name.removeprefix(outside).replace(".", ""), place.change)
+            for key, place in places.items()
+        }
+        if found and all(place.name in shapes for place in found.values()):
+            return found
+    raise UserError(
+        f"{where} holds no whole running mean (EMA) of a UNet, under names such as "
+        f"{_EMA}diffusion_modelinput_blocks00weight; leave out ema"
+    )
 
 
 class Tensors(Mapping[str, np.ndarray]):

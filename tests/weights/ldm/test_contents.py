@@ -108,6 +108,6 @@ def test_a_component_twice():
 
 def test_a_running_mean_that_is_not_whole():
     with pytest.raises(
-        UserError, match="lacks model_ema.diffusion_modelinput_blocks00weight: there"
+        UserError, match="x.safetensors holds no whole running mean .EMA. of a UNet"
     ):
         contents("model_ema.decay", ema=True)

@@ -73,6 +73,16 @@ def test_a_layout_is_the_same_from_either_names():
     assert Layout.of_ldm(names) == Layout.of_diffusers(keys) == Layout((2, 2), (False, True))
 
 
+def test_an_upsampler_is_after_the_transformer_if_there_is_one():
+    """diffusers reads it at either place; other programs, and the files, have one."""
+    part = part_to_write("unet", "sd1", tiny_files.unet("sd1").state_dict())
+    place = part.place("up_blocks.0.upsamplers.0.conv.bias")
+    assert place.name == f"{UNET}output_blocks.2.1.conv.bias"
+    part = part_to_write("unet", "sdxl", tiny_files.unet("sdxl").state_dict())
+    place = part.place("up_blocks.0.upsamplers.0.conv.bias")
+    assert place.name == f"{UNET}output_blocks.2.2.conv.bias"
+
+
 def test_unknown_names_have_no_place():
     part = part_to_write("unet", "sd1", tiny_files.unet("sd1").state_dict())
     assert part.place("fc_in.weight") is None and part.places(f"{UNET}input_hint.0.weight") == {}
