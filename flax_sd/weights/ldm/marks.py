@@ -22,7 +22,7 @@ _REFUSED = {  # pattern of a name -> what it is a mark of
     r"depth_model\..+": "a model that reads depth",
 }
 _ADAPTER = re.compile(
-    r".*[._](lora_(down|up|mid|A|B)|hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks|diff_b?)\b.*"
+    r".*[._](lora_(down|up|mid|A|B)|hada_w\d_[ab]|lokr_w\d(_[ab])?|oft_blocks|diff(_b)?)\b.*"
 )
 # Buffers of the training code, which follow from the noise schedule; and marks that facts read.
 _HARMLESS = re.compile(

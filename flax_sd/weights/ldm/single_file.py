@@ -67,6 +67,11 @@ class SingleFile:
         )
         # A VAE tells no family; SD 1.x's config names no scaling factor, as such a file does not.
         self._base = base_configs(self.facts.template or "sd1")
+        if foreign := [name for name in self.components if name not in self._base]:
+            raise UserError(
+                f"{path} mixes families: its UNet is of {self.facts.template}, which has no "
+                f"{' and no '.join(foreign)}; name a checkpoint of one family"
+            )
 
     @property
     def components(self) -> list[str]:

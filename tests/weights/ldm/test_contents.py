@@ -70,6 +70,7 @@ def test_other_models_are_named():
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight",
         "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight",
         "lora_unet_input_blocks_4_1_proj_in.hada_w1_a",
+        "lora_unet_input_blocks_4_1_norm.diff",
     ],
 )
 def test_a_lora_is_not_a_model(name):

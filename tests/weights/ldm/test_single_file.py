@@ -74,6 +74,21 @@ def test_other_kinds_are_named(singles):
         opened(singles, "sd1").tensors("text_encoder_2")
 
 
+def test_a_mixture_of_families(singles, tmp_path):
+    whole = dict(safetensors.TensorFile(singles / "sdxl.safetensors"))
+    unet = safetensors.TensorFile(singles / "sd1.safetensors")
+    text = {key: whole[key] for key in whole if key.startswith("conditioner.embedders.1.")}
+    mixed = {key: unet[key] for key in unet if not key.startswith("cond_stage_model.")} | text
+    for key in mixed:
+        if key.endswith("attn2.to_k.weight"):
+            mixed[key] = np.zeros((8, 768), np.float32)
+    safetensors.write(tmp_path / "x.safetensors", mixed)
+    with pytest.raises(
+        UserError, match="mixes families: its UNet is of sd1, which has no text_enc"
+    ):
+        SingleFile(tmp_path / "x.safetensors")
+
+
 def test_unusual_sizes_need_a_folder_of_configs(singles):
     file = SingleFile(singles / "sd1.safetensors")
     with pytest.raises(
