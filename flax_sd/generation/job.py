@@ -7,7 +7,6 @@ import jax
 
 from flax_sd import samplers
 from flax_sd.diffusion import diffusers_corrections
-from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.embeddings import files as embedding_files
 from flax_sd.embeddings.files import embedding_hash
 from flax_sd.errors import UserError, all_of
@@ -163,9 +162,8 @@ def _rows(options: SampleOptions) -> list[Row]:
 
 
 def _scheduler(options: SampleOptions, files: ModelFiles) -> JsonObject:
-    raw = files.scheduler_config
     try:
-        return overridden(raw, options.prediction_type, zero_snr=options.zero_snr)
+        return files.scheduler(options.prediction_type, zero_snr=options.zero_snr)
     except UserError as error:
         raise UserError(f"--{_flag(str(error))}") from error
 

@@ -50,8 +50,7 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
 
 
 def _load(job: Job) -> StableDiffusion | DDPM:
-    model = Model.load(job.files, job.dtype, [job.files.kind])
-    model.scheduler_config = job.scheduler
+    model = Model.load(job.files, job.dtype, [job.files.kind], job.scheduler)
     sd = StableDiffusion(model) if model.tokenizers else DDPM(model)
     sd.distribute(sharding.make_mesh(-1, 1))
     if isinstance(sd, StableDiffusion):

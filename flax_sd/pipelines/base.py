@@ -52,17 +52,23 @@ class Pipeline:
         *,
         revision: str | None = None,
         variant: str | None = None,
+        config: str | os.PathLike[str] | None = None,
+        prediction_type: str | None = None,
     ) -> Loaded:
-        """Loads a diffusers folder, a hub id or a bundled model, such as "bundled:base".
+        """Loads a diffusers folder, a checkpoint in one file, a hub id, or "bundled:base".
 
         From here on compiled programs are kept in the user's cache folder, as by the commands,
         unless JAX's compilation cache is configured already.
 
         Args:
-          source: the folder or name of the model.
+          source: the folder, the .safetensors file or the name of the model.
           dtype: dtype of the weights and the arithmetic: float32, bfloat16 or float16.
           revision: branch, tag or commit of a hub id.
           variant: weight files to load, such as "fp16" for `model.fp16.safetensors`.
+          config: a diffusers folder whose configs, tokenizers and scheduler serve a file of sizes
+            that no public model has.
+          prediction_type: what the UNet predicts, epsilon or v_prediction, where the model's files
+            say another one, or a file of Stable Diffusion 2.x says none.
 
         Raises:
           UserError: there is no such model, it is damaged, its kind is not supported, or its
@@ -70,7 +76,9 @@ class Pipeline:
         """
         as_dtype(dtype)
         compiler.set_up()
-        return cls(Model.load(ModelFiles.find(source, revision, variant), dtype, cls.kinds))
+        files = ModelFiles.find(source, revision, variant, config=config)
+        scheduler = prediction_type and files.scheduler(prediction_type, zero_snr=False)
+        return cls(Model.load(files, dtype, cls.kinds, scheduler or None))
 
     @property
     def source(self) -> str:

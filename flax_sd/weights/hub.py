@@ -13,6 +13,7 @@ from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.weights.diffusers_folder import weight_file
 
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 BUNDLED = pathlib.Path(__file__).parents[1] / "bundled"
 _PAGE = re.compile(  # the address of a model on the hub, or of one of its files
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<id>[\w.-]+/[\w.-]+)"
@@ -32,11 +33,11 @@ _WEIGHTS = re.compile(r"(?:(unet|vae|text_encoder|text_encoder_2)/)?([^/]+)")
 def resolve(
     source: str | os.PathLike[str], revision: str | None = None, variant: str | None = None
 ) -> pathlib.Path:
-    """Returns the folder that `source` names, downloaded to the hub's cache if necessary.
+    """Returns the folder or file that `source` names, downloaded to the hub's cache if necessary.
 
     Args:
-      source: a folder, which may be a repository in the hub's cache, "bundled:NAME", or a hub id
-        "organisation/name".
+      source: a folder, which may be a repository in the hub's cache, a checkpoint in one
+        .safetensors file, "bundled:NAME", or a hub id "organisation/name".
       revision: branch, tag or commit of a hub id.
       variant: which of a hub id's weight files to fetch, such as "fp16".
 
@@ -50,7 +51,8 @@ def resolve(
     if path.is_dir():
         return _model_in(path, revision)
     if path.exists():
-        _refuse_file(source, path)
+        _check_file(source, path)
+        return path
     if "://" in source or _PAGE.fullmatch(source):
         _refuse_page(source)
     if not _HUB_ID.fullmatch(source.rstrip("/")):
@@ -96,15 +98,23 @@ def _snapshot(path: pathlib.Path, revision: str | None) -> pathlib.Path:
     )
 
 
-def _refuse_file(source: str, path: pathlib.Path) -> NoReturn:
-    """Raises for a file, and names the model's folder if the file is in one."""
+def _check_file(source: str, path: pathlib.Path) -> None:
+    """Raises UserError for a file that is no checkpoint, or that is a part of a model's folder."""
     for folder in path.absolute().parents:
-        if (folder / "model_index.json").is_file():
+        beside = path.parent == folder and path.suffix == ".safetensors"
+        if (folder / "model_index.json").is_file() and not beside:
             raise UserError(f"{source} is a file of the model {folder}: name that folder")
-    raise UserError(
-        f"{source} is a file, and single-file checkpoints are not read: "
-        "name a diffusers folder or a hub id"
-    )
+    if path.suffix in PICKLES:
+        raise UserError(
+            f"{source} is a pickle, which can run code when it is opened; convert it once where "
+            "torch is installed, with safetensors.torch.save_file(torch.load("
+            f"{path.name!r}, weights_only=True)['state_dict'], '{path.stem}.safetensors')"
+        )
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{source} is a file, but no .safetensors: name a checkpoint, a diffusers folder or a "
+            "hub id"
+        )
 
 
 def _refuse_page(source: str) -> NoReturn:

@@ -36,12 +36,19 @@ class Model:
     scheduler_config: JsonObject
 
     @classmethod
-    def load(cls, files: ModelFiles, dtype: str, wanted: Sequence[ModelKind] = PROMPTED) -> "Model":
+    def load(
+        cls,
+        files: ModelFiles,
+        dtype: str,
+        wanted: Sequence[ModelKind] = PROMPTED,
+        scheduler: JsonObject | None = None,
+    ) -> "Model":
         """Loads every component.
 
         Args:
           dtype: dtype of all weights: float32, bfloat16 or float16.
           wanted: the kinds that can be used.
+          scheduler: a scheduler config in place of the model's own.
 
         Raises:
           UserError: it is of another kind, damaged or not supported, or its components do not fit
@@ -49,9 +56,11 @@ class Model:
         """
         files.check_kind(wanted)
         kind = files.kind
+        # Before the weights, which take long: a file may not say what its UNet predicts.
+        config = files.scheduler_config if scheduler is None else scheduler
         loaded = {name: files.load(name, dtype) for name in kind.networks}
         tokenizers = [files.tokenizer(name) for name in kind.tokenizers]
-        model = cls(files, loaded, tokenizers, files.scheduler_config)
+        model = cls(files, loaded, tokenizers, config)
         model.check_fit()
         return model
 

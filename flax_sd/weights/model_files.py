@@ -11,18 +11,12 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.config import ModelConfig
-from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights import hub, networks
-from flax_sd.weights.diffusers_folder import (
-    component_files,
-    component_tensors,
-    read_json,
-    save_component,
-)
+from flax_sd.weights.diffusers_folder import save_component
 from flax_sd.weights.family import (
     KINDS,
     PROMPTED,
@@ -30,17 +24,18 @@ from flax_sd.weights.family import (
     STABLE_DIFFUSION_XL,
     Family,
     ModelKind,
-    family_of,
 )
 from flax_sd.weights.fill import as_dtype, fill
 from flax_sd.weights.identity import fingerprint
+from flax_sd.weights.ldm.single_file import SingleFile
+from flax_sd.weights.model_folder import ModelFolder
 
 
 class ModelFiles:
-    """A diffusers folder, and perhaps a VAE from elsewhere.
+    """A diffusers folder or a checkpoint in one file, and perhaps a VAE from elsewhere.
 
     Attributes:
-      folder: the diffusers folder.
+      folder: the diffusers folder, or the file.
       source: the name that it was found by, such as a hub id.
       variant: variant of the weight files to read, such as fp16.
     """
@@ -52,12 +47,24 @@ class ModelFiles:
         source: str | None = None,
         variant: str | None = None,
         vae: pathlib.Path | None = None,
+        config: pathlib.Path | None = None,
     ):
-        """Stores the paths of the folder and of another VAE; reads nothing."""
+        """Stores the paths of the model and of another VAE; of a file it reads the header.
+
+        Args:
+          config: a folder whose configs, tokenizers and scheduler serve a file of unusual sizes.
+
+        Raises:
+          UserError: the file is damaged or no Stable Diffusion, or a folder needs no `config`.
+        """
         self.folder, self.variant = folder, variant
         self.source = str(folder) if source is None else source
-        self._vae = folder / "vae" if vae is None else vae
-        self._read: dict[str, JsonObject] = {}
+        if config is not None and not folder.is_file():
+            raise UserError(f"config {config}: {folder} is a folder, and has configs of its own")
+        self._model = (
+            SingleFile(folder, config=config) if folder.is_file() else ModelFolder(folder, variant)
+        )
+        self._vae = None if vae is None else _vae_parts(vae, variant)
 
     @classmethod
     def find(
@@ -67,18 +74,25 @@ class ModelFiles:
         variant: str | None = None,
         *,
         vae: str | None = None,
+        config: str | os.PathLike[str] | None = None,
     ) -> "ModelFiles":
-        """Finds a folder, a bundled model or a hub id, which is downloaded if necessary.
+        """Finds a folder, a file, a bundled model or a hub id, which is downloaded if necessary.
 
         Args:
-          vae: another VAE in place of the model's: a folder or hub id.
+          vae: another VAE in place of the model's: a folder, a file or a hub id.
+          config: as of the constructor.
 
         Raises:
           UserError: there is no such model or VAE.
         """
         folder = hub.resolve(source, revision, variant)
         other = None if vae is None else find_vae(vae, variant)
-        return cls(folder, source=os.fspath(source), variant=variant, vae=other)
+        serving = None if config is None else hub.resolve(config)
+        return cls(folder, source=os.fspath(source), variant=variant, vae=other, config=serving)
+
+    def _of(self, component: str) -> ModelFolder | SingleFile:
+        """Returns where a component is."""
+        return self._vae if component == "vae" and self._vae is not None else self._model
 
     @property
     def kind(self) -> ModelKind:
@@ -87,7 +101,7 @@ class ModelFiles:
         named = index.get("_class_name")
         found = next((kind for kind in KINDS if named in kind.classes), STABLE_DIFFUSION)
         absent = [name for name, value in index.items() if value == [None, None]]
-        return found.without([name for name in absent if not self.place(name).is_dir()])
+        return found.without([name for name in absent if not self._of(name).has(name)])
 
     def check_kind(self, wanted: Sequence[ModelKind] = PROMPTED) -> None:
         """Checks the kind of the model before any weights are read.
@@ -98,55 +112,30 @@ class ModelFiles:
         Raises:
           UserError: it is something else.
         """
-        if not (self.folder / "model_index.json").is_file():
-            raise UserError(f"{self.folder} is not a diffusers model: it has no model_index.json")
+        self._model.check()
         named = self.index.get("_class_name") or STABLE_DIFFUSION.name
         if not any(named in kind.classes for kind in wanted):
             usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
             raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
 
     def place(self, component: str) -> pathlib.Path:
-        """Returns the folder of a component's config.json and weights."""
-        return self._vae if component == "vae" else self.folder / component
-
-    def _json(self, path: pathlib.Path) -> JsonObject:
-        key = str(path)
-        if key not in self._read:
-            self._read[key] = read_json(path)
-        return dict(self._read[key])
+        """Returns the folder of a component's config.json and weights, or the file."""
+        return self._of(component).place(component)
 
     @property
     def index(self) -> JsonObject:
         """The raw model_index.json; empty where there is none."""
-        return self._index(self.folder)
-
-    def _index(self, folder: pathlib.Path) -> JsonObject:
-        path = folder / "model_index.json"
-        return self._json(path) if path.is_file() else {}
-
-    def _class_of(self, place: pathlib.Path) -> tuple[str | None, str | None]:
-        """Returns the library and class of a component by its model's index, or None for each."""
-        match self._index(place.parent).get(place.name):
-            case [str(library), str(name)]:
-                return library, name
-        return None, None
+        return self._model.index
 
     def config(self, component: str) -> JsonObject:
         """Returns the raw config.json of a component, with the class that the index names.
 
-        diffusers uses only the index: a config may name no class, or an old one.
-
         Raises:
           UserError: there is none.
         """
-        place = self.place(component)
-        raw = self._json(place / "config.json")
-        library, name = self._class_of(place)
-        if name is None:
-            return raw
-        return raw | (
-            {"_class_name": name} if library == "diffusers" else {"architectures": [name]}
-        )
+        if component == "vae" and isinstance(self._vae, SingleFile):
+            return self._model.config("vae")  # a VAE's file does not say the scale of its latents
+        return self._of(component).config(component)
 
     @property
     def configs(self) -> dict[str, JsonObject]:
@@ -166,12 +155,17 @@ class ModelFiles:
         """The raw scheduler_config.json, with the class that the index names.
 
         Raises:
-          UserError: there is none.
+          UserError: there is none, or a file does not say what its UNet predicts.
         """
-        place = self.folder / "scheduler"
-        raw = self._json(place / "scheduler_config.json")
-        _, name = self._class_of(place)
-        return raw if name is None else raw | {"_class_name": name}
+        return self._model.scheduler_config
+
+    def scheduler(self, prediction_type: str | None, *, zero_snr: bool) -> JsonObject:
+        """Returns the scheduler's config with the changes of options.
+
+        Raises:
+          UserError: they are not compatible; the sentence begins with the option's name.
+        """
+        return self._model.scheduler(prediction_type, zero_snr=zero_snr)
 
     def trained_scheduler(self, cfg: ModelConfig) -> JsonObject:
         """Returns the scheduler's config with the changes that a run's options make.
@@ -180,7 +174,7 @@ class ModelFiles:
           UserError: the changes are not compatible.
         """
         try:
-            return overridden(self.scheduler_config, cfg.prediction_type, zero_snr=cfg.zero_snr)
+            return self.scheduler(cfg.prediction_type, zero_snr=cfg.zero_snr)
         except UserError as error:
             raise UserError(f"model.{error}") from error
 
@@ -193,10 +187,7 @@ class ModelFiles:
     @property
     def family(self) -> Family:
         """The family of Stable Diffusion."""
-        second = (self.folder / "text_encoder_2").is_dir()
-        unet = self.config("unet") if self.place("unet").is_dir() else None
-        first = {} if second else self.config("text_encoder")
-        return family_of(first, unet, second_text_encoder=second)
+        return self._model.family
 
     def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
         """Reads a tokenizer.
@@ -204,7 +195,7 @@ class ModelFiles:
         Raises:
           UserError: it is missing, or not a CLIP tokenizer.
         """
-        return Tokenizer.load(self.folder / name)
+        return self._model.tokenizer(name)
 
     def files(self, component: str) -> list[pathlib.Path]:
         """Returns a component's safetensors files.
@@ -212,8 +203,7 @@ class ModelFiles:
         Raises:
           UserError: there are none, or shards that its index names are missing.
         """
-        place = self.place(component)
-        return component_files(place.parent, place.name, self.variant)
+        return self._of(component).files(component)
 
     def tensors(self, component: str) -> Mapping[str, np.ndarray]:
         """Returns a component's tensors, each mapped from its file on access.
@@ -221,8 +211,7 @@ class ModelFiles:
         Raises:
           UserError: a file is missing or damaged.
         """
-        place = self.place(component)
-        return component_tensors(place.parent, place.name, self.variant)
+        return self._of(component).tensors(component)
 
     def load(self, component: str, dtype: str) -> Any:
         """Returns a component's network, filled with its tensors.
@@ -232,6 +221,7 @@ class ModelFiles:
         """
         where = str(self.place(component))
         model = networks.abstract_network(self.config(component), where)
+        self._of(component).check_finite(component)
         return fill(model, self.tensors(component), dtype, where)
 
     def random(self, component: str, dtype: str, key: jax.Array) -> Network:
@@ -259,7 +249,7 @@ class ModelFiles:
     def fingerprint(self, components: Iterable[str]) -> str | None:
         """Returns a fingerprint of these components' weights; None for no component."""
         found = [file for component in components for file in self.files(component)]
-        return fingerprint(found) if found else None
+        return fingerprint(dict.fromkeys(found)) if found else None
 
     def copy(self, component: str, target: pathlib.Path) -> None:
         """Copies a component into a model's folder unchanged, or a variant under plain names.
@@ -267,20 +257,24 @@ class ModelFiles:
         Raises:
           UserError: it cannot be read.
         """
-        if self.variant is None:
+        if self.variant is None and self.place(component).is_dir():
             shutil.copytree(self.place(component), target / component, ignore=_not_for_models)
         else:
             save_component(target, component, self.tensors(component), self.config(component))
 
 
 def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
-    """Returns the folder of a separate VAE: one with a config.json, or a model's `vae`.
+    """Returns the folder of a separate VAE, one with a config.json or a model's `vae`, or its file.
 
     Raises:
       UserError: there is none.
     """
     folder = hub.resolve(source, None, variant).absolute()
     return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def _vae_parts(vae: pathlib.Path, variant: str | None) -> ModelFolder | SingleFile:
+    return SingleFile(vae) if vae.is_file() else ModelFolder(vae, variant, "vae")
 
 
 def _not_for_models(folder: str, names: list[str]) -> set[str]:

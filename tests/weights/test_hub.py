@@ -79,10 +79,14 @@ def test_a_path_that_is_not_there_is_called_a_folder(source, tmp_path, monkeypat
         hub.resolve(source)
 
 
-def test_a_file_is_refused(tmp_path):
-    (tmp_path / "sd.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="sd.safetensors is a file, .* name a diffusers folder"):
-        hub.resolve(tmp_path / "sd.safetensors")
+def test_one_file_is_a_model_and_a_pickle_is_none(tmp_path):
+    for name in ("sd.safetensors", "sd.ckpt", "sd.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    assert hub.resolve(tmp_path / "sd.safetensors") == tmp_path / "sd.safetensors"
+    with pytest.raises(UserError, match=r"sd.ckpt is a pickle.*convert it.*'sd.safetensors'"):
+        hub.resolve(tmp_path / "sd.ckpt")
+    with pytest.raises(UserError, match="sd.gguf is a file, but no .safetensors"):
+        hub.resolve(tmp_path / "sd.gguf")
 
 
 def test_the_cache_serves_without_a_hub(cache):

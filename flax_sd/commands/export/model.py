@@ -30,14 +30,13 @@ def write_model(
     """
     _check_free(out)
     files = source.model_files()
-    model = Model.load(files, "float32")
+    model = Model.load(files, "float32", scheduler=source.scheduler(files))
     target = _dtype_of(files) if dtype == "auto" else dtype
     if source.lora is not None:
         trained = {name: model.networks[name] for name in files.kind.adapted}
         for name, adapters in read(source.lora, trained).items():
             attach(trained[name], adapters, strength)
             merge(trained[name])
-    model.scheduler_config = source.scheduler(files)
     model.save(out, dtype=target, index={f"_{MARK}": to})
     return out
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flax_sd.config import ModelConfig
 from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import current_names, read_json
-from flax_sd.weights.family import STABLE_DIFFUSION, Family, ModelKind
+from flax_sd.weights.family import STABLE_DIFFUSION_XL, Family
 from flax_sd.weights.ldm.configs import component_config
 from flax_sd.weights.ldm.contents import Contents, Tensors, component_shapes
 from flax_sd.weights.ldm.facts import Facts, read_facts
@@ -20,6 +19,7 @@ from flax_sd.weights.ldm.finite import check_used
 from flax_sd.weights.ldm.templates import base_configs, base_tokenizer
 from flax_sd.weights.safetensors import TensorFile
 
+NETWORKS = STABLE_DIFFUSION_XL.networks  # all that any family has
 _CLASSES = {  # of a task and whether it is SDXL -> diffusers' class
     ("inpainting", False): "StableDiffusionInpaintPipeline",
     ("inpainting", True): "StableDiffusionXLInpaintPipeline",
@@ -95,17 +95,19 @@ class SingleFile:
         name = _CLASSES.get((self.facts.task, self.facts.family == "sdxl"))
         return self._base["model_index.json"] | ({"_class_name": name} if name else {})
 
-    def check_kind(self, wanted: ModelKind = STABLE_DIFFUSION) -> None:
-        """Checks the kind of the model and that it is whole, before any weights are read.
+    def check(self) -> None:
+        """Checks that it is a whole model.
 
         Raises:
-          UserError: it is something else, or components are missing.
+          UserError: components are missing.
         """
-        for component in wanted.networks:
-            self._check_there(component)
-        named = self.index["_class_name"]
-        if named not in (wanted.name, *wanted.same_parts):
-            raise UserError(f"{self.path} is a {named}; only a {wanted.name} can be loaded here")
+        index = self._base["model_index.json"]
+        wanted = [name for name in NETWORKS if index.get(name, [None, None]) != [None, None]]
+        self._check_there(*wanted)
+
+    def has(self, component: str) -> bool:
+        """Tells whether the file holds the component."""
+        return component in self._contents.places
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the file, which holds every component."""
@@ -141,32 +143,27 @@ class SingleFile:
         Raises:
           UserError: nothing tells what the UNet predicts.
         """
-        return self._scheduler(None, zero_snr=False)
+        return self.scheduler(None, zero_snr=False)
 
-    def trained_scheduler(self, cfg: ModelConfig) -> JsonObject:
-        """Returns the scheduler's config with the changes that a run's options make.
+    def scheduler(self, prediction_type: str | None, *, zero_snr: bool) -> JsonObject:
+        """Returns the scheduler's config with changes.
 
         Raises:
-          UserError: nothing tells what the UNet predicts, or the changes are not compatible.
+          UserError: nothing tells what the UNet predicts, or the changes are not compatible; the
+            sentence begins with the option's name.
         """
-        return self._scheduler(cfg.prediction_type, zero_snr=cfg.zero_snr)
-
-    def _scheduler(self, prediction: str | None, *, zero_snr: bool) -> JsonObject:
-        prediction = prediction or self.facts.prediction
+        prediction = prediction_type or self.facts.prediction
         if self._config is not None:
             raw = read_json(self._config / "scheduler" / "scheduler_config.json")
         elif self.facts.template == "sd2" and prediction is None:
             raise UserError(
-                f"{self.path} does not say what its UNet predicts, and SD 2.x has both kinds: set "
-                "model.prediction_type to epsilon (2.x base, 512 pixels) or v_prediction (768 "
-                "pixels)"
+                f"prediction_type is not set, {self.path} does not say what its UNet predicts, and "
+                "SD 2.x has both kinds: set it to epsilon (2.x base, 512 pixels) or v_prediction "
+                "(768 pixels)"
             )
         else:
             raw = self._base["scheduler"]
-        try:
-            return overridden(raw, prediction, zero_snr=zero_snr or self.facts.zero_snr)
-        except UserError as error:
-            raise UserError(f"{self.path}: model.{error}") from error
+        return overridden(raw, prediction, zero_snr=zero_snr or self.facts.zero_snr)
 
     def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
         """Returns a tokenizer: CLIP's, with the padding of the text encoder of that number.
@@ -208,11 +205,12 @@ class SingleFile:
         """
         check_used(self.tensors(component), component, self.facts.template, str(self.path))
 
-    def _check_there(self, component: str) -> None:
-        if component not in self._contents.places:
+    def _check_there(self, *components: str) -> None:
+        missing = [name for name in components if not self.has(name)]
+        if missing:
             raise UserError(
-                f"{self.path} has no {component}: it holds {self._there()}; name a checkpoint that "
-                "holds all components, or a diffusers folder"
+                f"{self.path} has no {' and no '.join(missing)}: it holds {self._there()}; name a "
+                "checkpoint that holds all components, or a diffusers folder"
             )
 
     def _there(self) -> str:

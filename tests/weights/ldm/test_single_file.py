@@ -4,11 +4,12 @@ import diffusers
 import numpy as np
 import pytest
 
-from flax_sd.config import ModelConfig
 from flax_sd.errors import UserError
 from flax_sd.weights import networks, safetensors
+from flax_sd.weights.family import STABLE_DIFFUSION
 from flax_sd.weights.fill import fill, state_tensors
 from flax_sd.weights.ldm.single_file import SingleFile
+from flax_sd.weights.model_files import ModelFiles
 from tests.weights.ldm.tiny_files import states
 
 PIPELINES = {
@@ -44,7 +45,7 @@ def test_networks_are_built_from_it(singles):
         network = fill(abstract, ours.tensors(component), "float32", component)
         assert state_tensors(network).keys() == ours.tensors(component).keys()
     assert ours.files("unet") == [singles / "sd1.safetensors"] == [ours.place("unet")]
-    ours.check_kind()
+    ours.check()
 
 
 def test_no_tensor_is_copied(singles):
@@ -69,7 +70,7 @@ def test_a_vae_with_the_names_of_old_diffusers(singles, tmp_path):
 
 def test_other_kinds_are_named(singles):
     with pytest.raises(UserError, match="StableDiffusionXLPipeline; only a StableDiffusionPip"):
-        opened(singles, "sdxl").check_kind()
+        ModelFiles(singles / "sdxl.safetensors").check_kind([STABLE_DIFFUSION])
     with pytest.raises(UserError, match="sd1.safetensors has no text_encoder_2: it holds text_enc"):
         opened(singles, "sd1").tensors("text_encoder_2")
 
@@ -104,8 +105,8 @@ def test_unusual_sizes_need_a_folder_of_configs(singles):
 @pytest.mark.parametrize(
     ("kept", "there", "missing"),
     [
-        ("first_stage_model.", "vae", "unet"),
-        ("model.diffusion_model.", "unet", "vae"),
+        ("first_stage_model.", "vae", "unet and no text_encoder"),
+        ("model.diffusion_model.", "unet", "vae and no text_encoder"),
         (("first_stage_model.", "model.diffusion_model."), "unet and vae", "text_encoder"),
     ],
 )
@@ -115,7 +116,7 @@ def test_a_part_is_not_a_model(singles, tmp_path, kept, there, missing):
     safetensors.write(path, {key: whole[key] for key in whole if key.startswith(kept)})
     file = SingleFile(path)
     with pytest.raises(UserError, match=f"has no {missing}: it holds {there}; name a checkpoint"):
-        file.check_kind()
+        file.check()
     if there == "vae":
         with pytest.raises(UserError, match="holds only vae; name a whole checkpoint"):
             _ = file.family
@@ -170,16 +171,18 @@ def test_the_scheduler_follows_the_marks(singles, tmp_path):
     zero = marked(tmp_path, whole, v_pred=True, ztsnr=True).scheduler_config
     assert zero["rescale_betas_zero_snr"] and zero["timestep_spacing"] == "trailing"
     assert zero["_class_name"] == "EulerDiscreteScheduler"
-    with pytest.raises(UserError, match="model.zero_snr: the last timestep is pure noise"):
+    with pytest.raises(UserError, match="^zero_snr: the last timestep is pure noise"):
         _ = marked(tmp_path, whole, ztsnr=True).scheduler_config
 
 
 def test_stable_diffusion_2_needs_the_option_or_a_mark(singles, tmp_path):
     """Trap 19."""
     file = SingleFile(singles / "sd2.safetensors")
-    with pytest.raises(UserError, match="does not say what its UNet predicts.*prediction_type to"):
+    with pytest.raises(
+        UserError, match="^prediction_type is not set.*does not say what its UNet"
+    ):
         _ = file.scheduler_config
-    chosen = file.trained_scheduler(ModelConfig(prediction_type="epsilon"))
+    chosen = file.scheduler("epsilon", zero_snr=False)
     assert chosen["prediction_type"] == "epsilon" and chosen["_class_name"] == "DDIMScheduler"
     whole = dict(safetensors.TensorFile(singles / "sd2.safetensors"))
     said = marked(tmp_path, whole, {"modelspec.architecture": "stable-diffusion-v2-768-v"})
