@@ -10,14 +10,14 @@ class ModelConfig(Section):
     """The model that the run starts from."""
 
     path: Annotated[Source, SAME_MODEL, MODEL] = "bundled:base"
-    """A diffusers folder, a hub id, or bundled:base. bundled:ddpm32 only has sizes, for
-    from_scratch in mode ddpm."""
+    """A diffusers folder, a checkpoint in one .safetensors file, a hub id, or bundled:base.
+    bundled:ddpm32 only has sizes, for from_scratch in mode ddpm."""
     revision: Annotated[str | None, SAME_MODEL] = None
     """Branch, tag or commit of a hub id."""
     variant: Annotated[str | None, SAME_MODEL] = None
     """Variant of the weight files, as fp16 in diffusion_pytorch_model.fp16.safetensors."""
     vae: Annotated[Source | None, SAME_MODEL, CAPTIONS] = None
-    """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
+    """Another VAE, an AutoencoderKL or AutoencoderTiny: its folder, .safetensors file or hub id."""
     base_dtype: Annotated[Literal["compute", "int8"], ADAPTERS] = "compute"
     """Dtype of a LoRA's frozen base model: compute_dtype, or int8 for the kernels of all linears
     and convolutions, which takes a quarter to a half of the memory."""

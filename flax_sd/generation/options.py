@@ -49,7 +49,7 @@ class Inputs(Section):
     """The model, the prompts and what is added to the model."""
 
     model: Annotated[Source, MODEL]
-    """A diffusers folder, a hub id, or bundled:base."""
+    """A diffusers folder, a checkpoint in one .safetensors file, a hub id, or bundled:base."""
     prompt: Annotated[str | None, PROMPTS] = None
     """What the images should show. An unconditional model (of mode ddpm) takes none."""
     prompts: Annotated[UserPath | None, PROMPTS] = None

@@ -60,8 +60,9 @@ class Milestones:
         """
         if step:
             self._progress.stage("trained", f"to step {step}")
+        images = self._validation.images
         known = step == 0 and self._start.losses is not None
-        with self._work(f"evaluating {self._validation.images} images", known):
+        with self._work(f"evaluating {images} images", known=known or not images):
             verdict, curves = self._validation.evaluate(step, state.learned, frozen, self._start)
         self._trackers.show(step, curves)
         return verdict

@@ -100,7 +100,8 @@ class ModelFiles:
         index = self.index
         named = index.get("_class_name")
         found = next((kind for kind in KINDS if named in kind.classes), STABLE_DIFFUSION)
-        absent = [name for name, value in index.items() if value == [None, None]]
+        parts = (*found.networks, *found.tokenizers)
+        absent = [name for name in parts if index.get(name) == [None, None]]
         return found.without([name for name in absent if not self._of(name).has(name)])
 
     def check_kind(self, wanted: Sequence[ModelKind] = PROMPTED) -> None:

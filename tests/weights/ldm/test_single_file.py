@@ -178,9 +178,7 @@ def test_the_scheduler_follows_the_marks(singles, tmp_path):
 def test_stable_diffusion_2_needs_the_option_or_a_mark(singles, tmp_path):
     """Trap 19."""
     file = SingleFile(singles / "sd2.safetensors")
-    with pytest.raises(
-        UserError, match="^prediction_type is not set.*does not say what its UNet"
-    ):
+    with pytest.raises(UserError, match="^prediction_type is not set.*does not say what its UNet"):
         _ = file.scheduler_config
     chosen = file.scheduler("epsilon", zero_snr=False)
     assert chosen["prediction_type"] == "epsilon" and chosen["_class_name"] == "DDIMScheduler"
