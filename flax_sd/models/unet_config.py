@@ -18,7 +18,6 @@ TEXT_TIME = "text_time"  # SDXL's pooled text and sizes
 LayerCount = Annotated[int, pydantic.Field(ge=0, le=100)]
 Depths = LayerCount | tuple[LayerCount | tuple[LayerCount, ...], ...]
 
-
 ADDED = ("addition_time_embed_dim", "projection_class_embeddings_input_dim")  # read in SDXL alone
 PER_BLOCK = (  # fields that have one entry a block, or one for all
     "down_block_types",

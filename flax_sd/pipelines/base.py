@@ -54,6 +54,7 @@ class Pipeline:
         variant: str | None = None,
         config: str | os.PathLike[str] | None = None,
         prediction_type: str | None = None,
+        ema: bool = False,
     ) -> Loaded:
         """Loads a diffusers folder, a checkpoint in one file, a hub id, or "bundled:base".
 
@@ -69,6 +70,7 @@ class Pipeline:
             that no public model has.
           prediction_type: what the UNet predicts, epsilon or v_prediction, where the model's files
             say another one, or a file of Stable Diffusion 2.x says none.
+          ema: read a file's running mean of the UNet in place of its last weights.
 
         Raises:
           UserError: there is no such model, it is damaged, its kind is not supported, or its
@@ -76,7 +78,7 @@ class Pipeline:
         """
         as_dtype(dtype)
         compiler.set_up()
-        files = ModelFiles.find(source, revision, variant, config=config)
+        files = ModelFiles.find(source, revision, variant, config=config, ema=ema)
         scheduler = prediction_type and files.scheduler(prediction_type, zero_snr=False)
         return cls(Model.load(files, dtype, cls.kinds, scheduler or None))
 

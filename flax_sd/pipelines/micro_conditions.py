@@ -13,6 +13,7 @@ from jaxtyping import Float
 from flax_sd.errors import UserError
 from flax_sd.pipelines.options import Options
 
+LARGEST = 2**20  # pixels: no image has more on a side
 ORIGINAL, CROP, TARGET = "original_size", "crops_coords_top_left", "target_size"
 
 
@@ -33,11 +34,27 @@ def time_ids(
     usual = {ORIGINAL: own, CROP: (0, 0), TARGET: own}
     given: dict[str, Any] = dict(options)
     positive = {name: _pair(given, name, usual[name], problems) for name in usual}
-    negative = {name: _pair(given, f"negative_{name}", positive[name], problems) for name in usual}
+    negative = _negative(given, usual, problems) or positive
     if problems:
         raise UserError("; ".join(problems))
     halves = [negative, positive] if guided else [positive]
     return np.array([[n for pair in half.values() for n in pair] for half in halves], np.float32)
+
+
+def _negative(
+    options: dict[str, Any], usual: dict[str, tuple[int, int]], problems: list[str]
+) -> dict[str, Sequence[int]] | None:
+    """Returns the numbers of the negative half, if some are given; both sizes have to be.
+
+    diffusers ignores them all where one of the sizes is missing.
+    """
+    names = {name: f"negative_{name}" for name in usual}
+    if all(options.get(name) is None for name in names.values()):
+        return None
+    for name in (names[ORIGINAL], names[TARGET]):
+        if options.get(name) is None:
+            problems.append(f"{name} is missing: give it with the other negative sizes")
+    return {name: _pair(options, names[name], usual[name], problems) for name in usual}
 
 
 def _pair(
@@ -48,10 +65,10 @@ def _pair(
     if value is None:
         return usual
     try:
-        first, second = map(operator.index, value)
+        first, second = map(operator.index, value if isinstance(value, list | tuple) else ())
     except (TypeError, ValueError):
         problems.append(f"{name} is {value!r}: should be two whole numbers, as (1024, 1024)")
         return usual
-    if min(first, second) < 0:
-        problems.append(f"{name} is {value!r}: should not be negative")
+    if not 0 <= min(first, second) <= max(first, second) <= LARGEST:
+        problems.append(f"{name} is {value!r}: should be from 0 to {LARGEST}")
     return first, second

@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
         (0, 0), which gives centred subjects.
       target_size: (height, width) in pixels that it is said to be enlarged to; by default its own.
       negative_original_size, negative_crops_coords_top_left, negative_target_size: the same for the
-        negative half of guidance; by default those of the other half.
+        negative half of guidance, both sizes together; by default those of the other half.
     """
 
     clip_skip: int | None

@@ -78,10 +78,12 @@ def read_texts(noun: str, given: object, problems: list[str]) -> list:
 def spread(name: str, given: object, prompts: Sequence[str]) -> list[str]:
     """Returns a text for each prompt: those given, one for all of them, or the prompts.
 
+    An empty one stands for the prompts, as in diffusers.
+
     Raises:
       UserError: it is not text, or not as many as there are prompts.
     """
-    if given is None:
+    if given is None or given == "":
         return list(prompts)
     problems: list[str] = []
     texts = read_texts(name, given, problems)

@@ -4,14 +4,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import (
-    Any,
-    Literal,
-    SupportsFloat,
-    SupportsIndex,
-    Unpack,
-    overload,
-)
+from typing import Any, Literal, SupportsFloat, SupportsIndex, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -126,6 +119,7 @@ class StableDiffusion(Pipeline):
         Raises:
           UserError: the text encoder has fewer layers, or the length is not one of these.
         """
+        check({"prompt_2": prompt_2}, sdxl=self._reads_sizes)
         first = [prompts] if isinstance(prompts, str) else list(prompts)
         second = spread("prompt_2", prompt_2, first)
         states = self._encode([first, second], clip_skip or 0, max_token_length)
@@ -187,7 +181,8 @@ class StableDiffusion(Pipeline):
 
         Args:
           prompt_or_list: one prompt, or several for one batch.
-          negative_prompt: one, or one for each prompt; without guidance it is ignored. None is "".
+          negative_prompt: one, or one for each prompt; without guidance it is ignored. None is "",
+            and in SDXL no prompt at all.
           num_inference_steps: number of steps, as for diffusers' `set_timesteps`.
           guidance_scale: 1 and below leave the unconditional half out.
           sampler: None for the checkpoint's own, a name in `flax_sd.samplers.SAMPLERS` for that
@@ -238,8 +233,10 @@ class StableDiffusion(Pipeline):
         self, request: Request, options: Options, negative_prompt: object, guidance: SupportsFloat
     ) -> Conditions:
         """Returns what the UNet reads, [b, 2, …] with guidance and [b, 1, …] without."""
-        none = negative_prompt is None and options.get("negative_prompt_2") is None
-        zeros, with_negative = none and self.model.files.zeros_for_no_prompt, guided(guidance)
+        zeros = negative_prompt is None and self.model.files.zeros_for_no_prompt
+        if zeros and options.get("negative_prompt_2"):
+            raise UserError("negative_prompt_2 is given, and negative_prompt is None: give both")
+        with_negative = guided(guidance)
         states = encode_halves(self._encode, request, options, guided=with_negative, zeros=zeros)
         if not self._reads_sizes:
             return Conditions(states.text)

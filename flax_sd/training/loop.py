@@ -102,9 +102,8 @@ class Loop:
             step = "the training step at {} x {}".format(*loaded.shape)
             weights = sum(leaf.size for leaf in jax.tree.leaves((state.params, frozen)))
             name = f"compiling {step} of {loaded.images} images, {weights:,} weights"
-            with self._progress.work(
-                name, "once for this shape"
-            ):  # the call returns when it is compiled
+            # The call returns when it is compiled.
+            with self._progress.work(name, "once for this shape"):
                 flops = count_flops(self._step, state, frozen, loaded.batch)
                 self._flops[loaded.shape] = flops
                 state, metrics = self._start(number, state, frozen, loaded)

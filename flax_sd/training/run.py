@@ -163,9 +163,8 @@ class Run:
         folder = self.config.output / CHECKPOINTS_FOLDER
         checkpoints = Checkpoints(folder, self.config.checkpoint.keep)
         stack.enter_context(contextlib.closing(checkpoints))
-        stack.enter_context(
-            distributed.exit_with_peers()
-        )  # before closing, which waits for other processes
+        # Before closing, which waits for other processes.
+        stack.enter_context(distributed.exit_with_peers())
         stack.enter_context(self.report.of_an_error())
         stack.enter_context(memory.explain_out_of_memory(self._smaller))
         start, state = self._restore(checkpoints)
@@ -178,8 +177,7 @@ class Run:
             self.progress.say(line)
         made_with = environment.facts(self.config, self.sets, self.model)
         environment_record.record(self.config.output, start, made_with)
-        # Before _prepare, which frees a part of the model.
-        known = StartResults(None if start else start_key(self.config, made_with, self.model))
+        known = self._known(start, made_with)  # before _prepare, which frees a part of the model
         inputs, validation, frozen = self._prepare(log)
         trackers = self._open_trackers(start, made_with)
         stack.enter_context(contextlib.closing(trackers))
@@ -207,6 +205,15 @@ class Run:
                 return STOPPED
         self._finish(start, state, log, checkpoints, milestones)
         return DONE
+
+    def _known(self, start: int, made_with: JsonObject) -> StartResults:
+        """Returns what is known of the model before its first step, if that is to be shown."""
+        samples = self.samples
+        sampled = samples is not None and samples.first_wanted
+        if start or not (self.sets.evaluated or sampled):
+            return StartResults(None)
+        prompts = samples.prompts if samples is not None else []
+        return StartResults(start_key(self.config, made_with, self.model, prompts))
 
     def _smaller(self) -> list[str]:
         """Returns flags that need less memory."""

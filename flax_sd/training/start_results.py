@@ -6,7 +6,7 @@ They take minutes at the size of SD 1.5 on a CPU, and are the same each time.
 import contextlib
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -71,7 +71,9 @@ class StartResults:
                 self._store.limit(MAX_BYTES)
 
 
-def start_key(config: Config, made_with: JsonObject, model: Model) -> str | None:
+def start_key(
+    config: Config, made_with: JsonObject, model: Model, prompts: Sequence[str]
+) -> str | None:
     """Returns a hash of all that the model before its first step, and its results, depend on.
 
     These are the weights with the adapters, the code and its versions, the devices, the images
@@ -79,6 +81,7 @@ def start_key(config: Config, made_with: JsonObject, model: Model) -> str | None
 
     Args:
       made_with: of `environment.facts`.
+      prompts: of the samples, which may be captions.
 
     Returns:
       None where several processes share the work: they would have to find the same.
@@ -91,4 +94,4 @@ def start_key(config: Config, made_with: JsonObject, model: Model) -> str | None
         functools.reduce(dict.__getitem__, sections, options).pop(option, None)
     weights = {name: identity(n, nnx.state(n)) for name, n in model.networks.items()}
     words = [tokenizer.digest for tokenizer in model.tokenizers]
-    return key_of(options, made_with, weights, words, model.scheduler_config)
+    return key_of(options, made_with, weights, words, model.scheduler_config, list(prompts))

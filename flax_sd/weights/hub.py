@@ -51,7 +51,9 @@ def resolve(
     if path.is_dir():
         return _model_in(path, revision)
     if path.exists():
-        _check_file(source, path)
+        _check_file(source, path.absolute())
+        if given := revision or variant:
+            raise UserError(f"{source} is a file: leave out {given!r}, which is of a hub id")
         return path
     if "://" in source or _PAGE.fullmatch(source):
         _refuse_page(source)
@@ -100,15 +102,16 @@ def _snapshot(path: pathlib.Path, revision: str | None) -> pathlib.Path:
 
 def _check_file(source: str, path: pathlib.Path) -> None:
     """Raises UserError for a file that is no checkpoint, or that is a part of a model's folder."""
-    for folder in path.absolute().parents:
+    for folder in path.parents:
         beside = path.parent == folder and path.suffix == ".safetensors"
         if (folder / "model_index.json").is_file() and not beside:
             raise UserError(f"{source} is a file of the model {folder}: name that folder")
     if path.suffix in PICKLES:
         raise UserError(
             f"{source} is a pickle, which can run code when it is opened; convert it once where "
-            "torch is installed, with safetensors.torch.save_file(torch.load("
-            f"{path.name!r}, weights_only=True)['state_dict'], '{path.stem}.safetensors')"
+            f"torch is installed, with d = torch.load({path.name!r}, weights_only=True); "
+            "safetensors.torch.save_file(d.get('state_dict', d), "
+            f"'{path.stem}.safetensors')"
         )
     if path.suffix != ".safetensors":
         raise UserError(

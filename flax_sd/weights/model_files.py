@@ -48,22 +48,27 @@ class ModelFiles:
         variant: str | None = None,
         vae: pathlib.Path | None = None,
         config: pathlib.Path | None = None,
+        ema: bool = False,
     ):
         """Stores the paths of the model and of another VAE; of a file it reads the header.
 
         Args:
           config: a folder whose configs, tokenizers and scheduler serve a file of unusual sizes.
+          ema: whether a file's running mean of the UNet is read in place of its last weights.
 
         Raises:
-          UserError: the file is damaged or no Stable Diffusion, or a folder needs no `config`.
+          UserError: the file is damaged or no Stable Diffusion, or a folder needs no `config` and
+            no `ema`.
         """
         self.folder, self.variant = folder, variant
         self.source = str(folder) if source is None else source
-        if config is not None and not folder.is_file():
-            raise UserError(f"config {config}: {folder} is a folder, and has configs of its own")
-        self._model = (
-            SingleFile(folder, config=config) if folder.is_file() else ModelFolder(folder, variant)
-        )
+        if folder.is_file():
+            self._model = SingleFile(folder, config=config, ema=ema)
+        elif config is not None or ema:
+            what = f"config {config}" if config is not None else "ema"
+            raise UserError(f"{what}: {folder} is a folder, and has configs and weights of its own")
+        else:
+            self._model = ModelFolder(folder, variant)
         self._vae = None if vae is None else _vae_parts(vae, variant)
 
     @classmethod
@@ -75,12 +80,13 @@ class ModelFiles:
         *,
         vae: str | None = None,
         config: str | os.PathLike[str] | None = None,
+        ema: bool = False,
     ) -> "ModelFiles":
         """Finds a folder, a file, a bundled model or a hub id, which is downloaded if necessary.
 
         Args:
           vae: another VAE in place of the model's: a folder, a file or a hub id.
-          config: as of the constructor.
+          config, ema: as of the constructor.
 
         Raises:
           UserError: there is no such model or VAE.
@@ -88,7 +94,8 @@ class ModelFiles:
         folder = hub.resolve(source, revision, variant)
         other = None if vae is None else find_vae(vae, variant)
         serving = None if config is None else hub.resolve(config)
-        return cls(folder, source=os.fspath(source), variant=variant, vae=other, config=serving)
+        named = os.fspath(source)
+        return cls(folder, source=named, variant=variant, vae=other, config=serving, ema=ema)
 
     def _of(self, component: str) -> ModelFolder | SingleFile:
         """Returns where a component is."""
@@ -113,11 +120,16 @@ class ModelFiles:
         Raises:
           UserError: it is something else.
         """
-        self._model.check()
+        self._model.check(given=() if self._vae is None else ("vae",))
         named = self.index.get("_class_name") or STABLE_DIFFUSION.name
         if not any(named in kind.classes for kind in wanted):
             usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
             raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
+        kind = self.kind
+        if kind.name == STABLE_DIFFUSION_XL.name and "text_encoder" not in kind.networks:
+            raise UserError(
+                f"{self.folder} is SDXL's refiner, which is not supported: name an SDXL base model"
+            )
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the folder of a component's config.json and weights, or the file."""
@@ -135,7 +147,7 @@ class ModelFiles:
           UserError: there is none.
         """
         if component == "vae" and isinstance(self._vae, SingleFile):
-            return self._model.config("vae")  # a VAE's file does not say the scale of its latents
+            return self._model.config_of_vae  # a VAE's file does not say the scale of its latents
         return self._of(component).config(component)
 
     @property
@@ -222,8 +234,7 @@ class ModelFiles:
         """
         where = str(self.place(component))
         model = networks.abstract_network(self.config(component), where)
-        self._of(component).check_finite(component)
-        return fill(model, self.tensors(component), dtype, where)
+        return fill(model, self._of(component).checked_tensors(component), dtype, where)
 
     def random(self, component: str, dtype: str, key: jax.Array) -> Network:
         """Returns a component's network with random weights; its tensors are not read.

@@ -1,7 +1,7 @@
 """A model as a diffusers folder: its configs, each read once, and its tensors on request."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -32,8 +32,11 @@ class ModelFolder:
         self.folder, self._variant, self._only = folder, variant, component
         self._read: dict[str, JsonObject] = {}
 
-    def check(self) -> None:
+    def check(self, given: Collection[str] = ()) -> None:
         """Checks that it is a model.
+
+        Args:
+          given: components that come from elsewhere.
 
         Raises:
           UserError: it has no index.
@@ -89,6 +92,11 @@ class ModelFolder:
         )
 
     @property
+    def config_of_vae(self) -> JsonObject:
+        """The config of the family's VAE."""
+        return self.config("vae")
+
+    @property
     def scheduler_config(self) -> JsonObject:
         """The raw scheduler_config.json, with the class that the index names.
 
@@ -142,5 +150,6 @@ class ModelFolder:
         place = self.place(component)
         return component_tensors(place.parent, place.name, self._variant)
 
-    def check_finite(self, component: str) -> None:
-        """Does nothing: a component of a folder is checked where its numbers are used."""
+    def checked_tensors(self, component: str) -> Mapping[str, np.ndarray]:
+        """Returns the tensors; those of a folder are checked where their numbers are used."""
+        return self.tensors(component)

@@ -96,6 +96,12 @@ def test_negative_sizes_are_those_of_the_negative_half(pair):
     assert_close(one, expected, NETWORK)
     two = ours.generate(["a cat", "a dog"], "bad", **given, **sizes)
     assert_close(two[:1], one, LAYER)
+    crop = {"crops_coords_top_left": (20, 0)}  # diffusers' own default of the negative one is 0, 0
+    del sizes["negative_crops_coords_top_left"]
+    expected = tiny.draw(
+        theirs, ["a cat"], ["bad"], [3], guidance_scale=5.0, **STEPS, **sizes, **crop
+    )
+    assert_close(ours.generate("a cat", "bad", **given, **sizes, **crop), expected, NETWORK)
 
 
 @pytest.mark.parametrize("negative", [None, ""])
@@ -204,10 +210,39 @@ def test_rescaled_guidance_is_diffusers():
     assert_close(found, expected, LAYER)
 
 
+WRONG = [
+    ({"original_size": 3, "target_size": (-1, 2)}, r"original_size is 3: .* target_size is \(-1"),
+    ({"original_size": (10**400, 1)}, "original_size is .*: should be from 0 to 1048576"),
+    ({"original_size": {1, 2}}, "original_size is {1, 2}: should be two whole numbers"),
+    ({"negative_original_size": (8, 8)}, "negative_target_size is missing: give it with the other"),
+    ({"negative_prompt": None, "negative_prompt_2": "x"}, "negative_prompt is None: give both"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_what_has_no_meaning_is_named(pair, options, message):
+    with pytest.raises(UserError, match=message):
+        pair[0].generate("a", num_inference_steps=1, **options)
+
+
+def test_an_empty_second_prompt_is_the_first(pair):
+    given = {"num_inference_steps": 1, "output": "latents", "seed": 0}
+    plain = pair[0].generate("a", "b", **given)
+    same = pair[0].generate("a", "b", prompt_2="", negative_prompt_2="", **given)
+    np.testing.assert_array_equal(same, plain)
+
+
+def test_the_refiner_is_refused_by_name(folders, tmp_path):
+    index = json.loads((folders / "epsilon" / "model_index.json").read_text())
+    absent = {name: [None, None] for name in ("text_encoder", "tokenizer")}
+    name = {"_class_name": "StableDiffusionXLImg2ImgPipeline"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index | absent | name))
+    with pytest.raises(UserError, match="is SDXL's refiner, which is not supported"):
+        flax_sd.StableDiffusion.load(tmp_path)
+
+
 def test_wrong_options_are_named(pair, folders):
     sd, given = pair[0], {"num_inference_steps": 1}
-    with pytest.raises(UserError, match=r"original_size is 3: should be two.*target_size is \(-1"):
-        sd.generate("a", original_size=3, target_size=(-1, 2), **given)
     with pytest.raises(UserError, match="1 texts as prompt_2 for 2 prompts"):
         sd.generate(["a", "b"], prompt_2=["c"], **given)
     with pytest.raises(TypeError, match="unexpected keyword argument 'orginal_size'"):
@@ -215,3 +250,5 @@ def test_wrong_options_are_named(pair, folders):
     base = flax_sd.StableDiffusion.load("bundled:base")
     with pytest.raises(UserError, match="original_size: only SDXL reads this"):
         base.generate("a", original_size=(8, 8), **given)
+    with pytest.raises(UserError, match="prompt_2: only SDXL reads this"):
+        base.encode_prompt("a", prompt_2="b")

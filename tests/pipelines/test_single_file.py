@@ -53,6 +53,55 @@ def test_a_vae_in_one_file_keeps_the_models_scale(singles, tmp_path):
     assert all(np.array_equal(ours[key], folder[key]) for key in folder)
 
 
+def test_a_checkpoint_without_a_vae_takes_one_from_elsewhere(singles, tmp_path):
+    whole = safetensors.TensorFile(singles / "sdxl.safetensors")
+    kept = {key: whole[key] for key in whole if not key.startswith("first_stage_model.")}
+    safetensors.write(tmp_path / "novae.safetensors", kept)
+    alone = ModelFiles.find(tmp_path / "novae.safetensors", config=singles / "sdxl")
+    with pytest.raises(UserError, match="has no vae: it holds .*VAE may be named by itself"):
+        alone.check_kind()
+    both = ModelFiles.find(
+        tmp_path / "novae.safetensors", config=singles / "sdxl", vae=str(singles / "sdxl")
+    )
+    both.check_kind()
+    assert both.config("vae")["block_out_channels"] == [4, 8, 8]
+    file = ModelFiles(tmp_path / "novae.safetensors", vae=singles / "sdxl.safetensors")
+    assert file.config("vae")["scaling_factor"] == 0.13025  # of the family's public VAE
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_broken_numbers_that_nobody_reads_do_no_harm(singles, tmp_path, number, caplog):
+    """Trap 6: a checkpoint in circulation has such a last layer."""
+    whole = dict(safetensors.TensorFile(singles / "sdxl.safetensors"))
+    name = "conditioner.embedders.0.transformer.text_model.encoder.layers.2.mlp.fc1.weight"
+    whole[name] = np.full_like(whole[name], number)
+    safetensors.write(tmp_path / "broken.safetensors", whole)
+    sd = flax_sd.StableDiffusion.load(tmp_path / "broken.safetensors", config=singles / "sdxl")
+    assert "never read: text_model.encoder.layers.2.mlp.fc1.weight" in caplog.text
+    expected = loaded(singles, "sdxl").generate("a", **GIVEN)
+    np.testing.assert_array_equal(sd.generate("a", **GIVEN), expected)
+    sd.save(tmp_path / "saved")
+
+
+def test_the_running_mean_is_read_where_it_is_asked_for(singles, tmp_path):
+    """Trap 24."""
+    whole = dict(safetensors.TensorFile(singles / "sd1.safetensors"))
+    unet = "model.diffusion_model."
+    means = {
+        "model_ema." + key.removeprefix("model.").replace(".", ""): 2 * whole[key]
+        for key in whole
+        if key.startswith(unet)
+    }
+    safetensors.write(tmp_path / "ema.safetensors", whole | means)
+    plain, mean = (
+        ModelFiles.find(tmp_path / "ema.safetensors", ema=ema).tensors("unet")
+        for ema in (False, True)
+    )
+    np.testing.assert_array_equal(mean["conv_in.weight"], 2 * plain["conv_in.weight"])
+    with pytest.raises(UserError, match="^ema: .* is a folder"):
+        ModelFiles.find(singles / "sd1", ema=True)
+
+
 def test_broken_numbers_that_are_used_are_named(singles, tmp_path):
     """Trap 6."""
     whole = dict(safetensors.TensorFile(singles / "sd1.safetensors"))
@@ -64,7 +113,7 @@ def test_broken_numbers_that_are_used_are_named(singles, tmp_path):
 
 
 def test_what_is_no_whole_model_is_named(singles, tmp_path):
-    with pytest.raises(UserError, match="has configs of its own"):
+    with pytest.raises(UserError, match="^config .* is a folder, and has configs"):
         flax_sd.StableDiffusion.load(singles / "sd1", config=singles / "sd1")
     lora = {"lora_unet_x.lora_down.weight": np.zeros((2, 2), np.float32)}
     safetensors.write(tmp_path / "lora.safetensors", lora)

@@ -108,12 +108,12 @@ def test_the_oldest_go_first(tmp_path, monkeypatch):
 def key_of(config_file):
     """Returns the key of a run with further flags, whose model may be changed first."""
 
-    def key(*flags, change=lambda model: None):
+    def key(*flags, change=lambda model: None, prompts=()):
         config = config_files.parse(config_file, list(map(str, flags)))
         sets, model = open_sets(config), load_model(config, "float32")
         make_task(config, model)
         change(model)
-        return start_key(config, environment.facts(config, sets, model), model)
+        return start_key(config, environment.facts(config, sets, model), model, prompts)
 
     return key
 
@@ -134,10 +134,11 @@ def test_the_key_depends_on_each_weight_the_words_the_scheduler_and_the_images(
     own = key_of()
     assert own == key_of() == key_of("--output", tmp_path, "--log.every", 3)
     others = {key_of(change=change) for change in (one_weight, pad, scheduler)}
+    others |= {key_of(prompts=["a caption"])}
     others |= {key_of("--seed", 3), key_of("--data.path", make_images(tmp_path, 2))}
     monkeypatch.setattr(environment, "source_hash", lambda: "other code")
     others |= {key_of()}
-    assert len(others - {own}) == 6
+    assert len(others - {own}) == 7
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert key_of() is None
 

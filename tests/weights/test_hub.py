@@ -83,10 +83,24 @@ def test_one_file_is_a_model_and_a_pickle_is_none(tmp_path):
     for name in ("sd.safetensors", "sd.ckpt", "sd.gguf"):
         (tmp_path / name).write_bytes(b"")
     assert hub.resolve(tmp_path / "sd.safetensors") == tmp_path / "sd.safetensors"
+    with pytest.raises(UserError, match="is a file: leave out 'fp16'"):
+        hub.resolve(tmp_path / "sd.safetensors", variant="fp16")
     with pytest.raises(UserError, match=r"sd.ckpt is a pickle.*convert it.*'sd.safetensors'"):
         hub.resolve(tmp_path / "sd.ckpt")
     with pytest.raises(UserError, match="sd.gguf is a file, but no .safetensors"):
         hub.resolve(tmp_path / "sd.gguf")
+
+
+def test_a_checkpoint_may_lie_beside_a_models_index(tmp_path, monkeypatch):
+    """As the hub's repositories have it, named by a relative path too."""
+    (tmp_path / "unet").mkdir()
+    for name in ("model_index.json", "sd.safetensors", "unet/part.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert str(hub.resolve("sd.safetensors")) == "sd.safetensors"
+    for name in ("unet/part.safetensors", "model_index.json"):
+        with pytest.raises(UserError, match="is a file of the model"):
+            hub.resolve(name)
 
 
 def test_the_cache_serves_without_a_hub(cache):

@@ -76,6 +76,8 @@ def _work(options: BenchOptions) -> Work:
       UserError: there is no such model, it is no Stable Diffusion, or its VAE cannot make the size.
     """
     files = ModelFiles.find(options.model)
+    if files.folder.is_file():
+        raise UserError(f"--model {options.model} is a file: name a diffusers folder or a hub id")
     files.check_kind([STABLE_DIFFUSION])
     stride, side = files.network_config("vae").pixels_per_latent, options.resolution
     if side is not None and side % stride:

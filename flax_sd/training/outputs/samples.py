@@ -28,10 +28,13 @@ class Samples:
     """Grids of a sampler's images with the current weights.
 
     Every process generates all images, so that none waits in a collective; the first one writes.
+
+    Attributes:
+      prompts: a prompt for each image; empty for an unconditional model.
     """
 
     def __init__(self, config: Config, sampler: PreviewSampler):
-        self._config, self._sampler, self._prompts = config, sampler, sampler.prompts
+        self._config, self._sampler, self.prompts = config, sampler, sampler.prompts
         self._folder = config.output / SAMPLES_FOLDER
 
     def images(self, params: Trees) -> UInt8[np.ndarray, "n h w 3"]:
@@ -44,7 +47,7 @@ class Samples:
 
     def write(self, step: int, images: UInt8[np.ndarray, "n h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
         """Writes and returns the images of a step as one labelled grid."""
-        if step == 0 and self._prompts:
+        if step == 0 and self.prompts:
             self._save_before(images)
         return self._write_grid(step, images)
 
@@ -65,14 +68,14 @@ class Samples:
         before, sheet = self._before(), None
         if before is not None:
             rows = [list(before), list(images)]
-            sheet = make_sheet(rows, self._prompts, ["before", f"step {step}"])
+            sheet = make_sheet(rows, self.prompts, ["before", f"step {step}"])
             if jax.process_index() == 0:
                 _save_png(self.sheet, sheet)
         return self._write_grid(step, images), None if sheet is None else np.asarray(sheet)
 
     def has(self, step: int) -> bool:
         """Tells if the grid of that step exists (for step 0, also the images of its prompts)."""
-        whole = step > 0 or not self._prompts or self._before() is not None
+        whole = step > 0 or not self.prompts or self._before() is not None
         return self.path(step).is_file() and whole
 
     def path(self, step: int) -> pathlib.Path:
@@ -96,7 +99,7 @@ class Samples:
     def _save_before(self, images: UInt8[np.ndarray, "n h w 3"]) -> None:
         if jax.process_index() == 0:
             memory = io.BytesIO()
-            np.savez_compressed(memory, pictures=images, prompts=np.array(self._prompts))
+            np.savez_compressed(memory, pictures=images, prompts=np.array(self.prompts))
             write_atomically(self._folder / BEFORE, memory.getvalue())
 
     def _before(self) -> UInt8[np.ndarray, "n h w 3"] | None:
@@ -107,7 +110,7 @@ class Samples:
         with np.load(path) as saved:
             images, prompts = saved["pictures"], saved["prompts"].tolist()
         side = self._config.data.resolution
-        fits = prompts == self._prompts and images.shape[1:3] == (side, side)
+        fits = prompts == self.prompts and images.shape[1:3] == (side, side)
         return images if fits else None
 
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-_CONVOLUTION = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
+_CONVOLUTION = re.compile(
+    r"(encoder|decoder)\.mid\.attn_1\.((to_)?[qkv]|proj_out|to_out\.0)\.weight"
+)
 _PACKED = re.compile(r"(.*\.attn)\.in_proj_(weight|bias)")
 _UNPACKED = re.compile(r"(.*\.attn)\.([qkv])\.(weight|bias)")
 _PROJECTION = "text_projection"

@@ -23,6 +23,9 @@ _PREDICTIONS = {
     "v": "v_prediction",
     "v_prediction": "v_prediction",
     "v-prediction": "v_prediction",
+    "v-pred": "v_prediction",
+    "vpred": "v_prediction",
+    "v_parameterization": "v_prediction",
 }
 _SPEC = "modelspec."
 _SAYS_PREDICTION = (f"{_SPEC}prediction_type", f"{_SPEC}predict_key")  # the second is ComfyUI's
@@ -43,6 +46,7 @@ class Facts(NamedTuple):
       prediction: epsilon or v_prediction, where a mark tells it; None without a mark.
       zero_snr: whether its noise schedule ends in pure noise.
       side: pixels of a square image that it was trained on, if the metadata say so.
+      unclear: why the marks do not tell what it predicts, if they contradict each other.
     """
 
     template: Template | None
@@ -50,6 +54,7 @@ class Facts(NamedTuple):
     prediction: str | None = None
     zero_snr: bool = False
     side: int | None = None
+    unclear: str | None = None
 
     @property
     def family(self) -> Family | None:
@@ -67,14 +72,14 @@ def read_facts(shapes: Shapes, metadata: Mapping[str, str], parts: list[Part], w
       where: the file, for messages.
 
     Raises:
-      UserError: the marks contradict each other, or name what is not supported.
+      UserError: a mark names what is not supported.
     """
     template = _template(shapes, parts)
     task = _task(shapes, where)
-    prediction = _prediction(shapes, metadata, where)
-    if (template, task, prediction) == ("sd2", "inpainting", None):
+    prediction, unclear = _prediction(shapes, metadata, where)
+    if (template, task, prediction, unclear) == ("sd2", "inpainting", None, None):
         prediction = "epsilon"  # of the only public one
-    return Facts(template, task, prediction, "ztsnr" in shapes, _side(metadata))
+    return Facts(template, task, prediction, "ztsnr" in shapes, _side(metadata), unclear)
 
 
 def _template(shapes: Shapes, parts: list[Part]) -> Template | None:
@@ -105,8 +110,10 @@ def _task(shapes: Shapes, where: str) -> str:
     return _INPUTS[first[1]]
 
 
-def _prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> str | None:
-    """Returns what the marks say that the UNet predicts; None without a mark."""
+def _prediction(
+    shapes: Shapes, metadata: Mapping[str, str], where: str
+) -> tuple[str | None, str | None]:
+    """Returns what the marks say that the UNet predicts, and why that is not clear."""
     said = {"the tensor v_pred": "v_prediction"} if "v_pred" in shapes else {}
     for name in _SAYS_PREDICTION:
         if value := metadata.get(name, "").strip().lower():
@@ -116,12 +123,9 @@ def _prediction(shapes: Shapes, metadata: Mapping[str, str], where: str) -> str 
                 )
             said[f"{name} {value}"] = _PREDICTIONS[value]
     if len(set(said.values())) > 1:
-        raise UserError(
-            f"{where} contradicts itself about what the UNet predicts: {' and '.join(said)}; "
-            "remove the wrong one"
-        )
+        return None, f"contradicts itself about what its UNet predicts: {' and '.join(said)}"
     architecture = metadata.get(f"{_SPEC}architecture", "").split("/")[0]
-    return next(iter(said.values()), _ARCHITECTURES.get(architecture))
+    return next(iter(said.values()), _ARCHITECTURES.get(architecture)), None
 
 
 def _side(metadata: Mapping[str, str]) -> int | None:

@@ -15,10 +15,10 @@ _UNREAD = re.compile(r"text_model\.embeddings\.position_ids|logit_scale")
 logger = logging.getLogger("flax_sd")
 
 
-def check_used(
+def broken_unused(
     tensors: Mapping[str, np.ndarray], component: str, template: Template | None, where: str
-) -> None:
-    """Checks that the numbers of a component are finite; warns of those that are never read.
+) -> list[str]:
+    """Returns tensors that are broken and never read, with a log warning, if no others are broken.
 
     Args:
       tensors: by their names in a diffusers folder.
@@ -31,13 +31,15 @@ def check_used(
     """
     broken = sorted(key for key, tensor in tensors.items() if not _is_finite(tensor))
     unused = unused_tensors(tensors, component, template)
-    if ignored := [key for key in broken if key in unused]:
+    ignored = [key for key in broken if key in unused]
+    if ignored:
         logger.warning("%s: NaN or infinite, but never read: %s", where, some(ignored))
     if used := [key for key in broken if key not in unused]:
         raise UserError(
             f"{where} is damaged: its {component} has numbers that are NaN or infinite in "
             f"{some(used)}; download it again, or take another version of it"
         )
+    return ignored
 
 
 def _is_finite(tensor: np.ndarray) -> bool:

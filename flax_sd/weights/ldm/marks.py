@@ -17,7 +17,9 @@ _REFUSED = {  # pattern of a name -> what it is a mark of
     r"edm_vpred\..+": "CosXL, which draws by the rule of EDM",
     r".*time_embed(ding)?\.cond_proj\..+": "an LCM, whose UNet reads the guidance scale as well",
     r"(.*\.)?latents_(mean|std)": "a VAE whose latents have a mean and deviation of their own",
-    r".*\bscaled_fp8|.*\.scale_(weight|input)": "numbers of 8 bits with a scale for each tensor",
+    r".*\bscaled_fp8|.*\.(scale_(weight|input)|(weight|input)_scale|comfy_quant)": (
+        "numbers of 8 bits with a scale for each tensor"
+    ),
     r"(.*\.)?noise_augmentor\..+": "unCLIP, which varies images",
     r"depth_model\..+": "a model that reads depth",
 }
@@ -28,7 +30,8 @@ _ADAPTER = re.compile(
 _HARMLESS = re.compile(
     r"model_ema\..+|betas|(sqrt_)?(one_minus_|log_one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?|"
     r"posterior_\w+|logvar|lvlb_weights|denoiser\.sigmas|global_step|v_pred|ztsnr|"
-    r"(cond_stage_model|conditioner\.embedders\.\d)\.logit_scale"
+    r"(cond_stage_model|conditioner\.embedders\.\d)\.(logit_scale|text_projection(\.weight)?)|"
+    r"embedding_manager\..+"
 )
 
 

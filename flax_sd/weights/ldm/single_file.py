@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from flax_sd.weights.family import STABLE_DIFFUSION_XL, Family
 from flax_sd.weights.ldm.configs import component_config
 from flax_sd.weights.ldm.contents import Contents, Tensors, component_shapes
 from flax_sd.weights.ldm.facts import Facts, read_facts
-from flax_sd.weights.ldm.finite import check_used
+from flax_sd.weights.ldm.finite import broken_unused
 from flax_sd.weights.ldm.templates import base_configs, base_tokenizer
 from flax_sd.weights.safetensors import TensorFile
 
@@ -92,18 +92,23 @@ class SingleFile:
     @property
     def index(self) -> JsonObject:
         """The model_index.json that a diffusers folder of this model has."""
+        if self._config is not None and (self._config / "model_index.json").is_file():
+            return read_json(self._config / "model_index.json")
         name = _CLASSES.get((self.facts.task, self.facts.family == "sdxl"))
         return self._base["model_index.json"] | ({"_class_name": name} if name else {})
 
-    def check(self) -> None:
+    def check(self, given: Collection[str] = ()) -> None:
         """Checks that it is a whole model.
 
+        Args:
+          given: components that come from elsewhere.
+
         Raises:
-          UserError: components are missing.
+          UserError: others are missing.
         """
         index = self._base["model_index.json"]
         wanted = [name for name in NETWORKS if index.get(name, [None, None]) != [None, None]]
-        self._check_there(*wanted)
+        self._check_there(*(name for name in wanted if name not in given))
 
     def has(self, component: str) -> bool:
         """Tells whether the file holds the component."""
@@ -132,6 +137,11 @@ class SingleFile:
         return raw
 
     @property
+    def config_of_vae(self) -> JsonObject:
+        """The config of the family's VAE, which the file may lack."""
+        return self.config("vae") if self.has("vae") else dict(self._base["vae"])
+
+    @property
     def configs(self) -> dict[str, JsonObject]:
         """The raw config.json of every component in the file."""
         return {name: self.config(name) for name in self.components}
@@ -153,6 +163,8 @@ class SingleFile:
             sentence begins with the option's name.
         """
         prediction = prediction_type or self.facts.prediction
+        if prediction is None and self.facts.unclear:
+            raise UserError(f"prediction_type is not set, and {self.path} {self.facts.unclear}")
         if self._config is not None:
             raw = read_json(self._config / "scheduler" / "scheduler_config.json")
         elif self.facts.template == "sd2" and prediction is None:
@@ -163,7 +175,16 @@ class SingleFile:
             )
         else:
             raw = self._base["scheduler"]
-        return overridden(raw, prediction, zero_snr=zero_snr or self.facts.zero_snr)
+        marked = self.facts.zero_snr and not zero_snr
+        try:
+            return overridden(raw, prediction, zero_snr=marked or zero_snr)
+        except UserError as error:
+            if not marked:
+                raise
+            raise UserError(
+                f"prediction_type should be v_prediction: {self.path} is marked ztsnr, a schedule "
+                "that ends in pure noise"
+            ) from error
 
     def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
         """Returns a tokenizer: CLIP's, with the padding of the text encoder of that number.
@@ -195,22 +216,25 @@ class SingleFile:
         tensors = Tensors(self._file, self._contents.places[component])
         return current_names(tensors) if component == "vae" else tensors
 
-    def check_finite(self, component: str) -> None:
-        """Checks that every number in a component's tensors is finite; reads all of them.
+    def checked_tensors(self, component: str) -> dict[str, np.ndarray]:
+        """Returns a component's tensors when every number that is used is finite; reads all.
 
-        Broken tensors that the family never reads are named in a log warning.
+        Broken tensors that the family never reads are named in a log warning, and are zeros.
 
         Raises:
-          UserError: some that are used are not; all are named.
+          UserError: some that are used are not finite; all are named.
         """
-        check_used(self.tensors(component), component, self.facts.template, str(self.path))
+        tensors = dict(self.tensors(component))
+        broken = broken_unused(tensors, component, self.facts.template, str(self.path))
+        return tensors | {key: np.zeros_like(tensors[key]) for key in broken}
 
     def _check_there(self, *components: str) -> None:
         missing = [name for name in components if not self.has(name)]
         if missing:
             raise UserError(
                 f"{self.path} has no {' and no '.join(missing)}: it holds {self._there()}; name a "
-                "checkpoint that holds all components, or a diffusers folder"
+                "checkpoint that holds all components, or a diffusers folder (a VAE may be named "
+                "by itself)"
             )
 
     def _there(self) -> str:

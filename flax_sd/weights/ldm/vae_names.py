@@ -7,6 +7,11 @@ from flax_sd.weights.ldm.renaming import Renaming
 
 _SAME = ("conv_in", "conv_out")
 _ATTENTION = [
+    # Under diffusers' names in some files; the later pairs are what is written.
+    ("to_q", "to_q"),
+    ("to_k", "to_k"),
+    ("to_v", "to_v"),
+    ("to_out.0", "to_out.0"),
     ("norm", "group_norm"),
     ("q", "to_q"),
     ("k", "to_k"),

@@ -26,6 +26,7 @@ def contents(*names, **options):
         ("first_stage_model.latents_mean", "a VAE whose latents have a mean"),
         ("model.diffusion_model.scaled_fp8", "numbers of 8 bits with a scale"),
         (f"{UNET}out.2.scale_weight", "numbers of 8 bits with a scale"),
+        (f"{UNET}out.2.weight_scale", "numbers of 8 bits with a scale"),
         ("depth_model.x", "a model that reads depth"),
     ],
 )
@@ -33,6 +34,22 @@ def test_a_mark_is_refused_by_name(name, what):
     """Traps 16, 17 and 22."""
     with pytest.raises(UserError, match=f"holds {name}, a mark of {what}.*; that is not supported"):
         contents(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cond_stage_model.text_projection",
+        "conditioner.embedders.0.text_projection.weight",
+        "conditioner.embedders.1.logit_scale",
+        "embedding_manager.string_to_param_dict.*",
+        "model_ema.decay",
+        "alphas_cumprod",
+    ],
+)
+def test_leftovers_of_other_programs_do_no_harm(name):
+    """ComfyUI's older saves, A1111's merges, the training code's buffers."""
+    assert list(contents(name).places) == ["unet"]
 
 
 def test_unknown_tensors_are_refused():

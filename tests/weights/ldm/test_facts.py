@@ -83,8 +83,12 @@ def test_marks_that_are_not_supported():
     """Traps 17 and 20."""
     with pytest.raises(UserError, match="say modelspec.prediction_type rectified_flow; only eps"):
         facts(unet(2048), prediction_type="rectified_flow")
-    with pytest.raises(UserError, match="contradicts itself.*the tensor v_pred and modelspec.pred"):
-        facts(unet(2048, v_pred=1), predict_key="epsilon")
+
+
+def test_marks_that_contradict_each_other_tell_nothing():
+    said = facts(unet(2048, v_pred=1), predict_key="epsilon")
+    assert said.prediction is None and "the tensor v_pred and modelspec.pred" in said.unclear
+    assert facts(unet(2048, v_pred=1), predict_key="v-pred").unclear is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from flax_sd.errors import UserError
-from flax_sd.weights.ldm.finite import check_used
+from flax_sd.weights.ldm.finite import broken_unused
 
 LAYER = "text_model.encoder.layers.{}.mlp.fc1.weight"
 
@@ -21,31 +21,31 @@ def test_the_last_layer_of_sdxls_first_text_encoder_may_be_broken(caplog):
     """Trap 6."""
     tensors = text(**{LAYER.format(2): np.full((2, 2), np.nan, np.float16)})
     with caplog.at_level(logging.WARNING, "flax_sd"):
-        check_used(tensors, "text_encoder", "sdxl", "x")
+        assert broken_unused(tensors, "text_encoder", "sdxl", "x") == [LAYER.format(2)]
     assert "x: NaN or infinite, but never read: text_model.encoder.layers.2" in caplog.text
     with pytest.raises(UserError, match="x is damaged: its text_encoder has numbers that are NaN"):
-        check_used(tensors, "text_encoder", "sd1", "x")
+        broken_unused(tensors, "text_encoder", "sd1", "x")
     with pytest.raises(UserError, match="its text_encoder_2 has numbers"):
-        check_used(tensors, "text_encoder_2", "sdxl", "x")
+        broken_unused(tensors, "text_encoder_2", "sdxl", "x")
 
 
 def test_a_layer_that_is_read():
     tensors = text(**{LAYER.format(1): np.full((2, 2), np.inf, np.float16)})
     with pytest.raises(UserError, match=r"infinite in text_model.encoder.layers.1.mlp.fc1.weight;"):
-        check_used(tensors, "text_encoder", "sdxl", "x")
-    check_used(text(), "text_encoder", "sdxl", "x")
+        broken_unused(tensors, "text_encoder", "sdxl", "x")
+    assert not broken_unused(text(), "text_encoder", "sdxl", "x")
 
 
 def test_broken_position_ids_do_not_matter():
     """Trap 5."""
     ids = {"text_model.embeddings.position_ids": np.full((1, 77), np.nan, np.float16)}
-    check_used(text(**ids), "text_encoder", "sd1", "x")
+    broken_unused(text(**ids), "text_encoder", "sd1", "x")
 
 
 def test_numbers_of_eight_bits():
     """Trap 24."""
     eight = {LAYER.format(0): np.ones((2, 2), ml_dtypes.float8_e5m2)}
-    check_used(eight, "text_encoder", "sd1", "x")
+    broken_unused(eight, "text_encoder", "sd1", "x")
     eight[LAYER.format(0)][0, 0] = np.inf
     with pytest.raises(UserError, match="x is damaged"):
-        check_used(eight, "text_encoder", "sd1", "x")
+        broken_unused(eight, "text_encoder", "sd1", "x")

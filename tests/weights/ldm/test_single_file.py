@@ -171,8 +171,14 @@ def test_the_scheduler_follows_the_marks(singles, tmp_path):
     zero = marked(tmp_path, whole, v_pred=True, ztsnr=True).scheduler_config
     assert zero["rescale_betas_zero_snr"] and zero["timestep_spacing"] == "trailing"
     assert zero["_class_name"] == "EulerDiscreteScheduler"
-    with pytest.raises(UserError, match="^zero_snr: the last timestep is pure noise"):
-        _ = marked(tmp_path, whole, ztsnr=True).scheduler_config
+    lone = marked(tmp_path, whole, ztsnr=True)
+    with pytest.raises(UserError, match="^prediction_type should be v_prediction: .* marked ztsnr"):
+        _ = lone.scheduler_config
+    assert lone.scheduler("v_prediction", zero_snr=False)["rescale_betas_zero_snr"]
+    torn = marked(tmp_path, whole, {"modelspec.predict_key": "epsilon"}, v_pred=True)
+    with pytest.raises(UserError, match="^prediction_type is not set, and .* contradicts itself"):
+        _ = torn.scheduler_config
+    assert torn.scheduler("epsilon", zero_snr=False)["prediction_type"] == "epsilon"
 
 
 def test_stable_diffusion_2_needs_the_option_or_a_mark(singles, tmp_path):

@@ -71,3 +71,21 @@ def test_the_training_codes_own_tensors_are_left_out():
     }
     file["first_stage_model.model_ema.decay"] = np.zeros(1)
     assert not any("loss" in key or "ema" in key for key in read(file))
+
+
+def test_attention_under_diffusers_names_is_read():
+    """As some files of the wild have it, with linear layers and with 1x1 convolutions."""
+    state = numpy_state(tiny_files.vae())
+    usual = to_ldm("vae", "sd1", state)
+    names = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    for axes in (2, 4):
+        file = {}
+        for name, value in usual.items():
+            for ours, theirs in names.items():
+                if f".attn_1.{ours}." in name:
+                    name = name.replace(f".attn_1.{ours}.", f".attn_1.{theirs}.")
+                    value = value.reshape(value.shape[:axes]) if value.ndim == 4 else value
+            file[name] = value
+        found = read(file)
+        assert found.keys() == state.keys()
+        assert all(np.array_equal(found[key], value) for key, value in state.items())
