@@ -12,6 +12,7 @@ from flax import nnx
 
 from flax_sd.config import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
+from flax_sd.models.clip import TextStates
 from flax_sd.models.vae import Moments
 from flax_sd.training.losses import (
     DiffusionConfig,
@@ -43,11 +44,10 @@ class TextEncoder(nnx.Module):
     def __init__(self):
         self.table = nnx.Param(jnp.arange(12.0).reshape(4, 3))
 
-    def __call__(self, ids, skip):
-        class States:
-            text = self.table[...][ids] * (skip + 1)
-
-        return States
+    def __call__(self, ids, skip, normed):
+        assert normed
+        text = self.table[...][ids] * (skip + 1)
+        return TextStates(text, text[:, 0])
 
 
 class VAE(nnx.Module):
