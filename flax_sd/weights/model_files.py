@@ -12,6 +12,7 @@ from flax import nnx
 
 from flax_sd.config import ModelConfig
 from flax_sd.errors import UserError
+from flax_sd.files import paths
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
@@ -281,7 +282,8 @@ def find_vae(source: str, variant: str | None = None) -> pathlib.Path:
     Raises:
       UserError: there is none.
     """
-    folder = hub.resolve(source, None, variant).absolute()
+    own = None if paths.named(source).is_file() else variant  # which is the model's
+    folder = hub.resolve(source, None, own).absolute()
     return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
 
 

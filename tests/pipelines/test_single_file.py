@@ -45,7 +45,8 @@ def test_a_vae_in_one_file_keeps_the_models_scale(singles, tmp_path):
     whole = safetensors.TensorFile(singles / "sdxl.safetensors")
     kept = {key: whole[key] for key in whole if key.startswith("first_stage_model.")}
     safetensors.write(tmp_path / "vae.safetensors", kept)
-    files = ModelFiles.find(singles / "sdxl", vae=str(tmp_path / "vae.safetensors"))
+    # The variant is the model's, which falls back to its plain files.
+    files = ModelFiles.find(singles / "sdxl", None, "fp16", vae=str(tmp_path / "vae.safetensors"))
     assert files.place("vae") == tmp_path / "vae.safetensors"
     assert files.config("vae") == ModelFiles(singles / "sdxl").config("vae")
     ours = state_tensors(files.load("vae", "float32"))
