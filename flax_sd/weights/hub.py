@@ -53,7 +53,9 @@ def resolve(
     if path.exists():
         _check_file(source, path.absolute())
         if given := revision or variant:
-            raise UserError(f"{source} is a file: leave out {given!r}, which is of a hub id")
+            raise UserError(
+                f"{source} is a file: leave out {given!r}, which is for a hub id or a folder"
+            )
         return path
     if "://" in source or _PAGE.fullmatch(source):
         _refuse_page(source)
