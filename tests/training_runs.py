@@ -181,7 +181,7 @@ def batch_of(task, b=2):
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(b, 32, 32, 3)).astype(np.float32)
     ids = rng.integers(0, 49000, (b, 77)).astype(np.int32)
-    return task.encode(task.frozen, pixels, ids)
+    return task.encode(task.frozen, pixels, (ids,))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from benchmarks.common.real_size import FAMILIES
 from flax_sd.config import OptimConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import inject
+from flax_sd.models.clip import TextStates
 from flax_sd.models.vae import Moments
 from flax_sd.system.flops import count_flops
 from flax_sd.training.losses import EncodedBatch, diffusion_loss
@@ -36,7 +37,9 @@ def count(raw: dict[str, object]) -> tuple[int, int]:
     loss = diffusion_loss({"unet": graph}, NoiseSchedule.from_config({}), scaling_factor=1.0)
     tx = make_optimizer(OptimConfig(), 1)
     state = jax.eval_shape(lambda p: init_state({"unet": p}, tx, 0, scaled=False), params)
-    batch: Any = jax.eval_shape(lambda z, words: EncodedBatch(Moments(z, z), words), latents, text)
+    batch: Any = jax.eval_shape(
+        lambda z, words: EncodedBatch(Moments(z, z), TextStates(words)), latents, text
+    )
     return forward, count_flops(make_train_step(loss, tx), state, {"unet": frozen}, batch)
 
 

@@ -57,7 +57,8 @@ def run(config: Config, mesh: Mesh, repeats: int) -> dict[str, Any]:
     state = sharding.replicate(fresh, mesh)
     frozen = sharding.shard_frozen(task.frozen, mesh)
     side, batch_size = config.data.resolution, config.train.batch_size
-    inputs = np.zeros((batch_size, side, side, 3), np.float32), np.zeros((batch_size, 77), np.int32)
+    ids = (np.zeros((batch_size, 77), np.int32),)
+    inputs = np.zeros((batch_size, side, side, 3), np.float32), ids
     batch = task.encode(frozen, *sharding.shard_batch(inputs, mesh))
     jitted: Any = train_step.make_train_step(task.loss, tx, mesh=mesh)
     step = jitted.lower(state, frozen, batch).compile()

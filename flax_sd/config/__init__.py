@@ -81,16 +81,21 @@ class Config(Section):
     @property
     def fully_trained(self) -> tuple[str, ...]:
         """The components that the run trains completely."""
-        if self.mode.prompted and self.mode.fully_trained and self.train.text_encoder:
-            return (*self.mode.fully_trained, "text_encoder")
-        return self.mode.fully_trained
+        own = self.mode.fully_trained
+        return (*own, *self._text_encoders) if self.mode.prompted and own else own
 
     @property
     def lora_components(self) -> tuple[str, ...]:
         """The components that get a LoRA; none in other modes."""
         if not self.mode.adapters:
             return ()
-        return ("unet", "text_encoder") if self.train.text_encoder else ("unet",)
+        return ("unet", *self._text_encoders)
+
+    @property
+    def _text_encoders(self) -> tuple[str, ...]:
+        """The text encoders that the options say to train."""
+        names = ("text_encoder", "text_encoder_2")
+        return tuple(name for name in names if getattr(self.train, name))
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -150,7 +155,7 @@ class Config(Section):
         mode, trains_text = self.train.mode, self.mode.text_encoder and self.mode.fully_trained
         problems = [
             f"model.from_scratch has {name}, which train.mode {mode} does not train"
-            + (" (train.text_encoder does)" if trains_text and name != "vae" else "")
+            + (f" (train.{name} does)" if trains_text and name.startswith("text_encoder") else "")
             for name in self.model.from_scratch
             if name not in self.fully_trained
         ]

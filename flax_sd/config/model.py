@@ -28,5 +28,5 @@ class ModelConfig(Section):
     zero_snr: Annotated[bool, DENOISING] = False
     """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns all dark
     and all bright images; it needs v_prediction, and samples of it the same two options."""
-    from_scratch: tuple[Literal["unet", "vae", "text_encoder"], ...] = ()
+    from_scratch: tuple[Literal["unet", "vae", "text_encoder", "text_encoder_2"], ...] = ()
     """Components that start from random weights; their config.json in `path` gives the sizes."""

@@ -9,7 +9,7 @@ class Mode(NamedTuple):
     """The facts of a mode that other code depends on.
 
     Attributes:
-      components: networks that it loads.
+      components: networks that it loads; text_encoder stands for all of the model.
       fully_trained: those of them all of whose weights it trains.
       denoises: it trains on the loss of a denoising network.
       prompted: that network reads text, and so latents, a tokenizer and a text encoder are there.
@@ -17,7 +17,7 @@ class Mode(NamedTuple):
         DDPMPipeline.
       adapters: it trains a LoRA.
       new_tokens: it may train tokens.names.
-      text_encoder: it may train the text encoder, by train.text_encoder.
+      text_encoder: it may train text encoders, by train.text_encoder and text_encoder_2.
     """
 
     components: tuple[str, ...] = ("vae", "text_encoder", "unet")

@@ -57,6 +57,10 @@ class OptimConfig(Section):
     """Learning rate after the warm-up."""
     text_encoder_learning_rate: Annotated[Rate | None, Unset(lambda own: own.learning_rate)] = None
     """Learning rate of the text encoder; unset means learning_rate."""
+    text_encoder_2_learning_rate: Annotated[
+        Rate | None, Unset(lambda own: own.meant("text_encoder_learning_rate"))
+    ] = None
+    """Learning rate of SDXL's second text encoder; unset means text_encoder_learning_rate."""
     lora_plus: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Factor of the learning rate for the up matrices of a LoRA (Hayou et al. 2024; 16 is
     usual)."""
@@ -73,7 +77,7 @@ class OptimConfig(Section):
     weight_decay: Rate = 0.01
     """Decoupled weight decay, times the learning rate a step."""
     text_encoder_weight_decay: Annotated[Rate | None, Unset(lambda own: own.weight_decay)] = None
-    """Weight decay of the text encoder; unset means weight_decay."""
+    """Weight decay of the text encoders; unset means weight_decay."""
     max_grad_norm: Rate = 1.0
     """Largest global norm of the gradient; 0 does not limit it."""
     schedule: Annotated[

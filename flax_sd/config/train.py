@@ -28,6 +28,9 @@ class TrainConfig(Section):
     text_encoder: Annotated[bool, TEXT_ENCODER, TRAINING] = False
     """Train the text encoder too. It is its LoRA, or all of it in mode full; it then stays in
     memory: 0.5 GB in float32. Layers that model.clip_skip skips are not trained."""
+    text_encoder_2: Annotated[bool, TEXT_ENCODER, TRAINING] = False
+    """Train SDXL's second text encoder too, which takes 2.8 GB in float32. The first is trained by
+    text_encoder."""
     remat: Annotated[Literal["none", "blocks", "full"], DENOISING, TRAINING] = "none"
     """Recompute activations to save memory. It takes more time; in the backward pass, block by
     block, or in full within each block too."""

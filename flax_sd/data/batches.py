@@ -7,14 +7,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import grain
 import jax
 import numpy as np
-from jaxtyping import Float32, Int64, PyTree
+from jaxtyping import Float32, Int32, Int64, Num, PyTree
 
 from flax_sd.config import DataConfig
 from flax_sd.data.images.image_file import Size
 from flax_sd.data.order import Order
 
-# Pixels of one image or of many, or a tuple of what was made of them.
-Arrays = PyTree[Float32[np.ndarray, "..."]]
+# Pixels of one image or of many, or a tuple of what was made of them; ids of captions.
+Arrays = PyTree[Num[np.ndarray, "..."]]
 
 
 @runtime_checkable  # needed by the shape-checked tests
@@ -40,6 +40,10 @@ class Source(Protocol):
         """Returns image i as sample number `sample` draws it."""
         ...
 
+    def time_ids(self, i: int, *, seed: int, sample: int) -> Int32[np.ndarray, "6"]:
+        """Returns the sizes and the crop of image i; see `PixelTransform.time_ids`."""
+        ...
+
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
         """Returns the mask of image i in [0, 1], cropped like the image; None without data.mask."""
         ...
@@ -55,6 +59,7 @@ class Batch(NamedTuple):
       weight: of each in the loss (see `Order`); None where all weigh 1.
       real: how many rows of the whole step, in all processes, are no copies.
       shape: of the images.
+      time_ids: the sizes and the crop of each, which SDXL is told.
       mask: of each in [0, 1], for each pixel; None without data.mask.
     """
 
@@ -65,6 +70,7 @@ class Batch(NamedTuple):
     weight: Float32[np.ndarray, " b"] | None
     real: int
     shape: Size
+    time_ids: Int32[np.ndarray, "b 6"]
     mask: Float32[np.ndarray, "b h w"] | None = None
 
 
@@ -94,6 +100,7 @@ class _Steps:
             None if rows.weight is None else rows.weight[self._share],
             rows.real,
             images.shapes[pairs[0][0]],
+            np.stack([images.time_ids(i, seed=seed, sample=sample) for i, sample in pairs]),
             np.stack(masks) if masks else None,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 from PIL import Image, ImageColor
 
 from flax_sd.config import DataConfig
@@ -105,6 +105,13 @@ class Images:
         """Returns the transforms that a sample may draw, if its crop is not random."""
         flips = (self.transform(i, image_file.Draw(0, flip, 0, 0)) for flip in (0, 1))
         return list(dict.fromkeys(flips))
+
+    def time_ids(self, i: int, *, seed: int, sample: int) -> Int32[np.ndarray, "6"]:
+        """Returns the sizes and the crop of image i as sample number `sample` draws them.
+
+        See `PixelTransform.time_ids`.
+        """
+        return self.transform(i, image_file.draw(seed, sample)).time_ids(self.seen[i].size)
 
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
         """Returns the mask of image i in [0, 1], cropped and mirrored like the image; None without

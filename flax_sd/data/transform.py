@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from PIL import Image, ImageOps
 
 from flax_sd.config import DataConfig
-from flax_sd.data.images.image_file import Draw, Fit
+from flax_sd.data.images.image_file import Draw, Fit, Size
 
 
 class PixelTransform(NamedTuple):
@@ -42,6 +42,20 @@ class PixelTransform(NamedTuple):
         if self.mirrored:
             image = ImageOps.mirror(image)
         return np.asarray(image, np.float32) / 127.5 - 1
+
+    def time_ids(self, original: Size) -> Int32[np.ndarray, "6"]:
+        """Returns what SDXL's UNet is told of the image (Podell et al. 2023, §2.2), in pixels.
+
+        Height and width of the original, top and left of the crop, height and width of the result,
+        as in diffusers' train_text_to_image_lora_sdxl.py. The crop is measured in the resized
+        image as it is shown: the mirror image of one without its left edge has no right edge.
+
+        Args:
+          original: width and height of the decoded file.
+        """
+        width, height = self.fit.shape
+        left = self.fit.resized[0] - width - self.left if self.mirrored else self.left
+        return np.array([*original[::-1], self.top, left, height, width], np.int32)
 
 
 def transform_of(cfg: DataConfig, fit: Fit, draw: Draw) -> PixelTransform:

@@ -73,7 +73,9 @@ class TextStates(NamedTuple):
     """The text model's states of a batch of prompts."""
 
     text: jax.Array  # [b, n, d]
-    pooled: jax.Array  # [b, d], the last layer's normed state at the end token; projected in SDXL
+    # [b, d], the last layer's normed state at the end token, projected in SDXL; None where no
+    # network reads it
+    pooled: jax.Array | None = None
 
 
 class NewTokens(nnx.Variable):
@@ -257,6 +259,7 @@ class CLIPTextModelWithProjection(CLIPTextModel):
     def __call__(self, ids: Int[Array, "b n"], skip: int = 0, *, normed: bool = True) -> TextStates:
         """Returns the text states and the projection of the pooled one; see `CLIPTextModel`."""
         states = super().__call__(ids, skip, normed=normed)
+        assert states.pooled is not None
         return states._replace(pooled=self.text_projection(states.pooled))
 
 

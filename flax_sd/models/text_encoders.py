@@ -15,10 +15,15 @@ class TextRule(NamedTuple):
     Attributes:
       skip: number of last layers that it does without.
       normed: the last norm is applied to them.
+      pooled: it reads the pooled state of the last encoder too.
     """
 
     skip: int = 0
     normed: bool = True
+    pooled: bool = False
+
+
+ALL_LAYERS = TextRule()
 
 
 def encode_ids(
@@ -27,7 +32,7 @@ def encode_ids(
     skip: int,
     rule: TextRule,
 ) -> TextStates:
-    """Returns the text states of all encoders side by side, and the last one's pooled state.
+    """Returns the text states of all encoders side by side, and perhaps the last's pooled state.
 
     Chunks of a long prompt are read one by one, and of their first and last tokens only the
     prompt's first and last stay, as in sd-scripts (`encode_tokens` of library/strategy_sd.py):
@@ -38,13 +43,14 @@ def encode_ids(
       skip: last layers to leave out besides those of the rule.
 
     Returns:
-      text [b, m, d], with the widths of the encoders added, and pooled [b, d].
+      text [b, m, d], with the widths of the encoders added, and pooled [b, d]; None where the rule
+      has none.
     """
     found = [
         _encoded(encoder, own, skip, rule) for encoder, own in zip(text_encoders, ids, strict=True)
     ]
     text = jnp.concatenate([states.text for states in found], axis=-1)
-    return TextStates(text, found[-1].pooled)
+    return TextStates(text, found[-1].pooled if rule.pooled else None)
 
 
 def _encoded(
@@ -53,8 +59,9 @@ def _encoded(
     flat = text_encoder(ids.reshape(-1, ids.shape[-1]), skip + rule.skip, normed=rule.normed)
     if ids.ndim == 2:
         return flat
-    text, pooled = (states.reshape(*ids.shape[:2], *states.shape[1:]) for states in flat)
-    return TextStates(_joined(text), pooled[:, 0])
+    text = flat.text.reshape(*ids.shape[:2], *flat.text.shape[1:])
+    pooled = None if flat.pooled is None else flat.pooled.reshape(*ids.shape[:2], -1)[:, 0]
+    return TextStates(_joined(text), pooled)
 
 
 def _joined(text: Float[Array, "b k n d"]) -> Float[Array, "b m d"]:

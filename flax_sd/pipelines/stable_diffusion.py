@@ -123,8 +123,7 @@ class StableDiffusion(Pipeline):
         first = [prompts] if isinstance(prompts, str) else list(prompts)
         second = spread("prompt_2", prompt_2, first)
         states = self._encode([first, second], clip_skip or 0, max_token_length)
-        text, pooled = (np.asarray(array, np.float32) for array in states)
-        return PromptStates(text, pooled if self._reads_sizes else None)
+        return PromptStates(*jax.tree.map(lambda array: np.asarray(array, np.float32), states))
 
     def _encode(self, prompts: Sequence[list[str]], skip: int, length: int) -> TextStates:
         """Returns the states of prompts; those for each text encoder, of which there may be one."""
@@ -238,7 +237,7 @@ class StableDiffusion(Pipeline):
             raise UserError("negative_prompt_2 is given, and negative_prompt is None: give both")
         with_negative = guided(guidance)
         states = encode_halves(self._encode, request, options, guided=with_negative, zeros=zeros)
-        if not self._reads_sizes:
+        if states.pooled is None:
             return Conditions(states.text)
         pixels = [side * self.model.pixels_per_latent for side in (request.height, request.width)]
         sizes = time_ids(options, *pixels, guided=with_negative)

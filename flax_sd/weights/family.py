@@ -72,7 +72,7 @@ STABLE_DIFFUSION_XL = ModelKind(
     ("unet", "vae", "text_encoder", "text_encoder_2"),
     ("tokenizer", "tokenizer_2"),
     ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
-    TextRule(skip=1, normed=False),
+    TextRule(skip=1, normed=False, pooled=True),
     unwritten=MappingProxyType(dict.fromkeys(("feature_extractor", "image_encoder"), [None, None])),
 )
 DDPM = ModelKind("DDPMPipeline", ("unet",))

@@ -17,6 +17,7 @@ from flax import nnx
 from flax_sd.config import OptimConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import extract, inject
+from flax_sd.models.clip import TextStates
 from flax_sd.models.unet import UNet2DConditionModel
 from flax_sd.models.unet_config import UNetConfig
 from flax_sd.models.vae import Moments
@@ -66,7 +67,7 @@ def batch_of(seed: int, b: int = 3) -> tuple[EncodedBatch, DiffusionDraws]:
         np.random.default_rng(seed).integers(0, 1000, b),
         numbers(b, 6, 8, 4, seed=seed + 300),
     )
-    return EncodedBatch(moments, numbers(b, 7, 24, seed=seed + 400)), draws
+    return EncodedBatch(moments, TextStates(numbers(b, 7, 24, seed=seed + 400))), draws
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -108,7 +109,7 @@ def test_five_steps_are_those_of_diffusers_peft_and_torch(prediction_type: str) 
         target = noise
         if prediction_type == "v_prediction":
             target = noise_scheduler.get_velocity(latents, noise, t)
-        out = theirs(noisy, t, to_torch(batch.text)).sample
+        out = theirs(noisy, t, to_torch(batch.text.text)).sample
         their_loss = torch.nn.functional.mse_loss(out, target)
         their_loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -270,7 +271,7 @@ def test_a_lora_step_costs_little_more_than_twice_the_forward_pass() -> None:
     state = jax.eval_shape(lambda p: init_state({"unet": p}, tx, 0, scaled=False), params)
     moments = Moments(inputs[0], inputs[0])
     step = make_train_step(loss, tx)
-    total = count_flops(step, state, {"unet": frozen}, EncodedBatch(moments, inputs[2]))
+    total = count_flops(step, state, {"unet": frozen}, EncodedBatch(moments, TextStates(inputs[2])))
     assert 2.0 * forward < total <= 2.35 * forward
 
 

@@ -15,6 +15,7 @@ from flax_sd.config import DataConfig, OptimConfig
 from flax_sd.data import Images, Source, batches, open_images
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.inject import inject
+from flax_sd.models.clip import TextStates
 from flax_sd.models.vae import Moments
 from flax_sd.system.program import jit
 from flax_sd.training.inputs.encoded import EncodedImages
@@ -84,7 +85,7 @@ def _lora_step(work: Work) -> tuple[Any, Any, Any, Any]:
     latents = jnp.asarray(normal(0, work.size, side, side, 4))
     batch_of = EncodedBatch(
         Moments(latents, jnp.full_like(latents, -30.0)),  # log variance: as good as none
-        jnp.asarray(normal(1, work.size, TOKENS, width)),
+        TextStates(jnp.asarray(normal(1, work.size, TOKENS, width))),
     )
     state = init_state({"unet": params}, tx, 0, scaled=False)
     return make_train_step(loss, tx), state, {"unet": frozen}, batch_of

@@ -54,7 +54,7 @@ def whole_step(work: Work) -> Run:
 
     def run() -> np.ndarray:
         nonlocal state
-        encoded = task.encode(task.frozen, jnp.asarray(pixels), jnp.asarray(ids))
+        encoded = task.encode(task.frozen, jnp.asarray(pixels), (jnp.asarray(ids),))
         state, metrics = step(state, task.frozen, encoded)
         return np.asarray(metrics.loss)
 

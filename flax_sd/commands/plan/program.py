@@ -20,6 +20,7 @@ from flax_sd.training import optim
 from flax_sd.training import step as train_step
 from flax_sd.training.inputs.batches import frozen_in_steps, tokenize
 from flax_sd.training.inputs.encoding import rows_at_once
+from flax_sd.training.losses import EncodedBatch
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.task import make_task
 
@@ -89,7 +90,7 @@ class Program:
         self._rows = NamedSharding(mesh, sharding.BATCH)
         width, height = max(buckets.shapes(config.data), key=math.prod)
         self._image, self._side = (height, width, 3), data.resolution
-        self._ids = tokenize([""], next(iter(model.tokenizers), None)).shape[1:]
+        self._ids = [ids.shape[1:] for ids in tokenize([""], model.tokenizers)]
 
     def compile_step(self, batch_size: int) -> Compiled | None:
         """Compiles the step for a batch size; None if the compiler runs out of memory."""
@@ -116,14 +117,16 @@ class Program:
         inputs = self._inputs(batch_size)
         return step, flops.count_flops(self._task.encode, self.frozen, *inputs)
 
-    def _inputs(self, batch_size: int) -> list[jax.ShapeDtypeStruct]:
-        """Returns the shapes of pixels and token ids."""
+    def _inputs(self, batch_size: int) -> list[PyTree]:
+        """Returns the shapes of pixels and of the token ids for each text encoder."""
         pixels = jax.ShapeDtypeStruct((batch_size, *self._image), jnp.float32)
-        ids = jax.ShapeDtypeStruct((batch_size, *self._ids), jnp.int32)
+        ids = tuple(jax.ShapeDtypeStruct((batch_size, *own), jnp.int32) for own in self._ids)
         return _place([pixels, ids], self._rows)
 
     def _batch(self, batch_size: int) -> PyTree:
         shapes = self._task.encode.eval_shape(self.frozen, *self._inputs(batch_size))
+        if isinstance(shapes, EncodedBatch):
+            shapes = shapes._replace(time_ids=jax.ShapeDtypeStruct((batch_size, 6), jnp.int32))
         return _place(shapes, self._rows)
 
 

@@ -4,14 +4,13 @@ import functools
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from flax_sd import data
 from flax_sd.config import Config, DataConfig
 from flax_sd.data.images.image_file import Size
+from flax_sd.models.clip import TextStates
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.system import distributed, sharding
 from flax_sd.system.memory import show_size
@@ -25,6 +24,7 @@ from flax_sd.training.setup.task import TrainTask
 from flax_sd.weights.model import Model
 
 MAX_SHARE_OF_DISK = 0.5  # of its free space, for the store
+TokenIds = tuple[Any, ...]  # ids of each text encoder
 
 
 @runtime_checkable  # as the shape-checked tests need
@@ -48,64 +48,65 @@ class EncodeOnTheFly:
         self,
         images: data.Images,
         task: TrainTask,
-        tokenizer: Tokenizer | None,
+        tokenizers: Sequence[Tokenizer],
         frozen: Trees,
         mesh: Mesh,
     ):
-        self.source, self._task, self._tokenizer = images, task, tokenizer
+        self.source, self._task, self._tokenizers = images, task, tokenizers
         self._frozen, self._mesh = frozen, mesh
 
     def batch(self, rows: data.Batch) -> EncodedBatch | PixelBatch:
-        """Encodes pixels with the autoencoder, captions with the text encoder."""
-        given = rows.images, tokenize(rows.captions, self._tokenizer), rows.weight
-        pixels, ids, weight = sharding.shard_batch(given, self._mesh)
-        batch = self._task.encode(self._frozen, pixels, ids)._replace(weight=weight)
-        return masked(batch, rows.mask, self.source.cfg, self._mesh)
+        """Encodes pixels with the autoencoder, captions with the text encoders."""
+        ids = tokenize(rows.captions, self._tokenizers)
+        pixels, ids = sharding.shard_batch((rows.images, ids), self._mesh)
+        batch = self._task.encode(self._frozen, pixels, ids)
+        return completed(batch, rows, self.source.cfg, self._mesh)
 
 
 class FromCache:
     """Reads encoded images and captions; captions that are not cached are encoded at each step.
 
-    A text encoder that is trained reads token ids instead.
+    Text encoders of which one is trained read token ids instead.
     """
 
     def __init__(
         self,
         images: EncodedImages,
         captions: EncodedCaptions | None,
-        tokenizer: Tokenizer | None,
-        text: Callable[[jax.Array], jax.Array] | None,
+        tokenizers: Sequence[Tokenizer],
+        text: Callable[[TokenIds], TextStates] | None,
         mesh: Mesh,
     ):
         """Takes the readers; `text` encodes token ids on the devices."""
         self.source, self._captions, self._text = images, captions, text
-        self._tokenizer, self._mesh = tokenizer, mesh
+        self._tokenizers, self._mesh = tokenizers, mesh
 
     def batch(self, rows: data.Batch) -> EncodedBatch:
         """Returns the moments that were loaded, and the captions' states or ids."""
         if self._captions is None:
-            text = tokenize(rows.captions, self._tokenizer)
+            text = tokenize(rows.captions, self._tokenizers)
         else:
             text = self._captions.states(rows.captions)
-        given = rows.images, text, rows.weight
-        moments, text, weight = sharding.shard_batch(given, self._mesh)
+        moments, text = sharding.shard_batch((rows.images, text), self._mesh)
         if self._captions is None and self._text is not None:
             text = self._text(text)
-        batch = EncodedBatch(moments, text, weight)
-        return masked(batch, rows.mask, self.source.cfg, self._mesh)
+        return completed(EncodedBatch(moments, text), rows, self.source.cfg, self._mesh)
 
 
-def masked(batch: Any, mask: np.ndarray | None, cfg: DataConfig, mesh: Mesh) -> Any:
-    """Returns the batch with a weight for each latent, if its pixels have masks."""
-    if mask is None:
-        return batch
-    weights = data.place_weights(mask, batch.moments.mean.shape[1:3], cfg)
-    return batch._replace(mask=sharding.shard_batch(weights, mesh))
+def completed(batch: Any, rows: data.Batch, cfg: DataConfig, mesh: Mesh) -> Any:
+    """Returns the batch with what is not encoded: weights, masks, what SDXL is told."""
+    found: dict[str, Any] = {} if rows.weight is None else {"weight": rows.weight}
+    if isinstance(batch, EncodedBatch):
+        found["time_ids"] = rows.time_ids
+    if rows.mask is not None:
+        _, height, width, _ = batch.moments.mean.shape
+        found["mask"] = data.place_weights(rows.mask, (height, width), cfg)
+    return batch._replace(**sharding.shard_batch(found, mesh))
 
 
-def tokenize(captions: list[str], tokenizer: Tokenizer | None) -> np.ndarray:
-    """Returns token ids [b, 77] or [b, k, 77]; zeros [b, 1] if the mode reads no captions."""
-    return np.zeros((len(captions), 1), np.int32) if tokenizer is None else tokenizer(captions)
+def tokenize(captions: list[str], tokenizers: Sequence[Tokenizer]) -> TokenIds:
+    """Returns the token ids of each text encoder, [b, 77] or [b, k, 77]."""
+    return tuple(tokenizer(captions) for tokenizer in tokenizers)
 
 
 class Prepared(NamedTuple):
@@ -137,17 +138,17 @@ def prepare(
     """
     opened = sets.all()
     encoder = _encoder(config, task, model, opened, progress)
-    tokenizer = next(iter(model.tokenizers), None)  # some modes read no captions
+    tokenizers = list(model.tokenizers)  # none in modes that read no captions
     if encoder is None:
         frozen = sharding.shard_frozen(task.frozen, mesh)
-        inputs: list[Inputs] = [EncodeOnTheFly(p, task, tokenizer, frozen, mesh) for p in opened]
+        inputs: list[Inputs] = [EncodeOnTheFly(p, task, tokenizers, frozen, mesh) for p in opened]
     else:
         encoder.run(progress)
         task = task._replace(frozen=frozen_in_steps(task, config))
         frozen = sharding.shard_frozen(task.frozen, mesh)
         texts = encoder.captions
         text = None if task.text is None else functools.partial(task.text, frozen)
-        inputs = [FromCache(p, texts, tokenizer, text, mesh) for p in encoder.images]
+        inputs = [FromCache(p, texts, tokenizers, text, mesh) for p in encoder.images]
     evaluated = dict(zip(sets.evaluated, inputs[1:], strict=True))
     return Prepared(inputs[0], evaluated, task, frozen)
 
@@ -155,7 +156,7 @@ def prepare(
 def frozen_in_steps(task: TrainTask, config: Config) -> dict[str, nnx.State]:
     """Returns the frozen leaves of the networks that are still needed when all is encoded."""
     reading = task.text is None or data.has_random_captions(config.data)
-    done = {"vae"} if reading else {"vae", "text_encoder"}
+    done = {"vae"} if reading else task.frozen.keys() - {"unet"}
     return {name: leaves for name, leaves in task.frozen.items() if name not in done}
 
 

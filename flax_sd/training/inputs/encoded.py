@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import PIL
-from jaxtyping import Float, Float32, Int32
+from jaxtyping import Float32, Int32
 
 from flax_sd import data
 from flax_sd.config import DataConfig
+from flax_sd.data.batches import stack
 from flax_sd.data.images.image_file import draw
 from flax_sd.data.transform import PixelTransform
+from flax_sd.models.clip import TextStates
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.models.vae import Moments
 from flax_sd.training.inputs.encoding_cache import Store, code_version, key_of
@@ -48,6 +50,10 @@ class EncodedImages:
         arrays: dict[str, Any] = self._store.read(self.key(i, transform))
         return Moments(**arrays)
 
+    def time_ids(self, i: int, *, seed: int, sample: int) -> Int32[np.ndarray, "6"]:
+        """Returns the sizes and the crop of image i, which no encoding keeps."""
+        return self._images.time_ids(i, seed=seed, sample=sample)
+
     def mask(self, i: int, *, seed: int, sample: int) -> Float32[np.ndarray, "h w"] | None:
         """Reads the mask of image i from its file.
 
@@ -64,26 +70,33 @@ class EncodedImages:
 class EncodedCaptions:
     """The text states of captions, read from the store."""
 
-    def __init__(self, tokenizer: Tokenizer, text_encoder: str, clip_skip: int, store: Store):
-        """Takes the tokenizer; `text_encoder` identifies that network and its weights."""
-        self._tokenizer, self._store = tokenizer, store
-        self._made_by = clip_skip, code_version(), text_encoder
-        self._ids: dict[str, Int32[np.ndarray, "*k n"]] = {}
+    def __init__(
+        self,
+        tokenizers: Sequence[Tokenizer],
+        text_encoders: Sequence[str],
+        clip_skip: int,
+        store: Store,
+    ):
+        """Takes the tokenizers; each of `text_encoders` identifies a network and its weights."""
+        self._tokenizers, self._store = tokenizers, store
+        self._made_by = clip_skip, code_version(), *text_encoders
+        self._ids: dict[str, tuple[Int32[np.ndarray, "*k n"], ...]] = {}
 
-    def states(self, captions: Sequence[str]) -> Float[np.ndarray, "b n d"]:
-        """Reads the text states that the UNet attends to.
+    def states(self, captions: Sequence[str]) -> TextStates:
+        """Reads the text states that the UNet reads.
 
         Raises:
           UserError: a caption's states are no longer in the store.
         """
-        return np.stack([self._store.read(self.key(text))["states"] for text in captions])
+        read: list[Any] = [self._store.read(self.key(text)) for text in captions]
+        return stack([TextStates(**arrays) for arrays in read])
 
-    def ids(self, caption: str) -> Int32[np.ndarray, "*k n"]:
-        """Returns the token ids of a caption, as the text encoder reads them."""
+    def ids(self, caption: str) -> tuple[Int32[np.ndarray, "*k n"], ...]:
+        """Returns the token ids of a caption, as each text encoder reads them."""
         if caption not in self._ids:
-            self._ids[caption] = self._tokenizer([caption])[0]
+            self._ids[caption] = tuple(each([caption])[0] for each in self._tokenizers)
         return self._ids[caption]
 
     def key(self, caption: str) -> str:
         """Returns a hash of everything that determines the states."""
-        return key_of("states", self.ids(caption).tolist(), *self._made_by)
+        return key_of("states", [ids.tolist() for ids in self.ids(caption)], *self._made_by)

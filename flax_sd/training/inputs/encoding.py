@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import PyTree
 
 from flax_sd import data
 from flax_sd.config import Config
+from flax_sd.data.batches import stack
 from flax_sd.data.transform import PixelTransform
+from flax_sd.models.clip import TextStates
 from flax_sd.models.vae import Moments
 from flax_sd.system import distributed, sharding
 from flax_sd.system.program import Program
@@ -49,7 +52,7 @@ class EncodeJob(NamedTuple):
     noun: str
     items: Mapping[str, Any]
     shape: Callable[[Any], Hashable]
-    load: Callable[[Any], np.ndarray]
+    load: Callable[[Any], PyTree]
     encode: Program
     named: Callable[[Any], Arrays]
     rows: int
@@ -82,8 +85,9 @@ class Encoder:
         self._jobs = [self._images_job(sets)]
         self.captions: EncodedCaptions | None = None
         if task.text is not None and not data.has_random_captions(config.data):
-            text_encoder, skip = self._identity("text_encoder"), config.model.clip_skip
-            self.captions = EncodedCaptions(model.tokenizer, text_encoder, skip, store)
+            encoders = [self._identity(name) for name in model.files.kind.text_encoders]
+            skip = config.model.clip_skip
+            self.captions = EncodedCaptions(model.tokenizers, encoders, skip, store)
             self._jobs.append(self._captions_job(self.captions, sets, task.text))
 
     def missing_bytes(self) -> int:
@@ -91,7 +95,7 @@ class Encoder:
         total = 0
         for job in self._jobs:
             for keys in _of_one_shape(job, self._missing(job)):
-                one = np.stack([job.load(job.items[keys[0]])])
+                one = stack([job.load(job.items[keys[0]])])
                 shapes = jax.tree.leaves(job.encode.eval_shape(self._frozen, one))
                 total += len(keys) * sum(FLOAT32 * shape.size for shape in shapes)
         return total
@@ -152,8 +156,8 @@ class Encoder:
         def shape(caption: str) -> Hashable:
             return None
 
-        def named(states: np.ndarray) -> Arrays:
-            return {"states": states}
+        def named(states: TextStates) -> Arrays:
+            return {name: array for name, array in states._asdict().items() if array is not None}
 
         rows = CAPTIONS_AT_ONCE * self._mesh.size
         return EncodeJob("captions", items, shape, captions.ids, text, named, rows)
@@ -176,7 +180,7 @@ class Encoder:
             for part in _parts(job, keys):
                 loaded = list(pool.map(job.load, [job.items[key] for key in part]))
                 loaded += loaded[:1] * (job.rows - len(part))  # padded: one compilation
-                sharded = jax.device_put(np.stack(loaded), rows)
+                sharded = jax.device_put(stack(loaded), rows)
                 now = part, job.encode(self._frozen, sharded)
                 if waiting is not None:
                     yield waiting[0], job.named(jax.device_get(waiting[1]))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from flax_sd.models.clip import TextStates
 from flax_sd.models.vae import Moments
 
 Trees = Mapping[str, PyTree]  # component name -> its leaves, mostly an nnx.State
@@ -54,12 +55,15 @@ class EncodedBatch(NamedTuple):
     """Images as moments of their latents; captions as text states, or ids to train on.
 
     Attributes:
+      text: the states that the UNet reads, or the ids of each text encoder.
+      time_ids: sizes and crop of each image, which SDXL's UNet is told.
       weight: each image's weight in the loss, with mean 1 over a step; 0 for padding. None: all 1.
       mask: weight of each latent in its image's loss. None: all 1.
     """
 
     moments: Moments  # [b, h/8, w/8, c] each
-    text: jax.Array  # [b, n, d] states, or int ids [b, n], [b, k, n] in chunks
+    text: TextStates | tuple[jax.Array, ...]  # ids [b, n]; [b, k, n] in chunks
+    time_ids: jax.Array | None = None  # [b, 6], for networks that read them
     weight: jax.Array | None = None  # [b]
     mask: jax.Array | None = None  # [b, h/8, w/8]
 

@@ -10,7 +10,9 @@ from flax_sd.config.loss import LossConfig, NoiseConfig, TimestepsConfig
 from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.lora.dropout import drop
 from flax_sd.lora.dropout_masks import Rates
-from flax_sd.models.text_encoders import TextRule, encode_ids
+from flax_sd.models.clip import TextStates
+from flax_sd.models.text_encoders import ALL_LAYERS, TextRule, encode_ids
+from flax_sd.models.unet_conditions import AddedConditions
 from flax_sd.models.vae import Moments
 from flax_sd.training.losses import dream, noise, timesteps
 from flax_sd.training.losses.base import EncodedBatch, Graphs, Trees, merge, weighted
@@ -121,6 +123,8 @@ class DiffusionLoss(NamedTuple):
     clip_skip: int
     compute_dtype: jnp.dtype | None
     dropout: Rates | None
+    text_encoders: tuple[str, ...]
+    text_rule: TextRule
 
     @property
     def timesteps(self) -> int:
@@ -142,13 +146,19 @@ class DiffusionLoss(NamedTuple):
     ) -> Float[Array, " b"]:
         """Returns each image's loss times its weight."""
         unet = self._network(params, frozen, "unet", draws)
-        text = batch.text
-        if jnp.issubdtype(text.dtype, jnp.integer):
-            encoder = self._network(params, frozen, "text_encoder", draws)
-            text = encode_ids([encoder], [text], self.clip_skip, TextRule()).text
+        states = batch.text
+        if not isinstance(states, TextStates):
+            encoders = [self._network(params, frozen, name, draws) for name in self.text_encoders]
+            states = encode_ids(encoders, states, self.clip_skip, self.text_rule)
+        read = (states.text,)
+        if states.pooled is not None:
+            assert batch.time_ids is not None, "a network that reads pooled text reads sizes"
+            read = states.text, AddedConditions(states.pooled, batch.time_ids)
         moments = Moments(*(m.astype(jnp.float32) for m in batch.moments))
         latents = moments.sample(draws.posterior) * self.scaling_factor
-        value = self.denoising.loss(lambda x, t: unet(x, t, text), latents, *draws[1:4], batch.mask)
+        value = self.denoising.loss(
+            lambda x, t: unet(x, t, *read), latents, *draws[1:4], batch.mask
+        )
         return weighted(value, batch)
 
     def _network(self, params: Trees, frozen: Trees, name: str, draws: DiffusionDraws) -> Any:
@@ -164,14 +174,19 @@ def diffusion_loss(
     *,
     scaling_factor: float,
     clip_skip: int = 0,
+    text_encoders: tuple[str, ...] = ("text_encoder",),
+    text_rule: TextRule = ALL_LAYERS,
     compute_dtype: jnp.dtype | None = None,
     cfg: DiffusionConfig = PLAIN,
 ) -> DiffusionLoss:
     """Builds E w(t) d(target, unet(x_t, t, text)), float32; by default d is the square, t uniform.
 
     Args:
-      graphs: "unet", and "text_encoder" if the batch carries ids instead of text states.
+      graphs: "unet", and the text encoders if the batch carries ids instead of text states.
       scaling_factor: factor of the latents, from the VAE's config.
+      clip_skip: last layers of the text encoders to leave out besides those of the rule.
+      text_encoders: their names, in the order of their ids.
+      text_rule: which of their states the UNet reads.
       compute_dtype: dtype that trained leaves are cast to; None leaves them, as those of a LoRA.
       cfg: w, d, and how timesteps and noise are drawn.
 
@@ -179,4 +194,5 @@ def diffusion_loss(
       UserError: the options do not fit the schedule.
     """
     denoising = Denoising.of(schedule, cfg)
-    return DiffusionLoss(graphs, denoising, scaling_factor, clip_skip, compute_dtype, cfg.dropout)
+    how = clip_skip, compute_dtype, cfg.dropout, text_encoders, text_rule
+    return DiffusionLoss(graphs, denoising, scaling_factor, *how)

@@ -9,7 +9,7 @@ from flax_sd.errors import UserError
 from flax_sd.training.optim.transforms import Number
 
 POLYNOMIAL_END = 1e-7  # lr_end of diffusers' get_polynomial_decay_schedule_with_warmup
-TEXT_ENCODER = "text_encoder"  # also begins text_encoder_2
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def learning_rate_at(cfg: OptimConfig, step: int, total_steps: int) -> float:
@@ -62,12 +62,13 @@ class Rates(NamedTuple):
     """The peak rates and weight decays of leaves, by their dotted paths.
 
     Attributes:
+      text_encoder_learning_rates: of the first and of the second text encoder.
       patterns: regular expressions; `factors` has one for each.
       lora_plus: factor of the up matrices of a LoRA.
     """
 
     learning_rate: Number
-    text_encoder_learning_rate: Number
+    text_encoder_learning_rates: tuple[Number, Number]
     lora_plus: Number
     patterns: tuple[str, ...]
     factors: tuple[Number, ...]
@@ -79,7 +80,7 @@ class Rates(NamedTuple):
         """Reads them from a config."""
         return cls(
             cfg.learning_rate,
-            cfg.meant("text_encoder_learning_rate"),
+            (cfg.meant("text_encoder_learning_rate"), cfg.meant("text_encoder_2_learning_rate")),
             cfg.lora_plus,
             tuple(cfg.rates),
             tuple(cfg.rates.values()),
@@ -87,15 +88,18 @@ class Rates(NamedTuple):
             cfg.meant("text_encoder_weight_decay"),
         )
 
-    def kind(self, path: str) -> tuple[bool, int | None, bool]:
+    def kind(self, path: str) -> tuple[int | None, int | None, bool]:
         """Returns what decides the rate of a leaf, such as unet.down_blocks.0…up."""
         found = (i for i, pattern in enumerate(self.patterns) if re.search(pattern, path))
-        return path.startswith(TEXT_ENCODER), next(found, None), path.endswith(".up")
+        component = path.partition(".")[0]
+        of_text = TEXT_ENCODERS.index(component) if component in TEXT_ENCODERS else None
+        return of_text, next(found, None), path.endswith(".up")
 
     def peak(self, path: str) -> Number:
         """Returns the peak rate of a leaf."""
         of_text, pattern, up = self.kind(path)
-        rate = self.text_encoder_learning_rate if of_text else self.learning_rate
+        rates = self.text_encoder_learning_rates
+        rate = self.learning_rate if of_text is None else rates[of_text]
         if pattern is not None:
             rate = rate * self.factors[pattern]
         return rate * self.lora_plus if up else rate
@@ -103,7 +107,7 @@ class Rates(NamedTuple):
     def decay(self, path: str) -> Number:
         """Returns the weight decay of a leaf."""
         of_text, _, _ = self.kind(path)
-        return self.text_encoder_weight_decay if of_text else self.weight_decay
+        return self.weight_decay if of_text is None else self.text_encoder_weight_decay
 
     def check(self, paths: list[str]) -> None:
         """Raises UserError for patterns that match no leaf."""

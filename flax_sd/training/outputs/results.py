@@ -19,7 +19,7 @@ from flax_sd.run_folder.result_files import trained_files
 from flax_sd.training.losses import Trees
 from flax_sd.training.outputs import lora_results
 from flax_sd.training.setup import new_tokens
-from flax_sd.weights.family import STABLE_DIFFUSION
+from flax_sd.weights.family import ModelKind
 from flax_sd.weights.model import Model
 
 
@@ -72,7 +72,7 @@ class Outputs:
                 self._write_tokens(self._token_results(best))
             return self._results(best)
         target = self._folder(best)
-        _clear_remains(target)
+        _clear_remains(target, self._model.files.kind)
         trained = {name: nnx.merge_state(params[name], frozen[name]) for name in params}
         self._model.save(target, trained, dtype=self._config.save_dtype, changed=changed)
         return [target]
@@ -128,8 +128,8 @@ class Outputs:
         )
 
 
-def _clear_remains(target: pathlib.Path) -> None:
+def _clear_remains(target: pathlib.Path, kind: ModelKind) -> None:
     """Deletes a partial model folder (one without model_index.json)."""
-    ours = {*STABLE_DIFFUSION.networks, *STABLE_DIFFUSION.tokenizers, "scheduler"}
+    ours = {*kind.networks, *kind.tokenizers, "scheduler"}
     if target.is_dir() and {path.name for path in target.iterdir()} <= ours:
         shutil.rmtree(target)

@@ -1,7 +1,7 @@
 """The model that a run starts from, pretrained or new, checked against the run's options."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from flax_sd.diffusion.schedule import NoiseSchedule
 from flax_sd.errors import UserError
 from flax_sd.models.vae import AutoencoderKL
 from flax_sd.training.setup import new_tokens
-from flax_sd.weights.family import DDPM, STABLE_DIFFUSION
+from flax_sd.weights.family import DDPM, PROMPTED, ModelKind
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
 
@@ -49,9 +49,9 @@ def _make_model(
     """Returns the model; `make(files, name, dtype, key)` makes a network, new ones with a key."""
     own, mode = config.model, config.mode
     files = ModelFiles.find(own.path, own.revision, own.variant, vae=own.vae)
-    files.check_kind([STABLE_DIFFUSION if mode.captioned else DDPM])
+    files.check_kind(PROMPTED if mode.captioned else [DDPM])
     networks = {}
-    for i, name in enumerate(mode.components):
+    for i, name in enumerate(_components(config, files.kind)):
         dtype = "float32" if name in config.fully_trained else compute_dtype
         random = name in own.from_scratch
         key = jax.random.fold_in(jax.random.key(config.seed), i) if random else None
@@ -63,11 +63,26 @@ def _make_model(
     else:
         _check_ddpm(config, networks["unet"], model.scheduler_config)
     if mode.prompted:
-        tokenizer = files.tokenizer().with_length(config.data.max_token_length)
-        if config.tokens.names:
-            tokenizer = new_tokens.begin(config.tokens, networks["text_encoder"], tokenizer)
-        model.tokenizers.append(tokenizer)
+        for encoder, name in zip(files.kind.text_encoders, files.kind.tokenizers, strict=True):
+            tokenizer = files.tokenizer(name).with_length(config.data.max_token_length)
+            if config.tokens.names:
+                tokenizer = new_tokens.begin(config.tokens, networks[encoder], tokenizer)
+            model.tokenizers.append(tokenizer)
     return model
+
+
+def _components(config: Config, kind: ModelKind) -> list[str]:
+    """Returns the networks that the mode loads, in its order, with all text encoders."""
+    if absent := {*config.lora_components, *config.fully_trained} - {*kind.networks}:
+        raise UserError(
+            f"train.{absent.pop()} is set, and {config.model.path} has one text encoder: leave "
+            "the option out, or name an SDXL model"
+        )
+    return [
+        name
+        for part in config.mode.components
+        for name in (kind.text_encoders if part == "text_encoder" else (part,))
+    ]
 
 
 def noise_schedule(model: Model) -> NoiseSchedule:
@@ -77,9 +92,9 @@ def noise_schedule(model: Model) -> NoiseSchedule:
 
 def _warn_of_dropout(networks: Mapping[str, Any]) -> None:
     """Warns of dropout in a network's config: diffusers' scripts apply it, flax_sd does not."""
-    for name, field in (("unet", "dropout"), ("text_encoder", "attention_dropout")):
-        rate = getattr(networks[name].config, field, None) if name in networks else None
-        if rate:
+    for name, network in networks.items():
+        field = "dropout" if name == "unet" else "attention_dropout"
+        if rate := getattr(network.config, field, None):
             logger.warning("%s/config.json has %s %g: the run trains without it", name, field, rate)
 
 
@@ -101,6 +116,22 @@ def _check_ddpm(config: Config, unet: Any, scheduler: Mapping[str, Any]) -> None
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")
 
 
+def _skipped_layers(config: Config, model: Model) -> Iterator[str]:
+    """Yields what is wrong with `model.clip_skip` for the text encoders."""
+    skip, kind = config.model.clip_skip, model.files.kind
+    names = kind.text_encoders
+    left = min(model.networks[name].config.num_hidden_layers for name in names)
+    left -= kind.text_rule.skip
+    if skip > left:
+        owner = "the text encoder has" if len(names) == 1 else "of the text encoders can be skipped"
+        yield f"model.clip_skip is {skip}, {owner} {left} layers"
+    elif skip == left and "text_encoder" in config.lora_components:
+        yield (
+            f"model.clip_skip {skip} skips all layers of the text encoder, so train.text_encoder "
+            "has nothing to train"
+        )
+
+
 def _check_fit(config: Config, model: Model) -> None:
     """Raises UserError if the components do not fit each other, the images or the options."""
     vae, side, step = model.networks["vae"], config.data.resolution, model.pixels_per_latent
@@ -118,17 +149,6 @@ def _check_fit(config: Config, model: Model) -> None:
                 "train.mode vae trains an AutoencoderKL, and this VAE is of another class"
             )
     else:
-        text = model.networks["text_encoder"].config
-        skips_all = config.model.clip_skip == text.num_hidden_layers
-        if config.model.clip_skip > text.num_hidden_layers:
-            problems.append(
-                f"model.clip_skip is {config.model.clip_skip}, the text encoder has "
-                f"{text.num_hidden_layers} layers"
-            )
-        elif skips_all and "text_encoder" in config.lora_components:
-            problems.append(
-                f"model.clip_skip {config.model.clip_skip} skips all layers of the text "
-                "encoder, so train.text_encoder has nothing to train"
-            )
+        problems += _skipped_layers(config, model)
     if problems:
         raise UserError(f"{config.model.path}: {'; '.join(problems)}")

@@ -14,24 +14,28 @@ from flax_sd.errors import UserError
 from flax_sd.lora.dropout_masks import Rates
 from flax_sd.lora.inject import attach, hold_in_int8, inject
 from flax_sd.lora.max_norm import limit_norms
+from flax_sd.models.text_encoders import TextRule
 from flax_sd.training.losses import Trees
 from flax_sd.training.setup.lora_start import read_start
 from flax_sd.training.setup.trained_layers import reached
 
 
-def add_adapters(config: Config, networks: Mapping[str, nnx.Module]) -> None:
+def add_adapters(config: Config, networks: Mapping[str, nnx.Module], rule: TextRule) -> None:
     """Adds the LoRA of the config to the layers of `networks`, in place.
 
     With `model.base_dtype` int8 the layers' own weights are then held in 8 bits.
+
+    Args:
+      rule: of the family, which tells what layers of its text encoders are read.
 
     Raises:
       UserError: `lora.targets` or a pattern of `lora.ranks` matches nothing, or `lora.start` is not
         a LoRA, does not fit the model or differs from the options.
     """
     if config.lora.start is None:
-        _add_fresh(config, networks)
+        _add_fresh(config, networks, rule)
     else:
-        for name, adapters in read_start(config, networks).items():
+        for name, adapters in read_start(config, networks, rule).items():
             attach(networks[name], adapters, 1.0)
     if config.model.base_dtype == "int8":
         for name in config.lora_components:
@@ -63,12 +67,12 @@ def constraint(config: Config) -> NormLimit | None:
     return None if largest is None else NormLimit(largest)
 
 
-def _add_fresh(config: Config, networks: Mapping[str, nnx.Module]) -> None:
+def _add_fresh(config: Config, networks: Mapping[str, nnx.Module], rule: TextRule) -> None:
     settings, key = config.lora, jax.random.key(config.seed)
     found: set[str] = set()
 
     def rank_of(component: str, path: str) -> int:
-        here = reached(config, component, networks[component], path)
+        here = reached(networks[component], path, config.model.clip_skip, rule)
         for pattern, rank in settings.ranks.items():
             if re.search(pattern, f"{component}.{path}"):
                 found.add(pattern)

@@ -13,13 +13,14 @@ from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.formats.folded_alphas import Alphas, is_folded, unfolded
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.targets import match
+from flax_sd.models.text_encoders import TextRule
 from flax_sd.run_folder.saved_config import config_of
 from flax_sd.training.setup.trained_layers import reached
 
 LOGGER = logging.getLogger("flax_sd")
 
 
-def read_start(config: Config, networks: Mapping[str, nnx.Module]) -> LoRAFile:
+def read_start(config: Config, networks: Mapping[str, nnx.Module], rule: TextRule) -> LoRAFile:
     """Reads the LoRA of `lora.start`, each layer with the scale that it was trained at.
 
     Raises:
@@ -27,9 +28,9 @@ def read_start(config: Config, networks: Mapping[str, nnx.Module]) -> LoRAFile:
     """
     start = config.lora.start
     assert start is not None
-    known = {name: networks[name] for name in ("unet", "text_encoder")}
+    known = {name: network for name, network in networks.items() if name != "vae"}
     lora, said = _at_its_scales(start, config.lora, known)
-    if problems := [*_clashes(config, lora, known)]:
+    if problems := [*_clashes(config, lora, known, rule)]:
         raise UserError("\n  ".join([f"lora.start {start} does not fit the options:", *problems]))
     if said:
         LOGGER.warning("%s", said)
@@ -97,10 +98,11 @@ def _alphas_of_run(run: Config, networks: Mapping[str, nnx.Module]) -> Alphas:
     return alpha
 
 
-def _clashes(config: Config, lora: LoRAFile, networks: Mapping[str, nnx.Module]) -> Iterator[str]:
+def _clashes(
+    config: Config, lora: LoRAFile, networks: Mapping[str, nnx.Module], rule: TextRule
+) -> Iterator[str]:
     """Yields the differences between file and options; options at their defaults do not count."""
-    trained = {"unet", "text_encoder"} if config.train.text_encoder else {"unet"}
-    for name in sorted(lora.keys() ^ trained):
+    for name in sorted(lora.keys() ^ set(config.lora_components)):
         if name in lora:
             yield f"it has layers of the {name}, which the run does not train (train.{name} does)"
         else:
@@ -115,9 +117,8 @@ def _clashes(config: Config, lora: LoRAFile, networks: Mapping[str, nnx.Module])
     if settings.targets != default.targets:
         for name, own in lora.items():
             picked = set(match(networks[name], settings.targets))
-            odd = [
-                p for p in sorted(picked ^ own.keys()) if reached(config, name, networks[name], p)
-            ]
+            skip, differing = config.model.clip_skip, sorted(picked ^ own.keys())
+            odd = [path for path in differing if reached(networks[name], path, skip, rule)]
             if odd:
                 layer = f"{name}.{odd[0]}"
                 which = f"does not have {layer}" if odd[0] in picked else f"also has {layer}"

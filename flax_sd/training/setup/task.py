@@ -9,8 +9,8 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.config import Config
-from flax_sd.models.clip import NewTokens
-from flax_sd.models.text_encoders import TextRule, encode_ids
+from flax_sd.models.clip import NewTokens, TextStates
+from flax_sd.models.text_encoders import encode_ids
 from flax_sd.models.vae import Moments
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.system.program import Program, jit, remembered
@@ -27,6 +27,7 @@ from flax_sd.training.losses import (
 from flax_sd.training.setup.base_model import noise_schedule
 from flax_sd.training.setup.lora import NormLimit, add_adapters, constraint, dropout_rates
 from flax_sd.training.setup.trained_layers import reached
+from flax_sd.weights.family import ModelKind
 from flax_sd.weights.model import Model
 
 
@@ -35,9 +36,10 @@ class TrainTask(NamedTuple):
 
     Attributes:
       eval_loss: the loss of evaluations: without the weights and dropout of the training loss.
-      encode: jitted, (frozen, pixels, ids) -> batch of a step.
+      encode: jitted, (frozen, pixels, ids of each text encoder) -> batch of a step.
       moments: jitted, (frozen, pixels) -> Moments; None in modes vae and ddpm.
-      text: jitted, (frozen, ids) -> states; None if the text encoder is trained or missing.
+      text: jitted, (frozen, ids of each text encoder) -> the states that the UNet reads; None if a
+        text encoder is trained, or there is none.
       constrain: changes the trained leaves after each update; None for nothing.
     """
 
@@ -60,10 +62,10 @@ def make_task(config: Config, model: Model) -> TrainTask:
     """
     networks: dict[str, Any] = dict(model.networks)
     if config.mode.adapters:
-        add_adapters(config, networks)
+        add_adapters(config, networks, model.files.kind.text_rule)
     if "unet" in networks:
         networks["unet"].remat = config.train.remat
-    picked = _trained_leaves(config, networks)
+    picked = _trained_leaves(config, networks, model.files.kind)
     graphs, params, frozen = {}, {}, {}
     for name, network in networks.items():
         if name in picked:
@@ -79,17 +81,21 @@ def make_task(config: Config, model: Model) -> TrainTask:
         loss = pixel_loss(graphs, schedule, compute_dtype=dtype, dropout=True, cfg=options)
         eval_loss = pixel_loss(graphs, schedule, compute_dtype=dtype)
         return TrainTask(graphs, params, frozen, loss, eval_loss, _pixel_batch())
+    kind, skip = model.files.kind, config.model.clip_skip
     make_loss = functools.partial(
         diffusion_loss,
         graphs,
         noise_schedule(model),
         scaling_factor=networks["vae"].config.scaling_factor,
-        clip_skip=config.model.clip_skip,
+        clip_skip=skip,
+        text_encoders=kind.text_encoders,
+        text_rule=kind.text_rule,
         compute_dtype=_compute_dtype(config),
     )
     loss = make_loss(cfg=options)
-    frozen_text = "text_encoder" not in params
-    encoders = _encoders(graphs, config.model.clip_skip, frozen_text=frozen_text)
+    encoders = _encoders(
+        graphs, kind, skip, frozen_text=params.keys().isdisjoint(kind.text_encoders)
+    )
     return TrainTask(
         graphs, params, frozen, loss, make_loss(), *encoders, constrain=constraint(config)
     )
@@ -101,17 +107,19 @@ def _compute_dtype(config: Config) -> jnp.dtype | None:
 
 
 def _trained_leaves(
-    config: Config, networks: dict[str, nnx.Module]
+    config: Config, networks: dict[str, nnx.Module], kind: ModelKind
 ) -> dict[str, nnx.filterlib.Filter]:
     """Returns a filter for each trained component: its leaves that have a gradient."""
     picked: dict[str, nnx.filterlib.Filter] = dict.fromkeys(config.fully_trained, nnx.Param)
     if config.mode.adapters:
         picked = dict.fromkeys(config.lora_components, nnx.LoRAParam)
     if config.tokens.names:
-        picked["text_encoder"] = (nnx.LoRAParam, NewTokens)  # those that exist
+        for name in kind.text_encoders:
+            picked[name] = (nnx.LoRAParam, NewTokens)  # those that exist
 
     def has_gradient(name: str, path: tuple[Any, ...], _: Any) -> bool:
-        return reached(config, name, networks[name], ".".join(map(str, path)))
+        dotted, skip = ".".join(map(str, path)), config.model.clip_skip
+        return reached(networks[name], dotted, skip, kind.text_rule)
 
     return {
         name: nnx.All(kind, functools.partial(has_gradient, name)) for name, kind in picked.items()
@@ -136,18 +144,18 @@ def _pixel_batch() -> Program:
 
 @remembered
 def _encoders(
-    graphs: dict[str, nnx.GraphDef], clip_skip: int, *, frozen_text: bool
+    graphs: dict[str, nnx.GraphDef], kind: ModelKind, clip_skip: int, *, frozen_text: bool
 ) -> tuple[Program, Program, Program | None]:
-    """Returns `encode`, `moments` and `text` of an TrainTask."""
+    """Returns `encode`, `moments` and `text` of a TrainTask."""
 
     def moments(frozen: Trees, pixels: jax.Array) -> Moments:
         return nnx.merge(graphs["vae"], frozen["vae"]).encode(pixels)
 
-    def text(frozen: Trees, ids: jax.Array) -> jax.Array:
-        encoder = nnx.merge(graphs["text_encoder"], frozen["text_encoder"])
-        return encode_ids([encoder], [ids], clip_skip, TextRule()).text
+    def text(frozen: Trees, ids: tuple[jax.Array, ...]) -> TextStates:
+        encoders = [nnx.merge(graphs[name], frozen[name]) for name in kind.text_encoders]
+        return encode_ids(encoders, ids, clip_skip, kind.text_rule)
 
-    def encode(frozen: Trees, pixels: jax.Array, ids: jax.Array) -> EncodedBatch:
+    def encode(frozen: Trees, pixels: jax.Array, ids: tuple[jax.Array, ...]) -> EncodedBatch:
         return EncodedBatch(moments(frozen, pixels), text(frozen, ids) if frozen_text else ids)
 
     return jit(encode), jit(moments), jit(text) if frozen_text else None

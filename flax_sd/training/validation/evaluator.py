@@ -95,6 +95,7 @@ def _batch(inputs: Inputs, loaded: Sequence[Any], rows: np.ndarray) -> Any:
         weight=None,
         real=len(rows),
         shape=inputs.source.shapes[rows[0]],
+        time_ids=np.stack([inputs.source.time_ids(i, seed=0, sample=i) for i in rows.tolist()]),
     )
     return inputs.batch(batch)
 

@@ -34,11 +34,11 @@ def test_all_of_a_caption_is_encoded(parse):
     for more, shape in ([], (2, 77, 12)), (LONGER, (2, 152, 12)):
         parts = load_model(parse(*more), "float32")
         made = make_task(parse(*more), parts)
-        ids = tokenize(ENDS, parts.tokenizer)
-        red, blue = states = np.asarray(made.text(made.frozen, ids))
+        ids = tokenize(ENDS, parts.tokenizers)
+        red, blue = states = np.asarray(made.text(made.frozen, ids).text)
         assert states.shape == shape and np.array_equal(red, blue) == (more == [])
     batch = made.encode(made.frozen, np.zeros((2, 32, 32, 3), np.float32), ids)
-    np.testing.assert_allclose(batch.text, states, atol=1e-5)  # so too where each step encodes
+    np.testing.assert_allclose(batch.text.text, states, atol=1e-5)  # so too where each step encodes
 
 
 def test_a_new_token_past_the_75th_is_read(parse):
@@ -53,7 +53,9 @@ def test_a_new_token_past_the_75th_is_read(parse):
 def test_states_of_another_length_are_not_found(parse, tmp_path):
     def key(*flags):
         tokenizer = load_model(parse(*flags), "float32").tokenizer
-        return encoded.EncodedCaptions(tokenizer, "a text encoder", 0, Store(tmp_path)).key("a cat")
+        return encoded.EncodedCaptions([tokenizer], ["a text encoder"], 0, Store(tmp_path)).key(
+            "a cat"
+        )
 
     assert key() == key("--data.max_token_length", 75) != key(*LONGER)
 

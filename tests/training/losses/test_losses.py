@@ -69,7 +69,7 @@ def numbers(*shape: int, seed: int = 0) -> np.ndarray:
 
 def encoded(b: int = 3) -> EncodedBatch:
     moments = Moments(numbers(b, 4, 6, 2), numbers(b, 4, 6, 2, seed=1))
-    return EncodedBatch(moments, numbers(b, 5, 7, seed=2))
+    return EncodedBatch(moments, TextStates(numbers(b, 5, 7, seed=2)))
 
 
 def split(**modules: nnx.Module) -> tuple[dict[str, Any], ...]:
@@ -87,7 +87,7 @@ def test_the_diffusion_loss_is_the_mean_squared_error_of_the_noise():
     latents = 0.3 * (moments.mean + np.exp(0.5 * moments.logvar) * draws.posterior)
     a = np.asarray(SCHEDULE.alphas_cumprod)[np.asarray(draws.timesteps)][:, None, None, None]
     noisy = np.sqrt(a) * latents + np.sqrt(1 - a) * draws.noise
-    out = 0.7 * noisy + batch.text.mean((1, 2))[:, None, None, None]
+    out = 0.7 * noisy + batch.text.text.mean((1, 2))[:, None, None, None]
     assert_close(value, ((out - draws.noise) ** 2).mean((1, 2, 3)), LAYER)
     assert value.dtype == jnp.float32
 
@@ -138,7 +138,7 @@ def test_a_perturbed_input_leaves_the_target():
     value = loss.loss(params, none, batch, draws._replace(added=added))
     latents = 0.3 * batch.moments.sample(draws.posterior)
     out = 0.7 * SCHEDULE.add_noise(latents, added, draws.timesteps)
-    out += batch.text.mean((1, 2))[:, None, None, None]
+    out += batch.text.text.mean((1, 2))[:, None, None, None]
     assert_close(value, ((out - draws.noise) ** 2).mean((1, 2, 3)), LAYER)
 
 
@@ -157,7 +157,7 @@ def test_draws_are_uniform_timesteps_and_unit_noise_of_the_batchs_shape():
 
 def test_ids_are_encoded_inside_the_loss_so_that_its_encoder_learns():
     graphs, params, none = split(unet=UNet(), text_encoder=TextEncoder())
-    batch = encoded()._replace(text=jnp.array([[0, 1], [2, 3], [1, 1]]))
+    batch = encoded()._replace(text=(jnp.array([[0, 1], [2, 3], [1, 1]]),))
     gradients = []
     for skip in (0, 1):
         loss = diffusion_loss(graphs, SCHEDULE, scaling_factor=1.0, clip_skip=skip)
@@ -179,7 +179,7 @@ def test_ids_in_chunks_are_encoded_chunk_by_chunk():
     joined = jnp.array([[0, 1, 3, 2], [0, 2, 1, 1], [3, 3, 1, 1]])
     values = []
     for ids in (chunks, joined):  # alike, as this encoder reads each id by itself
-        batch = encoded()._replace(text=ids)
+        batch = encoded()._replace(text=(ids,))
         values.append(loss.loss(params, none, batch, loss.draw(jax.random.key(1), batch)))
     assert_close(*values, LAYER)
 

@@ -14,6 +14,7 @@ from flax_sd.lora.formats.folded_alphas import unfolded
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import extract
 from flax_sd.models.clip import CLIPTextConfig, CLIPTextModel
+from flax_sd.models.text_encoders import TextRule
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
 from flax_sd.training.setup.task import make_task
@@ -88,7 +89,7 @@ def test_what_the_options_say_otherwise_is_named_at_once(config, lora, tmp_path)
     flags = ["--lora.rank", 8, "--lora.alpha", 9, "--lora.targets", "attention+ff"]
     cfg = config("a", *flags, *TEXT)
     with pytest.raises(UserError) as error:
-        add_adapters(cfg, abstract_model(cfg, "float32").networks)
+        add_adapters(cfg, abstract_model(cfg, "float32").networks, TextRule())
     said = str(error.value)
     for line in (
         "it has no layers of the text_encoder",
@@ -103,7 +104,7 @@ def test_a_text_encoder_that_would_be_lost_is_named(config, lora, tmp_path):
     kohya.write(tmp_path / "a", lora)
     cfg = config("a")
     with pytest.raises(UserError, match="has layers of the text_encoder.*train.text_encoder does"):
-        add_adapters(cfg, abstract_model(cfg, "float32").networks)
+        add_adapters(cfg, abstract_model(cfg, "float32").networks, TextRule())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_a_real_file_of_the_reference_script(test_data):
     networks = {"unet": abstract_unet(SD15), "text_encoder": text}
     held = read(file, networks)["unet"]
     config = Config.model_validate({"lora": {"start": str(file)}})
-    add_adapters(config, networks)
+    add_adapters(config, networks, TextRule())
     found = extract(networks["unet"])
     assert len(found) == 128
     for path, adapter in held.items():

@@ -9,6 +9,7 @@ import pytest
 from flax_sd.config import file as config_files
 from flax_sd.lora.formats import kohya
 from flax_sd.lora.inject import extract
+from flax_sd.models.text_encoders import TextRule
 from flax_sd.training.setup.base_model import abstract_model
 from flax_sd.training.setup.lora import add_adapters
 from tests.lora.formats.files import header
@@ -34,7 +35,7 @@ def started(config_file):
         given = ["--lora.start", path, "--lora.rank", 4, "--train.text_encoder", "true", *flags]
         config = config_files.parse(config_file, [str(flag) for flag in given])
         networks = abstract_model(config, "float32").networks
-        add_adapters(config, networks)
+        add_adapters(config, networks, TextRule())
         return {name: extract(networks[name]) for name in ("unet", "text_encoder")}
 
     return start

@@ -118,7 +118,7 @@ def batch_of(seed, ids):
     rng = np.random.default_rng(seed)
     mean, logvar, posterior, noise = rng.normal(size=(4, len(ids), 5, 3, 4)).astype(np.float32)
     draws = DiffusionDraws(posterior, rng.integers(0, 1000, len(ids)), noise)
-    return EncodedBatch(Moments(mean, logvar - 3), ids), draws
+    return EncodedBatch(Moments(mean, logvar - 3), (ids,)), draws
 
 
 @pytest.mark.slow

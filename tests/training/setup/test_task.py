@@ -108,7 +108,7 @@ def test_alpha_scales_the_gradient(task):
 
 
 def test_clip_skip_changes_what_the_unet_reads(task):
-    text = [batch_of(task(*flags)).text for flags in ([], ["--model.clip_skip", 1])]
+    text = [batch_of(task(*flags)).text.text for flags in ([], ["--model.clip_skip", 1])]
     assert text[0].shape == text[1].shape and not np.allclose(*text)
 
 

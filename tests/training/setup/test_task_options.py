@@ -147,7 +147,7 @@ def test_the_step_is_multiplied_as_compute_dtype_says(task):
 def test_clip_skip_counts_where_the_text_encoder_is_trained(task):
     made = [task("--train.text_encoder", "true", "--model.clip_skip", skip) for skip in (0, 1)]
     batch = batch_of(made[0])
-    assert jnp.issubdtype(batch.text.dtype, jnp.integer)
+    assert jnp.issubdtype(batch.text[0].dtype, jnp.integer)
     draws = made[0].loss.draw(jax.random.key(0), batch)
     last, before = (jax.jit(m.loss.loss)(m.params, m.frozen, batch, draws) for m in made)
     assert (np.abs(last / before - 1) > 1e-6).all()

@@ -36,7 +36,7 @@ def batch_for(mode):
     if mode in ("vae", "ddpm"):
         return PixelBatch(jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
     latents = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
-    return EncodedBatch(Moments(latents, latents), jax.ShapeDtypeStruct((2, 77), jnp.int32))
+    return EncodedBatch(Moments(latents, latents), (jax.ShapeDtypeStruct((2, 77), jnp.int32),))
 
 
 def without_gradient(task, mode):
