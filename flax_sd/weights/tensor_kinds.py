@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 Shapes = Mapping[str, tuple[int, ...]]
-_WIDTHS = {  # width of the text that the UNet attends to
+FAMILIES = {  # width of the text that the UNet attends to
     768: "Stable Diffusion 1.x",
     1024: "Stable Diffusion 2.x",
     1280: "SDXL refiner",
@@ -47,7 +47,7 @@ def describe(shapes: Shapes) -> str:
 def _family(shapes: Shapes) -> str:
     """Returns the family of a UNet, by the width of its text and its input channels."""
     width = next((shape[-1] for key, shape in shapes.items() if shape and _CROSS.match(key)), 0)
-    name = _WIDTHS.get(width, "Stable Diffusion")
+    name = FAMILIES.get(width, "Stable Diffusion")
     for first in (f"{_INSIDE}input_blocks.0.0.weight", "input_blocks.0.0.weight", "conv_in.weight"):
         if shapes.get(first, ())[1:2] == (9,):
             return f"{name} inpainting"

@@ -1,5 +1,5 @@
 """LoRA files: a module for each format, and one reader for all of them (`contents`)."""
 
-from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats import comfyui, kohya, peft
 
-FORMATS = (kohya.FORMAT, peft.FORMAT)
+FORMATS = (comfyui.FORMAT, kohya.FORMAT, peft.FORMAT)

@@ -1,16 +1,19 @@
 """The content of a LoRA file by layer: read once for loading, `inspect` and `export`."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from flax_sd.lora.adapter import Adapter
 from flax_sd.lora.formats import kohya, peft, sd_layers
+from flax_sd.lora.formats.base_models import told_family
 from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.formats.keys import format_titles, name_table, split_key
+from flax_sd.lora.formats.ldm_names import unet_renaming
 from flax_sd.lora.formats.unsupported import refuse_format
+from flax_sd.weights.family import Family
 from flax_sd.weights.safetensors import TensorFile
 
 
@@ -50,6 +53,16 @@ class LoRAContents(NamedTuple):
         """Tells whether a layer has magnitudes."""
         return any("magnitude" in layer.keys for layer in self.layers.values())
 
+    def tensors(self) -> list[tuple[str, str, LayerRef]]:
+        """Returns the key, the part and the layer of each tensor of a layer."""
+        layers = self.layers.items()
+        return [(key, part, ref) for ref, one in layers for part, key in one.keys.items()]
+
+    @property
+    def family(self) -> Family | None:
+        """The family of models that it is for, as far as names, shapes and header tell it."""
+        return told_family(self.file, self.inputs(), self.file.metadata)
+
     def inputs(self) -> dict[LayerRef, int]:
         """Returns the number of inputs of each layer."""
         return {ref: self.file.shape(one.keys["down"])[1] for ref, one in self.layers.items()}
@@ -68,18 +81,19 @@ class LoRAContents(NamedTuple):
         return Adapter(arrays["down"], arrays["up"], alpha, magnitude), wrong
 
 
-def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAContents:
+def read_contents(file: TensorFile, known: Collection[LayerRef] = ()) -> LoRAContents:
     """Finds the layers of a LoRA file.
 
     Args:
-      known: layers of a model, beside those that any Stable Diffusion may have.
+      known: layers of a model, beside those that any Stable Diffusion may have. The numbers in
+        original (LDM) names are then counted by its blocks.
 
     Raises:
       UserError: it is no LoRA, is of a format that is not read, or its scale is in a config of
         PEFT's that is not there or not readable.
     """
     refuse_format(file)
-    names = {**sd_layers.names(), **name_table(known)}
+    names = {**sd_layers.names(original=not known), **_names_of(known)}
     groups, unknown, problems = _by_layer(file, names)
     config = peft.read_config(file)
     found: dict[LayerRef, LayerTensors] = {}
@@ -95,6 +109,11 @@ def read_contents(file: TensorFile, known: Iterable[LayerRef] = ()) -> LoRAConte
         found[ref] = LayerTensors(keys, rank, alpha)
     stabilised = config is not None and config.is_rank_stabilised
     return LoRAContents(file, format_titles(file), found, stabilised, unknown, problems)
+
+
+def _names_of(known: Collection[LayerRef]) -> dict[str, LayerRef]:
+    unet = [ref.path for ref in known if ref.component == "unet"]
+    return name_table(known, [unet_renaming(unet)] if unet else ())
 
 
 def _by_layer(

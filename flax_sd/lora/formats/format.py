@@ -10,6 +10,9 @@ from numpy.typing import DTypeLike
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import Adapter, LoRAFile
 
+# A layer of an attention, in the UNet or a text encoder.
+ATTENTION = re.compile(r".*\.(attn[12]|self_attn)\..*")
+
 
 class LayerRef(NamedTuple):
     """A layer of the model: its component, and its dotted path there."""
@@ -25,11 +28,13 @@ class Format(NamedTuple):
       titles: pattern of what its keys begin with -> its name as `flax-sd inspect` prints it.
       ends: part ("down", "up", "alpha", "magnitude") -> pattern of the ends of its keys.
       names: the names that it has for a layer, whose path may be one of `spellings`.
+      original_names: those that it has for the UNet's layer with an original (LDM) path.
     """
 
     titles: Mapping[str, str]
     ends: Mapping[str, str]
     names: Callable[[LayerRef], Iterable[str]]
+    original_names: Callable[[str], Iterable[str]] = lambda _: ()
 
 
 def spellings(path: str) -> Iterator[str]:

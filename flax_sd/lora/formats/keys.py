@@ -6,10 +6,11 @@ into `.` would have to guess where a module's name ends (`to_q`, `proj_in`, `tim
 
 import collections
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from flax_sd.lora.formats import FORMATS
 from flax_sd.lora.formats.format import LayerRef, spellings
+from flax_sd.weights.ldm.renaming import Renaming
 
 _PARTS = sorted({part for row in FORMATS for part in row.ends})
 _ENDS = "|".join(
@@ -29,15 +30,29 @@ def split_key(key: str) -> tuple[str, str] | None:
     return (found["name"], found.lastgroup or "") if found else None
 
 
-def name_table(layers: Iterable[LayerRef]) -> dict[str, LayerRef]:
-    """Returns every name that a file may have for one of the layers."""
+def name_table(
+    layers: Iterable[LayerRef], originals: Sequence[Renaming] = ()
+) -> dict[str, LayerRef]:
+    """Returns every name that a file may have for one of the layers.
+
+    Args:
+      originals: original (LDM) names of the UNet's layers.
+    """
     table: dict[str, LayerRef] = {}
     for layer in layers:
-        for path in spellings(layer.path):
-            for row in FORMATS:
-                for name in row.names(layer._replace(path=path)):
-                    table.setdefault(name, layer)
+        for name in _names(layer, originals):
+            table.setdefault(name, layer)
     return table
+
+
+def _names(layer: LayerRef, originals: Sequence[Renaming]) -> Iterator[str]:
+    for path in spellings(layer.path):
+        for row in FORMATS:
+            yield from row.names(layer._replace(path=path))
+    for renaming in originals if layer.component == "unet" else ():
+        if path := renaming.to_ldm(layer.path):
+            for row in FORMATS:
+                yield from row.original_names(path)
 
 
 def format_titles(keys: Iterable[str]) -> str:

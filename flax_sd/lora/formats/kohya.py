@@ -34,6 +34,11 @@ def names(layer: LayerRef) -> list[str]:
     return [prefix + layer.path.replace(".", "_") for prefix in _PREFIXES[layer.component]]
 
 
+def original_names(path: str) -> list[str]:
+    """Returns the names of the UNet's layer with this original path."""
+    return ["lora_unet_" + path.replace(".", "_")]
+
+
 TITLE = "kohya's names"
 FORMAT = Format(
     {r"lora_(unet|te\d?)_": TITLE},
@@ -44,6 +49,7 @@ FORMAT = Format(
         "magnitude": r"\.dora_scale",
     },
     names,
+    original_names,
 )
 
 

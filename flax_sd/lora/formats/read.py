@@ -11,8 +11,8 @@ from flax import nnx
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.lora.adapter import Adapter, LoRAFile
-from flax_sd.lora.formats.base_models import family, foreign_model, text_widths
-from flax_sd.lora.formats.contents import LoRAContents, read_contents
+from flax_sd.lora.formats.base_models import SDXL, family, foreign_model, text_widths
+from flax_sd.lora.formats.contents import read_contents
 from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.inject import misfits
 from flax_sd.lora.layers import Layer
@@ -50,9 +50,10 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None 
         for component, module in (modules or {}).items()
         for path, slot in slots(module).items()
     }
-    contents = read_contents(TensorFile(locate(path)), table)
-    where = f"LoRA {contents.file.path}"
-    _check_family(where, contents, table)
+    file = TensorFile(locate(path))
+    where = f"LoRA {file.path}"
+    _check_family(where, file, table)
+    contents = read_contents(file, table)
     problems = [*contents.problems, *(f"no such layer: {key}" for key in contents.unknown)]
     lora: LoRAFile = {}
     for ref, layer in contents.layers.items():
@@ -89,16 +90,19 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
     return path
 
 
-def _check_family(where: str, contents: LoRAContents, table: Mapping[LayerRef, Slot]) -> None:
+def _check_family(where: str, file: TensorFile, table: Mapping[LayerRef, Slot]) -> None:
     """Raises UserError for a LoRA of another family of models, by the widths of the text."""
+    if not table:
+        return
     cross, text = text_widths({ref: slot.base.in_features for ref, slot in table.items()})
-    its_cross, its_text = text_widths(contents.inputs())
+    its_cross, its_text = text_widths(read_contents(file).inputs())
     this = f"this model is {family(cross)}" if cross else "this model is not"
-    own = "SDXL" if any(ref.component == "text_encoder_2" for ref in table) else None
-    if (cross or text) and (model := foreign_model(contents.file)) not in (None, own):
-        raise UserError(f"{where} is a LoRA for {model}; {this}")
+    remedy = "name a LoRA of this family, or a model of that one"
+    own = SDXL if any(ref.component == "text_encoder_2" for ref in table) else None
+    if (cross or text) and (model := foreign_model(file)) not in (None, own):
+        raise UserError(f"{where} is a LoRA for {model}; {this}: {remedy}")
     if cross and its_cross not in (0, cross):
-        raise UserError(f"{where} is a LoRA for {family(its_cross)}; {this}")
+        raise UserError(f"{where} is a LoRA for {family(its_cross)}; {this}: {remedy}")
     if text and its_text not in (0, text):
         raise UserError(
             f"{where} is a LoRA for a text encoder {its_text} wide; this model's is {text} wide"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.formats.keys import name_table
+from flax_sd.lora.formats.ldm_names import PUBLIC
 from flax_sd.lora.targets import PRESETS
 
 # More of everything than SD 1, SD 2 and SDXL have: block i, layer j, transformer d, text layer n.
@@ -15,6 +16,8 @@ _KINDS = {  # the first whose pattern a path matches
     "feed-forward": PRESETS["attention+ff"][0],
     "proj_in/out": r".*\.proj_(?:in|out)",
     "time embedding": r"(?:.*\.)?time_emb.*",
+    "size and crop": r"add_embedding\..*",
+    "text projection": r"text_projection",
     "convolution": r".*",
 }
 
@@ -25,17 +28,27 @@ def kind(path: str) -> str:
 
 
 @functools.cache
-def names() -> Mapping[str, LayerRef]:
-    """Returns every name that a file may have for a layer of a Stable Diffusion."""
+def names(*, original: bool = True) -> Mapping[str, LayerRef]:
+    """Returns every name that a file may have for a layer of a Stable Diffusion.
+
+    Args:
+      original: with the original (LDM) names of the public models' UNets.
+    """
     inside = [*(f"self_attn.{x}_proj" for x in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2"]
     numbers = range(_TEXT_LAYERS)
     text = [f"text_model.encoder.layers.{n}.{layer}" for n in numbers for layer in inside]
-    layers = {"unet": _unet(), "text_encoder": text, "text_encoder_2": text}
-    return name_table(LayerRef(name, path) for name, paths in layers.items() for path in paths)
+    layers = {
+        "unet": _unet(),
+        "text_encoder": text,
+        "text_encoder_2": [*text, "text_projection"],
+    }
+    refs = (LayerRef(name, path) for name, paths in layers.items() for path in paths)
+    return name_table(refs, PUBLIC if original else ())
 
 
 def _unet() -> list[str]:
-    paths = ["conv_in", "conv_out", "time_embedding.linear_1", "time_embedding.linear_2"]
+    embeddings = [f"{name}_embedding.linear_{i}" for name in ("time", "add") for i in (1, 2)]
+    paths = ["conv_in", "conv_out", *embeddings]
     blocks = [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(_BLOCKS)]
     for block in (*blocks, "mid_block"):
         residual = ("conv1", "conv2", "time_emb_proj", "conv_shortcut")

@@ -20,7 +20,6 @@ _UNREAD = {
     r"\.(on_input|a1\.weight|b1\.weight)$": "IA3 or GLoRA (LyCORIS)",
     r"\.lora_[AB](\.[^.]+)?\.bias$": "LoRA with biases",
     r"\.lora_embedding_[AB]": "LoRA of an embedding",
-    r"^lora_unet_(input|middle|output)_block": "LoRA with the original (LDM) block names",
 }
 _READ = "kohya's, PEFT's and diffusers' LoRA files are read"
 

@@ -58,10 +58,10 @@ class Layout(NamedTuple):
 
     @classmethod
     def of_diffusers(cls, names: Collection[str]) -> "Layout":
-        """Reads the layout from diffusers' names."""
+        """Reads the layout from diffusers' names of tensors or of layers."""
         blocks = range(_count(r"down_blocks\.(\d{1,2})\.", names))
         layers = (_count(rf"down_blocks\.{b}\.resnets\.(\d{{1,2}})\.", names) for b in blocks)
-        attends = (f"up_blocks.{b}.attentions.0.norm.weight" in names for b in blocks)
+        attends = (_count(rf"up_blocks\.{b}\.attentions\.(\d{{1,2}})\.", names) > 0 for b in blocks)
         return cls(tuple(layers), tuple(attends))
 
 

@@ -81,8 +81,7 @@ def test_every_bad_key_is_named_at_once(tmp_path):
         ("lora_unet_x.lora_mid.weight", "CP decomposition"),
         ("unet:0:up", "cloneofsimo"),
         ("lora_unet_x.diff", "weight differences"),
-        ("lora_unet_input_blocks_1_1_proj_in.lora_up.weight", "LDM"),
-        ("lora_unet_output_blocks_0_1_proj_in.lora_up.weight", "for SDXL"),
+        ("lora_unet_output_blocks_0_1_proj_in.hada_w1_a", "LoHa .LyCORIS. for SDXL"),
         ("model.diffusion_model.out.2.weight", "is a Stable Diffusion checkpoint in one file"),
         ("conv.weight", "is not a LoRA file"),
     ],
@@ -120,6 +119,40 @@ def test_lora_of_another_family(tmp_path, sd15, width, said):
         UserError, match=rf"a LoRA for .*{said}.*; this model is Stable Diffusion 1"
     ):
         read(saved(tmp_path, kohya), {"unet": sd15})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["lora_unet_{flat}", "lora_unet_{original}", "unet.{dotted}"])
+@pytest.mark.parametrize("width", [768, 2048])
+def test_sd1_and_sdxl_are_told_apart_by_shapes(tmp_path, sd15, sdxl, form, width):
+    """A layer that both have, of the UNet alone, under each kind of names."""
+    dotted = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    original = "input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    name = form.format(flat=dotted.replace(".", "_"), original=original, dotted=dotted)
+    ends = ("lora_A", "lora_B") if "." in name else ("lora_down", "lora_up")
+    file = saved(tmp_path, pair(name, width, 640, 2, *ends))
+    models = {768: {"unet": sd15}, 2048: sdxl}
+    assert read(file, models[width])["unet"].keys() == {dotted}
+    names = {768: r"Stable Diffusion 1\.x \(.* 768 wide\)", 2048: r"SDXL \(.* 2048 wide\)"}
+    other = 768 + 2048 - width
+    said = rf"is a LoRA for {names[width]}; this model is {names[other]}: name a LoRA of this"
+    with pytest.raises(UserError, match=said) as error:
+        read(file, models[other])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_lora_of_sdxl_is_refused_by_names(tmp_path, sd15, sdxl):
+    path = "output_blocks_0_1_transformer_blocks_9_attn1_to_q"
+    file = saved(tmp_path, pair(f"lora_unet_{path}", 1280, 1280))
+    with pytest.raises(UserError, match="is a LoRA for SDXL; this model is Stable Diffusion 1"):
+        read(file, {"unet": sd15})
+    assert len(read(file, sdxl)["unet"]) == 1
+    text = pair("lora_te2_text_model_encoder_layers_31_self_attn_q_proj", 1280, 1280)
+    file = saved(tmp_path, text)
+    with pytest.raises(UserError, match="is a LoRA for SDXL"):
+        read(file, {"unet": sd15})
+    assert read(file, sdxl).keys() == {"text_encoder_2"}
 
 
 def test_lora_of_another_text_encoder(tmp_path):
