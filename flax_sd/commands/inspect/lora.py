@@ -12,19 +12,19 @@ from flax_sd.commands.inspect.printout import Page
 from flax_sd.config import Config
 from flax_sd.errors import UserError
 from flax_sd.lora.formats import kohya, sd_layers
-from flax_sd.lora.formats.base_models import FAMILIES, family, foreign_model, text_widths
+from flax_sd.lora.formats.base_models import family, foreign_model, text_widths
 from flax_sd.lora.formats.compatibility import support
 from flax_sd.lora.formats.contents import LoRAContents, read_contents
 from flax_sd.lora.formats.read import read
 from flax_sd.weights.identity import display_name
 from flax_sd.weights.safetensors import TensorFile
+from flax_sd.weights.tensor_kinds import FAMILIES
 
-_SD2_TEXT_WIDTH = 1024  # numbers a token of Stable Diffusion 2's text encoder
 _LAYERS_SHOWN, _TAGS_SHOWN, _MAX_ENTRY = 3, 5, 60  # layers, tags, letters
 _HEADER = {  # rows, and the header's entries in each
     "name": ("ss_output_name", "modelspec.title", "modelspec.author"),
     "base": ("ss_base_model_version", "ss_sd_model_name", "modelspec.architecture"),
-    "prediction": ("modelspec.prediction_type",),
+    "prediction": ("modelspec.prediction_type", "ss_zero_terminal_snr"),
     "training": (
         "ss_max_train_steps",
         "ss_steps",
@@ -54,7 +54,7 @@ def inspect_lora(
       UserError: it is not a LoRA, or PEFT's config is missing or not readable.
     """
     contents = read_contents(file)
-    width, text_width = text_widths(contents.inputs())
+    width, _ = text_widths(contents.inputs())
     kind = "DoRA" if contents.is_dora else "LoRA"
     stabilised = ", rank-stabilised" if contents.is_rank_stabilised else ""
     page.add("format", f"{kind}{stabilised}, {contents.formats}")
@@ -70,7 +70,7 @@ def inspect_lora(
     _add_header(page, file.metadata)
     if config is not None:
         _add_run(page, config)
-    page.add_support(support(contents, sd2=_SD2_TEXT_WIDTH in (width, text_width)), len(file))
+    page.add_support(support(contents, contents.family), len(file))
     page.add("for all", _remedy(file.path, contents))
     if networks is not None:
         _add_fit(page, file, networks)

@@ -1,81 +1,31 @@
 """What other programs load: diffusers itself, and ComfyUI's and A1111's key maps made anew."""
 
-import importlib.util
-
 import numpy as np
 import pytest
-import torch
 
-from flax_sd.lora.formats.compatibility import support
-from flax_sd.lora.formats.contents import read_contents
-from flax_sd.weights import safetensors
-from flax_sd.weights.safetensors import TensorFile
-from tests import tiny
-
-RANK = 2
-ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
-TO_Q, TO_K, TO_OUT = (f"{ATTENTION}.{end}" for end in ("to_q", "to_k", "to_out.0"))
-FF = ATTENTION.replace("attn1", "ff.net.2")
-TEXT = "text_model.encoder.layers.0.self_attn"
-Q_PROJ, K_PROJ, OUT_PROJ = (f"{TEXT}.{end}_proj" for end in ("q", "k", "out"))
-
-
-def flat(prefix, path):
-    return prefix + path.replace(".", "_")
-
-
-RNG = np.random.default_rng(0)
-
-
-def tensors(*shape):
-    return RNG.normal(size=shape).astype(np.float32)
-
-
-def pair(name, width=8, down=".lora_down.weight", up=".lora_up.weight", outputs=None):
-    return {name + down: tensors(RANK, width), name + up: tensors(outputs or width, RANK)}
-
-
-def unet(path, alpha=None, outputs=None, width=8):
-    name = flat("lora_unet_", path)
-    own = {} if alpha is None else {f"{name}.alpha": np.array(alpha, np.float32)}
-    return pair(name, width, outputs=outputs) | own
-
-
-def text(path, alpha=None, prefix="lora_te_"):
-    name = flat(prefix, path)
-    return pair(name, 12) | ({f"{name}.alpha": np.float32([alpha])[0]} if alpha else {})
-
-
-def peft(name, width=8):
-    return pair(name, width, ".lora_A.weight", ".lora_B.weight")
-
-
-def dotted(name, down, up, width=8):
-    return pair(name, width, down, up)
-
-
-def opened(folder, content, *, sd2=False):
-    path = folder / "lora.safetensors"
-    (folder / "adapter_config.json").write_text('{"lora_alpha": 2}')  # which peft's own files want
-    safetensors.write(path, {key: np.asarray(tensor) for key, tensor in content.items()})
-    return support(read_contents(TensorFile(path)), sd2=sd2)
-
-
-def loaded_by_diffusers(folder):
-    """The tensors, and the scales, that are in the networks after loading; None if it refuses."""
-    pipeline = tiny.build("sd1")
-    try:
-        pipeline.load_lora_weights(folder, weight_name="lora.safetensors")
-    except (ValueError, KeyError):
-        pass  # what was loaded before the error counts
-    found, scales = [], {}
-    for network in (pipeline.unet, pipeline.text_encoder):
-        found += [t for n, t in network.named_parameters() if "lora_" in n and not t.is_meta]
-        for name, module in network.named_modules():
-            if getattr(module, "scaling", None):
-                scales[name.removeprefix("text_model.")] = next(iter(module.scaling.values()))
-    return found, scales
-
+from tests.lora.formats.other_programs import (
+    ATTENTION,
+    COMFYUIS_ENDS,
+    FF,
+    K_PROJ,
+    OUT_PROJ,
+    Q_PROJ,
+    RANK,
+    TEXT,
+    TO_K,
+    TO_OUT,
+    TO_Q,
+    dotted,
+    flat,
+    loaded_by_diffusers,
+    not_there,
+    opened,
+    pair,
+    peft,
+    tensors,
+    text,
+    unet,
+)
 
 OLD = (".processor.to_q_lora.down.weight", ".processor.to_q_lora.up.weight")
 OF_DIFFUSERS = (".lora.down.weight", ".lora.up.weight")
@@ -86,6 +36,7 @@ CASES = {
     "kohya with te1": unet(TO_Q) | text(Q_PROJ, prefix="lora_te1_") | text(OUT_PROJ),
     "kohya, no output": unet(TO_Q) | text(Q_PROJ) | text(K_PROJ),
     "kohya, no such layer": unet(TO_Q) | unet("nowhere"),
+    "kohya, original names": unet("middle_block.1.proj_in") | unet("time_embed.0", outputs=32),
     "kohya's DoRA": unet(TO_Q) | {flat("lora_unet_", TO_Q) + ".dora_scale": tensors(8, 1)},
     "kohya and PEFT": unet(TO_Q) | peft(f"unet.{TO_K}"),
     "PEFT": peft(f"unet.{TO_Q}") | peft(f"text_encoder.{Q_PROJ}", 12),
@@ -115,14 +66,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_diffusers_loads_what_is_said(tmp_path, case):
     content = CASES[case]
-    left_out = opened(tmp_path, content)["diffusers"].not_loaded
+    left_out = opened(tmp_path, content, family="sd1")["diffusers"].not_loaded
     found, _ = loaded_by_diffusers(tmp_path)
-
-    def there(tensor):
-        values = torch.from_numpy(np.ravel(tensor))
-        return any(torch.equal(values, one.detach().reshape(-1)) for one in found)
-
-    assert {key for key, tensor in content.items() if not there(tensor)} == set(left_out)
+    assert not_there(content, found) == set(left_out)
 
 
 @pytest.mark.filterwarnings("ignore:The following alpha_pattern keys:RuntimeWarning")
@@ -147,18 +93,6 @@ def test_diffusers_takes_one_alpha_for_attention_and_text(tmp_path):
     assert "4 is taken" in left_out[f"{flat('lora_unet_', TO_Q)}.alpha"]
 
 
-@pytest.fixture(scope="session")
-def reference(test_data):
-    """Names of SD 1.5's layers, from a script that lies beside the test data."""
-    path = test_data.parent / "reference" / "lora_names_ref.py"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not beside the test data")
-    spec = importlib.util.spec_from_file_location("lora_names_ref", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def comfyuis_names(reference):
     """As comfy/lora.py's model_lora_keys_unet and _clip for SD 1.5."""
     names = set()
@@ -170,13 +104,6 @@ def comfyuis_names(reference):
     for path in reference.text_modules(12):
         names |= {flat("lora_te_", path), flat("lora_te1_", path), f"text_encoder.{path}"}
     return names
-
-
-COMFYUIS_ENDS = (
-    *(".lora_up.weight", ".lora_down.weight", "_lora.up.weight", "_lora.down.weight", ".alpha"),
-    *(".lora_B.weight", ".lora_A.weight", ".lora.up.weight", ".lora.down.weight", ".dora_scale"),
-    *(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-)
 
 
 def files_of_all_layers(reference):
@@ -230,10 +157,18 @@ def test_a1111_wants_all_of_an_attention_of_sd2(tmp_path):
     content = {}
     for path in whole:
         content |= text(path)
-    assert not opened(tmp_path, content, sd2=True)["A1111"].not_loaded
+    assert not opened(tmp_path, content, family="sd2")["A1111"].not_loaded
     missing = {k: t for k, t in content.items() if "v_proj" not in k}
-    assert set(opened(tmp_path, missing, sd2=True)["A1111"].not_loaded) == set(missing)
+    assert set(opened(tmp_path, missing, family="sd2")["A1111"].not_loaded) == set(missing)
     assert not opened(tmp_path, missing)["A1111"].not_loaded
+
+
+def test_te1_is_not_a1111s_name_of_sd2(tmp_path):
+    content = CASES["kohya with te1"]
+    left_out = opened(tmp_path, content, family="sd2")["A1111"].not_loaded
+    named = {key for key, why in left_out.items() if why.startswith("the text encoder as te1")}
+    assert named == {key for key in content if "te1" in key}
+    assert not opened(tmp_path, content, family="sd1")["A1111"].not_loaded
 
 
 def test_a_dora_is_remarked_on(tmp_path):
