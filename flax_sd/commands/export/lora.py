@@ -4,19 +4,24 @@ import pathlib
 from typing import Literal, NamedTuple
 
 import numpy as np
+from flax import nnx
 
+from flax_sd.commands.export.losses import say_losses
 from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
-from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats import kohya, kohya_families, peft
 from flax_sd.lora.formats.base_models import foreign_model
 from flax_sd.lora.formats.contents import read_contents
+from flax_sd.lora.formats.format import LayerRef
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
+from flax_sd.lora.targets import slots
 from flax_sd.lora.tools.low_rank import bake
 from flax_sd.run_folder.artifacts import MARK, Source
 from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
 from flax_sd.system.progress import Progress
 from flax_sd.training.outputs import lora_header
+from flax_sd.weights.family import Family
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
@@ -58,7 +63,8 @@ def write_lora(
     check_free(path)
     file = TensorFile(source.lora)
     target = _dtype_of(file) if form.dtype == "auto" else as_dtype(form.dtype)
-    lora = _scaled(_adapters(source, file), form.strength)
+    model = _model(source, file)
+    lora = _scaled(read(file.path, model and model.networks), form.strength)
     if form.bake is not None:
         lora, lost = _baked(source, lora, form.bake)
         progress.stage("baked", f"into rank {form.bake}, which loses {lost:.1%} of the change")
@@ -70,9 +76,12 @@ def write_lora(
         metadata = _model_metadata(source, file) | lora_header.title(path.stem) | {MARK: to}
         if source.config is not None:
             metadata |= lora_header.said_of_run(source.config)
-        kohya.write(path, lora, metadata, dtype=target)
+        naming = model.naming if model else kohya_families.DIFFUSERS_NAMING
+        kohya.write(path, lora, metadata, dtype=target, naming=naming)
     else:
         peft.write(path, lora, {MARK: to}, dtype=target)
+    written = read_contents(TensorFile(path), model.layers if model else ())
+    say_losses(written, model.family if model else written.family, progress)
     return path
 
 
@@ -103,12 +112,33 @@ def _scaled(lora: LoRAFile, strength: float) -> LoRAFile:
     }
 
 
-def _adapters(source: Source, file: TensorFile) -> LoRAFile:
-    """Reads the LoRA; that of a run without its model, if all layers are Stable Diffusion's."""
-    if source.config and not foreign_model(file) and not read_contents(file).unknown:
-        return read(file.path)
+class _Model(NamedTuple):
+    """What names and shapes depend on in the LoRA's model: its networks, without their weights."""
+
+    family: Family
+    networks: dict[str, nnx.Module]
+
+    @property
+    def layers(self) -> list[LayerRef]:
+        return [LayerRef(name, path) for name, own in self.networks.items() for path in slots(own)]
+
+    @property
+    def naming(self) -> kohya_families.Naming:
+        return kohya_families.naming(self.family, slots(self.networks["unet"]))
+
+
+def _model(source: Source, file: TensorFile) -> _Model | None:
+    """Returns the model; None for a run's LoRA of Stable Diffusion 1.x or 2.x, which does without.
+
+    Raises:
+      UserError: it is not known or not there.
+    """
+    if source.config and not foreign_model(file):
+        contents = read_contents(file)
+        if contents.family != "sdxl" and not contents.unknown:
+            return None
     files = source.model_files()
-    return read(file.path, {name: files.abstract(name) for name in files.kind.adapted})
+    return _Model(files.family, {name: files.abstract(name) for name in files.kind.adapted})
 
 
 def _baked(source: Source, lora: LoRAFile, rank: int) -> tuple[LoRAFile, float]:
@@ -128,4 +158,4 @@ def _model_metadata(source: Source, file: TensorFile) -> dict[str, str]:
         kept = file.metadata.items()
         return {key: value for key, value in kept if not key.startswith(_REPLACED)}
     files = source.model_files()
-    return kohya.metadata(files.family, source.scheduler(files).get("prediction_type", "epsilon"))
+    return kohya_families.metadata(files.family, source.scheduler(files))

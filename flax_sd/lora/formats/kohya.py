@@ -11,26 +11,20 @@ from numpy.typing import DTypeLike
 
 from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.formats.format import Format, LayerRef, flatten, with_alpha
+from flax_sd.lora.formats.kohya_families import DIFFUSERS_NAMING, Naming
 from flax_sd.weights import safetensors
 from flax_sd.weights.fill import check_finite
 
-# The first is what is written; diffusers calls SD 1's text encoder te1 in its kohya export.
+# diffusers calls SD 1's text encoder te1 too, in its kohya export.
 _PREFIXES = {
     "unet": ("lora_unet_",),
     "text_encoder": ("lora_te_", "lora_te1_"),
     "text_encoder_2": ("lora_te2_",),
 }
-_BASE_VERSIONS = {
-    # (family, v-prediction) -> (ss_base_model_version, modelspec.architecture)
-    ("sd1", False): ("sd_v1", "stable-diffusion-v1/lora"),
-    ("sd1", True): ("sd_v1_v", "stable-diffusion-v1/lora"),
-    ("sd2", False): ("sd_v2", "stable-diffusion-v2-512/lora"),
-    ("sd2", True): ("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
-}
 
 
 def names(layer: LayerRef) -> list[str]:
-    """Returns the names of a layer; the first is what is written."""
+    """Returns the names of a layer under its dotted path."""
     return [prefix + layer.path.replace(".", "_") for prefix in _PREFIXES[layer.component]]
 
 
@@ -62,31 +56,13 @@ def is_of_inputs(key: str, shape: tuple[int, ...]) -> bool:
     return key.endswith(".dora_scale") and len(shape) > 1 and math.prod(shape) > shape[0]
 
 
-def metadata(family: str, prediction_type: str) -> dict[str, str]:
-    """Returns the header entries by which user interfaces sort LoRA files by their base model.
-
-    Args:
-      family: "sd1" or "sd2".
-      prediction_type: of the scheduler config; "v_prediction" is told apart.
-    """
-    v_prediction = prediction_type == "v_prediction"
-    version, architecture = _BASE_VERSIONS[family, v_prediction]
-    return {
-        "ss_base_model_version": version,
-        "ss_v2": str(family == "sd2"),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
-        "modelspec.implementation": "diffusers",
-        "modelspec.prediction_type": "v" if v_prediction else "epsilon",
-    }
-
-
 def write(
     path: str | os.PathLike[str],
     lora: LoRAFile,
     header: dict[str, str] | None = None,
     *,
     dtype: DTypeLike = np.float32,
+    naming: Naming = DIFFUSERS_NAMING,
 ) -> None:
     """Writes a LoRA under kohya's names, which every user interface loads.
 
@@ -98,8 +74,9 @@ def write(
     A DoRA's magnitudes are `dora_scale`, one for each output, as LyCORIS 3 writes them.
 
     Args:
-      header: further entries of the header, such as `metadata` gives.
+      header: further entries of the header, such as `kohya_families.metadata` gives.
       dtype: of down and up; alpha stays float32.
+      naming: the names that files of the model's family have.
 
     Raises:
       UserError: there is nothing to write, something is not finite or the file cannot be written.
@@ -112,7 +89,7 @@ def write(
         alpha = max(ranks)
     tensors = {}
     for layer, adapter in adapters.items():
-        name = names(layer)[0]
+        name = naming.name(layer)
         down, up = with_alpha(adapter, alpha, dtype)
         tensors[f"{name}.lora_down.weight"] = down
         tensors[f"{name}.lora_up.weight"] = up

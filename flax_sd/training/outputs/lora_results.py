@@ -4,8 +4,9 @@ import pathlib
 
 from flax_sd.config import Config
 from flax_sd.data import Images
-from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats import kohya, kohya_families, peft
 from flax_sd.lora.inject import extract
+from flax_sd.lora.targets import slots
 from flax_sd.run_folder.layout import LORAS_FOLDER
 from flax_sd.run_folder.result_files import lora_files
 from flax_sd.training.outputs import lora_header
@@ -44,11 +45,12 @@ class LoRAResults:
     ) -> None:
         networks = self._model.networks
         lora = {name: extract(networks[name]) for name in self._config.lora_components}
-        prediction = self._model.scheduler_config.get("prediction_type", "epsilon")
-        header = kohya.metadata(self._model.files.family, prediction)
+        family, side = self._model.files.family, self._config.data.resolution
+        naming = kohya_families.naming(family, slots(networks["unet"]))
+        header = kohya_families.metadata(family, self._model.scheduler_config, side)
         header |= lora_header.tag_frequency(self._images)
-        kohya.write(for_uis, lora, header, dtype=self._dtype)
+        kohya.write(for_uis, lora, header, dtype=self._dtype, naming=naming)
         peft.write(for_peft, lora, dtype=self._dtype)
         if named is not None:
             header |= lora_header.said_of_run(self._config) | lora_header.title(named.stem)
-            kohya.write(named, lora, header, dtype=self._dtype)
+            kohya.write(named, lora, header, dtype=self._dtype, naming=naming)

@@ -4,12 +4,14 @@ import pytest
 
 from flax_sd.commands.export.lora import LoRAForm, write_lora
 from flax_sd.errors import UserError
+from flax_sd.lora.formats import peft
 from flax_sd.lora.formats.read import read
 from flax_sd.run_folder.artifacts import find_source
 from flax_sd.system.progress import Progress
 from flax_sd.weights import safetensors
 from flax_sd.weights.model_files import ModelFiles
 from flax_sd.weights.safetensors import TensorFile
+from tests import tiny
 from tests.random_loras import random_lora, write_run
 
 
@@ -27,7 +29,8 @@ def cat(lora, tmp_path):
 
 def deltas(model, path):
     """component, layer -> what the file adds to its weights."""
-    networks = {name: ModelFiles(model).abstract(name) for name in ("unet", "text_encoder")}
+    files = ModelFiles(model)
+    networks = {name: files.abstract(name) for name in files.kind.adapted}
     file = read(path, networks)
     return {(name, key): one.delta() for name, own in file.items() for key, one in own.items()}
 
@@ -103,12 +106,58 @@ def test_narrow_types_and_back(cat, lora, model, tmp_path, to, dtype, kind, tole
 
 def test_any_lora_file_with_its_model(cat, lora, model, tmp_path):
     """A PEFT file of somebody's: family and names come from the model's configs."""
-    peft = cat / "pytorch_lora_weights.safetensors"
-    peft = peft.rename(tmp_path / "downloaded.safetensors")
-    out = export(peft, "kohya", tmp_path / "b.safetensors", model=str(model))
+    file = cat / "pytorch_lora_weights.safetensors"
+    file = file.rename(tmp_path / "downloaded.safetensors")
+    out = export(file, "kohya", tmp_path / "b.safetensors", model=str(model))
     assert_scaled(model, out, lora, 1.0)
     metadata = TensorFile(out).metadata
     assert metadata["ss_base_model_version"] == "sd_v1" and "ss_seed" not in metadata
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sdxl") / "model"
+    zero_snr = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    tiny.build_xl("v_prediction", **zero_snr).save_pretrained(folder)
+    return folder
+
+
+def test_a_lora_of_sdxl_goes_to_web_uis_and_back(sdxl, tmp_path, capsys):
+    """Traps 12, 25: PEFT's names lose the attention, kohya's the text projection in A1111."""
+    lora = random_lora(sdxl, targets="conv")
+    peft.write(tmp_path / "a.safetensors", lora)
+    out = tmp_path / "b.safetensors"
+    export(tmp_path / "a.safetensors", "kohya", out, 0.5, model=str(sdxl))
+    file, said = TensorFile(out), capsys.readouterr().out
+    assert_scaled(sdxl, out, lora, 0.5)
+    names = {key.split(".")[0] for key in file}
+    assert {name.split("_")[1] for name in names} == {"unet", "te1", "te2"}
+    for name in ("input_blocks_3_1_transformer_blocks_1_attn2_to_k", "label_emb_0_2", "out_2"):
+        assert f"lora_unet_{name}" in names
+    assert not any("down_blocks" in name or "add_embedding" in name for name in names)
+    assert file.metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert file.metadata["ss_zero_terminal_snr"] == "True"
+    assert file.metadata["modelspec.prediction_type"] == "v"
+    assert f"A1111 does not load 3 of {len(file)} keys: the text projection" in said
+    assert "ComfyUI" not in said and "diffusers" not in said
+    back = export(out, "peft", tmp_path / "c.safetensors", model=str(sdxl))
+    assert_scaled(sdxl, back, lora, 0.5)
+    said = capsys.readouterr().out
+    attention = 2 * sum("attn" in path for path in lora["unet"])
+    assert f"ComfyUI does not load {attention} of" in said and "A1111 does not load" in said
+
+
+def test_a_run_of_sdxl_needs_its_model_for_the_names(sdxl, tmp_path):
+    lora = {
+        "unet": {
+            "mid_block.resnets.0.conv1": random_lora(sdxl, targets="conv")["unet"][
+                "mid_block.resnets.0.conv1"
+            ]
+        }
+    }
+    write_run(tmp_path / "run", lora, sdxl, family="sdxl")
+    out = export(tmp_path / "run", "kohya", tmp_path / "a.safetensors")
+    assert min(TensorFile(out)) == "lora_unet_middle_block_0_in_layers_2.alpha"
 
 
 def test_what_a_header_says_of_its_training_stays(cat, model, tmp_path):

@@ -6,7 +6,7 @@ import yaml
 
 from flax_sd import cli
 from flax_sd.embeddings.files import Embedding, write
-from flax_sd.lora.formats import kohya, peft
+from flax_sd.lora.formats import kohya, kohya_families, peft
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
 from tests.random_loras import random_lora, write_run
@@ -142,12 +142,36 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
 
 
 def test_a_lora_of_sdxl_is_said_to_be_one(inspect, tmp_path):
-    """U7."""
-    module = "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"
-    tensors = {f"{module}.lora_{part}.weight": np.ones((2, 2)) for part in ("down", "up")}
-    safetensors.write(tmp_path / "x.safetensors", tensors)
+    """U7, and trap 25: A1111 does not list it without its base in the header."""
+    modules = {
+        "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q": 640,
+        "lora_te1_text_model_encoder_layers_3_mlp_fc1": 768,
+        "lora_te2_text_projection": 1280,
+    }
+    tensors = {
+        f"{module}.lora_{part}.weight": np.ones((2, width) if part == "down" else (width, 2))
+        for module, width in modules.items()
+        for part in ("down", "up")
+    }
+    scheduler = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    header = kohya_families.metadata("sdxl", scheduler)
+    safetensors.write(tmp_path / "x.safetensors", tensors, header)
     status, said = inspect(tmp_path / "x.safetensors")
-    assert "for           SDXL" in said and "unet          1 layers: 1 attention" in said
+    assert status == 1  # of the text projection, which A1111 has no place for
+    for row in (
+        "for           SDXL\n",
+        "unet          1 layers: 1 attention",
+        "text_encoder  1 layers: 1 feed-forward",
+        "text_encoder_2  1 layers: 1 text projection",
+        "base          base model version sdxl_base_v1-0, architecture stable-diffusion-xl",
+        "prediction    prediction type v, zero terminal snr True",
+        "diffusers   6 of 6 keys\n",
+        "ComfyUI     6 of 6 keys\n",
+        "A1111       4 of 6 keys\n",
+    ):
+        assert row in said
+    safetensors.write(tmp_path / "x.safetensors", tensors, {"format": "pt"})
+    assert "beside SDXL only if that has ss_base_model" in inspect(tmp_path / "x.safetensors")[1]
 
 
 @pytest.mark.parametrize(

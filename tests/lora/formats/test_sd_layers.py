@@ -21,6 +21,8 @@ CONV, TEXT = "down_blocks.1.resnets.0.conv2", "text_model.encoder.layers.3.mlp.f
         ("time_embedding.linear_1", "time embedding"),
         ("mid_block.resnets.0.time_emb_proj", "time embedding"),
         ("conv_in", "convolution"),
+        ("add_embedding.linear_2", "size and crop"),
+        ("text_projection", "text projection"),
     ],
 )
 def test_kinds(path, kind):
@@ -31,6 +33,12 @@ def test_kinds(path, kind):
 def test_every_layer_of_a_real_unet_is_known(sd15, sd21):
     for unet in (sd15, sd21):
         assert {LayerRef("unet", path) for path in slots(unet)} <= set(sd_layers.names().values())
+
+
+@pytest.mark.slow
+def test_every_layer_of_sdxl_is_known(sdxl):
+    refs = {LayerRef(name, path) for name, network in sdxl.items() for path in slots(network)}
+    assert refs <= set(sd_layers.names().values())
 
 
 @pytest.mark.parametrize("layers", [12, 23], ids=["SD 1", "SD 2"])
