@@ -1,4 +1,4 @@
-"""Adds new tokens to a text encoder's table and its tokenizer, and removes them."""
+"""Adds new tokens to the tables of text encoders and their tokenizers, and removes them."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_sd.embeddings.embedding import Embedding
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextModel, NewTokens
 from flax_sd.models.tokenizer import Tokenizer
@@ -64,32 +65,59 @@ def _stacked(rows: list[Rows]) -> jax.Array | jax.ShapeDtypeStruct:
 class AttachedTokens:
     """The new tokens of a pipeline, by name."""
 
-    def __init__(self, tokenizer: Tokenizer):
-        """Begins without tokens; the tokenizer is the checkpoint's own."""
-        self._plain, self._vectors = tokenizer, dict[str, np.ndarray]()
+    def __init__(self, tokenizers: Mapping[str, Tokenizer]):
+        """Begins without tokens.
 
-    def add(self, text_encoder: CLIPTextModel, token: str, vectors: np.ndarray) -> Tokenizer:
-        """Attaches a token; returns the tokenizer that knows it.
+        Args:
+          tokenizers: the checkpoint's own, by the text encoder's component.
+        """
+        self._plain, self._added = dict(tokenizers), dict[str, Embedding]()
+
+    def add(
+        self, text_encoders: Mapping[str, CLIPTextModel], embedding: Embedding
+    ) -> list[Tokenizer]:
+        """Attaches a token to all text encoders; returns the tokenizers that know it.
 
         Raises:
-          UserError: it is there, or in the vocabulary.
+          UserError: it is there, or in a vocabulary.
         """
-        if token in self._vectors:
+        token = embedding.token
+        if token in self._added:
             raise UserError(
                 f"an embedding called {token!r} exists already; remove it or name this one"
             )
-        tokenizer = attach(text_encoder, self._plain, {**self._vectors, token: vectors})
-        self._vectors[token] = vectors
-        return tokenizer
+        added = self._attach(text_encoders, {**self._added, token: embedding})
+        self._added[token] = embedding
+        return added
 
-    def remove(self, text_encoder: CLIPTextModel, token: str) -> Tokenizer:
-        """Removes a token; returns the tokenizer without it.
+    def remove(self, text_encoders: Mapping[str, CLIPTextModel], token: str) -> list[Tokenizer]:
+        """Removes a token; returns the tokenizers without it.
 
         Raises:
           UserError: there is none of that name.
         """
-        if token not in self._vectors:
-            there = ", ".join(self._vectors) or "none"
+        if token not in self._added:
+            there = ", ".join(self._added) or "none"
             raise UserError(f"there is no embedding called {token!r}; there is {there}")
-        del self._vectors[token]
-        return attach(text_encoder, self._plain, self._vectors)
+        del self._added[token]
+        return self._attach(text_encoders, self._added)
+
+    def _attach(
+        self, text_encoders: Mapping[str, CLIPTextModel], embeddings: Mapping[str, Embedding]
+    ) -> list[Tokenizer]:
+        """Attaches all tokens to all text encoders, or none to any."""
+        names = [
+            name
+            for token, embedding in embeddings.items()
+            for name in placeholders(token, embedding.length)
+        ]
+        for tokenizer in self._plain.values():
+            _check_free(tokenizer, names)
+        return [
+            attach(
+                text_encoders[component],
+                tokenizer,
+                {token: embedding.tables[component] for token, embedding in embeddings.items()},
+            )
+            for component, tokenizer in self._plain.items()
+        ]

@@ -1,18 +1,18 @@
 """The embedding files that other tools exchange: a token each, of one vector or several.
 
 diffusers writes {token: [d] or [n, d]}; sd-scripts, A1111 and ComfyUI {"emb_params": [n, d]}, and
-take the file's name for the token. The latter three read any file of one tensor.
+take the file's name for the token. The latter three read any file of one tensor. Of SDXL all write
+{"clip_l": [n, 768], "clip_g": [n, 1280]}, a table for each text encoder.
 """
 
 import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
+from flax_sd.embeddings.embedding import CLIP_KEYS, ONE, Embedding, fitted
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
 from flax_sd.weights import safetensors
@@ -21,15 +21,7 @@ from flax_sd.weights.safetensors import TensorFile
 
 EMBEDS_FILE = "learned_embeds.safetensors"  # diffusers' name
 KOHYA_KEY = "emb_params"
-_FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "SDXL"}
-_LONGEST = 75  # vectors: more than a prompt has room for
-
-
-class Embedding(NamedTuple):
-    """A token and its vectors."""
-
-    token: str
-    vectors: Float[np.ndarray, "n d"]
+TOKEN = "flax_sd_token"  # in the header of a file whose tables do not name their token
 
 
 def locate(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -57,21 +49,26 @@ def locate(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def is_embedding(file: TensorFile) -> bool:
-    """Tells whether a file holds one tensor, [d] or [n, d], as embedding files do."""
-    return len(file) == 1 and len(file.shape(next(iter(file)))) in (1, 2)
+    """Tells whether a file holds what embedding files do: one table [d] or [n, d], or SDXL's."""
+    if not all(len(file.shape(key)) in (1, 2) for key in file):
+        return False
+    return len(file) == 1 or (len(file) > 1 and file.keys() <= CLIP_KEYS.keys())
 
 
-def family(width: int) -> str:
-    """Names the models whose text encoder has that width."""
-    return _FAMILIES.get(width, "another model")
+def token_of(file: TensorFile) -> str:
+    """Returns the token of a file: the one that it names, or else the file's name."""
+    (first, *_), named = file, file.metadata.get(TOKEN)
+    return named or (file.path.stem if first in (KOHYA_KEY, *CLIP_KEYS) else first)
 
 
-def read(path: str | os.PathLike[str], width: int, token: str | None = None) -> Embedding:
+def read(
+    path: str | os.PathLike[str], widths: Mapping[str, int], token: str | None = None
+) -> Embedding:
     """Reads an embedding file of diffusers, sd-scripts, A1111 or ComfyUI.
 
     Args:
       path: the file, or a folder that holds `learned_embeds.safetensors`.
-      width: of the text encoder.
+      widths: of the model's text encoders, by component.
       token: what it is called in prompts; unset takes the file's own, or its name.
 
     Raises:
@@ -79,31 +76,25 @@ def read(path: str | os.PathLike[str], width: int, token: str | None = None) -> 
     """
     file = TensorFile(locate(path))
     where = f"embedding {file.path}"
-    if {"clip_l", "clip_g"} & set(file):
-        raise UserError(f"{where} is for SDXL (it holds clip_l, clip_g), which is not there yet")
     if not is_embedding(file):
         some = ", ".join(f"{key} {list(file.shape(key))}" for key in sorted(file)[:3])
         raise UserError(
             f"{where} holds {some or 'nothing'}: it should hold one tensor [d] or [n, d] "
-            f"under its token's name, or under {KOHYA_KEY}"
+            f"under its token's name or under {KOHYA_KEY}, or for SDXL two, "
+            f"{' and '.join(CLIP_KEYS)}"
         )
-    (key,) = file
-    vectors = np.atleast_2d(np.array(file[key], np.float32))
-    _check(where, vectors, width)
-    return Embedding(token or (file.path.stem if key == KOHYA_KEY else key), vectors)
+    tables = {key: np.atleast_2d(np.array(rows, np.float32)) for key, rows in file.items()}
+    return Embedding(token or token_of(file), fitted(where, tables, widths))
 
 
-def _check(where: str, vectors: np.ndarray, width: int) -> None:
-    count, found = vectors.shape
-    if found != width:
-        family = f" ({_FAMILIES[found]})" if found in _FAMILIES else ""
-        raise UserError(
-            f"{where} has vectors {found} wide{family}; this model's text encoder is {width} wide"
-        )
-    if not 1 <= count <= _LONGEST:
-        raise UserError(f"{where} has {count} vectors: a prompt has room for 1 to {_LONGEST}")
-    if not np.isfinite(vectors).all():
-        raise UserError(f"{where} holds NaN or infinite values")
+def read_written(path: pathlib.Path, token: str) -> Embedding:
+    """Reads a token's file as `write` made it, in the dtype that it has.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = TensorFile(path)
+    return Embedding(token, {CLIP_KEYS.get(key, ONE): rows for key, rows in file.items()})
 
 
 def write(
@@ -112,19 +103,27 @@ def write(
     key: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes {token: [n, d]}, which diffusers, A1111 and ComfyUI read; equal inputs give equal
-    bytes.
+    """Writes {token: [n, d]}, or for SDXL {clip_l: [n, d], clip_g: [n, d]}, which diffusers, A1111
+    and ComfyUI read; equal inputs give equal bytes.
+
+    SDXL's tables have fixed names, so the token is in the header, where `read` finds it.
 
     Args:
-      key: in place of the token.
+      key: in place of the token, for a single table.
       metadata: further header entries.
 
     Raises:
       UserError: a value is not finite, or the file cannot be written.
     """
-    tensors = {key or embedding.token: np.asarray(embedding.vectors)}
+    header = {"format": "pt", **(metadata or {})}
+    if embedding.tables.keys() == {ONE}:
+        tensors = {key or embedding.token: np.asarray(embedding.tables[ONE])}
+    else:
+        keys = {component: clip for clip, component in CLIP_KEYS.items()}
+        tensors = {keys[name]: np.asarray(rows) for name, rows in embedding.tables.items()}
+        header |= {TOKEN: embedding.token}
     check_finite(path, tensors)
-    safetensors.write(path, tensors, {"format": "pt", **(metadata or {})})
+    safetensors.write(path, tensors, header)
 
 
 def embedding_hash(path: pathlib.Path) -> str:

@@ -225,11 +225,12 @@ def _common(options: SampleOptions, found: Found) -> JsonObject:
 
 def _embeddings(found: Found) -> JsonObject:
     """Reads the settings of the embeddings from their files; empty if there are none."""
-    width = found.files.network_config(found.files.kind.text_encoders[0]).hidden_size
+    files = found.files
+    widths = {name: files.network_config(name).hidden_size for name in files.kind.text_encoders}
     named = []
     for source in found.embeddings:
         path = embedding_files.locate(source.path)
-        token = embedding_files.read(path, width, source.token).token
+        token = embedding_files.read(path, widths, source.token).token
         named.append({"token": token, "name": path.stem, "hash": embedding_hash(path)})
     return {"embeddings": named} if named else {}
 

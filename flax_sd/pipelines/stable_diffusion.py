@@ -1,9 +1,7 @@
 """StableDiffusion: the components of a checkpoint, and the methods that use them together."""
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Literal, SupportsFloat, SupportsIndex, Unpack, overload
 
 import jax
@@ -15,15 +13,13 @@ from PIL import Image
 
 from flax_sd import samplers
 from flax_sd.diffusion import diffusers_corrections
-from flax_sd.embeddings.attached import AttachedTokens
-from flax_sd.embeddings.files import read as read_embedding
 from flax_sd.errors import UserError
-from flax_sd.lora.attached import AttachedLoRAs
 from flax_sd.models.clip import TextStates
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.models.unet_conditions import AddedConditions, Conditions
-from flax_sd.pipelines.base import Pipeline, network
+from flax_sd.pipelines.additions import Prompted
+from flax_sd.pipelines.base import network
 from flax_sd.pipelines.micro_conditions import time_ids
 from flax_sd.pipelines.options import Options, check
 from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
@@ -35,7 +31,7 @@ from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
 
 
-class StableDiffusion(Pipeline):
+class StableDiffusion(Prompted):
     """A Stable Diffusion checkpoint: its networks, its tokenizer and its scheduler's config.
 
     Attributes:
@@ -54,8 +50,6 @@ class StableDiffusion(Pipeline):
         super().__init__(model)
         kind = model.files.kind
         self.programs = shared_programs(*(model.networks[name].config for name in kind.networks))
-        self.text_encoders: list[Any] = [model.networks[name] for name in kind.text_encoders]
-        self._loras, self._tokens = AttachedLoRAs(), AttachedTokens(model.tokenizer)
 
     @classmethod
     def from_parts(
@@ -91,11 +85,6 @@ class StableDiffusion(Pipeline):
         return self.model.files.family
 
     @property
-    def tokenizers(self) -> list[Tokenizer]:
-        """The tokenizers of the text encoders."""
-        return self.model.tokenizers
-
-    @property
     def stride(self) -> int:
         """Pixels per latent, along each side."""
         return self.model.pixels_per_latent
@@ -127,7 +116,7 @@ class StableDiffusion(Pipeline):
 
     def _encode(self, prompts: Sequence[list[str]], skip: int, length: int) -> TextStates:
         """Returns the states of prompts; those for each text encoder, of which there may be one."""
-        pairs = zip(self.tokenizers, prompts[-len(self.tokenizers) :], strict=True)
+        pairs = zip(self.tokenizers, prompts, strict=False)  # diffusers' refiner reads the first
         ids = [self._place(tokenizer.with_length(length)(own)) for tokenizer, own in pairs]
         return self.programs.encode(self.text_encoders, ids, skip, self.model.files.kind.text_rule)
 
@@ -267,82 +256,3 @@ class StableDiffusion(Pipeline):
                 f"{np.shape(array)[0]} prompts: should be a multiple of {devices} devices"
             )
         return jax.device_put(jnp.asarray(array), self._batch)
-
-    def add_lora(
-        self, path: str | os.PathLike[str], scale: SupportsFloat = 1.0, name: str | None = None
-    ) -> str:
-        """Adds a LoRA to the networks; returns the name to remove it by.
-
-        Args:
-          path: a file of kohya, PEFT or diffusers, or a folder that holds one.
-          scale: strength; a new scale, or another LoRA of the same ranks, does not recompile.
-          name: None for the name of the file, with a number added if it is taken.
-
-        Raises:
-          UserError: it is not a LoRA, belongs to another model, or the given name is taken.
-        """
-        return self._loras.add(self._networks, path, float(scale), name)
-
-    @property
-    def loras(self) -> Mapping[str, float]:
-        """The scale of each LoRA by its name, in the order in which they were added."""
-        return MappingProxyType(self._loras.scales)
-
-    def set_lora_scale(self, name: str, scale: SupportsFloat) -> None:
-        """Changes the strength of a LoRA that was added; nothing is read or compiled again.
-
-        Args:
-          name: as `add_lora` returned it, a key of `loras`.
-          scale: the new strength, in place of that of `add_lora`.
-
-        Raises:
-          UserError: there is no LoRA of that name, or the scale is not a number.
-        """
-        self._loras.set_scale(self._networks, name, float(scale))
-
-    def remove_lora(self, name: str) -> None:
-        """Removes a LoRA; images are then the same as before it was added.
-
-        Args:
-          name: the name that `add_lora` returned.
-
-        Raises:
-          UserError: there is no LoRA of that name.
-        """
-        self._loras.remove(self._networks, name)
-
-    def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
-        """Adds a token for prompts (textual inversion); returns its name.
-
-        Args:
-          path: a safetensors file of diffusers, sd-scripts, A1111 or ComfyUI, or a folder that
-            holds `learned_embeds.safetensors`.
-          token: None for the token in the file, or else the name of the file.
-
-        Raises:
-          UserError: it is not an embedding, belongs to another model, or the vocabulary already
-            has the token.
-        """
-        if len(self.text_encoders) > 1:
-            raise UserError(f"{path}: tokens of SDXL, which has two text encoders, are not read")
-        text_encoder = self.text_encoders[0]
-        found = read_embedding(path, text_encoder.config.hidden_size, token)
-        self.tokenizers[0] = self._tokens.add(text_encoder, *found)
-        return found.token
-
-    def remove_embedding(self, token: str) -> None:
-        """Removes a token; prompts are then read as before it was added.
-
-        Args:
-          token: the token that `add_embedding` returned.
-
-        Raises:
-          UserError: there is no such token.
-        """
-        self.tokenizers[0] = self._tokens.remove(self.text_encoders[0], token)
-
-    @property
-    def _networks(self) -> Mapping[str, Network]:
-        """All networks by component; a text encoder may have been replaced in its list."""
-        names = self.model.files.kind.text_encoders
-        return {**self.model.networks, **dict(zip(names, self.text_encoders, strict=True))}

@@ -3,14 +3,14 @@
 import pathlib
 
 from flax_sd.commands.export.lora import check_free
-from flax_sd.embeddings.files import KOHYA_KEY, Embedding, write
+from flax_sd.embeddings.files import KOHYA_KEY, read_written, write
 from flax_sd.errors import UserError
 from flax_sd.run_folder.artifacts import MARK
-from flax_sd.weights.safetensors import TensorFile
 
 
 def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
-    """Writes each token as sd-scripts does, {"emb_params": [n, d]}; returns the path.
+    """Writes each token as sd-scripts does, {"emb_params": [n, d]}, or SDXL's two tables; returns
+    the path.
 
     Args:
       files: the run's files, by token.
@@ -27,7 +27,6 @@ def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.P
     for target in targets.values():
         check_free(target)
     for token, target in targets.items():
-        vectors = TensorFile(files[token])[token]
         target.parent.mkdir(parents=True, exist_ok=True)
-        write(target, Embedding(token, vectors), KOHYA_KEY, {MARK: "kohya"})
+        write(target, read_written(files[token], token), KOHYA_KEY, {MARK: "kohya"})
     return out

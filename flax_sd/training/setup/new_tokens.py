@@ -8,7 +8,8 @@ import numpy as np
 from flax_sd import data
 from flax_sd.config import TokensConfig
 from flax_sd.embeddings import attached
-from flax_sd.embeddings.files import Embedding, write
+from flax_sd.embeddings.embedding import Embedding
+from flax_sd.embeddings.files import write
 from flax_sd.errors import UserError
 from flax_sd.models.clip import CLIPTextModel
 from flax_sd.models.tokenizer import Tokenizer
@@ -95,5 +96,5 @@ def write_all(
     rows, start = np.asarray(new_tokens[...]), 0
     for name, ids in initial_ids(cfg, tokenizer).items():
         own = {name: rows[start : start + len(ids)]}
-        write(files[name], Embedding(name, rounded(own, dtype, files[name])[name]))
+        write(files[name], Embedding.of_one(name, rounded(own, dtype, files[name])[name]))
         start += len(ids)
