@@ -115,6 +115,46 @@ def build_xl(
     )
 
 
+def build_refiner(width: int = 10) -> diffusers.StableDiffusionXLImg2ImgPipeline:
+    """SDXL's refiner: the second text encoder alone, three blocks, a score in place of a size.
+
+    Its text encoder has another width than SDXL's in a vocabulary of few words.
+    """
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=6,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=2,
+        norm_num_groups=4,
+        cross_attention_dim=width,
+        attention_head_dim=(2, 4, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=6,
+        projection_class_embeddings_input_dim=5 * 6 + 9,
+    )
+    base = build_xl()
+    if width != base.text_encoder_2.config.hidden_size:
+        other = transformers.CLIPTextConfig(
+            **base.text_encoder_2.config.to_dict() | {"hidden_size": width, "vocab_size": 60}
+        )
+        base.text_encoder_2 = randomise(transformers.CLIPTextModelWithProjection(other), 4)
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        vae=base.vae,
+        text_encoder=None,
+        text_encoder_2=base.text_encoder_2,
+        tokenizer=None,
+        tokenizer_2=base.tokenizer_2,
+        unet=randomise(unet, 7),
+        scheduler=base.scheduler,
+        requires_aesthetics_score=True,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+
+
 def save(family: Literal["sd1", "sd2"], folder: pathlib.Path, **options: object) -> None:
     """As `save_pretrained`, with the class's options."""
     build(family).save_pretrained(folder, **options)

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Num
 from flax_sd.models import layers
 from flax_sd.models.unet_config import UNetConfig
 
+SIZED, SCORED = 6, 5  # numbers that the UNet is told: sizes in SDXL, a score in its refiner
+
 
 class AddedConditions(NamedTuple):
     """What SDXL adds to the timestep's embedding.

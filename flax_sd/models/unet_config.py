@@ -109,6 +109,16 @@ class UNetConfig:
         assert self.addition_time_embed_dim is not None
         return self.addition_time_embed_dim
 
+    def told(self, pooled_width: int) -> int | None:
+        """Returns how many numbers are read beside pooled text: 6 in SDXL, 5 in its refiner.
+
+        None where the widths leave no whole number, 0 in other families.
+        """
+        if self.addition_embed_type is None:
+            return 0
+        numbers, rest = divmod(self.added_width - pooled_width, self.time_id_width)
+        return None if rest else numbers
+
     @property
     def time_width(self) -> int:
         """The width of the timestep's embedding inside the blocks."""

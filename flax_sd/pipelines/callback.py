@@ -16,6 +16,7 @@ def run(
     sampler: Sampler,
     x: ArrayLike,
     callback: Callback | None,
+    span: tuple[int, int] | None = None,
 ) -> jax.Array:
     """Returns the x after all steps: of one call of the program, or of one call for each step.
 
@@ -24,11 +25,12 @@ def run(
 
     Args:
       program: (carry, first step, step to stop before) → carry; jitted, both steps traced.
+      span: the first step and the one to stop before, if not all are made.
     """
-    carry, count = sampler.init(x), len(sampler.grid.timesteps)
+    carry, (first, last) = sampler.init(x), span or (0, len(sampler.grid.timesteps))
     if callback is None:
-        return program(carry, 0, count).x
-    for i in range(count):
+        return program(carry, first, last).x
+    for i in range(first, last):
         carry = program(carry, i, i + 1)
-        callback(i + 1, count, np.asarray(carry.x))
+        callback(i + 1 - first, last - first, np.asarray(carry.x))
     return carry.x

@@ -1,10 +1,12 @@
-"""SDXL's micro-conditioning: the sizes and the crop that an image is said to have.
+"""SDXL's micro-conditioning: the sizes, crop and score that an image is said to have.
 
 Podell et al. 2023 (arXiv 2307.01952), §2.2.
 """
 
+import math
+import numbers
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,46 +17,69 @@ from flax_sd.pipelines.options import Options
 
 LARGEST = 2**20  # pixels: no image has more on a side
 ORIGINAL, CROP, TARGET = "original_size", "crops_coords_top_left", "target_size"
+SCORE = "aesthetic_score"
+Numbers = Sequence[int | float]  # of one half
 
 
 def time_ids(
-    options: Options, height: int, width: int, *, guided: bool
-) -> Float[np.ndarray, "k 6"]:
+    options: Options, height: int, width: int, *, guided: bool, scored: bool = False
+) -> Float[np.ndarray, "k n"]:
     """Returns the numbers of an image, for the negative half of guidance before the other.
 
     Args:
       height: in pixels.
       width: in pixels.
       guided: whether there is a negative half.
+      scored: a score takes the place of the target size, for SDXL's refiner.
 
     Raises:
-      UserError: an option is not two whole numbers; all problems are named.
+      UserError: an option is not two whole numbers, or a score no number; all problems are named.
     """
-    own, problems = (height, width), []
-    usual = {ORIGINAL: own, CROP: (0, 0), TARGET: own}
-    given: dict[str, Any] = dict(options)
-    positive = {name: _pair(given, name, usual[name], problems) for name in usual}
-    negative = _negative(given, usual, problems) or positive
+    given, problems = dict[str, Any](options), list[str]()
+    halves = (_scored if scored else _sized)(given, (height, width), problems)
     if problems:
         raise UserError("; ".join(problems))
-    halves = [negative, positive] if guided else [positive]
-    return np.array([[n for pair in half.values() for n in pair] for half in halves], np.float32)
+    return np.array(halves if guided else halves[1:], np.float32)
 
 
-def _negative(
-    options: dict[str, Any], usual: dict[str, tuple[int, int]], problems: list[str]
-) -> dict[str, Sequence[int]] | None:
-    """Returns the numbers of the negative half, if some are given; both sizes have to be.
+def _sized(given: dict[str, Any], own: tuple[int, int], problems: list[str]) -> list[Numbers]:
+    """Returns original size, crop and target size of both halves.
 
-    diffusers ignores them all where one of the sizes is missing.
+    diffusers ignores all numbers of the negative half where one of its sizes is missing.
     """
-    names = {name: f"negative_{name}" for name in usual}
-    if all(options.get(name) is None for name in names.values()):
-        return None
-    for name in (names[ORIGINAL], names[TARGET]):
-        if options.get(name) is None:
+    usual = {ORIGINAL: own, CROP: (0, 0), TARGET: own}
+    positive = _row(given, "", usual, problems)
+    if all(given.get(f"negative_{name}") is None for name in usual):
+        return [positive, positive]
+    for name in (f"negative_{ORIGINAL}", f"negative_{TARGET}"):
+        if given.get(name) is None:
             problems.append(f"{name} is missing: give it with the other negative sizes")
-    return {name: _pair(options, names[name], usual[name], problems) for name in usual}
+    return [_row(given, "negative_", usual, problems), positive]
+
+
+def _scored(given: dict[str, Any], own: tuple[int, int], problems: list[str]) -> list[Numbers]:
+    """Returns original size, crop and aesthetic score of both halves."""
+    positive = _row(given, "", {ORIGINAL: own, CROP: (0, 0)}, problems)
+    negative = _row(given, "negative_", {ORIGINAL: positive[:2], CROP: (0, 0)}, problems)
+    return [
+        [*half, _score(given, name, usual, problems)]
+        for half, name, usual in ((negative, f"negative_{SCORE}", 2.5), (positive, SCORE, 6.0))
+    ]
+
+
+def _row(
+    given: dict[str, Any], prefix: str, usual: Mapping[str, Sequence[int]], problems: list[str]
+) -> list[int]:
+    pairs = [_pair(given, prefix + name, default, problems) for name, default in usual.items()]
+    return [number for pair in pairs for number in pair]
+
+
+def _score(given: dict[str, Any], name: str, usual: float, problems: list[str]) -> float:
+    value = usual if given.get(name) is None else given[name]
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        return float(value)
+    problems.append(f"{name} is {value!r}: should be a number, such as {usual}")
+    return usual
 
 
 def _pair(

@@ -4,19 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 from flax_sd.errors import UserError
+from flax_sd.models.unet_conditions import SCORED, SIZED
 from flax_sd.pipelines.callback import Callback
 
 Pair = tuple[int, int]
-SDXL = (  # read by SDXL alone
-    "prompt_2",
-    "negative_prompt_2",
-    "original_size",
-    "crops_coords_top_left",
-    "target_size",
-    "negative_original_size",
-    "negative_crops_coords_top_left",
-    "negative_target_size",
-)
+XL, BASE, REFINER = "SDXL", "SDXL's base model", "SDXL's refiner"
+_READERS = {  # options that not every model reads -> which do
+    "prompt_2": BASE,
+    "negative_prompt_2": BASE,
+    "original_size": XL,
+    "crops_coords_top_left": XL,
+    "target_size": BASE,
+    "negative_original_size": XL,
+    "negative_crops_coords_top_left": XL,
+    "negative_target_size": BASE,
+    "aesthetic_score": REFINER,
+    "negative_aesthetic_score": REFINER,
+}
+_READS = {SIZED: (XL, BASE), SCORED: (XL, REFINER)}  # by the numbers that a UNet is told
 
 
 class Options(TypedDict, total=False):
@@ -40,7 +45,14 @@ class Options(TypedDict, total=False):
         (0, 0), which gives centred subjects.
       target_size: (height, width) in pixels that it is said to be enlarged to; by default its own.
       negative_original_size, negative_crops_coords_top_left, negative_target_size: the same for the
-        negative half of guidance, both sizes together; by default those of the other half.
+        negative half of guidance, both sizes together; by default those of the other half, but for
+        the refiner's crop, which is (0, 0).
+      aesthetic_score: how beautiful the image is said to be, for SDXL's refiner; by default 6.0.
+      negative_aesthetic_score: the same for the negative half of guidance; by default 2.5.
+      denoising_start: fraction of the noise that is gone in `latents`, above 0 and below 1: the
+        steps before it are left out, and no noise is added.
+      denoising_end: fraction of the noise after which to stop, for a refiner that goes on with
+        `denoising_start` from what `output="latents"` returns.
     """
 
     clip_skip: int | None
@@ -56,18 +68,28 @@ class Options(TypedDict, total=False):
     negative_original_size: Pair | None
     negative_crops_coords_top_left: Pair | None
     negative_target_size: Pair | None
+    aesthetic_score: float | None
+    negative_aesthetic_score: float | None
+    denoising_start: float | None
+    denoising_end: float | None
 
 
-def check(options: Options, *, sdxl: bool) -> None:
+def check(options: Options, told: int) -> None:
     """Checks the names of options.
+
+    Args:
+      told: numbers that the UNet reads beside pooled text.
 
     Raises:
       TypeError: there is no such argument.
-      UserError: it is one of SDXL's, and the model is not.
+      UserError: it is one of SDXL's or of its refiner's, and the model is another.
     """
     unknown = options.keys() - Options.__annotations__.keys()
     if unknown:
         raise TypeError(f"generate() got an unexpected keyword argument {min(unknown)!r}")
-    given = [name for name in SDXL if options.get(name) is not None]
-    if given and not sdxl:
-        raise UserError(f"{', '.join(given)}: only SDXL reads this; the model is another")
+    known = _READS.get(told, ())
+    given = [name for name in _READERS if options.get(name) is not None]
+    idle = [name for name in given if _READERS[name] not in known]
+    if idle:
+        readers = " and ".join(dict.fromkeys(_READERS[name] for name in idle))
+        raise UserError(f"{', '.join(idle)}: only {readers} reads this; the model is another")

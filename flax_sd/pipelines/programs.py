@@ -75,8 +75,9 @@ class Programs:
         noise: Float[ArrayLike, "m b h w c"] | None,
         rescale: SupportsFloat = 0.0,
         callback: Callback | None = None,
+        span: tuple[int, int] | None = None,
     ) -> Float[Array, "b h w c"]:
-        """Runs all steps of the sampler, and returns the latents.
+        """Runs the steps of the sampler, and returns the latents.
 
         Args:
           conditions: [b, 2, …], those of negative prompts before those of prompts; [b, 1, …]
@@ -85,6 +86,7 @@ class Programs:
           rescale: as `guidance_rescale`; 0 leaves it out of the program.
           noise: the noise of each step; None if the sampler draws none.
           callback: called after each step, as `generate` describes.
+          span: the first step and the one to stop before; None for all.
         """
         scale, drawn = jnp.float32(float(guidance)), None if noise is None else jnp.asarray(noise)
         how = scale, jnp.float32(float(rescale)) if float(rescale) else None
@@ -93,7 +95,7 @@ class Programs:
         def steps(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
             return self._sample(*fixed, carry, first, last)
 
-        return run(steps, sampler, x, callback)
+        return run(steps, sampler, x, callback, span)
 
     def _sampling(
         self,

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from flax_sd.errors import UserError
+from flax_sd.pipelines.span import Span
 from flax_sd.samplers import Sampler, initial_noise, step_noise
 
 
@@ -114,16 +115,19 @@ def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "images")
 
 
 def draw_noise(
-    request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None
+    request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None, span: Span
 ) -> tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "m b h w c"] | None]:
     """Returns the first x and the noise of each step, as diffusers draws them from these seeds.
 
-    Given latents take no noise from the stream, which then begins with the noise of the steps.
+    Given latents take no noise from the stream, which then begins with the noise of the steps; they
+    are noise, but for those that are at the level of the first step of a span.
     """
-    shape, draws = (request.height, request.width, channels), np.asarray(sampler.draws)
+    shape, made = (request.height, request.width, channels), np.arange(len(sampler.grid.draws))
+    draws = sampler.grid.draws & (made >= span.first) & (made < span.last)
     noise = step_noise(request.seeds, draws, *shape, after_initial=latents is None)
     first = initial_noise(request.seeds, *shape) if latents is None else latents
-    return np.asarray(first, np.float32) * np.asarray(sampler.init_noise_sigma), noise
+    x = np.asarray(first, np.float32)
+    return x if span.given else x * np.asarray(sampler.init_noise_sigma), noise
 
 
 def guided(guidance_scale: SupportsFloat) -> bool:

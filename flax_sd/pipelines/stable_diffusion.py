@@ -17,7 +17,7 @@ from flax_sd.errors import UserError
 from flax_sd.models.clip import TextStates
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
-from flax_sd.models.unet_conditions import AddedConditions, Conditions
+from flax_sd.models.unet_conditions import SCORED, AddedConditions, Conditions
 from flax_sd.pipelines.additions import Prompted
 from flax_sd.pipelines.base import network
 from flax_sd.pipelines.micro_conditions import time_ids
@@ -25,6 +25,7 @@ from flax_sd.pipelines.options import Options, check
 from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
 from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import Request, draw_noise, guided, read_request, spread
+from flax_sd.pipelines.span import read_span
 from flax_sd.pipelines.text_states import PromptStates, encode_halves
 from flax_sd.weights.family import PROMPTED, Family
 from flax_sd.weights.model import Model
@@ -108,7 +109,7 @@ class StableDiffusion(Prompted):
         Raises:
           UserError: the text encoder has fewer layers, or the length is not one of these.
         """
-        check({"prompt_2": prompt_2}, sdxl=self._reads_sizes)
+        check({"prompt_2": prompt_2}, self._told)
         first = [prompts] if isinstance(prompts, str) else list(prompts)
         second = spread("prompt_2", prompt_2, first)
         states = self._encode([first, second], clip_skip or 0, max_token_length)
@@ -176,7 +177,8 @@ class StableDiffusion(Prompted):
           sampler: None for the checkpoint's own, a name in `flax_sd.samplers.SAMPLERS` for that
             class with the checkpoint's config, or a scheduler config that is used unchanged.
           seed: seed of the first image, from which the next ones count up; or one for each image.
-          latents: noise [b, h, w, c] to start from, instead of noise from the seeds.
+          latents: noise [b, h, w, c] to start from, instead of noise from the seeds; with
+            `denoising_start` the latents of another model's `denoising_end`.
           height: in pixels; None for the height that the UNet was trained on. One side may be
             given alone, which diffusers ignores.
           width: in pixels; None for the width that the UNet was trained on.
@@ -188,7 +190,7 @@ class StableDiffusion(Prompted):
           UserError: an argument is not valid, or an image has NaN.
         """
         check_output(output)
-        check(options, sdxl=self._reads_sizes)
+        check(options, self._told)
         request = read_request(
             prompt_or_list,
             negative_prompt,
@@ -203,7 +205,8 @@ class StableDiffusion(Prompted):
         steps = samplers.from_config(
             config, num_inference_steps, **(options.get("step_options") or {})
         )
-        x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents)
+        span = read_span(options, steps, config, latents=latents is not None)
+        x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents, span)
         conditions = self._conditions(request, options, negative_prompt, guidance_scale)
         x = self.programs.sample(
             self.unet,
@@ -214,6 +217,7 @@ class StableDiffusion(Prompted):
             noise,
             options.get("guidance_rescale") or 0.0,
             options.get("callback"),
+            span[:2],
         )
         return np.asarray(x) if output == "latents" else in_form(self._decode(x), output)
 
@@ -229,13 +233,14 @@ class StableDiffusion(Prompted):
         if states.pooled is None:
             return Conditions(states.text)
         pixels = [side * self.model.pixels_per_latent for side in (request.height, request.width)]
-        sizes = time_ids(options, *pixels, guided=with_negative)
-        rows = np.broadcast_to(sizes, (len(request.prompts), *sizes.shape))
+        told = time_ids(options, *pixels, guided=with_negative, scored=self._told == SCORED)
+        rows = np.broadcast_to(told, (len(request.prompts), *told.shape))
         return Conditions(states.text, AddedConditions(states.pooled, self._place(rows)))
 
     @property
-    def _reads_sizes(self) -> bool:
-        return self.unet.config.addition_embed_type is not None
+    def _told(self) -> int:
+        """The numbers that the UNet reads beside pooled text; 0 where it reads none."""
+        return self.unet.config.told(getattr(self.text_encoders[-1].config, "projection_dim", 0))
 
     def _decode(self, latents: jax.Array) -> Float[np.ndarray, "b H W 3"]:
         """Decodes latents to images in [0, 1], one by one unless devices divide them.

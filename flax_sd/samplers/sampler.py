@@ -7,7 +7,7 @@ and only what changes the program (class, config, whether noise is drawn) is sta
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,8 +42,13 @@ class Grid(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler(abc.ABC):
-    """Steps from noise to a sample: the interface of every method."""
+    """Steps from noise to a sample: the interface of every method.
 
+    Attributes:
+      order: calls of the network in one step of diffusers' class; each is a step here.
+    """
+
+    order: ClassVar[int] = 1
     grid: Grid
     stochastic: bool = dataclasses.field(metadata={"static": True})  # whether any step draws noise
 

@@ -11,12 +11,11 @@ from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.models.unet_conditions import SCORED, SIZED
 from flax_sd.weights.diffusers_folder import save_component, write_json, written_aside
 from flax_sd.weights.family import DDPM, PROMPTED, ModelKind
 from flax_sd.weights.fill import dtype_name, rounded, state_tensors
 from flax_sd.weights.model_files import ModelFiles
-
-SIZES = 6  # numbers that SDXL's UNet is told
 
 
 @dataclasses.dataclass
@@ -169,8 +168,7 @@ def _text_misfits(unet: Any, texts: Sequence[Any]) -> Iterator[str]:
         )
     if unet.addition_embed_type is not None:
         pooled = getattr(texts[-1], "projection_dim", None)
-        numbers, rest = divmod(unet.added_width - (pooled or 0), unet.time_id_width)
-        if pooled is None or rest or numbers != SIZES:
+        if pooled is None or unet.told(pooled) not in (SIZED, SCORED):
             yield (
                 f"the UNet reads pooled text and sizes of width {unet.added_width}: the last text "
                 f"encoder's pooled text has width {pooled}, each number {unet.time_id_width}"

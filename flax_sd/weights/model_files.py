@@ -126,11 +126,6 @@ class ModelFiles:
         if not any(named in kind.classes for kind in wanted):
             usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
             raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
-        kind = self.kind
-        if kind.name == STABLE_DIFFUSION_XL.name and "text_encoder" not in kind.networks:
-            raise UserError(
-                f"{self.folder} is SDXL's refiner, which is not supported: name an SDXL base model"
-            )
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the folder of a component's config.json and weights, or the file."""

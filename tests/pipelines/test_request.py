@@ -9,8 +9,10 @@ import pytest
 from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.pipelines.request import draw_noise, guided, read_request
+from flax_sd.pipelines.span import Span
 from tests.parity import LAYER, assert_close
 
+WHOLE = Span(0, 1000)
 MODEL = {"default_size": (6, 8), "channels": 4, "stride": 8}
 
 
@@ -88,13 +90,13 @@ def test_noise_is_that_of_the_seeds():
     asked = request(["a", "b"], seed=[3, 9], size=(40, 24))
     euler = {"_class_name": "EulerAncestralDiscreteScheduler", "beta_end": 0.012}
     sampler = samplers.from_config(euler, 3)
-    x, noise = draw_noise(asked, sampler, 4, None)
+    x, noise = draw_noise(asked, sampler, 4, None, WHOLE)
     first = samplers.initial_noise([3, 9], 5, 3, 4)
     assert_close(x, first * float(sampler.init_noise_sigma), LAYER)
     stream = samplers.TorchGenerator(9)
     stream.randn((1, 4, 5, 3))
     assert np.array_equal(noise[0, 1], np.moveaxis(stream.randn((1, 4, 5, 3))[0], 0, -1))
-    x, noise = draw_noise(asked, sampler, 4, np.ones((2, 5, 3, 4)))
+    x, noise = draw_noise(asked, sampler, 4, np.ones((2, 5, 3, 4)), WHOLE)
     assert np.ptp(x) == 0 and np.array_equal(noise[0], first)  # the stream begins with the steps'
 
 

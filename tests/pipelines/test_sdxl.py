@@ -232,15 +232,6 @@ def test_an_empty_second_prompt_is_the_first(pair):
     np.testing.assert_array_equal(same, plain)
 
 
-def test_the_refiner_is_refused_by_name(folders, tmp_path):
-    index = json.loads((folders / "epsilon" / "model_index.json").read_text())
-    absent = {name: [None, None] for name in ("text_encoder", "tokenizer")}
-    name = {"_class_name": "StableDiffusionXLImg2ImgPipeline"}
-    (tmp_path / "model_index.json").write_text(json.dumps(index | absent | name))
-    with pytest.raises(UserError, match="is SDXL's refiner, which is not supported"):
-        flax_sd.StableDiffusion.load(tmp_path)
-
-
 def test_wrong_options_are_named(pair, folders):
     sd, given = pair[0], {"num_inference_steps": 1}
     with pytest.raises(UserError, match="1 texts as prompt_2 for 2 prompts"):
@@ -250,5 +241,5 @@ def test_wrong_options_are_named(pair, folders):
     base = flax_sd.StableDiffusion.load("bundled:base")
     with pytest.raises(UserError, match="original_size: only SDXL reads this"):
         base.generate("a", original_size=(8, 8), **given)
-    with pytest.raises(UserError, match="prompt_2: only SDXL reads this"):
+    with pytest.raises(UserError, match="prompt_2: only SDXL's base model reads this"):
         base.encode_prompt("a", prompt_2="b")
