@@ -74,33 +74,39 @@ class AttachedTokens:
         self._plain, self._added = dict(tokenizers), dict[str, Embedding]()
 
     def add(
-        self, text_encoders: Mapping[str, CLIPTextModel], embedding: Embedding
+        self, text_encoders: Mapping[str, CLIPTextModel], *embeddings: Embedding
     ) -> list[Tokenizer]:
-        """Attaches a token to all text encoders; returns the tokenizers that know it.
+        """Attaches tokens to all text encoders, or none of them; returns the tokenizers that know
+        them.
 
         Raises:
-          UserError: it is there, or in a vocabulary.
+          UserError: one is there, or in a vocabulary.
         """
-        token = embedding.token
-        if token in self._added:
+        new = {embedding.token: embedding for embedding in embeddings}
+        for token in new.keys() & self._added.keys():
             raise UserError(
                 f"an embedding called {token!r} exists already; remove it or name this one"
             )
-        added = self._attach(text_encoders, {**self._added, token: embedding})
-        self._added[token] = embedding
+        added = self._attach(text_encoders, self._added | new)
+        self._added |= new
         return added
 
-    def remove(self, text_encoders: Mapping[str, CLIPTextModel], token: str) -> list[Tokenizer]:
-        """Removes a token; returns the tokenizers without it.
+    def remove(self, text_encoders: Mapping[str, CLIPTextModel], *tokens: str) -> list[Tokenizer]:
+        """Removes tokens; returns the tokenizers without them.
 
         Raises:
           UserError: there is none of that name.
         """
-        if token not in self._added:
+        for token in set(tokens) - self._added.keys():
             there = ", ".join(self._added) or "none"
             raise UserError(f"there is no embedding called {token!r}; there is {there}")
-        del self._added[token]
+        self._added = {name: own for name, own in self._added.items() if name not in tokens}
         return self._attach(text_encoders, self._added)
+
+    @property
+    def names(self) -> list[str]:
+        """The tokens that were added."""
+        return list(self._added)
 
     def _attach(
         self, text_encoders: Mapping[str, CLIPTextModel], embeddings: Mapping[str, Embedding]

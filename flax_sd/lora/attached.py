@@ -56,7 +56,8 @@ class AttachedLoRAs:
         name = name or self._free(named(path).stem)
         if name in self._attached:
             raise UserError(f"a LoRA called {name!r} exists already; remove it or name this one")
-        file = read(path, {name: own for name, own in networks.items() if name != WITHOUT})
+        adapted = {name: own for name, own in networks.items() if name != WITHOUT}
+        file = read(path, adapted, bundled=True)
         taken = {each.slot for each in self._attached.values()}
         # Under the first free number instead of its name: a name would be part of the program.
         slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)

@@ -6,12 +6,16 @@ from types import MappingProxyType
 from typing import Any, SupportsFloat
 
 from flax_sd.embeddings.attached import AttachedTokens
+from flax_sd.embeddings.bundled import read_bundled
 from flax_sd.embeddings.files import read as read_embedding
+from flax_sd.errors import UserError
 from flax_sd.lora.attached import AttachedLoRAs
+from flax_sd.lora.formats.read import locate
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.pipelines.base import Pipeline
 from flax_sd.weights.model import Model
+from flax_sd.weights.safetensors import TensorFile
 
 
 class Prompted(Pipeline):
@@ -26,7 +30,7 @@ class Prompted(Pipeline):
         super().__init__(model)
         names = model.files.kind.text_encoders
         self.text_encoders: list[Any] = [model.networks[name] for name in names]
-        self._loras = AttachedLoRAs()
+        self._loras, self._bundled = AttachedLoRAs(), dict[str, list[str]]()
         self._tokens = AttachedTokens(dict(zip(names, model.tokenizers, strict=True)))
 
     @property
@@ -40,6 +44,10 @@ class Prompted(Pipeline):
         return dict(zip(self.model.files.kind.text_encoders, self.text_encoders, strict=True))
 
     @property
+    def _widths(self) -> dict[str, int]:
+        return {name: own.config.hidden_size for name, own in self._encoders.items()}
+
+    @property
     def _networks(self) -> Mapping[str, Network]:
         """All networks by component."""
         return {**self.model.networks, **self._encoders}
@@ -49,6 +57,9 @@ class Prompted(Pipeline):
     ) -> str:
         """Adds a LoRA to the networks; returns the name to remove it by.
 
+        Embeddings that its file holds besides become tokens for prompts, by the names that they
+        have there.
+
         Args:
           path: a file of kohya, PEFT or diffusers, or a folder that holds one.
           scale: strength; a new scale, or another LoRA of the same ranks, does not recompile.
@@ -57,7 +68,16 @@ class Prompted(Pipeline):
         Raises:
           UserError: it is not a LoRA, belongs to another model, or the given name is taken.
         """
-        return self._loras.add(self._networks, path, float(scale), name)
+        bundled = read_bundled(TensorFile(locate(path)), self._widths)
+        self.tokenizers[:] = self._tokens.add(self._encoders, *bundled)
+        tokens = [embedding.token for embedding in bundled]
+        try:
+            name = self._loras.add(self._networks, path, float(scale), name)
+        except UserError:
+            self.tokenizers[:] = self._tokens.remove(self._encoders, *tokens)
+            raise
+        self._bundled[name] = tokens
+        return name
 
     @property
     def loras(self) -> Mapping[str, float]:
@@ -86,6 +106,8 @@ class Prompted(Pipeline):
           UserError: there is no LoRA of that name.
         """
         self._loras.remove(self._networks, name)
+        left = [token for token in self._bundled.pop(name) if token in self._tokens.names]
+        self.tokenizers[:] = self._tokens.remove(self._encoders, *left)
 
     def add_embedding(self, path: str | os.PathLike[str], token: str | None = None) -> str:
         """Adds a token for prompts (textual inversion); returns its name.
@@ -99,8 +121,7 @@ class Prompted(Pipeline):
           UserError: it is not an embedding, belongs to another model, or the vocabulary already
             has the token.
         """
-        widths = {name: own.config.hidden_size for name, own in self._encoders.items()}
-        found = read_embedding(path, widths, token)
+        found = read_embedding(path, self._widths, token)
         self.tokenizers[:] = self._tokens.add(self._encoders, found)
         return found.token
 

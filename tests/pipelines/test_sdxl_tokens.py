@@ -10,7 +10,11 @@ import flax_sd
 from flax_sd.embeddings.embedding import Embedding
 from flax_sd.embeddings.files import write
 from flax_sd.errors import UserError
+from flax_sd.lora.adapter import Adapter
+from flax_sd.lora.formats import peft
+from flax_sd.lora.formats.read import read as read_lora
 from flax_sd.models.clip import END_OF_TEXT
+from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
 from tests import tiny
 from tests.parity import LAYER, NETWORK, assert_close
@@ -19,6 +23,8 @@ from tests.tiny import NEGATIVES, SEEDS, STEPS
 # NumPy 2 about the Euler schedulers of diffusers.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 PROMPTS = ["a photo of <cat>, <CAT-toy>s!", "<cat>_1 in the rain"]
+NEW = [49408, 49409, 49410]  # ids
+WIDTHS = {"clip_l": 12, "clip_g": 10}
 TOKENS = {"<cat>": 3, "<Cat-toy>": 1}  # vectors
 
 
@@ -121,5 +127,67 @@ def test_a_token_is_added_to_both_text_encoders_or_to_none(folders, files, tmp_p
         assert encoder.text_model.embeddings.new_tokens is None
     assert sd.add_embedding(files[0], "<sks>") == "<sks>"
     for tokenizer, encoder in zip(sd.tokenizers, sd.text_encoders, strict=True):
-        assert tokenizer.encode("<sks>") == [49408, 49409, 49410]
+        assert tokenizer.encode("<sks>") == NEW
         assert len(encoder.text_model.embeddings.new_tokens[...]) == 3
+
+
+def bundled(path, *tables, layer="text_model.encoder.layers.0.self_attn.q_proj"):
+    """A LoRA of the first text encoder, with tensors beside it."""
+    down, up = np.ones((2, 12), np.float32), np.ones((12, 2), np.float32)
+    peft.write(path, {"text_encoder": {layer: Adapter(down, up, 2.0)}})
+    safetensors.write(
+        path, {**{k: np.array(v) for k, v in TensorFile(path).items()}, **dict(tables)}
+    )
+    return path
+
+
+def test_embeddings_inside_a_lora_come_and_go_with_it(folders, files, tmp_path):
+    sd = flax_sd.StableDiffusion.load(folders / "first")
+    before = sd.encode_prompt(PROMPTS).text
+    tensors = {f"bundle_emb.<cat>.{k}": np.array(v) for k, v in TensorFile(files[0]).items()}
+    path = bundled(tmp_path / "l.safetensors", *tensors.items())
+    with pytest.raises(UserError, match="an embedding beside the LoRA.*bundle_emb.<cat>.clip_g"):
+        read_lora(path)  # where they would be lost
+    name = sd.add_lora(path)
+    together = sd.encode_prompt(PROMPTS)
+    assert sd.tokenizers[1].encode("<cat>") == NEW
+    sd.remove_lora(name)
+    assert np.array_equal(sd.encode_prompt(PROMPTS).text, before)
+    assert sd.tokenizers[1].encode("<cat>") != NEW
+    sd.add_lora(bundled(tmp_path / "plain.safetensors"))
+    sd.add_embedding(files[0])
+    assert np.array_equal(sd.encode_prompt(PROMPTS).text, together.text)
+    with pytest.raises(UserError, match="an embedding called '<cat>' exists already"):
+        sd.add_lora(path)
+    assert list(sd.loras) == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("bundle_emb.<b>.clip_l", "embedding <b> holds clip_l .* alone: this model is SDXL"),
+        ("bundle_emb.<b>.string_to_param.*", "<b> holds .*: this model is SDXL and reads clip_l"),
+        ("bundle_emb.<b>.other", "holds bundle_emb.<b>.other .*, an embedding beside the LoRA"),
+    ],
+)
+def test_embeddings_inside_a_lora_that_do_not_fit(folders, tmp_path, key, message):
+    sd = flax_sd.StableDiffusion.load(folders / "first")
+    with pytest.raises(UserError, match=message):
+        sd.add_lora(bundled(tmp_path / "l.safetensors", (key, np.ones((2, 12), np.float32))))
+    good = [(f"bundle_emb.<a>.{k}", np.ones((2, n), np.float32)) for k, n in WIDTHS.items()]
+    path = bundled(tmp_path / "m.safetensors", *good, layer="no.such")
+    with pytest.raises(UserError, match="does not fit the model"):
+        sd.add_lora(path)
+    assert not sd.loras and len(sd.tokenizers[0].encode("<a>")) > 2
+    assert sd.text_encoders[0].text_model.embeddings.new_tokens is None
+
+
+def test_an_embedding_inside_a_lora_of_one_text_encoder(tmp_path):
+    """A1111's form, of Stable Diffusion 1.x and 2.x."""
+    tiny.save("sd1", tmp_path / "sd1")
+    sd = flax_sd.StableDiffusion.load(tmp_path / "sd1")
+    key = "bundle_emb.<b>.string_to_param.*"
+    name = sd.add_lora(bundled(tmp_path / "l.safetensors", (key, np.ones((2, 12), np.float32))))
+    assert sd.tokenizers[0].encode("<b>") == NEW[:2]
+    sd.remove_lora(name)
+    assert sd.tokenizers[0].encode("<b>") != NEW[:2]

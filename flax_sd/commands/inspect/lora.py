@@ -67,6 +67,7 @@ def inspect_lora(
     page.add("for", model)
     _add_layers(page, contents)
     page.add_problem("broken", *page.names(contents.problems))
+    page.add("embeddings", ", ".join(contents.bundled))
     _add_header(page, file.metadata)
     if config is not None:
         _add_run(page, config)

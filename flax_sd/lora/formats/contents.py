@@ -16,6 +16,8 @@ from flax_sd.lora.formats.unsupported import refuse_format
 from flax_sd.weights.family import Family
 from flax_sd.weights.safetensors import TensorFile
 
+BUNDLED = "bundle_emb."  # what the keys of embeddings beside a LoRA begin with
+
 
 class LayerTensors(NamedTuple):
     """One layer's update.
@@ -38,6 +40,7 @@ class LoRAContents(NamedTuple):
       layers: those whose tensors fit one another.
       is_rank_stabilised: its config says that the scale is alpha / √rank.
       unknown: keys of no layer.
+      bundled: keys of embeddings beside the LoRA, which are read elsewhere.
       problems: tensors that are missing, there twice or that do not fit one another.
     """
 
@@ -47,6 +50,7 @@ class LoRAContents(NamedTuple):
     is_rank_stabilised: bool
     unknown: list[str]
     problems: list[str]
+    bundled: list[str]
 
     @property
     def is_dora(self) -> bool:
@@ -108,7 +112,9 @@ def read_contents(file: TensorFile, known: Collection[LayerRef] = ()) -> LoRACon
             alpha = float(rank) if config is None else config.alpha(ref, rank)
         found[ref] = LayerTensors(keys, rank, alpha)
     stabilised = config is not None and config.is_rank_stabilised
-    return LoRAContents(file, format_titles(file), found, stabilised, unknown, problems)
+    bundled = [key for key in unknown if key.startswith(BUNDLED)]
+    unknown = [key for key in unknown if not key.startswith(BUNDLED)]
+    return LoRAContents(file, format_titles(file), found, stabilised, unknown, problems, bundled)
 
 
 def _names_of(known: Collection[LayerRef]) -> dict[str, LayerRef]:

@@ -30,7 +30,12 @@ _OTHERS = {  # what else such a folder may be
 }
 
 
-def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None = None) -> LoRAFile:
+def read(
+    path: str | os.PathLike[str],
+    modules: Mapping[str, nnx.Module] | None = None,
+    *,
+    bundled: bool = False,
+) -> LoRAFile:
     """Reads a LoRA of kohya, PEFT or diffusers (new or old).
 
     Each module keeps its own rank and alpha; a 1x1 convolution's tensors and a linear's stand for
@@ -40,6 +45,8 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None 
       path: the file, or a folder that holds it under one of its usual names.
       modules: component ("unet", "text_encoder", "text_encoder_2") -> network that it should fit;
         may be abstract. None takes the layers that a Stable Diffusion may have.
+      bundled: whether the caller reads the embeddings that a file may hold beside the LoRA, which
+        would be lost otherwise.
 
     Raises:
       UserError: it is no LoRA, of a format or a family that does not fit, or a key of it cannot be
@@ -55,6 +62,11 @@ def read(path: str | os.PathLike[str], modules: Mapping[str, nnx.Module] | None 
     _check_family(where, file, table)
     contents = read_contents(file, table)
     problems = [*contents.problems, *(f"no such layer: {key}" for key in contents.unknown)]
+    if not bundled:
+        problems += [
+            f"an embedding beside the LoRA, of use in images alone: {key}"
+            for key in contents.bundled
+        ]
     lora: LoRAFile = {}
     for ref, layer in contents.layers.items():
         adapter, wrong = contents.adapter(ref)
