@@ -75,6 +75,8 @@ STABLE_DIFFUSION_XL = ModelKind(
     TextRule(skip=1, normed=False, pooled=True),
     unwritten=MappingProxyType(dict.fromkeys(("feature_extractor", "image_encoder"), [None, None])),
 )
+# Of the public models' VAEs, whose tensors have the same shapes in all families.
+VAE_SCALES: dict[Family, float] = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 DDPM = ModelKind("DDPMPipeline", ("unet",))
 KINDS = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, DDPM)
 PROMPTED = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)

@@ -23,6 +23,7 @@ from flax_sd.weights.family import (
     PROMPTED,
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
+    VAE_SCALES,
     Family,
     ModelKind,
 )
@@ -126,6 +127,23 @@ class ModelFiles:
         if not any(named in kind.classes for kind in wanted):
             usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
             raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
+
+    def check_vae(self) -> None:
+        """Checks that a VAE from elsewhere is of the model's family, where it tells its own.
+
+        Raises:
+          UserError: it is of another.
+        """
+        if isinstance(self._vae, SingleFile):
+            scale = VAE_SCALES.get(self._vae.facts.family or self.family)
+        else:
+            scale = None if self._vae is None else self._vae.config("vae").get("scaling_factor")
+        if scale in VAE_SCALES.values() and scale != VAE_SCALES[self.family]:
+            raise UserError(
+                f"the VAE {self.place('vae')} is of another family, whose latents have the scale "
+                f"{scale}; those of {self.folder} have {VAE_SCALES[self.family]}: name a VAE of "
+                "its own family"
+            )
 
     def place(self, component: str) -> pathlib.Path:
         """Returns the folder of a component's config.json and weights, or the file."""

@@ -83,6 +83,12 @@ class ModelFolder:
           UserError: there is none.
         """
         place = self.place(component)
+        if self.folder.is_dir() and not place.is_dir():
+            there = sorted(path.name for path in self.folder.iterdir() if path.is_dir())
+            raise UserError(
+                f"{self.folder} has no {component}: it holds {', '.join(there) or 'no parts'}; "
+                "name a whole model, or download this one again"
+            )
         raw = self._json(place / "config.json")
         library, name = self._class_of(place)
         if name is None:
