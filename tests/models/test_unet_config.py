@@ -93,3 +93,9 @@ def test_added_conditions_need_their_widths():
         UNetConfig.from_json({"addition_embed_type": "text_time"})
     with pytest.raises(UserError, match='addition_embed_type has "image": supported is text_time'):
         UNetConfig.from_json({"addition_embed_type": "image"})
+
+
+def test_the_guidance_scale_of_an_lcm_is_refused_by_name():
+    """Trap 16: without it the UNet would draw with wrong guidance."""
+    with pytest.raises(UserError, match="time_cond_proj_dim"):
+        UNetConfig.from_json({"time_cond_proj_dim": 256})

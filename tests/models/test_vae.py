@@ -115,3 +115,12 @@ def test_what_is_not_supported_is_refused_by_name() -> None:
         AutoencoderKLConfig.from_json(CONFIG | {"shift_factor": 0.1})
     with pytest.raises(UserError, match="AttnDownEncoderBlock2D"):
         AutoencoderKLConfig.from_json(CONFIG | {"down_block_types": ["AttnDownEncoderBlock2D"] * 3})
+
+
+@pytest.mark.parametrize(
+    "field", [{"latents_mean": [0.1] * 4}, {"latents_std": [5.0] * 4}, {"shift_factor": 0.0609}]
+)
+def test_latents_of_another_mean_are_refused_by_name(field):
+    """Trap 22: ignored, they would give wrong colours."""
+    with pytest.raises(UserError, match=next(iter(field))):
+        AutoencoderKLConfig.from_json({**CONFIG, **field})
