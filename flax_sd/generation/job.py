@@ -11,12 +11,13 @@ from flax_sd.embeddings import files as embedding_files
 from flax_sd.embeddings.files import embedding_hash
 from flax_sd.errors import UserError, all_of
 from flax_sd.files.json_values import JsonObject
-from flax_sd.generation import sources
+from flax_sd.generation import refiner, sources
 from flax_sd.generation import unconditional as unprompted
 from flax_sd.generation.batches import Batch, PlannedImage, images_of, make_batches
 from flax_sd.generation.gallery import Gallery
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row, Settings, faults, read_rows
+from flax_sd.generation.refiner import Refiner
 from flax_sd.generation.seeds import settled_rows
 from flax_sd.lora.formats.read import lora_hash
 from flax_sd.models.tokenizer import TEXT
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     batches: list[Batch]
     records: dict[str, JsonObject]
     gallery: Gallery
+    refiner: Refiner | None = None
 
 
 class Found(NamedTuple):
@@ -58,6 +60,7 @@ class Found(NamedTuple):
     loras: list[sources.LoRASource]
     embeddings: list[sources.EmbeddingSource]
     files: ModelFiles
+    refiner: Refiner | None = None
 
 
 def prepare(options: SampleOptions) -> Job:
@@ -73,7 +76,11 @@ def prepare(options: SampleOptions) -> Job:
         rows = [unprompted.resolve(row, found.files, scheduler) for row in asked]
         record, pixels = unprompted.record, 1
     else:
+        found.files.check_kind([found.files.kind])
+        found.files.check_vae()
         rows = _resolve(asked, found.files, scheduler)
+        if found.refiner is not None:
+            refiner.check_rows(found.refiner, rows)
         record, pixels = _record, PIXELS
     images = images_of(rows)
     common = _common(options, found)
@@ -91,6 +98,7 @@ def prepare(options: SampleOptions) -> Job:
         make_batches(images, size, devices),
         records,
         gallery,
+        found.refiner,
     )
 
 
@@ -112,6 +120,9 @@ def _find(options: SampleOptions) -> Found:
     loras = [_gather(problems, sources.parse_lora, text) for text in options.lora]
     embeddings = [_gather(problems, sources.parse_embedding, text) for text in options.embedding]
     problems += [f"--{_flag(what)}" for what in faults(options.model_dump())]
+    if not 0 < options.refiner_start < 1:
+        start = options.refiner_start
+        problems.append(f"--refiner-start is {start}: should be above 0 and below 1, as 0.8")
     if options.batch_size is not None and options.batch_size < 1:
         problems.append(f"--batch-size is {options.batch_size}: should be 1 or more")
     # The hub is asked only for a command that has no other mistake.
@@ -132,7 +143,7 @@ def _find(options: SampleOptions) -> Found:
     there = [lora for lora in loras if lora is not None]
     found = [embedding for embedding in embeddings if embedding is not None]
     files = ModelFiles(folder, source=options.model, variant=options.variant, vae=vae)
-    return Found(rows, there, found, files)
+    return Found(rows, there, found, files, refiner.find(options, files))
 
 
 def _gather(problems: list[str], read: Callable[..., T], *args: Any) -> T | None:
@@ -220,6 +231,7 @@ def _common(options: SampleOptions, found: Found) -> JsonObject:
         **({} if files.kind == DDPM else {"vae": vae, "loras": loras, **_embeddings(found)}),
         "dtype": resolve_dtype(options.dtype),
         **{name: value for name, value in overrides.items() if value},
+        **refiner.record(found.refiner),
     }
 
 

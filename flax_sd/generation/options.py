@@ -79,6 +79,10 @@ class SampleOptions(Settings, Inputs, Command):
     dtype: Annotated[Dtype, OUTPUT] = "auto"
     """Weights and arithmetic. auto is float32 on a CPU, float16 on a GPU without bfloat16 (T4,
     V100), bfloat16 elsewhere."""
+    refiner: Source | None = None
+    """SDXL's refiner, which makes the last steps of each image: a folder, a file or a hub id."""
+    refiner_start: float = 0.8
+    """Fraction of the noise that is gone where the refiner goes on, above 0 and below 1."""
     vae: Source | None = None
     """Another VAE: a folder or hub id that holds an AutoencoderKL or AutoencoderTiny."""
     revision: str | None = None

@@ -39,6 +39,8 @@ def parameters(record: JsonObject) -> str:
         "Model hash": record["model_hash"],
         "Model": record["model"],
         "VAE": record.get("vae"),
+        "Refiner": _refiner(record),
+        "Refiner switch at": record.get("refiner_start"),
         # Web UIs count from the last layer, which is 1.
         "Clip skip": record["clip_skip"] + 1 if record.get("clip_skip") else None,
         "Lora hashes": _hashes(loras),
@@ -53,6 +55,11 @@ def parameters(record: JsonObject) -> str:
 def _title(sampler: str) -> str:
     """Returns what web UIs call a sampler; one that is not known keeps its name."""
     return SAMPLERS[sampler].title if sampler in SAMPLERS else sampler
+
+
+def _refiner(record: JsonObject) -> str | None:
+    """Returns the refiner as web UIs write it, with its hash."""
+    return f"{record['refiner']} [{record['refiner_hash']}]" if "refiner" in record else None
 
 
 def _hashes(files: Sequence[JsonObject]) -> str:

@@ -10,6 +10,7 @@ from flax_sd.errors import UserError
 from flax_sd.generation.batches import Batch
 from flax_sd.generation.job import STEPS, Job, prepare
 from flax_sd.generation.options import SampleOptions
+from flax_sd.generation.refiner import Refined
 from flax_sd.pipelines.ddpm import DDPM
 from flax_sd.pipelines.stable_diffusion import StableDiffusion
 from flax_sd.system import memory, sharding
@@ -49,12 +50,13 @@ def run(options: SampleOptions, progress: Progress | None = None) -> int:
     return DONE
 
 
-def _load(job: Job) -> StableDiffusion | DDPM:
+def _load(job: Job) -> StableDiffusion | Refined | DDPM:
     model = Model.load(job.files, job.dtype, [job.files.kind], job.scheduler)
     sd = StableDiffusion(model) if model.tokenizers else DDPM(model)
     sd.distribute(sharding.make_mesh(-1, 1))
     if isinstance(sd, StableDiffusion):
         _attach(sd, job)
+        return sd if job.refiner is None else Refined(sd, job.refiner, job.dtype)
     return sd
 
 
@@ -65,7 +67,7 @@ def _attach(sd: StableDiffusion, job: Job) -> None:
         sd.add_embedding(embedding.path, embedding.token)
 
 
-def _draw(sd: StableDiffusion | DDPM, job: Job, progress: Progress, missing: int) -> None:
+def _draw(sd: StableDiffusion | Refined | DDPM, job: Job, progress: Progress, missing: int) -> None:
     """Generates every batch with a missing image; the batches do not depend on what is there."""
     announced: set[str] = set()
     with progress.loop(missing) as shown:
@@ -91,7 +93,7 @@ def _first_of(batch: Batch, job: Job) -> str:
     return f"generating the first images of {size}, {batch.size} at a time, with {job.files.source}"
 
 
-def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
+def _pixels(sd: StableDiffusion | Refined | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:
     """Generates the images of a batch, without those that pad it.
 
     Raises:
@@ -108,7 +110,7 @@ def _pixels(sd: StableDiffusion | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h 
     return (drawn[: len(images)] * 255).round().astype(np.uint8)
 
 
-def _prompted(sd: StableDiffusion, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
+def _prompted(sd: StableDiffusion | Refined, batch: Batch) -> Float[np.ndarray, "b h w 3"]:
     images, row = batch.images, batch.images[0].row
     padding = batch.size - len(images)
     return sd.generate(

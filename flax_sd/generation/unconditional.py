@@ -15,6 +15,7 @@ from flax_sd.weights.model_files import ModelFiles
 IDLE = (
     *("prompt", "prompts", "negative_prompt", "guidance_scale", "clip_skip"),
     *("max_token_length", "lora", "embedding", "vae"),
+    *("refiner", "refiner_start"),
 )
 
 

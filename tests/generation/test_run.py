@@ -243,3 +243,42 @@ def test_the_first_images_that_need_a_program_are_announced(model, tmp_path, cap
     assert len(said) == 2
     assert f"40 x 24, pndm, 2 steps, 1 at a time, with {model}, which compiles" in said[0]
     assert "48 x 24" in said[1]
+
+
+@pytest.mark.slow
+def test_a_refiner_makes_the_last_steps(tmp_path):
+    """As the Python interface does it; what cannot be is said before weights are read."""
+    tiny.build_xl().save_pretrained(tmp_path / "base")
+    tiny.build_refiner().save_pretrained(tmp_path / "refiner")
+    given = ["--model", tmp_path / "base", "--refiner", tmp_path / "refiner", "--prompt", "a cat"]
+    given += ["--seed", "7", "--steps", "5", "--height", "24", "--width", "16"]
+    words = [*map(str, given), "--refiner-start", "0.6", "--out", str(tmp_path / "out")]
+    assert command(words) == 0
+    steps = {"num_inference_steps": 5, "seed": 7}
+    latents = StableDiffusion.load(tmp_path / "base").generate(
+        "a cat", denoising_end=0.6, output="latents", height=24, width=16, **steps
+    )
+    expected = StableDiffusion.load(tmp_path / "refiner").generate(
+        "a cat", latents=latents, denoising_start=0.6, **steps
+    )[0]
+    drawn = tmp_path / "out" / "00000_seed7.png"
+    assert np.abs(pixels(drawn) - expected).max() <= 1
+    with Image.open(drawn) as image:
+        said = image.text["parameters"]
+        assert "Refiner: refiner [" in said and "Refiner switch at: 0.6" in said
+    record = json.loads((tmp_path / "out" / "metadata.jsonl").read_text())
+    assert record["refiner"] == "refiner" and record["refiner_start"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--refiner-start", "1"], "--refiner-start is 1.0: should be above 0 and below 1"),
+        (["--refiner", "{model}"], "is not SDXL: a refiner goes on with an SDXL model's latents"),
+        (["--refiner", "{model}/none"], "none does not exist"),
+    ],
+)
+def test_what_a_refiner_cannot_be(model, tmp_path, capsys, more, message):
+    more = [text.format(model=model) for text in more]
+    assert command(flags(model, tmp_path / "out", "--prompt", "a", *more)) == 2
+    assert message in capsys.readouterr().err
