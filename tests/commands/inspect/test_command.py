@@ -108,6 +108,21 @@ def test_an_embedding(inspect, folders, tmp_path, key, named):
     assert status == 1 and "768 wide (Stable Diffusion 1.x); this model's" in said
 
 
+def test_an_embedding_of_sdxl(inspect, folders, tmp_path):
+    tables = {
+        name: np.full((2, width), 0.5, np.float32)
+        for name, width in (("text_encoder", 768), ("text_encoder_2", 1280))
+    }
+    path = tmp_path / "my-cat.safetensors"
+    write(path, Embedding("<cat>", tables))
+    status, said = inspect(path)
+    assert status == 0 and "SDXL's form" in said
+    assert "token         <cat>; in ComfyUI and A1111 my-cat" in said
+    assert "2, 768 wide: clip_l, of SDXL" in said and "2, 1280 wide: clip_g, of SDXL" in said
+    status, said = inspect(path, "--model", folders / "sd1")
+    assert status == 1 and "these are SDXL's; this model reads one table [n, 12]" in said
+
+
 def test_a_header_in_kohyas_way(inspect, lora, tmp_path):
     tags = '{"10_cat": {"cat": 20, "sofa": 3}, "5_dog": {"sofa": 1, "dog": 8}}'
     header = {"ss_tag_frequency": tags, "ss_max_train_steps": "900", "ss_odd": "1"}
