@@ -13,8 +13,6 @@ from flax_sd.run_folder.layout import CONFIG as CONFIG_FILE
 from flax_sd.run_folder.saved_config import config_of
 from flax_sd.weights.model_files import ModelFiles
 
-MARK = "flax_sd_export"  # in exported files, so that a later export may replace them
-
 _WHY_MISSING = {
     "last": "the run is not finished",
     "best": "validation.every was not set, or the run is not finished",

@@ -18,6 +18,7 @@ from flax_sd.errors import UserError
 from flax_sd.files import file_kind
 from flax_sd.files.atomic import explain_write_errors, flush_to_disk
 from flax_sd.files.json_values import JsonObject, parse_object
+from flax_sd.weights.deferred import Tensor
 from flax_sd.weights.safetensors import TensorFile, write
 
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
@@ -192,7 +193,7 @@ def write_json(path: pathlib.Path, value: Mapping[str, object]) -> None:
 def save_component(
     folder: pathlib.Path,
     component: str,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     config: Mapping[str, object],
 ) -> None:
     """Writes a component's config.json and tensors; use inside `written_aside`.

@@ -12,9 +12,14 @@ from flax_sd.files.json_values import JsonObject
 from flax_sd.models.layers import Network
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.models.unet_conditions import SCORED, SIZED
+from flax_sd.weights.deferred import Tensor
+from flax_sd.weights.destination import MARK, SINGLE, check_name, check_replaceable
 from flax_sd.weights.diffusers_folder import save_component, write_json, written_aside
 from flax_sd.weights.family import DDPM, PROMPTED, ModelKind
 from flax_sd.weights.fill import dtype_name, rounded, state_tensors
+from flax_sd.weights.ldm.contents import EMA
+from flax_sd.weights.ldm.header import About
+from flax_sd.weights.ldm.writing import write_single
 from flax_sd.weights.model_files import ModelFiles
 
 
@@ -108,26 +113,28 @@ class Model:
         *,
         dtype: str | None = None,
         changed: Mapping[str, object] | None = None,
-        index: Mapping[str, object] | None = None,
+        export: str | None = None,
     ) -> None:
-        """Writes a folder for diffusers' `from_pretrained`, whole or not at all.
+        """Writes a folder for diffusers' `from_pretrained`, or a single file, whole or not at all.
 
         LoRAs and new tokens inside the networks are left out.
 
         Args:
-          path: a new or empty folder, or a model to replace.
+          path: a new or empty folder, a name that ends in .safetensors, or a model to replace.
           parts: components whose weights are written, the others are copied unchanged; None for
             all networks.
           dtype: dtype of the written weights; None keeps their own.
           changed: new values in their config.json.
-          index: further entries of model_index.json.
+          export: a mark that a later export may replace it.
 
         Raises:
           UserError: something else is at the path, a number is not finite, or the disk is full.
         """
-        if path.suffix in (".safetensors", ".ckpt"):
-            raise UserError(f"{path}: single files are not written; name a folder")
-        files, parts = self.files, self.networks if parts is None else parts
+        parts = self.networks if parts is None else parts
+        if path.suffix == SINGLE:
+            return self._save_single(path, parts, dtype, _exported(path, export))
+        check_name(path)
+        files = self.files
         with written_aside(path) as aside:
             for name in files.kind.networks:
                 if name not in parts:
@@ -144,17 +151,63 @@ class Model:
             for name, tokenizer in zip(files.kind.tokenizers, read, strict=True):
                 tokenizer.save(aside / name)
             write_json(aside / "scheduler" / "scheduler_config.json", self.scheduler_config)
-            write_json(aside / "model_index.json", self._index() | dict(index or {}))
+            written = written_index(files, self.scheduler_config)
+            mark = {f"_{MARK}": export} if export else {}
+            write_json(aside / "model_index.json", written | mark)
 
-    def _index(self) -> JsonObject:
-        """Returns the index, with null for the components that are not there."""
-        index = self.files.index
-        if name := self.scheduler_config.get("_class_name"):
-            index["scheduler"] = ["diffusers", name]
-        if self.files.kind == DDPM:
-            return index
-        index["vae"] = ["diffusers", self.files.config("vae")["_class_name"]]
-        return {**index, **self.files.kind.unwritten}
+    def _save_single(
+        self,
+        path: pathlib.Path,
+        parts: Mapping[str, nnx.Module | nnx.State],
+        dtype: str | None,
+        header: Mapping[str, str],
+    ) -> None:
+        check_replaceable(path)
+        components: dict[str, Mapping[str, Tensor]] = {}
+        for name in self.files.kind.networks:
+            if part := parts.get(name):
+                tensors = state_tensors(part)
+                components[name] = rounded(tensors, dtype or dtype_name(part), f"{path}: {name}")
+            else:
+                components[name] = self.files.tensors(name)
+        kept = self.files.leftovers
+        # The mean of the weights that were loaded is none of these.
+        tensors = {k: t for k, t in kept.tensors.items() if not k.startswith(EMA)}
+        said = about(self.files, self.scheduler_config, components["unet"])
+        write_single(path, said, components, kept._replace(tensors=tensors), header)
+
+
+def _exported(path: pathlib.Path, export: str | None) -> dict[str, str]:
+    """Returns what an export has in its header: the mark, and the file's own name."""
+    return {} if export is None else {MARK: export, "modelspec.title": path.stem}
+
+
+def about(files: ModelFiles, scheduler: JsonObject, unet: Mapping[str, Tensor]) -> About:
+    """Returns what a single file of a model says of itself.
+
+    Args:
+      files: the model.
+      scheduler: its scheduler config, with any changes.
+      unet: the UNet's tensors.
+    """
+    channels = unet["conv_in.weight"].shape[1]
+    return About(files.template, channels, scheduler, files.side, files.title)
+
+
+def written_index(files: ModelFiles, scheduler: JsonObject) -> JsonObject:
+    """Returns a model's index, with null for the components that are not written.
+
+    Args:
+      files: the model.
+      scheduler: its scheduler config, with any changes.
+    """
+    index = files.index
+    if name := scheduler.get("_class_name"):
+        index["scheduler"] = ["diffusers", name]
+    if files.kind == DDPM:
+        return index
+    index["vae"] = ["diffusers", files.config("vae")["_class_name"]]
+    return {**index, **files.kind.unwritten}
 
 
 def _text_misfits(unet: Any, texts: Sequence[Any]) -> Iterator[str]:

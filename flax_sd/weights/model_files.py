@@ -28,7 +28,9 @@ from flax_sd.weights.family import (
     ModelKind,
 )
 from flax_sd.weights.fill import as_dtype, fill
-from flax_sd.weights.identity import fingerprint
+from flax_sd.weights.identity import display_name, fingerprint
+from flax_sd.weights.ldm.leftovers import Leftovers
+from flax_sd.weights.ldm.parts import TEMPLATES, Template
 from flax_sd.weights.ldm.single_file import SingleFile
 from flax_sd.weights.model_folder import ModelFolder
 
@@ -215,6 +217,33 @@ class ModelFiles:
     def family(self) -> Family:
         """The family of Stable Diffusion."""
         return self._model.family
+
+    @property
+    def template(self) -> Template:
+        """The kind of model that a single file of it is.
+
+        Raises:
+          UserError: it is of none.
+        """
+        kind = self.kind
+        if kind.name not in {known.name for known in PROMPTED}:
+            raise UserError(f"{self.folder} is a {kind.name}, which has no form in one file")
+        return TEMPLATES[self.family, len(kind.text_encoders)]
+
+    @property
+    def title(self) -> str:
+        """The name of the model, without the path of a folder or the ending of a file."""
+        return display_name(self.source).removesuffix(".safetensors")
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What a single file of it holds beside the components."""
+        return self._model.leftovers
+
+    @property
+    def side(self) -> int | None:
+        """Pixels of a square image that it was trained on; None if nothing says."""
+        return self._model.side
 
     def tokenizer(self, name: str = "tokenizer") -> Tokenizer:
         """Reads a tokenizer.

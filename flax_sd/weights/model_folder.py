@@ -11,6 +11,8 @@ from flax_sd.files.json_values import JsonObject
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.weights.diffusers_folder import component_files, component_tensors, read_json
 from flax_sd.weights.family import Family, family_of
+from flax_sd.weights.ldm.header import latent_side
+from flax_sd.weights.ldm.leftovers import Leftovers
 
 
 class ModelFolder:
@@ -159,3 +161,13 @@ class ModelFolder:
     def checked_tensors(self, component: str) -> Mapping[str, np.ndarray]:
         """Returns the tensors; those of a folder are checked where their numbers are used."""
         return self.tensors(component)
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What a single file, of which the folder was made, held beside the components."""
+        return Leftovers.of_folder(self.folder)
+
+    @property
+    def side(self) -> int | None:
+        """Pixels of a square image that it was trained on; None if its configs do not say."""
+        return latent_side(self.config("unet"), self.config("vae"))

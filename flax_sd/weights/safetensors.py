@@ -13,7 +13,7 @@ import mmap
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,7 @@ from flax_sd.errors import UserError
 from flax_sd.files import file_kind
 from flax_sd.files.atomic import atomic_file, flush_to_disk, os_reason
 from flax_sd.files.json_values import parse_object, shown
+from flax_sd.weights.deferred import Tensor, in_memory
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -172,7 +173,7 @@ def _check_coverage(path: pathlib.Path, entries: dict[str, _Entry], start: int, 
 
 def write(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
     shared: bool = False,
@@ -182,7 +183,7 @@ def write(
     Before the file is moved into place it is read again from the disk and compared with what was
     written: all bytes of a file up to 1 GiB, header and size of a larger one.
 
-    Tensors are read from `tensors` one at a time, twice (for the header, then for the bytes).
+    No more than one tensor that is `Deferred` is in memory at a time.
 
     Args:
       shared: whether several processes may write this path at once.
@@ -198,10 +199,7 @@ def write(
     with atomic_file(path, shared=shared) as file:
         file.write(header)
         for key in order:
-            flat = np.ascontiguousarray(tensors[key]).reshape(-1).view(np.uint8)
-            file.write(flat.data)
-            if digest:
-                digest.update(flat.data)
+            _write_tensor(file, tensors[key], digest)
         flush_to_disk(file)
         _forget(file.fileno())
         written = pathlib.Path(file.name)
@@ -210,6 +208,14 @@ def write(
                 f"cannot write {path}: the disk returned other bytes than were written to it; an "
                 "older file is left unchanged. Check the disk, or write to another one."
             )
+
+
+def _write_tensor(file: BinaryIO, tensor: Tensor, digest: Any) -> None:
+    """Writes a tensor's bytes, and adds them to the digest; nothing of them stays in memory."""
+    flat = np.ascontiguousarray(in_memory(tensor)).reshape(-1).view(np.uint8)
+    file.write(flat.data)
+    if digest:
+        digest.update(flat.data)
 
 
 def _forget(descriptor: int) -> None:
@@ -234,7 +240,7 @@ def _gives_back(path: pathlib.Path, header: bytes, size: int, digest: bytes | No
 
 
 def _header(
-    tensors: Mapping[str, np.ndarray], order: list[str], metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor], order: list[str], metadata: Mapping[str, str]
 ) -> tuple[bytes, int]:
     """Returns the header with its length, and the size of the whole file in bytes.
 
@@ -243,7 +249,7 @@ def _header(
     entries, at = {}, 0
     for key in order:
         tensor = tensors[key]
-        end = at + tensor.size * tensor.dtype.itemsize
+        end = at + math.prod(tensor.shape) * tensor.dtype.itemsize
         entries[key] = {
             "dtype": _NAMES[tensor.dtype],
             "shape": list(tensor.shape),

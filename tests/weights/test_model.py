@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_the_old_model(save, tmp_path, monkeypatch):
     assert before == after and sorted(os.listdir(tmp_path)) == ["loaded", "model"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
-def test_a_single_file_is_refused(save, tmp_path, name):
-    with pytest.raises(UserError, match=f"{name}: single files are not written; name a folder"):
+@pytest.mark.parametrize("name", ["model.ckpt", "model.pt"])
+def test_a_pickle_is_refused(save, tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}: pickles are not written; name a folder, or a"):
         save(tmp_path / name)

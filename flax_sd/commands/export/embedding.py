@@ -2,10 +2,9 @@
 
 import pathlib
 
-from flax_sd.commands.export.lora import check_free
 from flax_sd.embeddings.files import KOHYA_KEY, read_written, write
 from flax_sd.errors import UserError
-from flax_sd.run_folder.artifacts import MARK
+from flax_sd.weights.destination import MARK, check_free
 
 
 def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.Path:
@@ -25,7 +24,7 @@ def write_tokens(files: dict[str, pathlib.Path], out: pathlib.Path) -> pathlib.P
             raise UserError(f"--out {out} is one file, and {', '.join(files)} need one each")
         targets = dict.fromkeys(files, out)
     for target in targets.values():
-        check_free(target)
+        check_free(target, "--out")
     for token, target in targets.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         write(target, read_written(files[token], token), KOHYA_KEY, {MARK: "kohya"})

@@ -17,11 +17,12 @@ from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
 from flax_sd.lora.targets import slots
 from flax_sd.lora.tools.low_rank import bake
-from flax_sd.run_folder.artifacts import MARK, Source
+from flax_sd.run_folder.artifacts import Source
 from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
 from flax_sd.system.progress import Progress
 from flax_sd.training.outputs import lora_header
 from flax_sd.weights.family import Family
+from flax_sd.weights.destination import MARK, check_free
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
@@ -60,7 +61,7 @@ def write_lora(
     to, path = form.to, out
     if out.suffix != ".safetensors":
         path = out / (LORA_FILE if to == "kohya" else PEFT_FILE)
-    check_free(path)
+    check_free(path, "--out")
     file = TensorFile(source.lora)
     target = _dtype_of(file) if form.dtype == "auto" else as_dtype(form.dtype)
     model = _model(source, file)
@@ -83,20 +84,6 @@ def write_lora(
     written = read_contents(TensorFile(path), model.layers if model else ())
     say_losses(written, model.family if model else written.family, progress)
     return path
-
-
-def check_free(path: pathlib.Path) -> None:
-    """Raises UserError if the path holds something other than an earlier export."""
-    if not path.exists():
-        return
-    try:
-        exported = MARK in TensorFile(path).metadata
-    except UserError:
-        exported = False
-    if not exported:
-        raise UserError(
-            f"{path} exists and is not an earlier export: choose another --out, or delete it"
-        )
 
 
 def _dtype_of(file: TensorFile) -> np.dtype:

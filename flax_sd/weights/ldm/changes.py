@@ -51,10 +51,23 @@ def written(parts: Mapping[Change, np.ndarray]) -> np.ndarray:
     ((change, tensor),) = parts.items()
     match change:
         case Change.SQUEEZED:
-            return tensor[..., None, None]
+            return tensor.reshape(*tensor.shape[:2], 1, 1)
         case Change.TRANSPOSED:
             return np.ascontiguousarray(tensor.T)
     return tensor
+
+
+def written_shape(parts: Mapping[Change, tuple[int, ...]]) -> tuple[int, ...]:
+    """Returns the shape of what `written` makes of tensors of these shapes."""
+    if Change.Q in parts:
+        return (sum(shape[0] for shape in parts.values()), *parts[Change.Q][1:])
+    ((change, shape),) = parts.items()
+    match change:
+        case Change.SQUEEZED:
+            return (*shape[:2], 1, 1)
+        case Change.TRANSPOSED:
+            return shape[::-1]
+    return shape
 
 
 def unpacked(name: str) -> Iterator[tuple[str, Change]]:

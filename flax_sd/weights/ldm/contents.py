@@ -9,7 +9,7 @@ from flax_sd.errors import UserError
 from flax_sd.weights.ldm.marks import refuse_marks, refuse_parts
 from flax_sd.weights.ldm.parts import UNET, Part, Place, Shapes, parts_of
 
-_EMA = "model_ema."
+EMA = "model_ema."
 Places = dict[str, Place]  # by the component's names
 logger = logging.getLogger("flax_sd")
 
@@ -20,6 +20,7 @@ class Contents:
     Attributes:
       parts: the components, under their prefixes.
       places: by component, where each of its tensors is.
+      left: the tensors that are known and that no component has.
 
     Raises:
       UserError: the file is no Stable Diffusion, or marked as one that is not supported.
@@ -44,14 +45,17 @@ class Contents:
             )
         unknown = [name for name in shapes if not self._take(name)]
         refuse_marks(unknown, shapes, where)
+        taken = {place.name for places in self.places.values() for place in places.values()}
+        self.left = [name for name in shapes if name not in taken]
         if ema:
             self.places["unet"] = _means(self.places.get("unet", {}), shapes, where)
-        elif any(name.startswith(_EMA) for name in shapes):
+            self.left = [name for name in self.left if not name.startswith(EMA)]
+        elif any(name.startswith(EMA) for name in shapes):
             logger.info("%s: the UNet's running mean (model_ema) is not read", where)
 
     def _take(self, name: str) -> bool:
         """Adds a tensor to its component; returns whether it is known."""
-        owner = _owner(self.parts, name)
+        owner = self.owner(name)
         if owner is None:
             return False
         if owner.skips(name):
@@ -60,25 +64,24 @@ class Contents:
         self.places[owner.component] |= found
         return bool(found)
 
-
-def _owner(parts: list[Part], name: str) -> Part | None:
-    """Returns the part that has a tensor: of several, that with the longest prefix."""
-    owners = [part for part in parts if name.startswith(part.prefix)]
-    return max(owners, key=lambda part: len(part.prefix), default=None)
+    def owner(self, name: str) -> Part | None:
+        """Returns the part that has a tensor: of several, that with the longest prefix."""
+        owners = [part for part in self.parts if name.startswith(part.prefix)]
+        return max(owners, key=lambda part: len(part.prefix), default=None)
 
 
 def _means(places: Places, shapes: Shapes, where: str) -> Places:
     """Returns the places of the UNet's running mean, whose names have no dots inside."""
     for outside in ("model.", UNET):  # some files say diffusion_model in these names, some do not
         found = {
-            key: Place(_EMA + place.name.removeprefix(outside).replace(".", ""), place.change)
+            key: Place(EMA + place.name.removeprefix(outside).replace(".", ""), place.change)
             for key, place in places.items()
         }
         if found and all(place.name in shapes for place in found.values()):
             return found
     raise UserError(
         f"{where} holds no whole running mean (EMA) of a UNet, under names such as "
-        f"{_EMA}diffusion_modelinput_blocks00weight; leave out ema"
+        f"{EMA}diffusion_modelinput_blocks00weight; leave out ema"
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from flax_sd.errors import UserError
 from flax_sd.weights.family import Family
+from flax_sd.weights.ldm.header import OWN_PREDICTION
 from flax_sd.weights.ldm.parts import UNET, Part, Shapes, Template
 
 _FAMILIES: dict[int, Template] = {  # by the width of the text that the UNet attends to
@@ -26,9 +27,11 @@ _PREDICTIONS = {
     "v-pred": "v_prediction",
     "vpred": "v_prediction",
     "v_parameterization": "v_prediction",
+    "sample": "sample",
 }
 _SPEC = "modelspec."
-_SAYS_PREDICTION = (f"{_SPEC}prediction_type", f"{_SPEC}predict_key")  # the second is ComfyUI's
+# The second is ComfyUI's.
+_SAYS_PREDICTION = (f"{_SPEC}prediction_type", f"{_SPEC}predict_key", OWN_PREDICTION)
 _ARCHITECTURES = {  # SD 2.x was trained in both ways
     "stable-diffusion-v2-512": "epsilon",
     "stable-diffusion-v2-768-v": "v_prediction",
@@ -43,7 +46,7 @@ class Facts(NamedTuple):
       template: the public model whose configs describe it; None where a part tells too little, as
         a VAE does.
       task: text-to-image, inpainting (9 input channels) or edit (8).
-      prediction: epsilon or v_prediction, where a mark tells it; None without a mark.
+      prediction: epsilon, v_prediction or sample, where a mark tells it; None without a mark.
       zero_snr: whether its noise schedule ends in pure noise.
       side: pixels of a square image that it was trained on, if the metadata say so.
       unclear: why the marks do not tell what it predicts, if they contradict each other.

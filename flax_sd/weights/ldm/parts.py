@@ -11,17 +11,27 @@ from flax_sd.weights.ldm.unet_names import Layout, unet_names
 from flax_sd.weights.ldm.vae_names import DIFFUSERS_VAE, vae_names
 
 Template = Literal["sd1", "sd2", "sdxl", "sdxl_refiner"]
+TEMPLATES: dict[tuple[str, int], Template] = {  # by family and number of text encoders
+    ("sd1", 1): "sd1",
+    ("sd2", 1): "sd2",
+    ("sdxl", 2): "sdxl",
+    ("sdxl", 1): "sdxl_refiner",
+}
 Shapes = Mapping[str, tuple[int, ...]]
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
+PREFIXES = (UNET, VAE, "cond_stage_model.", "conditioner.")  # of all components, as written
 REFINER_WIDTH = 1280  # of OpenCLIP bigG, of the refiner and SDXL; SD 2.x has 1024
-# Never read: constants, some under names that converters made, and the images' half of a CLIP.
+# Never read: constants, some under names that converters made, what only a whole CLIP needs, and
+# its half for images.
 _CLIP_SKIPPED = (
-    r"text_model\.encoder\.text_model\.embeddings\.position_ids|"
-    r"(vision_model|visual_projection)\..+"
+    r"text_model\.encoder\.text_model\.embeddings\.position_ids|logit_scale|"
+    r"(vision_model|visual_projection|text_projection)\..+"
 )
 _OPEN_CLIP_SKIPPED = (
-    r"attn_mask|(transformer\.)?text_model\.(encoder\.text_model\.)?embeddings\.position_ids"
+    r"attn_mask|logit_scale|"
+    r"(transformer\.)?text_model\.encoder\.text_model\.embeddings\.position_ids|"
+    r"text_model\.embeddings\.position_ids"
 )
 # SD 2.x reads the state after 23 of 24 blocks, and no projection: files hold an identity or ones.
 _SD2_SKIPPED = (

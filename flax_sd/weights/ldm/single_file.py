@@ -10,12 +10,16 @@ from flax_sd.diffusion.scheduler_config import overridden
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.models.tokenizer import Tokenizer
+from flax_sd.weights.deferred import Deferred
 from flax_sd.weights.diffusers_folder import current_names, read_json
 from flax_sd.weights.family import STABLE_DIFFUSION_XL, Family
 from flax_sd.weights.ldm.configs import component_config
 from flax_sd.weights.ldm.contents import Contents, Tensors, component_shapes
 from flax_sd.weights.ldm.facts import Facts, read_facts
 from flax_sd.weights.ldm.finite import broken_unused
+from flax_sd.weights.ldm.header import latent_side
+from flax_sd.weights.ldm.leftovers import Leftovers
+from flax_sd.weights.ldm.parts import part_to_write
 from flax_sd.weights.ldm.templates import base_configs, base_tokenizer
 from flax_sd.weights.safetensors import TensorFile
 
@@ -227,6 +231,30 @@ class SingleFile:
         tensors = dict(self.tensors(component))
         broken = broken_unused(tensors, component, self.facts.template, str(self.path))
         return tensors | {key: np.zeros_like(tensors[key]) for key in broken}
+
+    @property
+    def leftovers(self) -> Leftovers:
+        """What no component has, under the names that a new file has for it."""
+        names = {self._new_name(name): name for name in self._contents.left}
+        tensors = {new: Deferred.of(self._file, name) for new, name in names.items()}
+        return Leftovers(tensors, self._file.metadata)
+
+    def _new_name(self, name: str) -> str:
+        """Returns a leftover's name beside components under the prefixes that all programs read."""
+        owner = self._contents.owner(name)
+        if owner is None or self.facts.template is None:
+            return name
+        keys = self._contents.places[owner.component]
+        prefix = part_to_write(owner.component, self.facts.template, keys).prefix
+        return prefix + name.removeprefix(owner.prefix)
+
+    @property
+    def side(self) -> int | None:
+        """Pixels of a square image that it was trained on; the public model's if nothing says."""
+        if self.facts.side is not None:
+            return self.facts.side
+        configs = self._base if self._config is None else self.configs
+        return latent_side(configs["unet"], configs["vae"])
 
     def _check_there(self, *components: str) -> None:
         missing = [name for name in components if not self.has(name)]

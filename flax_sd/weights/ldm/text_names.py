@@ -36,6 +36,9 @@ def _open_clip() -> Iterator[tuple[str, str]]:
     yield "text_projection.weight", "text_projection.weight"
     yield "text_projection", "text_projection.weight"
     yield "logit_scale", "logit_scale"
+    # A constant that OpenCLIP lacks and old files of transformers have; ComfyUI writes it so.
+    ids = "text_model.embeddings.position_ids"
+    yield f"transformer.{ids}", ids
     for layer in range(_LAYERS):
         for ours, theirs in _BLOCK:
             ldm = f"transformer.resblocks.{layer}.{ours}"

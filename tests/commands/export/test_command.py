@@ -198,7 +198,7 @@ def test_no_model_is_overwritten(cat, model, tmp_path, capsys):
     assert command([*args, str(model)]) == 2
     assert "tiny-sd exists and is not an earlier export" in capsys.readouterr().err
     assert command([*args, str(tmp_path / "a.safetensors")]) == 2
-    assert "a model is written as a folder" in capsys.readouterr().err
+    assert "--to merged writes a folder: --to single-file writes a model" in capsys.readouterr().err
     for _ in range(2):  # the second replaces an earlier export
         assert command([*args, str(tmp_path / "out")]) == 0
 
