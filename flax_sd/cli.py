@@ -37,6 +37,7 @@ COMMANDS = {
     "train": Entry("train.command", kind="TrainOptions"),
     "sample": Entry("sample", "generation.options", "SampleOptions"),
     "export": Entry("export.command", kind="ExportOptions"),
+    "convert": Entry("convert", kind="ConvertOptions"),
     "inspect": Entry("inspect.command", kind="InspectOptions"),
     "check-data": Entry("check_data", kind="CheckDataOptions"),
     "plan": Entry("plan.command", kind="PlanOptions"),
@@ -86,6 +87,7 @@ def _help(name: str, args: Sequence[str]) -> str:
 train = functools.partial(run, "train")
 sample = functools.partial(run, "sample")
 export = functools.partial(run, "export")
+convert = functools.partial(run, "convert")
 inspect = functools.partial(run, "inspect")
 check_data = functools.partial(run, "check-data")
 plan = functools.partial(run, "plan")

@@ -83,14 +83,16 @@ class ExportOptions(Command):
     EXAMPLES = (
         "runs/cat --to peft --out cat_peft.safetensors",
         "runs/cat --to merged --out cat_model",
+        "runs/cat --to single-file --dtype float16 --out cat_model.safetensors",
     )
 
     run: Annotated[UserPath, WORD, Written("RUN"), FILE]
     """A run's folder, or a LoRA file."""
-    to: Annotated[Literal["diffusers", "kohya", "peft", "merged"], FILE]
+    to: Annotated[Literal["diffusers", "kohya", "peft", "merged", "single-file"], FILE]
     """The format. kohya (web UIs) or peft (diffusers): a LoRA file. merged: the whole model as a
     diffusers folder, with the LoRA merged into its weights. diffusers: the same, for a run that
-    trained the whole model. A run of mode textual_inversion: kohya, for its tokens."""
+    trained the whole model. single-file: either in one .safetensors file, as web UIs read it. A
+    run of mode textual_inversion: kohya, for its tokens."""
     out: Annotated[UserPath, FILE]
     """The file or folder to write. It replaces an earlier export, but no other file."""
     model: Annotated[Source | None, FILE] = None
@@ -107,6 +109,42 @@ class ExportOptions(Command):
     """Write the closest plain LoRA of this rank, for programs without DoRA."""
     dtype: Annotated[Dtype, FILE] = "auto"
     """Dtype of the written tensors. auto is that of the LoRA file or the model's UNet."""
+
+
+class ConvertOptions(Command):
+    """Writes a model in another form: a diffusers folder, or one .safetensors file.
+
+    Without --dtype every tensor keeps its numbers, bit for bit. No more than one tensor is in
+    memory at a time."""
+
+    EXAMPLES = (
+        "model.safetensors model_folder",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5 sd15.safetensors --dtype float16",
+    )
+
+    source: Annotated[Source, WORD, Written("SOURCE"), FILE]
+    """A diffusers folder, a checkpoint in one .safetensors file, or a hub id."""
+    out: Annotated[UserPath, WORD, Written("OUT"), FILE]
+    """The folder to write, or a name that ends in .safetensors for one file. It replaces an
+    earlier export, but nothing else."""
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], FILE] = "auto"
+    """Dtype of the written weights. auto keeps that of each tensor."""
+    config: Annotated[Source | None, FILE] = None
+    """A folder whose configs, tokenizers and scheduler serve a file of sizes that no public model
+    has."""
+    prediction_type: Annotated[Literal["epsilon", "v_prediction"] | None, FILE] = None
+    """The UNet's output, where the model's files say another one, or a file of Stable Diffusion
+    2.x says none."""
+    zero_snr: bool = False
+    """Say that the noise schedule ends in pure noise, for models that were trained this way."""
+    ema: bool = False
+    """Take a file's running mean of the UNet (model_ema) in place of its last weights."""
+    vae: Source | None = None
+    """Another VAE in place of the model's: a folder, a file or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    variant: str | None = None
+    """Variant of the model's weight files, such as fp16."""
 
 
 class InspectOptions(Command):
