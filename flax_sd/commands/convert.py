@@ -4,12 +4,11 @@ import pathlib
 
 from flax_sd.config.commands import ConvertOptions
 from flax_sd.errors import UserError
-from flax_sd.files.atomic import explain_write_errors
 from flax_sd.files.json_values import JsonObject
 from flax_sd.system.exit_status import DONE
 from flax_sd.system.progress import Progress
 from flax_sd.weights.conversion import Conversion
-from flax_sd.weights.destination import check_free, check_name
+from flax_sd.weights.destination import check_free, check_name, make_parents
 from flax_sd.weights.model_files import ModelFiles
 
 _MB = 10**6  # bytes
@@ -28,20 +27,26 @@ def main(options: ConvertOptions) -> int:
     _check_apart(files, out)
     dtype = None if options.dtype == "auto" else options.dtype
     conversion = Conversion(files, _scheduler(files, options), dtype)
-    with explain_write_errors(out):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    total, read = conversion.size(), 0
-    with progress.loop(total // _MB, name="MB") as display:
+    make_parents(out)
+    total = conversion.size()
+    _write(conversion, out, total // _MB, progress)
+    progress.stage("written", f"{out}, {files.template}, {total / 1e6:.1f} MB")
+    return DONE
+
+
+def _write(conversion: Conversion, out: pathlib.Path, total: int, progress: Progress) -> None:
+    """Writes the model, and shows how many MB of it are."""
+    written = 0
+    with progress.loop(total, name="MB") as display:
 
         def told(size: int) -> None:
-            nonlocal read
-            display.update(read // _MB)
-            read += size
+            nonlocal written
+            written += size
+            if display.done < written // _MB < total:  # the last update is after all is written
+                display.update(written // _MB)
 
         conversion._replace(told=told).write(out)
-        display.update(total // _MB)
-    progress.stage("written", f"{out}, {files.template} of {total / 1e6:.1f} MB")
-    return DONE
+        display.update(total)
 
 
 def _find(options: ConvertOptions) -> ModelFiles:

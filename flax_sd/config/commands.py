@@ -3,6 +3,8 @@
 import pathlib
 from typing import Annotated, ClassVar, Literal
 
+import pydantic
+
 from flax_sd.config.section import (
     OUTPUT,
     WORD,
@@ -13,6 +15,7 @@ from flax_sd.config.section import (
     UserPath,
     Written,
 )
+from flax_sd.files.paths import user_source
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PLAN, CHECK, FILE = Common("The plan"), Common("The check"), Common("The file")
@@ -122,7 +125,7 @@ class ConvertOptions(Command):
         "stable-diffusion-v1-5/stable-diffusion-v1-5 sd15.safetensors --dtype float16",
     )
 
-    source: Annotated[Source, WORD, Written("SOURCE"), FILE]
+    source: Annotated[str, pydantic.AfterValidator(user_source), WORD, Written("SOURCE"), FILE]
     """A diffusers folder, a checkpoint in one .safetensors file, or a hub id."""
     out: Annotated[UserPath, WORD, Written("OUT"), FILE]
     """The folder to write, or a name that ends in .safetensors for one file. It replaces an
@@ -148,10 +151,10 @@ class ConvertOptions(Command):
 
 
 class InspectOptions(Command):
-    """Shows what a LoRA or embedding file holds, its problems and which programs load it.
+    """Shows what a LoRA, embedding or checkpoint file holds, its problems and what loads it.
 
-    The exit status is 0 if it has no problem and diffusers, ComfyUI and A1111 load all of it (and
-    it fits --model), 1 if not, 2 if it is no such file."""
+    The exit status is 0 if it has no problem and diffusers, ComfyUI and A1111 load all of a LoRA
+    or embedding (and it fits --model), 1 if not, 2 if it is no such file."""
 
     EXAMPLES = ("runs/cat", "cat.safetensors --model stable-diffusion-v1-5/stable-diffusion-v1-5")
 

@@ -125,10 +125,13 @@ class Pipeline:
             self._batch = NamedSharding(mesh, sharding.BATCH)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a diffusers folder, whole or not at all, without LoRAs and new tokens.
+        """Writes a diffusers folder or a single file, without LoRAs and new tokens.
+
+        It appears whole or not at all. A file has the names of the original code (LDM, sgm), which
+        web UIs read.
 
         Args:
-          path: the folder; an earlier model there is replaced.
+          path: the folder, or a name that ends in .safetensors; an earlier model is replaced.
 
         Raises:
           UserError: something else is at the path, a number is not finite, or the disk is full.

@@ -35,13 +35,13 @@ class Conversion(NamedTuple):
       files: the model.
       scheduler: its scheduler config, with any changes by options.
       dtype: float32, bfloat16 or float16; None keeps that of each tensor.
-      told: called with the bytes of each tensor that is read.
+      told: called with the number of bytes of each tensor, when it is written.
     """
 
     files: ModelFiles
     scheduler: JsonObject
     dtype: str | None = None
-    told: Callable[[int], None] = lambda read: None
+    told: Callable[[int], None] = lambda size: None
 
     def write(self, out: pathlib.Path) -> None:
         """Writes the model, whole or not at all; one tensor at a time is in memory.
@@ -60,7 +60,7 @@ class Conversion(NamedTuple):
                 self._write_folder(aside)
 
     def size(self) -> int:
-        """Returns the number of bytes that are read."""
+        """Returns the number of bytes of what is written."""
         components = (self.tensors(name) for name in self.files.kind.networks)
         every = [*components, self.leftovers.tensors]
         return sum(_bytes(tensor) for tensors in every for tensor in tensors.values())
@@ -114,12 +114,12 @@ class Conversion(NamedTuple):
         target = as_dtype(self.dtype) if self.dtype and cast and floating else tensor.dtype
 
         def read() -> np.ndarray:
-            self.told(_bytes(tensor))
             array = tensor.read()
             with np.errstate(over="ignore"):  # named below
                 made = array.astype(target, copy=False)
             if floating and not np.isfinite(made).all():
                 _check(array, target, f"{self.files.folder}: {name}", used=used)
+            self.told(made.nbytes)
             return made
 
         return Deferred(target, tensor.shape, read)

@@ -3,6 +3,7 @@
 import pathlib
 
 from flax_sd.errors import UserError
+from flax_sd.files.atomic import explain_write_errors
 from flax_sd.weights.diffusers_folder import read_json
 from flax_sd.weights.hub import PICKLES
 from flax_sd.weights.ldm.parts import UNET
@@ -63,3 +64,13 @@ def _is_export(path: pathlib.Path) -> bool:
         return MARK in TensorFile(path).metadata
     except UserError:
         return False
+
+
+def make_parents(path: pathlib.Path) -> None:
+    """Makes the folder that a path is in.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    with explain_write_errors(path):
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)

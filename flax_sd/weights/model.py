@@ -18,7 +18,7 @@ from flax_sd.weights.diffusers_folder import save_component, write_json, written
 from flax_sd.weights.family import DDPM, PROMPTED, ModelKind
 from flax_sd.weights.fill import dtype_name, rounded, state_tensors
 from flax_sd.weights.ldm.contents import EMA
-from flax_sd.weights.ldm.header import About
+from flax_sd.weights.ldm.header import About, check_latents
 from flax_sd.weights.ldm.writing import write_single
 from flax_sd.weights.model_files import ModelFiles
 
@@ -189,7 +189,12 @@ def about(files: ModelFiles, scheduler: JsonObject, unet: Mapping[str, Tensor]) 
       files: the model.
       scheduler: its scheduler config, with any changes.
       unet: the UNet's tensors.
+
+    Raises:
+      UserError: a single file cannot say how it is used.
     """
+    if (place := files.place("vae")).is_dir():  # else it is a single file's own
+        check_latents(files.config("vae"), files.template, str(place))
     channels = unet["conv_in.weight"].shape[1]
     return About(files.template, channels, scheduler, files.side, files.title)
 

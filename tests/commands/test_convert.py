@@ -31,7 +31,9 @@ def refused(capsys, *args):
 
 def test_there_and_back(work, capsys):
     assert command(["folder", "a/b/new.safetensors", "--dtype", "float16"]) == 0
-    assert "written: a/b/new.safetensors, sd1 of " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "written: a/b/new.safetensors, sd1, 1.4 MB" in out
+    assert out.count(" left") < 4
     assert command(["a/b/new.safetensors", "back", "--config", "folder"]) == 0
     assert command(["back", "a/b/new.safetensors"]) == 0  # an earlier export is replaced
     metadata = TensorFile(work / "a/b/new.safetensors").metadata

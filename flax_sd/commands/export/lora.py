@@ -22,7 +22,7 @@ from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
 from flax_sd.system.progress import Progress
 from flax_sd.training.outputs import lora_header
 from flax_sd.weights.family import Family
-from flax_sd.weights.destination import MARK, check_free
+from flax_sd.weights.destination import MARK, check_free, make_parents
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
@@ -69,10 +69,7 @@ def write_lora(
     if form.bake is not None:
         lora, lost = _baked(source, lora, form.bake)
         progress.stage("baked", f"into rank {form.bake}, which loses {lost:.1%} of the change")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent} cannot be made: {error.strerror}") from error
+    make_parents(path)
     if to == "kohya":
         metadata = _model_metadata(source, file) | lora_header.title(path.stem) | {MARK: to}
         if source.config is not None:

@@ -7,7 +7,7 @@ from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach
 from flax_sd.lora.tools.merge import merge
 from flax_sd.run_folder.artifacts import Source
-from flax_sd.weights.destination import SINGLE, check_free, check_name
+from flax_sd.weights.destination import SINGLE, check_free, check_name, make_parents
 from flax_sd.weights.fill import DTYPES
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
@@ -37,6 +37,7 @@ def write_model(
         for name, adapters in read(source.lora, trained).items():
             attach(trained[name], adapters, strength)
             merge(trained[name])
+    make_parents(out)
     model.save(out, dtype=target, export=to)
     return out
 

@@ -1,10 +1,11 @@
-"""The inspect command: the content of a LoRA or embedding file, and the programs that load it."""
+"""The inspect command: what a LoRA, embedding or checkpoint holds, and what loads it."""
 
 import pathlib
 from collections.abc import Mapping
 
 from flax import nnx
 
+from flax_sd.commands.inspect.checkpoint import inspect_checkpoint, is_checkpoint
 from flax_sd.commands.inspect.embedding import inspect_embedding
 from flax_sd.commands.inspect.lora import inspect_lora
 from flax_sd.commands.inspect.printout import Page, add_general
@@ -68,6 +69,8 @@ def _inspect(
     add_general(page, file)
     if token_files.is_embedding(file):
         inspect_embedding(page, file, networks)
+    elif is_checkpoint(file):
+        inspect_checkpoint(page, file)
     elif found := unread_format(file):
         model = foreign_model(file)
         page.add("for", model or "")

@@ -4,14 +4,19 @@ ModelSpec 1.0.1 (github.com/Stability-AI/ModelSpec) has the metadata's names; Co
 `modelspec.predict_key` and, of SDXL, the empty tensors `v_pred` and `ztsnr`.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
+from flax_sd.weights.destination import MARK
 from flax_sd.weights.ldm.parts import Template
+from flax_sd.weights.ldm.templates import base_configs
 
+logger = logging.getLogger("flax_sd")
 OWN_PREDICTION = "flax_sd.prediction_type"  # of predictions that no other mark has a word for
 V_PRED, ZTSNR = MARKS = "v_pred", "ztsnr"
 _NAMES = {  # of a kind of model and the channels that its UNet reads
@@ -24,11 +29,13 @@ _NAMES = {  # of a kind of model and the channels that its UNet reads
     ("sdxl_refiner", 4): "stable-diffusion-xl-v1-refiner",
 }
 _V_NAMES = {"stable-diffusion-v2-512": "stable-diffusion-v2-768-v"}
+_SCALE = 0.18215  # diffusers' default, and that of SD 1.x and 2.x
+_OWN_LATENTS = ("latents_mean", "latents_std", "shift_factor")
 # The code whose names the tensors have, as sd-scripts names it in every such file.
 _CODE = "https://github.com/Stability-AI/generative-models"
 _SAID = {"epsilon": "epsilon", "v_prediction": "v"}
 # Of other bytes, or of what the scheduler says anew.
-_STALE = ("modelspec.hash_sha256", "sshs_", OWN_PREDICTION, "modelspec.predict")
+_STALE = ("modelspec.hash_sha256", "sshs_", OWN_PREDICTION, "modelspec.predict", MARK)
 
 
 class About(NamedTuple):
@@ -106,3 +113,32 @@ def latent_side(unet: JsonObject, vae: JsonObject) -> int | None:
     if not isinstance(latents, int) or not isinstance(blocks, list):
         return None
     return latents * 2 ** (len(blocks) - 1)
+
+
+def check_latents(vae: JsonObject, template: Template, where: str) -> None:
+    """Checks that readers find the scale of the latents, which a single file does not say.
+
+    A scaling factor other than the family's is a log warning.
+
+    Args:
+      vae: the raw config.json of the VAE.
+      template: the kind of model.
+      where: the VAE, for messages.
+
+    Raises:
+      UserError: its latents are changed by more than a scale.
+    """
+    if found := [name for name in _OWN_LATENTS if vae.get(name) is not None]:
+        raise UserError(
+            f"{where} has {' and '.join(found)}, which a checkpoint in one file cannot say; name a "
+            "folder to write"
+        )
+    usual = base_configs(template)["vae"].get("scaling_factor", _SCALE)
+    if (own := vae.get("scaling_factor", _SCALE)) != usual:
+        logger.warning(
+            "%s has the scaling_factor %s, and readers of one file take %s unless they are given "
+            "the folder as config",
+            where,
+            own,
+            usual,
+        )

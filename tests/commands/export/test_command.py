@@ -99,6 +99,44 @@ def test_a_trained_model_is_copied(model, tmp_path):
             np.testing.assert_array_equal(tensor, before)
 
 
+@pytest.mark.slow
+def test_a_single_file(cat, model, tmp_path, capsys):
+    """The merged weights of the folder, under the names of the original code."""
+    file, folder = tmp_path / "a/cat.safetensors", tmp_path / "merged"
+    for to, out in (("single-file", file), ("merged", folder)):
+        args = [str(cat), "--to", to, "--out", str(out), "--strength", "2", "--dtype", "float16"]
+        assert command(args) == 0
+    assert command([str(cat), "--to", "single-file", "--out", str(file)]) == 0  # a second time
+    header = TensorFile(file).metadata
+    assert header["modelspec.title"] == "cat" and header["flax_sd_export"] == "single-file"
+    command([str(cat), "--to", "single-file", "--out", str(file), "--dtype", "float16"])
+    one, whole = ModelFiles(file, config=model), ModelFiles(folder)
+    for component in ("unet", "vae"):
+        read, wanted = one.tensors(component), whole.tensors(component)
+        assert read.keys() == wanted.keys()
+    drawn = StableDiffusion.load(file, config=model).generate("a cat", **DRAW)
+    attached = StableDiffusion.load(model)
+    attached.add_lora(cat / "lora.safetensors")
+    assert_close(drawn, attached.generate("a cat", **DRAW), 1e-2)  # in float16
+    capsys.readouterr()
+    assert command([str(cat), "--to", "single-file", "--out", str(tmp_path / "b")]) == 2
+    assert "b should end in .safetensors: --to single-file writes a file" in capsys.readouterr().err
+
+
+def test_a_trained_model_in_a_single_file(model, tmp_path):
+    run = tmp_path / "full"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
+    (run / "model").symlink_to(model)
+    out = tmp_path / "out.safetensors"
+    assert command([str(run), "--to", "single-file", "--out", str(out)]) == 0
+    files = ModelFiles(out, config=model)
+    for component in ("unet", "vae", "text_encoder"):
+        old, new = ModelFiles(model).tensors(component), files.tensors(component)
+        assert old.keys() == new.keys()
+        assert all(np.array_equal(new[key], old[key]) for key in old)
+
+
 def test_lora_files(cat, tmp_path, capsys):
     for to in ("kohya", "peft"):
         out = tmp_path / f"{to}.safetensors"

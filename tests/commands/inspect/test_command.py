@@ -138,9 +138,6 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((tmp_path / "a.safetensors").read_bytes()[:-9])
     safetensors.write(tmp_path / "vae.safetensors", {"a": np.ones(2), "b": np.ones(2)})
-    cross = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
-    key = "model.diffusion_model.out.2.weight"
-    safetensors.write(tmp_path / "sd.safetensors", {cross: np.ones((2, 768)), key: np.ones(2)})
     full = tmp_path / "full"
     (full / "model").mkdir(parents=True)
     (full / "config.yaml").write_text(yaml.safe_dump({"train": {"mode": "full"}}))
@@ -149,7 +146,6 @@ def test_bad_files_are_one_sentence_with_status_2(inspect, lora, tmp_path):
         tmp_path / "nowhere": "does not exist",
         cut: "is not a whole safetensors file",
         tmp_path / "vae.safetensors": "is not a LoRA file: it holds a, b",
-        tmp_path / "sd.safetensors": "is a Stable Diffusion 1.x checkpoint in one file",  # U7
         tmp_path: "is a folder without lora.safetensors",
         full: "trained the whole model: there is no LoRA",
     }.items():
@@ -200,3 +196,49 @@ def test_a_lora_of_sdxl_is_said_to_be_one(inspect, tmp_path):
 def test_real_files(inspect, test_data: pathlib.Path, name, status, said):
     found = inspect(test_data / "lora" / f"{name}.safetensors")
     assert found[0] == status and said in found[1]
+
+
+def checkpoint(path, width, metadata=None, **marks):
+    """The tensors that tell what a checkpoint is."""
+    unet, text = "model.diffusion_model.", "cond_stage_model.transformer.text_model."
+    shapes = {
+        f"{unet}input_blocks.0.0.weight": (8, 4, 3, 3),
+        f"{unet}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (8, width),
+        f"{text}embeddings.token_embedding.weight": (9, 4),
+        "first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3),
+        **marks,
+    }
+    tensors = {name: np.ones(shape, np.float16) for name, shape in shapes.items()}
+    safetensors.write(path, tensors, metadata)
+    return path
+
+
+def test_a_checkpoint_in_one_file(inspect, tmp_path):
+    metadata = {"modelspec.title": "mine", "modelspec.architecture": "stable-diffusion-v1"}
+    path = checkpoint(tmp_path / "a.safetensors", 768, metadata, v_pred=(0,), ztsnr=(0,))
+    status, said = inspect(path)
+    assert status == 0
+    for row in (
+        "format        checkpoint in one file",
+        "for           Stable Diffusion 1.x, text-to-image",
+        "unet          2 tensors, 0.0 million numbers",
+        "prediction    v_prediction; the noise schedule ends in pure noise (ztsnr)",
+        "name          mine",
+        "base          stable-diffusion-v1",
+        "beside        v_pred, ztsnr",
+    ):
+        assert row in said
+
+
+@pytest.mark.parametrize(
+    ("width", "metadata", "marks", "status", "row"),
+    [
+        (1024, {}, {}, 0, "prediction    not said: epsilon or v_prediction, which --prediction"),
+        (2048, {}, {}, 0, "prediction    epsilon, as without a mark"),
+        (2048, {"modelspec.predict_key": "epsilon"}, {"v_pred": (0,)}, 1, "contradicts itself"),
+        (2048, {}, {"edm_mean": (4,)}, 1, "a mark of Playground v2.5"),
+    ],
+)
+def test_what_a_checkpoint_predicts(inspect, tmp_path, width, metadata, marks, status, row):
+    found, said = inspect(checkpoint(tmp_path / "a.safetensors", width, metadata, **marks))
+    assert found == status and row in said

@@ -1,5 +1,6 @@
 """What a written file holds beside the components, and what it says of itself."""
 
+import logging
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from flax_sd.errors import UserError
 from flax_sd.weights.deferred import Deferred
 from flax_sd.weights.ldm.contents import Contents
 from flax_sd.weights.ldm.facts import read_facts
-from flax_sd.weights.ldm.header import About
+from flax_sd.weights.ldm.header import About, check_latents
 from flax_sd.weights.ldm.leftovers import Leftovers
 from flax_sd.weights.ldm.parts import part_to_write
 from flax_sd.weights.ldm.restored import check_blocks, restored
@@ -100,6 +101,7 @@ def test_what_a_file_said_of_itself_stays():
         "modelspec.resolution": "768x512",
         "modelspec.hash_sha256": "0x12",  # of other bytes
         "sshs_model_hash": "12",
+        "flax_sd_export": "convert",  # else a later export might replace what was only saved
         "modelspec.prediction_type": "v",
         "modelspec.sai_model_spec": "1.0.0",
     }
@@ -108,7 +110,7 @@ def test_what_a_file_said_of_itself_stays():
     assert metadata["modelspec.resolution"] == "768x512"
     assert metadata["modelspec.prediction_type"] == "epsilon"
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
-    assert not {"modelspec.hash_sha256", "sshs_model_hash"} & metadata.keys()
+    assert not {"modelspec.hash_sha256", "sshs_model_hash", "flax_sd_export"} & metadata.keys()
 
 
 @pytest.mark.parametrize(("family", "component"), COMPONENTS)
@@ -165,3 +167,19 @@ def test_leftovers_of_a_damaged_file(tmp_path):
     (tmp_path / "single_file_leftovers.safetensors").write_bytes(b"\x10")
     with pytest.raises(UserError, match="leftovers.safetensors is not a whole safetensors file"):
         Leftovers.of_folder(tmp_path)
+
+
+def test_the_scale_of_the_latents(caplog):
+    """Traps 21 and 22: what a file cannot say is told, or refused."""
+    for vae, template in (
+        ({}, "sd1"),
+        ({"scaling_factor": 0.18215, "latents_mean": None}, "sd2"),
+        ({"scaling_factor": 0.13025}, "sdxl"),
+    ):
+        check_latents(vae, template, "x")
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "flax_sd"):
+        check_latents({"scaling_factor": 0.3}, "sdxl", "x")
+    assert "x has the scaling_factor 0.3, and readers of one file take 0.13025" in caplog.text
+    with pytest.raises(UserError, match="x has latents_mean and latents_std, which a checkpoint"):
+        check_latents({"latents_mean": [0.1] * 4, "latents_std": [1] * 4}, "sdxl", "x")
