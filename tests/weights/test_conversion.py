@@ -237,3 +237,14 @@ def test_what_a_file_has_no_place_for(singles, tmp_path):
         UserError, match="query, key and value of .*1.attn.in_proj_bias are not all"
     ):
         convert(folder, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_schedule_that_ends_in_pure_noise_is_read_back(singles, family, tmp_path):
+    """Trap 17: with no folder of configs beside the file."""
+    files = ModelFiles(singles / family)
+    scheduler = files.scheduler("v_prediction", zero_snr=True)
+    Conversion(files, scheduler).write(tmp_path / "a.safetensors")
+    read = ModelFiles(tmp_path / "a.safetensors").scheduler_config
+    for key in ("prediction_type", "rescale_betas_zero_snr", "timestep_spacing"):
+        assert read[key] == scheduler[key]
