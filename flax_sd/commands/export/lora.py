@@ -7,7 +7,6 @@ import numpy as np
 from flax import nnx
 
 from flax_sd.commands.export.losses import say_losses
-from flax_sd.errors import UserError
 from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.formats import kohya, kohya_families, peft
 from flax_sd.lora.formats.base_models import foreign_model
@@ -21,8 +20,8 @@ from flax_sd.run_folder.artifacts import Source
 from flax_sd.run_folder.layout import LORA_FILE, PEFT_FILE
 from flax_sd.system.progress import Progress
 from flax_sd.training.outputs import lora_header
-from flax_sd.weights.family import Family
 from flax_sd.weights.destination import MARK, check_free, make_parents
+from flax_sd.weights.family import Family
 from flax_sd.weights.fill import DTYPES, as_dtype
 from flax_sd.weights.safetensors import TensorFile
 
