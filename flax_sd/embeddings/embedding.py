@@ -27,11 +27,6 @@ class Embedding(NamedTuple):
     token: str
     tables: Mapping[str, Float[np.ndarray, "n d"]]
 
-    @classmethod
-    def of_one(cls, token: str, vectors: Float[np.ndarray, "n d"]) -> "Embedding":
-        """Makes the embedding of a model with a single text encoder."""
-        return cls(token, {ONE: vectors})
-
     @property
     def length(self) -> int:
         """The number of its vectors, each of which takes a place in a prompt."""

@@ -1,8 +1,12 @@
 """Whole runs of SDXL: what they train, write and are told of their images."""
 
+import functools
+
 import numpy as np
 import pytest
 
+import flax_sd
+from flax_sd.weights.model_files import ModelFiles
 from tests import tiny
 from tests.training_runs import assert_same_lora, tensors
 
@@ -27,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("more", [[], ["--train.text_encoder_2", "true"]], ids=["unet", "second"])
 def test_losses_with_a_cache_are_those_without(train, xl, more):
     """Trap 14: sizes and crops are each picture's own where latents come from a cache."""
-    flags = ["--model.path", xl, "--train.steps", 6, *ONCE, *more]
+    flags = ["--model.path", xl, "--train.steps", 8, *ONCE, *more]  # 7 images in two views
     once, each = train("a", *flags), train("b", *flags, "--data.encode_once", "false")
     assert once.status == each.status == 0, once.err + each.err
     assert "encoded:" in once.out and "encoded:" not in each.out
@@ -103,3 +107,44 @@ def test_samples_during_a_run_are_drawn(train, xl):
     run = train("a", "--model.path", xl, *flags)
     assert run.status == 0, run.err
     assert (run.folder / "samples/step-000004.png").is_file()
+
+
+def test_new_tokens_are_trained_in_both_text_encoders(train, xl, images):
+    """Trap 11: one file holds both tables, and each has moved."""
+    flags = ["--model.path", xl, "--train.mode", "textual_inversion"]
+    flags += ["--tokens.names", "<cat>=cat", "--tokens.vectors", 2]
+    flags += ["--data.template", "{} of <cat>", "--optim.learning_rate", 0.01]
+    run = train("a", *flags)
+    assert run.status == 0, run.err
+    path = run.folder / "learned_embeds.safetensors"
+    tables = tensors(path)
+    assert {name: table.shape for name, table in tables.items()} == {
+        "clip_l": (2, 12),
+        "clip_g": (2, 10),
+    }
+    earlier = tensors(run.folder / "embeddings/step-000002.safetensors")
+    assert all((tables[name] != earlier[name]).any(axis=1).all() for name in tables)
+    sd = flax_sd.StableDiffusion.load(xl)
+    assert sd.add_embedding(path) == "<cat>"
+    both = zip(sd.text_encoders, ("clip_l", "clip_g"), strict=True)
+    for encoder, name in both:
+        rows = encoder.text_model.embeddings.new_tokens[...]
+        np.testing.assert_array_equal(rows, tables[name])
+    assert train("b", *flags, "--train.steps", 2).status == 0
+    assert train("b", *flags).status == 0
+    again = path.read_bytes()
+    assert again == (run.folder.parent / "b" / path.name).read_bytes()
+
+
+def test_a_checkpoint_in_one_file_is_trained_as_its_folder(train, xl, tmp_path, monkeypatch):
+    flax_sd.StableDiffusion.load(xl).save(tmp_path / "whole.safetensors")
+    flags = [*BOTH, "--train.steps", 2]
+    folder = train("a", "--model.path", xl, *flags)
+    find = ModelFiles.find
+    # The sizes are no public model's, so that the file alone does not tell its heads.
+    monkeypatch.setattr(ModelFiles, "find", functools.partial(find, config=xl))
+    file = train("b", "--model.path", tmp_path / "whole.safetensors", *flags)
+    assert folder.status == file.status == 0, folder.err + file.err
+    ours, theirs = file.lora(), folder.lora()
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in ours)

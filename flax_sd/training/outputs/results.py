@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,6 @@ from flax_sd.config import Config
 from flax_sd.data import Images
 from flax_sd.files.atomic import write_atomically
 from flax_sd.files.json_values import JsonObject
-from flax_sd.models.clip import CLIPTextModel
 from flax_sd.run_folder import layout, result_files
 from flax_sd.run_folder.layout import BEST_MODEL, FINISHED, MODEL_FOLDER
 from flax_sd.run_folder.result_files import trained_files
@@ -121,10 +121,10 @@ class Outputs:
             nnx.update(self._model.networks[name], jax.tree.map(np.asarray, leaves))
 
     def _write_tokens(self, paths: dict[str, pathlib.Path]) -> None:
-        model, text_encoder = self._model, self._model.networks["text_encoder"]
-        assert isinstance(text_encoder, CLIPTextModel)
+        model, names = self._model, self._model.files.kind.text_encoders
+        encoders: dict[str, Any] = {name: model.networks[name] for name in names}
         new_tokens.write_all(
-            self._config.tokens, text_encoder, model.tokenizer, paths, self._config.save_dtype
+            self._config.tokens, encoders, model.tokenizer, paths, self._config.save_dtype
         )
 
 

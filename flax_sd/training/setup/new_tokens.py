@@ -1,6 +1,7 @@
 """The new tokens of a run: their initial vectors, the check of their captions, and their files."""
 
 import pathlib
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -81,20 +82,30 @@ def check_captions(cfg: TokensConfig, images: data.Images) -> None:
 
 def write_all(
     cfg: TokensConfig,
-    text_encoder: CLIPTextModel,
+    text_encoders: Mapping[str, CLIPTextModel],
     tokenizer: Tokenizer,
     files: dict[str, pathlib.Path],
     dtype: str = "float32",
 ) -> None:
-    """Writes the trained vectors of each token.
+    """Writes the trained vectors of each token, a table for each text encoder.
+
+    Args:
+      text_encoders: by component.
+      tokenizer: of the first one.
+      files: of each token.
 
     Raises:
       UserError: a file cannot be written, or the dtype cannot hold a number.
     """
+    rows, start = {name: _trained(encoder) for name, encoder in text_encoders.items()}, 0
+    for token, ids in initial_ids(cfg, tokenizer).items():
+        tables = {name: own[start : start + len(ids)] for name, own in rows.items()}
+        write(files[token], Embedding(token, rounded(tables, dtype, files[token])))
+        start += len(ids)
+
+
+def _trained(text_encoder: CLIPTextModel) -> np.ndarray:
+    """Returns the vectors of all new tokens, [k, d]."""
     new_tokens = text_encoder.text_model.embeddings.new_tokens
     assert new_tokens is not None, "begin() was not called"
-    rows, start = np.asarray(new_tokens[...]), 0
-    for name, ids in initial_ids(cfg, tokenizer).items():
-        own = {name: rows[start : start + len(ids)]}
-        write(files[name], Embedding.of_one(name, rounded(own, dtype, files[name])[name]))
-        start += len(ids)
+    return np.asarray(new_tokens[...])
