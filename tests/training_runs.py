@@ -16,6 +16,7 @@ from flax_sd.config import file as config_files
 from flax_sd.weights.safetensors import TensorFile
 
 CONFIG = {
+    "model": {"check_prediction": False},  # of random weights it says nothing
     "data": {"resolution": 32},
     "train": {"steps": 4, "batch_size": 2},
     "lora": {"rank": 2},
@@ -135,7 +136,10 @@ def assert_same_lora(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
 def config_file(tmp_path_factory, model, images):
     """The config of a run of four steps."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(images)}}
+    own = {
+        "model": {**CONFIG["model"], "path": str(model)},
+        "data": {**CONFIG["data"], "path": str(images)},
+    }
     path.write_text(yaml.safe_dump(CONFIG | own))
     return path
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from flax_sd.config.modes import ADAPTERS, CAPTIONS, DENOISING, PROMPTS
-from flax_sd.config.section import MODEL, SAME_MODEL, Count, Section, Source
+from flax_sd.config.section import MAY_DIFFER, MODEL, SAME_MODEL, Count, Section, Source
 
 
 class ModelConfig(Section):
@@ -25,6 +25,9 @@ class ModelConfig(Section):
     """Number of the text encoder's last layers to skip."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"] | None, DENOISING] = None
     """Prediction type of the UNet, if other than in the model's scheduler config."""
+    check_prediction: Annotated[bool, PROMPTS, MAY_DIFFER] = True
+    """Before the first step, refuse a model that predicts another type than its config, or
+    prediction_type, says; false lets a model learn another type."""
     zero_snr: Annotated[bool, DENOISING] = False
     """End the noise schedule in pure noise (Lin et al. 2023), from which a model learns all dark
     and all bright images; it needs v_prediction, and samples of it the same two options."""

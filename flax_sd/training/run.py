@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from flax_sd.config import Config, to_dict
 from flax_sd.config.file import Given
-from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.reports.run_report import LiveReport
 from flax_sd.run_folder import environment as environment_record
@@ -22,13 +21,13 @@ from flax_sd.system.exit_status import DONE, STOPPED
 from flax_sd.system.precision import resolve_dtype, scales_loss
 from flax_sd.system.progress import Progress
 from flax_sd.system.signals import StopRequest
-from flax_sd.training import checkpoint_self_test, environment, optim
+from flax_sd.training import checkpoint_self_test, environment, optim, prediction_check
 from flax_sd.training import step as train_step
 from flax_sd.training.announcement import show_options, what_happens
 from flax_sd.training.checkpoints import Checkpoints
 from flax_sd.training.due import Due
 from flax_sd.training.inputs import class_images, data_check
-from flax_sd.training.inputs.batches import Inputs, feed, prepare
+from flax_sd.training.inputs.batches import Inputs, check_batch, feed, prepare
 from flax_sd.training.inputs.datasets import (
     Sets,
     describe,
@@ -110,20 +109,6 @@ def run(config: Config, given: Given | None = None, *, verbose: bool = False) ->
         return whole.go(stack)
 
 
-def check_batch(config: Config, mesh: Mesh) -> None:
-    """Checks that each part of a batch divides over the devices.
-
-    Raises:
-      UserError: it does not.
-    """
-    train = config.train
-    try:
-        sharding.process_rows(train.batch_size // train.accumulate, mesh)
-    except UserError as error:
-        parts = f" in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
-        raise UserError(f"train.batch_size {train.batch_size}{parts}: {error}") from error
-
-
 class Run:
     """A run: its data, model, optimizer and outputs."""
 
@@ -146,9 +131,8 @@ class Run:
         self.stream = make_stream(config, sets, progress)
         self.outputs = Outputs(config, model, sets.train)
         self.results = Results(self.outputs, sets.train, config, progress)
-        new = sets.evaluated.get(
-            VAL_LOSS, sets.train
-        )  # images that it was not trained on tell most
+        # Images that it was not trained on tell most.
+        new = sets.evaluated.get(VAL_LOSS, sets.train)
         sampler = make_preview_sampler(config, model, new, lambda: stop.reason is not None)
         self.samples = Samples(config, sampler) if sampler else None
         self.report = LiveReport(config.output, total, progress)
@@ -192,6 +176,7 @@ class Run:
             known,
         )
         if start == 0:
+            self._check_prediction(state.learned, frozen, inputs)
             milestones.begin(state, frozen)
         if not self._is_done(start, log):
             batches = feed(self.config, inputs, self.mesh, start, self.stream)
@@ -214,6 +199,11 @@ class Run:
             return StartResults(None)
         prompts = samples.prompts if samples is not None else []
         return StartResults(start_key(self.config, made_with, self.model, prompts))
+
+    def _check_prediction(self, learned: Trees, frozen: Trees, inputs: Inputs) -> None:
+        batches = feed(self.config, inputs, self.mesh, 0, self.stream)
+        leaves, loss = (learned, frozen), self.task.eval_loss
+        prediction_check.check(self.config, loss, leaves, self.mesh, batches, self.progress)
 
     def _smaller(self) -> list[str]:
         """Returns flags that need less memory."""

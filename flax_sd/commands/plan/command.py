@@ -15,8 +15,8 @@ from flax_sd.system.exit_status import DONE, FAILED
 from flax_sd.system.memory import bytes_per_device, parse_size, show_size
 from flax_sd.system.precision import resolve_dtype
 from flax_sd.system.progress import Progress
+from flax_sd.training.inputs.batches import check_batch
 from flax_sd.training.monitoring.memory import advice
-from flax_sd.training.run import check_batch
 
 NO_ROOM = "more than the compiler has"
 

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from flax_sd import data
 from flax_sd.config import Config, DataConfig
 from flax_sd.data.images.image_file import Size
+from flax_sd.errors import UserError
 from flax_sd.models.clip import TextStates
 from flax_sd.models.tokenizer import Tokenizer
 from flax_sd.system import distributed, sharding
@@ -196,6 +197,20 @@ def _why_not_once(config: Config, images: data.Images) -> str | None:
     views = count * (2 if config.data.random_flip else 1)
     shown = config.train.steps * config.train.batch_size
     return f"{shown} images are shown, fewer than the data set has" if shown < views else None
+
+
+def check_batch(config: Config, mesh: Mesh) -> None:
+    """Checks that each part of a batch divides over the devices.
+
+    Raises:
+      UserError: it does not.
+    """
+    train = config.train
+    try:
+        sharding.process_rows(train.batch_size // train.accumulate, mesh)
+    except UserError as error:
+        parts = f" in {train.accumulate} parts (train.accumulate)" if train.accumulate > 1 else ""
+        raise UserError(f"train.batch_size {train.batch_size}{parts}: {error}") from error
 
 
 class StepBatch(NamedTuple):
