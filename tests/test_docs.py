@@ -50,10 +50,9 @@ def test_every_option_of_the_other_trainer_is_told(trainer):
     told = {word for name in theirs(trainer) for word in re.findall(r"\w+", name)}
     wanted = {name for names in OTHERS[trainer].values() for name in names.split()}
     assert not wanted - told
-    # The left column has no flag that the other does not have. DoRA is of their SDXL scripts and of
-    # LyCORIS; base_precision of none of these.
+    # The left column has no flag that the other does not have; base_precision is of none of these.
     flags = {flag for name in theirs(trainer) for flag in re.findall(r"--(\w+)", name)}
-    assert not flags - wanted - {"use_dora", "base_precision"}
+    assert not flags - wanted - {"base_precision"}
 
 
 def test_every_row_has_an_equal_or_a_reason():
