@@ -195,8 +195,8 @@ MUTATIONS = (
     Mutation(
         "encoded captions are found in the cache whatever model.clip_skip is",
         "flax_sd/training/inputs/encoded.py",
-        "self._made_by = clip_skip, code_version(), text_encoder",
-        "self._made_by = code_version(), text_encoder",
+        "self._made_by = clip_skip, code_version(), *text_encoders",
+        "self._made_by = code_version(), *text_encoders",
         ("tests/training/inputs/test_batches.py", "tests/training/inputs/test_encoding_cache.py"),
     ),
     Mutation(

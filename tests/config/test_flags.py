@@ -74,7 +74,8 @@ def test_all_mistakes_are_named_at_once():
         "the command line:",
         "  --otu: there is no such option; did you mean out?",
         "  s: one run is enough",
-        "  --to: should be diffusers, kohya, peft or merged, found 'koya'; did you mean kohya?",
+        "  --to: should be diffusers, kohya, peft, merged or single-file, found 'koya'; "
+        "did you mean kohya?",
         "  --out is missing: The file or folder to write",
         "  --bake: Input should be greater than or equal to 1, found '0'",
     ]
