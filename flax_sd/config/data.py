@@ -66,8 +66,9 @@ class DataConfig(Section):
     prior_weight: Annotated[Rate, TRAINING_ONLY] = 1.0
     """Weight of the losses of class images."""
     resolution: Annotated[Positive, IMAGES] = 512
-    """Side of the training images, in pixels; a multiple of 8. The memory that a step needs beside
-    the weights grows with its square or faster."""
+    """Side of the training images, in pixels; a multiple of 8. Models have their own: 512, 768 or
+    1024 for SDXL. The memory that a step needs beside the weights grows with its square or
+    faster."""
     buckets: Annotated[Literal["none", "area", "kohya"], IMAGES] = "none"
     """Shapes of the training images. none is the square; area, up to 17 shapes of about its area,
     by OneTrainer's rule; kohya, those of sd-scripts. A batch holds images of one shape."""
@@ -142,8 +143,8 @@ class DataConfig(Section):
     """Number of threads that decode images ahead."""
     encode_once: Annotated[bool, WHOLE_SET, CAPTIONS] = True
     """Encode images and captions once, into the user's cache folder, and free the VAE and the text
-    encoder, 0.8 GB in float32; off, or where the crop offset is random, they are encoded at each
-    step."""
+    encoder, 0.8 GB in float32, or 3.6 GB of SDXL; off, or where the crop offset is random, they are
+    encoded at each step."""
     held_out: Annotated[Source | None, OnResume("data.val_loss.hash"), TRAINING_ONLY] = None
     """Validation images with captions (a source like path): their loss is evaluated before and
     after the run."""

@@ -30,8 +30,8 @@ class LoRAConfig(Section):
     Layers, ranks and alphas are the file's; different options are an error. If the file
     has no alphas, they are those of the run in its folder, or lora.alpha."""
     rank: Annotated[Positive, LORA] = 4  # the reference script's
-    """Rank of the update matrices. With AdamW each of their numbers takes 16 bytes, 13 MB in all at
-    rank 4 of attention."""
+    """Rank of the update matrices. With AdamW each of their numbers takes 16 bytes, at rank 4 of
+    attention 13 MB in all for Stable Diffusion 1.5 and 93 MB for SDXL."""
     alpha: Annotated[
         Annotated[float, Field(gt=0, allow_inf_nan=False)] | None,
         # With ranks or a file to start from, each layer has its own.

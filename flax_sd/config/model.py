@@ -10,8 +10,8 @@ class ModelConfig(Section):
     """The model that the run starts from."""
 
     path: Annotated[Source, SAME_MODEL, MODEL] = "bundled:base"
-    """A diffusers folder, a checkpoint in one .safetensors file, a hub id, or bundled:base.
-    bundled:ddpm32 only has sizes, for from_scratch in mode ddpm."""
+    """A folder, a .safetensors file, a hub id or bundled:base. The folder is one of diffusers, the
+    file a whole checkpoint. bundled:ddpm32 only has sizes, for from_scratch in mode ddpm."""
     revision: Annotated[str | None, SAME_MODEL] = None
     """Branch, tag or commit of a hub id."""
     variant: Annotated[str | None, SAME_MODEL] = None
@@ -22,7 +22,8 @@ class ModelConfig(Section):
     """Dtype of a LoRA's frozen base model: compute_dtype, or int8 for the kernels of all linears
     and convolutions, which takes a quarter to a half of the memory."""
     clip_skip: Annotated[Count, PROMPTS] = 0
-    """Number of the text encoder's last layers to skip."""
+    """Number of the last layers of each text encoder to skip; of SDXL's, beyond the one that it was
+    trained without."""
     prediction_type: Annotated[Literal["epsilon", "v_prediction"] | None, DENOISING] = None
     """Prediction type of the UNet, if other than in the model's scheduler config."""
     check_prediction: Annotated[bool, PROMPTS, MAY_DIFFER] = True

@@ -56,7 +56,7 @@ class OptimConfig(Section):
     learning_rate: Annotated[Rate, TRAINING] = 1e-4
     """Learning rate after the warm-up."""
     text_encoder_learning_rate: Annotated[Rate | None, Unset(lambda own: own.learning_rate)] = None
-    """Learning rate of the text encoder; unset means learning_rate."""
+    """Learning rate of the text encoder, or of SDXL's two; unset means learning_rate."""
     text_encoder_2_learning_rate: Annotated[
         Rate | None, Unset(lambda own: own.meant("text_encoder_learning_rate"))
     ] = None

@@ -22,15 +22,16 @@ class TrainConfig(Section):
     """Passes over the images. The smaller of steps and epochs ends the run."""
     batch_size: Annotated[Positive, TRAINING] = 1
     """Images in a step, over all devices and micro-batches. Those of one micro-batch are in memory
-    together: at 512 px each takes 1 to 2 GB in float32, and half of that with remat."""
+    together: at 512 px each takes 1 to 2 GB with Stable Diffusion 1.5 in float32, and half of that
+    with remat."""
     accumulate: Annotated[Positive, TRAINING] = 1
     """Micro-batches of a batch, one after another, to save memory."""
     text_encoder: Annotated[bool, TEXT_ENCODER, TRAINING] = False
-    """Train the text encoder too. It is its LoRA, or all of it in mode full; it then stays in
-    memory: 0.5 GB in float32. Layers that model.clip_skip skips are not trained."""
+    """Train the text encoder too, of SDXL the first. It is its LoRA, or all of it in mode full; it
+    then stays in memory: 0.5 GB in float32. Layers that the UNet does not read are not trained."""
     text_encoder_2: Annotated[bool, TEXT_ENCODER, TRAINING] = False
-    """Train SDXL's second text encoder too, which takes 2.8 GB in float32. The first is trained by
-    text_encoder."""
+    """Train SDXL's second text encoder too. It takes 2.8 GB in float32; the first is trained by
+    text_encoder, and if either is trained, both stay in memory."""
     remat: Annotated[Literal["none", "blocks", "full"], DENOISING, TRAINING] = "none"
     """Recompute activations to save memory. It takes more time; in the backward pass, block by
     block, or in full within each block too."""

@@ -239,7 +239,7 @@ class Decoder(nnx.Module):
 
 
 class AutoencoderKL(Network):
-    """The variational autoencoder of Stable Diffusion 1.x and 2.x."""
+    """The variational autoencoder of Stable Diffusion 1.x, 2.x and XL."""
 
     def __init__(self, config: AutoencoderKLConfig, *, rngs: nnx.Rngs):
         self.config = config
