@@ -17,17 +17,19 @@ SMALL = {
     "train.batch_size": 2,
     "log.every": 1,
 }
-WITHOUT = ("data.held_out", "data.held_out_base", "sample.every")
+WITHOUT = ("model.vae", "data.held_out", "data.held_out_base", "sample.every")
 FEW = ("lora.rank", "validation.every")
 OWN_TESTS = ("ddpm", "textual_inversion")  # models and results of other kinds
 RESULT = {"lora": "lora.safetensors", "full": "model/unet", "vae": "model/vae"}
 
 
 @pytest.fixture(scope="module")
-def sd2(tmp_path_factory, compile_cache):
-    folder = tmp_path_factory.mktemp("models") / "tiny-sd2"
-    tiny.save("sd2", folder)
-    return folder
+def families(tmp_path_factory, compile_cache):
+    """Folders of tiny models, by how the names of their configs begin."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny.save("sd2", folder / "sd21")
+    tiny.build_xl().save_pretrained(folder / "sdxl")
+    return {path.name: path for path in folder.iterdir()}
 
 
 def names():
@@ -53,9 +55,9 @@ def small(name, model, images, drawn=None):
 
 
 @pytest.mark.parametrize("name", names())
-def test_it_trains(train, model, sd2, images, tmp_path, name):
+def test_it_trains(train, model, families, images, tmp_path, name):
     path = CONFIGS / f"{name}.yaml"
-    own = sd2 if name.startswith("sd21") else model
+    own = families.get(name[:4], model)
     run = train("a", *small(name, own, images, tmp_path / "class"), config=path)
     assert run.status == 0, run.err
     assert [line["step"] for line in run.metrics() if "loss" in line][-1] == 2
