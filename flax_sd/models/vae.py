@@ -251,14 +251,27 @@ class AutoencoderKL(Network):
         self.post_quant_conv = layers.conv(c, c, 1, rngs=rngs) if post_quant else None
 
     def encode(self, pixels: Float[Array, "b h w c"]) -> Moments:
-        """Encodes pixels in [-1, 1] to the moments of their latents; log variance in [-30, 20]."""
-        x = self.encoder(pixels.astype(self.encoder.conv_in.kernel.dtype))
-        if self.quant_conv is not None:
-            x = self.quant_conv(x)
+        """Encodes pixels in [-1, 1] to the moments of their latents; log variance in [-30, 20].
+
+        With `force_upcast` a network in float16 computes in float32: SDXL's activations are too
+        large for float16.
+        """
+        own = self._upcast()
+        x = own.encoder(pixels.astype(own.encoder.conv_in.kernel.dtype))
+        if own.quant_conv is not None:
+            x = own.quant_conv(x)
         mean, logvar = jnp.split(x, 2, axis=-1)
         return Moments(mean, jnp.clip(logvar, -30.0, 20.0))
 
     def decode(self, latents: Float[Array, "b h w c"]) -> Float[Array, "b H W C"]:
-        """Decodes raw latents to pixels, about [-1, 1]; not clipped."""
-        z = latents.astype(self.decoder.conv_in.kernel.dtype)
-        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
+        """Decodes raw latents to pixels, about [-1, 1], not clipped; in the dtype of `encode`."""
+        own = self._upcast()
+        z = latents.astype(own.decoder.conv_in.kernel.dtype)
+        return own.decoder(z if own.post_quant_conv is None else own.post_quant_conv(z))
+
+    def _upcast(self) -> "AutoencoderKL":
+        """Returns the network that computes: itself, or a copy in float32."""
+        if not self.config.force_upcast or self.encoder.conv_in.kernel.dtype != jnp.float16:
+            return self
+        graph, state = nnx.split(self)
+        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state))

@@ -132,9 +132,6 @@ class Programs:
     def _decoding(self, graph: nnx.GraphDef, state: nnx.State, latents: Array) -> Array:
         self.traces["decode"] += 1
         vae = nnx.merge(graph, state)
-        if getattr(vae.config, "force_upcast", False):
-            wide = jax.tree.map(_wide, state)
-            vae, latents = nnx.merge(graph, wide), latents.astype(jnp.float32)
         pixels = vae.decode(latents / vae.config.scaling_factor).astype(jnp.float32)
         return jnp.clip(pixels / 2 + 0.5, 0, 1)
 
@@ -159,8 +156,3 @@ def guide(
     deviations = (jnp.std(x, (1, 2, 3), keepdims=True, ddof=1) for x in (positive, guided))
     wanted, found = deviations
     return guided * (rescale * (wanted / found) + (1 - rescale))
-
-
-def _wide(leaf: Array) -> Array:
-    """Returns a float16 leaf in float32: activations of SDXL's decoder are too large for it."""
-    return leaf.astype(jnp.float32) if leaf.dtype == jnp.float16 else leaf

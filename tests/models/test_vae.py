@@ -63,6 +63,19 @@ def test_encode_and_decode_are_diffusers(changes: dict[str, Any]) -> None:
     assert_close(ours.decode(jnp.asarray(z)), theirs.decode(to_torch(z)).sample, NETWORK)
 
 
+@pytest.mark.parametrize("upcast", [True, False])
+def test_float16_computes_in_float32_where_the_config_says_so(upcast: bool) -> None:
+    """Trap 21: activations of SDXL's autoencoder are too large for float16, in both directions."""
+    graph, state = nnx.split(pair(force_upcast=upcast)[0])
+    half = nnx.merge(graph, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), state))
+    for conv in (half.encoder.conv_in, half.decoder.conv_in):
+        conv.kernel[...] *= jnp.float16(3e4)  # 65504 is the largest number
+    z = np.random.default_rng(2).normal(0.5, 2, size=(1, 5, 7, 4)).astype(np.float32)
+    found = [half.encode(jnp.asarray(pixels(16, 24))).mean, half.decode(jnp.asarray(z))]
+    assert [bool(jnp.isfinite(array).all()) for array in found] == [upcast] * 2
+    assert {array.dtype for array in found} == {jnp.dtype("float32" if upcast else "float16")}
+
+
 def test_odd_sizes_are_cut_as_diffusers_cuts_them() -> None:
     ours, theirs = pair()
     x = pixels(21, 27)
