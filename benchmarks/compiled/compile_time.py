@@ -4,8 +4,8 @@ python -m benchmarks.compiled.compile_time                 # this checkout
 python -m benchmarks.compiled.compile_time --before DIR    # another checkout too, in turns
 python -m benchmarks.compiled.compile_time --small
 
-The rows: the quickstart and, unless --small, the step of configs/sd15_lora.yaml with random
-weights. The last column counts the programs of eight runs that differ in one number each, such as
+The rows: the quickstart and, unless --small, the steps of configs/sd15_lora.yaml with random
+weights and of configs/sdxl_lora.yaml, which is compiled and not run. The last column counts the programs of eight runs that differ in one number each, such as
 the learning rate or the number of steps, and the run as it is.
 """
 
@@ -16,6 +16,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.common.options import ROOT, SMALL, add_common
@@ -29,7 +30,7 @@ def measure(checkout: pathlib.Path, recipe: str, model: pathlib.Path, *counts: i
     """Returns the figures of a recipe's step, by a process that imports the checkout's flax_sd.
 
     Args:
-      counts: steps to time; 1 to count programs, or 0.
+      counts: steps to time, or 0; 1 to count programs, or 0.
     """
     words = [str(ROOT / "configs" / recipe), str(model), *map(str, counts)]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
@@ -57,6 +58,13 @@ def merged(rows: list[Row]) -> Row:
     return {name: values(name) for name in rows[0]}
 
 
+def _real_cases(scratch: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, int, int]]:
+    """Yields the recipes of the families with the configs of their real sizes, and counts."""
+    for recipe, family, steps in (("sd15_lora", "sd15", 3), ("sdxl_lora", "sdxl", 0)):
+        write_configs(family, scratch / family)
+        yield f"{recipe}.yaml", scratch / family, steps, 0
+
+
 def main() -> None:
     """Measures each recipe on each checkout, in turns."""
     parser = argparse.ArgumentParser(
@@ -66,7 +74,8 @@ def main() -> None:
     parser.add_argument(
         "--model",
         type=pathlib.Path,
-        help="in place of SD 1.5, or with --small of the bundled base; its weights are not read",
+        help="alone, in place of SD 1.5, or with --small of the bundled base; only its configs are "
+        "read",
     )
     parser.add_argument("--before", type=pathlib.Path, help="an older checkout")
     options = parser.parse_args()
@@ -76,10 +85,11 @@ def main() -> None:
         if options.small:
             cases = [("quickstart.yaml", options.model or SMALL, 2, 1)]
         else:
-            real = options.model or pathlib.Path(scratch) / "sd15"
-            if options.model is None:
-                write_configs("sd15", real)
-            cases = [("quickstart.yaml", SMALL, 20, 1), ("sd15_lora.yaml", real, 3, 0)]
+            cases = [("quickstart.yaml", SMALL, 20, 1)]
+            if options.model is not None:
+                cases.append(("sd15_lora.yaml", options.model, 3, 0))
+            else:
+                cases += list(_real_cases(pathlib.Path(scratch)))
         for recipe, model, *counts in cases:
             found: dict[pathlib.Path, list[Row]] = {checkout: [] for checkout in checkouts}
             for _ in range(repeats):

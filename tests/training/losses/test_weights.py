@@ -61,6 +61,7 @@ def test_min_snr_of_a_large_gamma_weighs_the_error_of_the_noise(kind):
 
 @pytest.mark.parametrize("kind, last", [("epsilon", 1.0), ("v_prediction", 0.0), ("sample", 0.0)])
 def test_pure_noise_has_a_finite_weight(kind, last):
+    """Trap 18: SNR is 0 at the end; for velocity min(SNR, γ) is divided by SNR + 1."""
     weight = min_snr(schedule(kind, rescale_betas_zero_snr=True), 5.0)
     assert bool(jnp.isfinite(weight).all()) and float(weight[-1]) == pytest.approx(last, abs=1e-6)
 
