@@ -2,10 +2,11 @@
 
 import pathlib
 
-from flax_sd.errors import UserError
+from flax_sd.errors import UserError, some
 from flax_sd.files.atomic import explain_write_errors
 from flax_sd.weights.diffusers_folder import read_json
 from flax_sd.weights.hub import PICKLES
+from flax_sd.weights.ldm.leftovers import FILE
 from flax_sd.weights.ldm.parts import UNET
 from flax_sd.weights.safetensors import TensorFile
 
@@ -49,21 +50,33 @@ def check_free(path: pathlib.Path, option: str) -> None:
     Raises:
       UserError: something else is.
     """
-    if path.exists() and not _is_export(path):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not _is_export(path):
         raise UserError(
             f"{path} exists and is not an earlier export: choose another {option}, or delete it"
+        )
+    if path.is_dir() and (others := _not_of_model(path)):
+        raise UserError(
+            f"{path} is an earlier export, and holds {some(others)} besides: choose another "
+            f"{option}, or move that away"
         )
 
 
 def _is_export(path: pathlib.Path) -> bool:
+    index = path / "model_index.json"
     try:
         if path.is_dir():
-            index = path / "model_index.json"
-            empty = not any(path.iterdir())
-            return empty or (index.is_file() and f"_{MARK}" in read_json(index))
+            return index.is_file() and f"_{MARK}" in read_json(index)
         return MARK in TensorFile(path).metadata
     except UserError:
         return False
+
+
+def _not_of_model(folder: pathlib.Path) -> list[str]:
+    """Returns what is in an exported folder that no export writes."""
+    ours = {"model_index.json", FILE, *read_json(folder / "model_index.json")}
+    return sorted({path.name for path in folder.iterdir()} - ours)
 
 
 def make_parents(path: pathlib.Path) -> None:

@@ -202,11 +202,13 @@ def about(files: ModelFiles, scheduler: JsonObject, unet: Mapping[str, Tensor]) 
 def written_index(files: ModelFiles, scheduler: JsonObject) -> JsonObject:
     """Returns a model's index, with null for the components that are not written.
 
+    A mark that the model may be replaced is not passed on: what is made of it may not.
+
     Args:
       files: the model.
       scheduler: its scheduler config, with any changes.
     """
-    index = files.index
+    index = {key: value for key, value in files.index.items() if key != f"_{MARK}"}
     if name := scheduler.get("_class_name"):
         index["scheduler"] = ["diffusers", name]
     if files.kind == DDPM:

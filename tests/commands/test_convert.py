@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
+import flax_sd
 from flax_sd.cli import convert as command
 from flax_sd.weights import safetensors
 from flax_sd.weights.safetensors import TensorFile
@@ -64,10 +65,26 @@ def test_out_is_source(work, capsys):
     (work / "link").symlink_to("b")
     assert "OUT link is or holds SOURCE" in refused(capsys, "b", "link")
     shutil.copy("file.safetensors", "b/inside.safetensors")
-    assert "OUT b is or holds SOURCE" in refused(
+    assert "holds inside.safetensors besides" in refused(
         capsys, "b/inside.safetensors", "b", "--config", "folder"
     )
     assert (work / "b/inside.safetensors").exists()
+
+
+def test_files_of_the_users_in_an_earlier_export_are_kept(work, capsys):
+    assert command(["folder", "b"]) == 0
+    (work / "b/notes.txt").write_text("mine")
+    said = refused(capsys, "folder", "b")
+    assert "b is an earlier export, and holds notes.txt besides: choose another OUT" in said
+    (work / "b/notes.txt").unlink()
+    assert command(["folder", "b"]) == 0
+
+
+def test_a_model_made_of_an_export_is_none(work, capsys):
+    """Its mark went on with the index, and an export in its place was then allowed."""
+    assert command(["folder", "b"]) == 0
+    flax_sd.StableDiffusion.load("b").save(work / "mine")
+    assert "mine exists and is not an earlier export" in refused(capsys, "folder", "mine")
 
 
 def test_what_is_no_whole_model(work, capsys):
