@@ -70,6 +70,8 @@ def _inspect(
     if token_files.is_embedding(file):
         inspect_embedding(page, file, networks)
     elif is_checkpoint(file):
+        if options.model is not None:
+            raise UserError(f"--model is for LoRAs and embeddings, and {path} is a whole model")
         inspect_checkpoint(page, file)
     elif found := unread_format(file):
         model = foreign_model(file)

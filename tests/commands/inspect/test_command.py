@@ -216,6 +216,8 @@ def checkpoint(path, width, metadata=None, **marks):
 def test_a_checkpoint_in_one_file(inspect, tmp_path):
     metadata = {"modelspec.title": "mine", "modelspec.architecture": "stable-diffusion-v1"}
     path = checkpoint(tmp_path / "a.safetensors", 768, metadata, v_pred=(0,), ztsnr=(0,))
+    status, said = inspect(path, "--model", "bundled:base")
+    assert status == 2 and "--model is for LoRAs and embeddings, and " in said
     status, said = inspect(path)
     assert status == 0
     for row in (
