@@ -77,7 +77,6 @@ def prepare(options: SampleOptions) -> Job:
         record, pixels = unprompted.record, 1
     else:
         found.files.check_kind([found.files.kind])
-        found.files.check_vae()
         rows = _resolve(asked, found.files, scheduler)
         if found.refiner is not None:
             refiner.check_rows(found.refiner, rows)

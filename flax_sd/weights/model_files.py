@@ -116,35 +116,35 @@ class ModelFiles:
         return found.without([name for name in absent if not self._of(name).has(name)])
 
     def check_kind(self, wanted: Sequence[ModelKind] = PROMPTED) -> None:
-        """Checks the kind of the model before any weights are read.
+        """Checks the kind of the model, and a VAE from elsewhere, before any weights are read.
 
         Args:
           wanted: those that can be used.
 
         Raises:
-          UserError: it is something else.
+          UserError: it is something else, or the VAE is of another family, where it tells its own.
         """
         self._model.check(given=() if self._vae is None else ("vae",))
         named = self.index.get("_class_name") or STABLE_DIFFUSION.name
         if not any(named in kind.classes for kind in wanted):
             usable = " or ".join(f"{kind.name}{kind.versions}" for kind in wanted)
             raise UserError(f"{self.folder} is a {named}; only a {usable} can be used here")
+        self._check_vae()
 
-    def check_vae(self) -> None:
-        """Checks that a VAE from elsewhere is of the model's family, where it tells its own.
-
-        Raises:
-          UserError: it is of another.
-        """
-        if isinstance(self._vae, SingleFile):
-            scale = VAE_SCALES.get(self._vae.facts.family or self.family)
+    def _check_vae(self) -> None:
+        if self._vae is None:
+            return
+        usual = VAE_SCALES[self.family]
+        if isinstance(self._vae, SingleFile):  # one that is a VAE alone does not tell
+            scale = VAE_SCALES[self._vae.facts.family or self.family]
         else:
-            scale = None if self._vae is None else self._vae.config("vae").get("scaling_factor")
-        if scale in VAE_SCALES.values() and scale != VAE_SCALES[self.family]:
+            scale = self._vae.config("vae").get("scaling_factor")
+        lacking = isinstance(self._model, ModelFolder) and not self._model.has("vae")
+        own = usual if lacking else self._model.config_of_vae.get("scaling_factor")
+        if scale in VAE_SCALES.values() and scale not in (usual, own):
             raise UserError(
                 f"the VAE {self.place('vae')} is of another family, whose latents have the scale "
-                f"{scale}; those of {self.folder} have {VAE_SCALES[self.family]}: name a VAE of "
-                "its own family"
+                f"{scale}; those of {self.folder} have {usual}: name a VAE of its own family"
             )
 
     def place(self, component: str) -> pathlib.Path:

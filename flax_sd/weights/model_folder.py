@@ -100,11 +100,6 @@ class ModelFolder:
         )
 
     @property
-    def config_of_vae(self) -> JsonObject:
-        """The config of the family's VAE."""
-        return self.config("vae")
-
-    @property
     def scheduler_config(self) -> JsonObject:
         """The raw scheduler_config.json, with the class that the index names.
 
@@ -148,6 +143,11 @@ class ModelFolder:
         """
         place = self.place(component)
         return component_files(place.parent, place.name, self._variant)
+
+    @property
+    def config_of_vae(self) -> JsonObject:
+        """The config of the model's VAE."""
+        return self.config("vae")
 
     def tensors(self, component: str) -> Mapping[str, np.ndarray]:
         """Returns a component's tensors, each mapped from its file on access.

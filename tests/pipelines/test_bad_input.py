@@ -80,8 +80,8 @@ FILES = [  # no weights at all, whatever they were named for
     ("old-ckpt", "is a pickle .* by another name: it can run code .* convert it"),
 ]
 LORAS = [
-    ("sd1", "sdxl-kohya", "is a LoRA for SDXL; this model is .*: add it to a model of its own fam"),
-    ("sd1", "sdxl-peft", "is a LoRA for SDXL; this model is .*: add it to a model of its own fam"),
+    ("sd1", "sdxl-kohya", "is a LoRA for SDXL; this model is .*: name a LoRA of this family, or"),
+    ("sd1", "sdxl-peft", "is a LoRA for SDXL; this model is .*: name a LoRA of this family, or"),
     ("sdxl", "sd1-kohya", r"is a LoRA for Stable Diffusion 1.x \(cross-attention 768 wide\); this"),
     ("sdxl", "sd1-peft", r"is a LoRA for Stable Diffusion 1.x \(cross-attention 768 wide\); this"),
     *(("sd1", name, message) for name, message in FILES),

@@ -14,6 +14,7 @@ from flax_sd.weights.diffusers_folder import save_component
 from flax_sd.weights.family import STABLE_DIFFUSION
 from flax_sd.weights.fill import state_tensors
 from flax_sd.weights.model_files import ModelFiles
+from tests import tiny
 from tests.weights.test_networks import VAE
 
 
@@ -108,3 +109,11 @@ def test_the_refiner_lacks_the_first_text_encoder(tmp_path):
     kind = ModelFiles(tmp_path).kind
     assert kind.text_encoders == ("text_encoder_2",) and kind.tokenizers == ("tokenizer_2",)
     assert kind.networks == ("unet", "vae", "text_encoder_2")
+
+
+def test_a_vae_of_the_scale_that_the_model_has_is_taken(tmp_path):
+    """One whose configs say another scale than its family's was refused its own VAE."""
+    tiny.build_xl().save_pretrained(tmp_path / "xl")
+    config = tmp_path / "xl/vae/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.18215}))
+    ModelFiles.find(tmp_path / "xl", vae=str(tmp_path / "xl")).check_kind()

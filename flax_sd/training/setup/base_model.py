@@ -50,6 +50,11 @@ def _make_model(
     own, mode = config.model, config.mode
     files = ModelFiles.find(own.path, own.revision, own.variant, vae=own.vae)
     files.check_kind(PROMPTED if mode.captioned else [DDPM])
+    if mode.prompted and files.template == "sdxl_refiner":
+        raise UserError(
+            f"{own.path} is SDXL's refiner, which draws but cannot be trained: name an SDXL base "
+            "model"
+        )
     networks = {}
     for i, name in enumerate(_components(config, files.kind)):
         dtype = "float32" if name in config.fully_trained else compute_dtype

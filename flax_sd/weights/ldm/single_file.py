@@ -142,8 +142,11 @@ class SingleFile:
 
     @property
     def config_of_vae(self) -> JsonObject:
-        """The config of the family's VAE, which the file may lack."""
-        return self.config("vae") if self.has("vae") else dict(self._base["vae"])
+        """The config of the model's VAE, which the file may lack."""
+        if self.has("vae"):
+            return self.config("vae")
+        own = None if self._config is None else self._config / "vae" / "config.json"
+        return read_json(own) if own and own.is_file() else dict(self._base["vae"])
 
     @property
     def configs(self) -> dict[str, JsonObject]:

@@ -39,13 +39,14 @@ def unet(family, **changes):
     return randomise(diffusers.UNet2DConditionModel(**(options | changes)), 3)
 
 
-def vae():
+def vae(family="sd1"):
     model = diffusers.AutoencoderKL(
         block_out_channels=(4, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
         layers_per_block=2,
         norm_num_groups=2,
+        scaling_factor=0.13025 if "sdxl" in family else 0.18215,
     )
     return randomise(model, 1)
 
@@ -69,7 +70,7 @@ def text_encoder(family, component="text_encoder"):
 def build(family):
     tokenizer = transformers.CLIPTokenizer.from_pretrained(TOKENIZER)
     parts = {
-        "vae": vae(),
+        "vae": vae(family),
         "text_encoder": text_encoder(family),
         "tokenizer": tokenizer,
         "unet": unet(family),
