@@ -169,10 +169,15 @@ def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             yield aside
-            if path.exists():
+            if replaces := path.exists():
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
-            aside.rename(path)
+            try:
+                aside.rename(path)
+            except BaseException:
+                if replaces:
+                    old.rename(path)
+                raise
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pathlib
 
 import diffusers
 import numpy as np
@@ -166,6 +167,25 @@ def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         with folders.written_aside(target):
             raise KeyboardInterrupt
+    assert folders.read_json(target / "model_index.json") == {"value": 1}
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_model_that_cannot_be_replaced_is_put_back(tmp_path, monkeypatch):
+    """It stayed aside under a hidden name, which the next model deleted."""
+    target, rename = tmp_path / "model", pathlib.Path.rename
+    with folders.written_aside(target) as aside:
+        folders.write_json(aside / "model_index.json", {"value": 1})
+
+    def fails(self, place):
+        if self.name == ".model.part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, place)
+
+    monkeypatch.setattr(pathlib.Path, "rename", fails)
+    with pytest.raises(UserError, match="cannot write .*model: "):
+        with folders.written_aside(target) as aside:
+            folders.write_json(aside / "model_index.json", {"value": 2})
     assert folders.read_json(target / "model_index.json") == {"value": 1}
     assert os.listdir(tmp_path) == ["model"]
 
