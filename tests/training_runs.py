@@ -13,10 +13,10 @@ from PIL import Image
 
 from flax_sd import cli
 from flax_sd.config import file as config_files
+from flax_sd.training import prediction_check
 from flax_sd.weights.safetensors import TensorFile
 
 CONFIG = {
-    "model": {"check_prediction": False},  # of random weights it says nothing
     "data": {"resolution": 32},
     "train": {"steps": 4, "batch_size": 2},
     "lora": {"rank": 2},
@@ -132,14 +132,18 @@ def assert_same_lora(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray])
             assert np.linalg.norm(ours[key] - value) <= 1e-3 * np.linalg.norm(value) > 0, key
 
 
+@pytest.fixture(autouse=True)
+def without_check_of_predictions(request, monkeypatch):
+    """Of random weights it says nothing, and it compiles another program."""
+    if "test_prediction_check" not in request.node.nodeid:
+        monkeypatch.setattr(prediction_check, "wanted", lambda config: False)
+
+
 @pytest.fixture(scope="session")
 def config_file(tmp_path_factory, model, images):
     """The config of a run of four steps."""
     path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    own = {
-        "model": {**CONFIG["model"], "path": str(model)},
-        "data": {**CONFIG["data"], "path": str(images)},
-    }
+    own = {"model": {"path": str(model)}, "data": {**CONFIG["data"], "path": str(images)}}
     path.write_text(yaml.safe_dump(CONFIG | own))
     return path
 

@@ -5,8 +5,9 @@ python -m benchmarks.compiled.compile_time --before DIR    # another checkout to
 python -m benchmarks.compiled.compile_time --small
 
 The rows: the quickstart and, unless --small, the steps of configs/sd15_lora.yaml with random
-weights and of configs/sdxl_lora.yaml, which is compiled and not run. The last column counts the programs of eight runs that differ in one number each, such as
-the learning rate or the number of steps, and the run as it is.
+weights and of configs/sdxl_lora.yaml, which is compiled and not run. The last column counts the
+programs of eight runs that differ in one number each, such as the learning rate or the number of
+steps, and the run as it is.
 """
 
 import argparse

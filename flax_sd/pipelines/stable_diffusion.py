@@ -27,7 +27,7 @@ from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import Request, draw_noise, guided, read_request, spread
 from flax_sd.pipelines.span import read_span
 from flax_sd.pipelines.text_states import PromptStates, encode_halves
-from flax_sd.weights.family import PROMPTED, Family
+from flax_sd.weights.family import PROMPTED, STABLE_DIFFUSION, Family
 from flax_sd.weights.model import Model
 from flax_sd.weights.model_files import ModelFiles
 
@@ -72,9 +72,11 @@ class StableDiffusion(Prompted):
           tokenizer: its tokenizer.
 
         Raises:
-          UserError: the folder lacks a config, or the components do not fit each other.
+          UserError: the folder lacks a config, or is of SDXL, or the components do not fit each
+            other.
         """
         files = ModelFiles(folder)
+        files.check_kind([STABLE_DIFFUSION])
         networks = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
         model = Model(files, networks, [tokenizer], files.scheduler_config)
         model.check_fit()

@@ -2,7 +2,7 @@
 
 import pathlib
 import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from flax_sd.config import Config
 from flax_sd.config.section import option_fields, option_values
@@ -71,14 +71,19 @@ def what_happens(config: Config) -> Iterator[str]:
 def _trained(config: Config) -> str:
     """Returns what is trained, in words."""
     if config.mode.adapters:
-        lora, where = config.lora, " and ".join(config.lora_components)
+        lora, where = config.lora, _joined(config.lora_components)
         what = f"a LoRA of rank {lora.rank} ({lora.targets}) for the {where}"
         tokens = f", and {', '.join(config.tokens.names)}" if config.tokens.names else ""
     elif not config.fully_trained:
         what, tokens = f"the new words {', '.join(config.tokens.names)}", ""
     else:
-        what, tokens = f"all of the {' and the '.join(config.fully_trained)}", ""
+        what, tokens = f"all of the {_joined(config.fully_trained)}", ""
     return f"{what.replace('_', ' ')}{tokens}, with {config.optim.method}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Returns "unet, text_encoder and text_encoder_2"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _when(steps: int | None, epochs: int | None) -> str:
