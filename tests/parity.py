@@ -39,9 +39,10 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 def assert_close(ours: object, theirs: object, tolerance: float) -> None:
-    """Asserts max|ours - theirs| <= tolerance * max|theirs|."""
+    """Asserts max|ours - theirs| <= tolerance * max|theirs|; `pytest -rP` shows the differences."""
     a = np.asarray(ours, np.float64)
     b = from_torch(theirs) if isinstance(theirs, torch.Tensor) else np.asarray(theirs)
     assert a.shape == b.shape, f"shape {a.shape}, reference {b.shape}"
     error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-30)
+    print(f"relative difference {error:.1e} of {tolerance:.0e}")
     assert error <= tolerance, f"relative difference {error:.2e} > {tolerance:.0e}"
