@@ -4,9 +4,8 @@ import pathlib
 
 from flax_sd.errors import UserError, some
 from flax_sd.files.atomic import explain_write_errors
-from flax_sd.weights.diffusers_folder import read_json
+from flax_sd.weights.diffusers_folder import others_of, read_json
 from flax_sd.weights.hub import PICKLES
-from flax_sd.weights.ldm.leftovers import FILE
 from flax_sd.weights.ldm.parts import UNET
 from flax_sd.weights.safetensors import TensorFile
 
@@ -56,10 +55,10 @@ def check_free(path: pathlib.Path, option: str) -> None:
         raise UserError(
             f"{path} exists and is not an earlier export: choose another {option}, or delete it"
         )
-    if path.is_dir() and (others := _not_of_model(path)):
+    if path.is_dir() and (others := others_of(path)):
         raise UserError(
-            f"{path} is an earlier export, and holds {some(others)} besides: choose another "
-            f"{option}, or move that away"
+            f"{path} is an earlier export, and holds {some([other.name for other in others])} "
+            f"besides: choose another {option}, or move that away"
         )
 
 
@@ -71,12 +70,6 @@ def _is_export(path: pathlib.Path) -> bool:
         return MARK in TensorFile(path).metadata
     except UserError:
         return False
-
-
-def _not_of_model(folder: pathlib.Path) -> list[str]:
-    """Returns what is in an exported folder that no export writes."""
-    ours = {"model_index.json", FILE, *read_json(folder / "model_index.json")}
-    return sorted({path.name for path in folder.iterdir()} - ours)
 
 
 def make_parents(path: pathlib.Path) -> None:

@@ -19,6 +19,7 @@ from flax_sd.files import file_kind
 from flax_sd.files.atomic import explain_write_errors, flush_to_disk
 from flax_sd.files.json_values import JsonObject, parse_object
 from flax_sd.weights.deferred import Tensor
+from flax_sd.weights.ldm.leftovers import FILE as LEFTOVERS
 from flax_sd.weights.safetensors import TensorFile, write
 
 _STEMS = ("diffusion_pytorch_model", "model")  # diffusers', transformers'
@@ -155,7 +156,8 @@ class _Renamed(Mapping[str, np.ndarray]):
 def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a folder to write into, which is moved to `path` when the block ends without error.
 
-    A model that is already there is replaced; a run that is killed leaves it as it was.
+    A model that is already there is replaced, and what else its folder holds is kept; a run that
+    is killed leaves it as it was.
 
     Raises:
       UserError: something other than a model is there, or the disk is full.
@@ -170,6 +172,7 @@ def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
             aside.mkdir(parents=True)
             yield aside
             if replaces := path.exists():
+                _keep(others_of(path), aside)
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
             try:
@@ -185,6 +188,27 @@ def written_aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _is_replaceable(path: pathlib.Path) -> bool:
     return path.is_dir() and ((path / "model_index.json").is_file() or not any(path.iterdir()))
+
+
+def others_of(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what is in a model's folder that is no part of the model, such as notes of the user.
+
+    Of a folder without a readable index that is all but the index.
+    """
+    ours = {"model_index.json", LEFTOVERS}
+    with contextlib.suppress(UserError):
+        ours |= read_json(folder / "model_index.json").keys()
+    return sorted(path for path in folder.iterdir() if path.name not in ours)
+
+
+def _keep(others: Collection[pathlib.Path], folder: pathlib.Path) -> None:
+    """Copies files and folders into another folder, but for those that it has."""
+    for path in others:
+        target = folder / path.name
+        if path.is_dir() and not target.exists():
+            shutil.copytree(path, target, symlinks=True)
+        elif not target.exists():
+            shutil.copy2(path, target, follow_symlinks=False)
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, object]) -> None:

@@ -156,6 +156,30 @@ def test_a_folder_appears_whole_and_replaces_a_model(tmp_path):
     assert os.listdir(target.parent) == ["model"]
 
 
+def test_what_the_user_put_beside_a_model_is_kept(tmp_path):
+    target = tmp_path / "model"
+    for name in ("old", "new"):
+        with folders.written_aside(target) as aside:
+            index = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": [None, None]}
+            folders.write_json(aside / "model_index.json", index)
+            (aside / "unet").mkdir()
+            (aside / "unet" / name).touch()
+        if name == "old":
+            (target / "notes.txt").write_text("trained on my cat")
+            (target / "pictures").mkdir()
+            (target / "pictures" / "1.png").touch()
+            (target / "vae").mkdir()  # a part of the old model, which the new one replaces
+    assert (target / "notes.txt").read_text() == "trained on my cat"
+    assert {path.name for path in target.iterdir()} == {
+        "model_index.json",
+        "unet",
+        "notes.txt",
+        "pictures",
+    }
+    assert [path.name for path in (target / "unet").iterdir()] == ["new"]
+    assert (target / "pictures" / "1.png").is_file()
+
+
 def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
     target = tmp_path / "model"
     with folders.written_aside(target) as aside:
