@@ -172,9 +172,9 @@ def test_the_installed_command_passes_the_status_on(monkeypatch, capsys):
 def folder(tmp_path):
     """A folder that is no model, an empty data set, and one that is not UTF-8."""
     (tmp_path / "model").mkdir()
-    (tmp_path / "sdxl").mkdir()
-    index = {"_class_name": "StableDiffusionXLPipeline"}
-    (tmp_path / "sdxl" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "sd3").mkdir()
+    index = {"_class_name": "StableDiffusion3Pipeline"}
+    (tmp_path / "sd3" / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "empty").mkdir()
     (tmp_path / "latin").mkdir()
     (tmp_path / "latin" / "metadata.jsonl").write_bytes("Käse".encode("latin-1"))
@@ -197,7 +197,7 @@ NONE_HELD = ["--data.held_out", "none"]  # the quickstart's go with its own imag
         ),
         (["--model.path", "{}/nowhere"], "nowhere does not exist"),
         (["--model.path", "{}/model"], "model is not a diffusers model: it has no model_index"),
-        (["--model.path", "{}/sdxl"], "sdxl is a StableDiffusionXLPipeline"),
+        (["--model.path", "{}/sd3"], "sd3 is a StableDiffusion3Pipeline"),
         (["--data.resolution", "100"], "must be a multiple of 8 (the VAE's stride); near it: 96"),
         (["--lora.rnak", "3"], "--lora.rnak: there is no such option; did you mean lora.rank?"),
         (["--mesh.fsdp", "3"], "mesh.fsdp is 3, which does not divide"),

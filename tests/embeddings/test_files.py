@@ -44,16 +44,16 @@ def test_the_forms_that_people_have(save):
 def test_what_is_written_is_read_and_has_the_same_bytes(tmp_path):
     paths = [tmp_path / f"{name}.safetensors" for name in ("a", "b", "named")]
     for path in paths[:2]:
-        write(path, Embedding.of_one("<cat>", ROWS))
+        write(path, Embedding("<cat>", {"text_encoder": ROWS}))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert {k: v.tolist() for k, v in safetensors.torch.load_file(paths[0]).items()} == {
         "<cat>": ROWS.tolist()
     }
-    write(paths[2], Embedding.of_one("<cat>", ROWS), KOHYA_KEY)
+    write(paths[2], Embedding("<cat>", {"text_encoder": ROWS}), KOHYA_KEY)
     token, tables = read(paths[2], ONE)
     assert token == "named" and np.array_equal(tables["text_encoder"], ROWS)
     with pytest.raises(UserError, match=r"a\.safetensors is not written, for numbers that are NaN"):
-        write(paths[0], Embedding.of_one("<cat>", ROWS * np.nan))
+        write(paths[0], Embedding("<cat>", {"text_encoder": ROWS * np.nan}))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from flax_sd import cli
-from flax_sd.embeddings.embedding import Embedding
+from flax_sd.embeddings.embedding import ONE, Embedding
 from flax_sd.embeddings.files import write
 from flax_sd.lora.formats import kohya, kohya_families, peft
 from flax_sd.weights import safetensors
@@ -99,11 +99,11 @@ def test_numbers_that_are_not_finite(inspect, lora, tmp_path):
 )
 def test_an_embedding(inspect, folders, tmp_path, key, named):
     path = tmp_path / "my-cat.safetensors"
-    write(path, Embedding.of_one("<cat>", np.full((2, 12), 0.5, np.float32)), key)
+    write(path, Embedding("<cat>", {ONE: np.full((2, 12), 0.5, np.float32)}), key)
     status, said = inspect(path, "--model", folders / "sd1")
     assert status == 0 and named in said and "vectors       2, 12 wide" in said
     assert f"token         {'my-cat' if key else '<cat>'}; in ComfyUI and A1111 my-cat" in said
-    write(path, Embedding.of_one("<cat>", np.ones((1, 768), np.float32)))
+    write(path, Embedding("<cat>", {ONE: np.ones((1, 768), np.float32)}))
     status, said = inspect(path, "--model", folders / "sd1")
     assert status == 1 and "768 wide (Stable Diffusion 1.x); this model's" in said
 
