@@ -300,8 +300,8 @@ def test_arguments_that_cannot_be(pairs, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             sd.generate("a", **arguments)
-    with pytest.raises(UserError, match="single files are not written; name a folder"):
-        sd.save(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="pickles are not written; name a folder, or a file as x"):
+        sd.save(tmp_path / "x.ckpt")
 
 
 def test_a_callback_sees_each_step_and_changes_nothing(quick):

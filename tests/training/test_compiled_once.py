@@ -24,6 +24,7 @@ CASES = [
     ("seed", 1, 2),
     ("optim.learning_rate", 1e-4, 3e-3),
     ("optim.text_encoder_learning_rate", 1e-5, 1e-4),
+    ("optim.text_encoder_2_learning_rate", 1e-5, 1e-4),
     ("optim.lora_plus", 2, 16),
     ("optim.rates", "up_blocks=0.5", "up_blocks=2"),
     ("optim.beta1", 0.8, 0.95),
