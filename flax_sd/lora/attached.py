@@ -10,6 +10,7 @@ from flax import nnx
 
 from flax_sd.errors import UserError
 from flax_sd.files.paths import named
+from flax_sd.lora.adapter import LoRAFile
 from flax_sd.lora.formats.read import read
 from flax_sd.lora.inject import attach, detach, set_strength
 
@@ -17,11 +18,15 @@ WITHOUT = "vae"  # the component that no LoRA is for
 
 
 class Attached(NamedTuple):
-    """A LoRA in the networks."""
+    """A LoRA in the networks.
+
+    With a scale of 0 it is left out of them: their program is then the one without it, so that
+    images are the same to the bit, which a sum with zeros is not on every processor.
+    """
 
     slot: str  # its name in the layers
     scale: float
-    adapters: dict[str, dict[str, float]]  # alpha / rank, by component and layer
+    adapters: LoRAFile
 
 
 class AttachedLoRAs:
@@ -61,13 +66,7 @@ class AttachedLoRAs:
         taken = {each.slot for each in self._attached.values()}
         # Under the first free number instead of its name: a name would be part of the program.
         slot = next(f"lora{i}" for i in range(len(taken) + 1) if f"lora{i}" not in taken)
-        for component, adapters in file.items():
-            attach(networks[component], adapters, scale, slot)
-        scales = {
-            component: {layer: adapter.scale for layer, adapter in adapters.items()}
-            for component, adapters in file.items()
-        }
-        self._attached[name] = Attached(slot, scale, scales)
+        self._attached[name] = _scaled(networks, Attached(slot, 0.0, file), scale)
         return name
 
     def _free(self, stem: str) -> str:
@@ -82,9 +81,7 @@ class AttachedLoRAs:
         """
         attached = self._find(name)
         _check(scale)
-        for component, adapters in attached.adapters.items():
-            set_strength(networks[component], adapters, scale, attached.slot)
-        self._attached[name] = attached._replace(scale=scale)
+        self._attached[name] = _scaled(networks, attached, scale)
 
     def remove(self, networks: Mapping[str, nnx.Module], name: str) -> None:
         """Detaches a LoRA.
@@ -92,9 +89,7 @@ class AttachedLoRAs:
         Raises:
           UserError: there is none of that name.
         """
-        attached = self._find(name)
-        for component in attached.adapters:
-            detach(networks[component], attached.slot)
+        _scaled(networks, self._find(name), 0.0)
         del self._attached[name]
 
     def _find(self, name: str) -> Attached:
@@ -102,6 +97,20 @@ class AttachedLoRAs:
             there = ", ".join(self._attached) or "none"
             raise UserError(f"there is no LoRA called {name!r}; there is {there}")
         return self._attached[name]
+
+
+def _scaled(networks: Mapping[str, nnx.Module], own: Attached, scale: float) -> Attached:
+    """Gives a LoRA another scale; returns what is then in the networks."""
+    for component, adapters in own.adapters.items():
+        network = networks[component]
+        if own.scale and scale:
+            strengths = {layer: adapter.scale for layer, adapter in adapters.items()}
+            set_strength(network, strengths, scale, own.slot)
+        elif own.scale:
+            detach(network, own.slot)
+        elif scale:
+            attach(network, adapters, scale, own.slot)
+    return own._replace(scale=scale)
 
 
 def _check(scale: float) -> None:

@@ -26,6 +26,9 @@ class Numbers:
     def captions(self, i):
         return (f"{i}", "another")
 
+    def time_ids(self, i, *, seed, sample):
+        return np.zeros(6, np.int32)
+
     def load(self, i, *, seed, sample):
         return np.float32([i + 1, 0])
 
