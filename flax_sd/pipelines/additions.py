@@ -85,7 +85,9 @@ class Prompted(Pipeline):
         return MappingProxyType(self._loras.scales)
 
     def set_lora_scale(self, name: str, scale: SupportsFloat) -> None:
-        """Changes the strength of a LoRA that was added; nothing is read or compiled again.
+        """Changes the strength of a LoRA that was added.
+
+        Nothing is read again. At 0 the networks are those without it, which is another program.
 
         Args:
           name: as `add_lora` returned it, a key of `loras`.
