@@ -80,7 +80,7 @@ def check(
     with contextlib.closing(batches):
         if not wanted(config):
             return
-        with progress.work("comparing the first loss with the prediction type"):
+        with progress.work("checking what the model predicts"):
             found = errors(loss, *leaves, next(batches).batch, mesh)
     own = loss.denoising.schedule.prediction_type
     if found is None or not found.tell_the_other:
