@@ -194,7 +194,7 @@ def about(files: ModelFiles, scheduler: JsonObject, unet: Mapping[str, Tensor]) 
       UserError: a single file cannot say how it is used.
     """
     if (place := files.place("vae")).is_dir():  # else it is a single file's own
-        check_latents(files.config("vae"), files.template, str(place))
+        check_latents(files.config("vae"), files.family, str(place))
     channels = unet["conv_in.weight"].shape[1]
     return About(files.template, channels, scheduler, files.side, files.title)
 

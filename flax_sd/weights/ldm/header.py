@@ -13,8 +13,8 @@ import numpy as np
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.weights.destination import MARK
+from flax_sd.weights.family import VAE_SCALES, Family
 from flax_sd.weights.ldm.parts import Template
-from flax_sd.weights.ldm.templates import base_configs
 
 logger = logging.getLogger("flax_sd")
 OWN_PREDICTION = "flax_sd.prediction_type"  # of predictions that no other mark has a word for
@@ -29,7 +29,6 @@ _NAMES = {  # of a kind of model and the channels that its UNet reads
     ("sdxl_refiner", 4): "stable-diffusion-xl-v1-refiner",
 }
 _V_NAMES = {"stable-diffusion-v2-512": "stable-diffusion-v2-768-v"}
-_SCALE = 0.18215  # diffusers' default, and that of SD 1.x and 2.x
 _OWN_LATENTS = ("latents_mean", "latents_std", "shift_factor")
 # The code whose names the tensors have, as sd-scripts names it in every such file.
 _CODE = "https://github.com/Stability-AI/generative-models"
@@ -115,14 +114,14 @@ def latent_side(unet: JsonObject, vae: JsonObject) -> int | None:
     return latents * 2 ** (len(blocks) - 1)
 
 
-def check_latents(vae: JsonObject, template: Template, where: str) -> None:
+def check_latents(vae: JsonObject, family: Family, where: str) -> None:
     """Checks that readers find the scale of the latents, which a single file does not say.
 
     A scaling factor other than the family's is a log warning.
 
     Args:
       vae: the raw config.json of the VAE.
-      template: the kind of model.
+      family: of the model.
       where: the VAE, for messages.
 
     Raises:
@@ -133,8 +132,8 @@ def check_latents(vae: JsonObject, template: Template, where: str) -> None:
             f"{where} has {' and '.join(found)}, which a checkpoint in one file cannot say; name a "
             "folder to write"
         )
-    usual = base_configs(template)["vae"].get("scaling_factor", _SCALE)
-    if (own := vae.get("scaling_factor", _SCALE)) != usual:
+    usual = VAE_SCALES[family]
+    if (own := vae.get("scaling_factor", VAE_SCALES["sd1"])) != usual:  # diffusers' default
         logger.warning(
             "%s has the scaling_factor %s, and readers of one file take %s unless they are given "
             "the folder as config",

@@ -171,12 +171,12 @@ def test_leftovers_of_a_damaged_file(tmp_path):
 
 def test_the_scale_of_the_latents(caplog):
     """Traps 21 and 22: what a file cannot say is told, or refused."""
-    for vae, template in (
+    for vae, family in (
         ({}, "sd1"),
         ({"scaling_factor": 0.18215, "latents_mean": None}, "sd2"),
         ({"scaling_factor": 0.13025}, "sdxl"),
     ):
-        check_latents(vae, template, "x")
+        check_latents(vae, family, "x")
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "flax_sd"):
         check_latents({"scaling_factor": 0.3}, "sdxl", "x")
