@@ -81,15 +81,15 @@ MUTATIONS = (
     Mutation(
         "DDIM's direction leaves no room for the noise that eta adds",
         "flax_sd/samplers/methods/ddim.py",
-        "left = 1 - a_prev - std**2",
-        "left = 1 - a_prev",
+        "left = 1 - end - std**2",
+        "left = 1 - end",
         ("tests/samplers/methods/test_ddim.py", "tests/samplers/test_loop.py"),
     ),
     Mutation(
         "Euler's first noise with leading timesteps lacks the variance of x_0",
         "flax_sd/samplers/sigmas.py",
-        "sigmas.max() ** 2 + 1",
-        "sigmas.max() ** 2",
+        "np.sqrt(largest**2 + 1)",
+        "np.sqrt(largest**2)",
         ("tests/samplers/methods/test_euler.py", "tests/samplers/methods/test_euler_ancestral.py"),
     ),
     Mutation(

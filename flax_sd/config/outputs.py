@@ -49,7 +49,7 @@ class SampleConfig(Section):
     guidance_scale: Annotated[Rate, CAPTIONS] = 7.5
     """Classifier-free guidance; 1 and below turn it off."""
     sampler: str | None = None
-    """ddpm, ddim, pndm, euler or euler_a; unset takes the checkpoint's own."""
+    """A name such as euler_a or dpmpp_2m_karras; unset takes the checkpoint's own."""
     seed: Annotated[Whole, Field(ge=-1, lt=2**63)] = 0
     """Seed of the first prompt's image, and the next prompts count up; -1 draws one."""
 

@@ -5,7 +5,8 @@ also have fields of other classes (SD 1.x gives PNDM a `clip_sample`), which are
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
@@ -14,6 +15,9 @@ from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import JsonObject, as_json, is_finite, never_set, shown
 
 Beta = Annotated[float, pydantic.Field(ge=0, lt=1)]  # variance of a step's noise
+
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]  # of all classes but those of flows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,17 +32,18 @@ class BetaConfig:
     beta_end: Beta = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     trained_betas: Annotated[tuple[Beta, ...], pydantic.Field(min_length=1)] | None = None
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] = "epsilon"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(BetaConfig):
     """The further fields of `DDPMScheduler`, which diffusers trains with."""
 
+    prediction_type: Prediction = "epsilon"
     rescale_betas_zero_snr: bool = False
 
 
-Config = TypeVar("Config", bound=BetaConfig)
+Config = TypeVar("Config")
 
 
 def explicit_fields(raw: Mapping[str, object]) -> JsonObject:
@@ -51,31 +56,27 @@ def explicit_fields(raw: Mapping[str, object]) -> JsonObject:
     return {k: v for k, v in raw.items() if not k.startswith("_") and k not in defaults}
 
 
-def read_config(
-    cls: type[Config], raw: Mapping[str, object], unsupported: Mapping[str, object] | None = None
-) -> Config:
+def read_config(cls: type[Config], raw: Mapping[str, object]) -> Config:
     """Builds the frozen dataclass `cls` from a parsed scheduler_config.json.
 
     Args:
-      cls: its annotations give the allowed types and values.
+      cls: its annotations give the allowed types and values. Its `unsupported` has other fields
+        that the scheduler class reads, with their only value.
       raw: the parsed file.
-      unsupported: other fields that the scheduler class reads, with that class's defaults.
 
     Raises:
       UserError: a field is of a wrong type or value, or not supported; all are named.
     """
-    fields = _in_use(cls, explicit_fields(raw))
+    fields, declared = _in_use(cls, explicit_fields(raw)), _declared(cls)
     if isinstance(offset := fields.get("steps_offset"), list) and len(offset) == 1:
         fields["steps_offset"] = offset[0]  # which NumPy adds as it adds the number
     problems = [
         f"{name} is {shown(fields[name])}: only {as_json(default)} is supported"
-        for name, default in (unsupported or {}).items()
-        if name in fields and fields[name] != default
+        for name, default in getattr(cls, "unsupported", {}).items()
+        if name in fields and (bool(fields[name]) if default is False else fields[name]) != default
     ]
-    known = {
-        field.name: fields[field.name] for field in dataclasses.fields(cls) if field.name in fields
-    }
-    for field in dataclasses.fields(cls):
+    known = {field.name: fields[field.name] for field in declared if field.name in fields}
+    for field in declared:
         if field.type is bool and not isinstance(fields.get(field.name, ""), str):
             known[field.name] = bool(fields[field.name])  # its truth in Python
     problems += [
@@ -96,7 +97,15 @@ def read_config(
     raise UserError(listed(f"scheduler config {title} cannot be used:", problems))
 
 
-ZERO_SNR_SAMPLERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+# Classes that read rescale_betas_zero_snr and timestep_spacing; without DDPM, which files of
+# trainings name, and which needs many steps.
+ZERO_SNR_SAMPLERS = (
+    "DDIMScheduler",
+    "DPMSolverMultistepScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "UniPCMultistepScheduler",
+)
 
 
 def overridden(
@@ -130,7 +139,11 @@ def overridden(
     return {**raw, **changes, **kept}
 
 
-def _in_use(cls: type[BetaConfig], fields: Mapping[str, object]) -> JsonObject:
+def _declared(cls: Any) -> Sequence[dataclasses.Field]:
+    return dataclasses.fields(cls)
+
+
+def _in_use(cls: type, fields: Mapping[str, object]) -> JsonObject:
     """Returns the fields without those that no class reads, given the values of the others."""
     spacing = getattr(cls, "timestep_spacing", None)
 
@@ -144,11 +157,16 @@ def _in_use(cls: type[BetaConfig], fields: Mapping[str, object]) -> JsonObject:
         idle |= {"beta_start", "beta_end"}
     if not of("thresholding"):
         idle |= {"dynamic_thresholding_ratio", "sample_max_value"}
-    if of("thresholding") or not of("clip_sample", True):
+    if of("thresholding") or not of("clip_sample", getattr(cls, "clip_sample", True)):
         idle.add("clip_sample_range")
+    if not of("use_flow_sigmas"):
+        idle.add("flow_shift")
+    if of("lambda_min_clipped") == -math.inf:
+        idle.add("lambda_min_clipped")
     if of("timestep_spacing", spacing) in ("linspace", "trailing"):
         idle.add("steps_offset")
-    if not any(of(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta")):
+    rules = [f"use_{kind}_sigmas" for kind in ("karras", "exponential", "beta")]
+    if hasattr(cls, rules[0]) and not any(map(of, rules)):
         idle |= {"sigma_min", "sigma_max"}
     if (of("timestep_type"), of("prediction_type")) != ("continuous", "v_prediction"):
         idle.add("timestep_type")

@@ -83,8 +83,10 @@ def prepare(options: SampleOptions) -> Job:
         record, pixels = _record, PIXELS
     images = images_of(rows)
     common = _common(options, found)
-    sampler = own_sampler(scheduler)
-    records = {image.name: record(image, common, sampler) for image in images}
+    records = {
+        image.name: record(image, common, samplers.full_name(image.row.sampler, scheduler))
+        for image in images
+    }
     gallery = Gallery(options.out, records)
     devices = len(jax.devices())
     size = options.batch_size or usual_batch(rows, devices, pixels)
@@ -206,13 +208,6 @@ def _resolve(rows: list[Row], files: ModelFiles, scheduler: Mapping[str, object]
     return [row.model_copy(update=size) for row, size in zip(rows, sizes, strict=True)]
 
 
-def own_sampler(scheduler: Mapping[str, object]) -> str:
-    """Returns the name of a scheduler config's sampler."""
-    named = str(scheduler.get("_class_name"))
-    known = {entry.class_name: name for name, entry in samplers.SAMPLERS.items()}
-    return known.get(named, named)
-
-
 def _common(options: SampleOptions, found: Found) -> JsonObject:
     """Returns the settings that all images share: model, VAE and LoRAs."""
     files = found.files
@@ -257,7 +252,7 @@ def _record(image: PlannedImage, common: Mapping[str, object], sampler: str) -> 
         "height": row.height,
         "steps": row.steps,
         "guidance_scale": row.guidance_scale,
-        "sampler": row.sampler or sampler,
+        "sampler": sampler,
         "clip_skip": row.clip_skip,
         **({"max_token_length": row.max_token_length} if row.max_token_length > TEXT else {}),
         **common,

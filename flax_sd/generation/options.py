@@ -35,7 +35,7 @@ class Settings(Section):
     guidance_scale: Annotated[float, SAMPLING] = 7.5
     """Classifier-free guidance; 1 and below turn it off."""
     sampler: Annotated[str | None, SAMPLING] = None
-    """ddpm, ddim, pndm, euler or euler_a; unset takes the model's own."""
+    """A name such as euler_a, dpmpp_2m_karras or "DPM++ 2M Karras"; unset takes the model's own."""
     images_per_prompt: Annotated[int, PROMPTS] = 1
     """Images of each prompt, or in total with an unconditional model."""
     clip_skip: int = 0

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from flax_sd.files.atomic import atomic_file
 from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.request import guided
-from flax_sd.samplers import SAMPLERS
+from flax_sd.samplers import web_names
 
 TEXT, RECORD = "parameters", "flax_sd"  # PNG text chunks: of web UIs and of flax_sd
 
@@ -32,7 +32,7 @@ def parameters(record: JsonObject) -> str:
         lines.append(f"Negative prompt: {record['negative_prompt']}")
     values = {
         "Steps": record["steps"],
-        "Sampler": _title(record["sampler"]),
+        **dict(zip(("Sampler", "Schedule type"), web_names(record["sampler"]), strict=True)),
         "CFG scale": None if guidance is None else f"{guidance:g}",
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
@@ -50,11 +50,6 @@ def parameters(record: JsonObject) -> str:
     present = {name: str(value) for name, value in values.items() if value not in (None, "")}
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in present.items()))
     return "\n".join(lines)
-
-
-def _title(sampler: str) -> str:
-    """Returns what web UIs call a sampler; one that is not known keeps its name."""
-    return SAMPLERS[sampler].title if sampler in SAMPLERS else sampler
 
 
 def _refiner(record: JsonObject) -> str | None:

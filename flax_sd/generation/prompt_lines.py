@@ -13,7 +13,6 @@ OPTIONS: dict[str, tuple[str, type]] = {
     "l": ("guidance_scale", float),
     "ss": ("sampler", str),
 }
-SAMPLERS = {"k_euler": "euler", "k_euler_a": "euler_a"}  # sd-scripts' name -> ours
 _OPTION = re.compile(r"(?:^|\s)--(\w+)(?=\s|$)")
 _WANTED = {int: "a whole number", float: "a number", str: "text"}
 
@@ -38,6 +37,4 @@ def parse_line(line: str) -> tuple[JsonObject, list[str]]:
             problems.append(f"--{written} is {text!r}: should be {_WANTED[kind]}")
         if not text and kind is str:
             problems.append(f"--{written} has no text")
-    if values.get("sampler") in SAMPLERS:
-        values["sampler"] = SAMPLERS[values["sampler"]]
     return values, problems

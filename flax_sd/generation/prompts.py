@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 
 import pydantic
 
-from flax_sd.config.mistakes import nearest
 from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import JsonObject
 from flax_sd.files.text import parse_object, read_text
 from flax_sd.generation.options import Settings
 from flax_sd.generation.prompt_lines import parse_line
-from flax_sd.samplers import SAMPLERS
+from flax_sd.samplers import find
 
 
 class Row(Settings):
@@ -41,9 +40,11 @@ def faults(values: JsonObject) -> list[str]:
     if not math.isfinite(values.get("guidance_scale", 1)):
         problems.append(f"guidance_scale is {values['guidance_scale']}: should be a number")
     sampler = values.get("sampler")
-    if sampler is not None and sampler not in SAMPLERS:
-        meant = nearest(sampler, SAMPLERS)
-        problems.append(f"sampler is {sampler!r}: should be one of {', '.join(SAMPLERS)}{meant}")
+    if sampler is not None:
+        try:
+            find(sampler)
+        except UserError as error:
+            problems.append(f"sampler: {error}")
     for name in ("prompt", "negative_prompt"):
         if (text := values.get(name)) and _has_lone_surrogate(text):
             problems.append(f"{name} holds half a surrogate pair, which is no character")

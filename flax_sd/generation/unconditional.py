@@ -65,6 +65,6 @@ def record(image: PlannedImage, common: Mapping[str, object], sampler: str) -> J
         "width": row.width,
         "height": row.height,
         "steps": row.steps,
-        "sampler": row.sampler or sampler,
+        "sampler": sampler,
         **common,
     }

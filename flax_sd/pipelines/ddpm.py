@@ -1,5 +1,6 @@
 """DDPM: an unconditional model from a diffusers folder, which generates images from noise."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal, SupportsIndex, overload
 
@@ -15,10 +16,10 @@ from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.files.json_values import JsonObject
 from flax_sd.pipelines.base import Pipeline, network
-from flax_sd.pipelines.callback import Callback, run
 from flax_sd.pipelines.outputs import check_output, in_form
 from flax_sd.pipelines.request import read_seeds
-from flax_sd.samplers import Carry, Sampler, initial_noise, run_steps, step_noise
+from flax_sd.pipelines.sampling_loop import Callback, run
+from flax_sd.samplers import Carry, Sampler, StepNoise, initial_noise, run_steps
 from flax_sd.system import sharding
 from flax_sd.system.program import jit
 from flax_sd.weights import family
@@ -89,8 +90,7 @@ class DDPM(Pipeline):
         """Generates images, as diffusers' `DDPMPipeline` does with generators of the same seeds.
 
         Args:
-          count: number of images; the noise of all steps is in memory, 12 MB for each image of
-            32 px and 1000 steps.
+          count: number of images.
           num_inference_steps: None for as many as the model was trained with.
           sampler: None for the model's own, a name in `flax_sd.samplers.SAMPLERS` for that class
             with the model's config, or a scheduler config that is used unchanged.
@@ -114,16 +114,12 @@ class DDPM(Pipeline):
             num_inference_steps or train_steps(self.scheduler_config),
             **(step_options or {}),
         )
-        noise = step_noise(seeds, np.asarray(steps.draws), *shape)
+        noise = StepNoise(seeds, steps.grid.draws, *shape) if steps.stochastic else None
         x = initial_noise(seeds, *shape) * np.asarray(steps.init_noise_sigma)
         placed = jnp.asarray(x) if self._batch is None else jax.device_put(x, self._batch)
-        drawn = None if noise is None else jnp.asarray(noise)
-        fixed = *nnx.split(self.unet), sharding.mesh_of(placed), steps, drawn
-
-        def program(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
-            return self._sample(*fixed, carry, first, last)
-
-        pixels = np.asarray(run(program, steps, placed, callback))
+        fixed = *nnx.split(self.unet), sharding.mesh_of(placed)
+        program = functools.partial(self._sample, *fixed)
+        pixels = np.asarray(run(program, steps, placed, noise, callback))
         return in_form(np.clip(pixels / 2 + 0.5, 0, 1), output)
 
     def _request(
@@ -184,10 +180,10 @@ def _sample(
     state: nnx.State,
     mesh: Mesh,
     sampler: Sampler,
-    noise: ArrayLike | None,
     carry: Carry,
     first: ArrayLike,
     last: ArrayLike,
+    noise: ArrayLike | None,
 ) -> Carry:
     """Runs steps, by the paper's algorithm 2 if the sampler is DDPM."""
     unet = nnx.merge(graph, state)

@@ -1,11 +1,12 @@
 """Further arguments of `StableDiffusion.generate`, which have diffusers' names."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.models.unet_conditions import SCORED, SIZED
-from flax_sd.pipelines.callback import Callback
+from flax_sd.pipelines.sampling_loop import Callback
 
 Pair = tuple[int, int]
 XL, BASE, REFINER = "SDXL", "SDXL's base model", "SDXL's refiner"
@@ -31,7 +32,8 @@ class Options(TypedDict, total=False):
       clip_skip: last layers of the text encoders to leave out, except for negative prompts.
       max_token_length: tokens to read of each prompt: 75 as in diffusers, or 150 or 225 in chunks
         of 75 for all prompts, as in training with `data.max_token_length`.
-      step_options: options of the sampler's steps, such as {"eta": 1.0}.
+      step_options: options of the sampler's steps, such as {"s_churn": 10.0}.
+      eta: how much noise DDIM and TCD add, from 0 to 1; by default 0, as in diffusers' pipelines.
       callback: called after each step as callback(step, steps, latents): its number from 1, the
         number of steps, and the latents [b, h, w, c]. What it raises ends the call. The images stay
         the same; the call takes up to a fifth longer.
@@ -58,6 +60,7 @@ class Options(TypedDict, total=False):
     clip_skip: int | None
     max_token_length: int
     step_options: Mapping[str, object] | None
+    eta: float | None
     callback: Callback | None
     guidance_rescale: float
     prompt_2: str | Sequence[str] | None
@@ -72,6 +75,24 @@ class Options(TypedDict, total=False):
     negative_aesthetic_score: float | None
     denoising_start: float | None
     denoising_end: float | None
+
+
+def step_options(options: Options, scheduler: Mapping[str, object]) -> dict[str, Any]:
+    """Returns the options of the sampler's steps.
+
+    Args:
+      scheduler: the sampler's config.
+
+    Raises:
+      UserError: eta is given, and the sampler does not read it.
+    """
+    given: dict[str, Any] = dict(options.get("step_options") or {})
+    eta = options.get("eta")
+    if "eta" in samplers.step_defaults(scheduler):
+        return {"eta": 0.0 if eta is None else eta, **given}
+    if eta is not None:
+        raise UserError(f"eta: {scheduler.get('_class_name')} does not read it; ddim and tcd do")
+    return given
 
 
 def check(options: Options, told: int) -> None:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 from flax_sd.models.clip import TextStates
 from flax_sd.models.text_encoders import TextRule, encode_ids
 from flax_sd.models.unet_conditions import Conditions
-from flax_sd.pipelines.callback import Callback, run
-from flax_sd.samplers import Carry, Sampler, run_steps
+from flax_sd.pipelines.sampling_loop import Callback, run
+from flax_sd.samplers import Carry, Sampler, StepNoise, run_steps
 from flax_sd.system.program import jit
 from flax_sd.system.sharding import mesh_of
 
@@ -72,7 +72,7 @@ class Programs:
         x: Float[Array, "b h w c"],
         conditions: Conditions,
         guidance: SupportsFloat,
-        noise: Float[ArrayLike, "m b h w c"] | None,
+        noise: StepNoise | None,
         rescale: SupportsFloat = 0.0,
         callback: Callback | None = None,
         span: tuple[int, int] | None = None,
@@ -84,31 +84,26 @@ class Programs:
             without guidance.
           guidance: traced, so that a new value does not recompile.
           rescale: as `guidance_rescale`; 0 leaves it out of the program.
-          noise: the noise of each step; None if the sampler draws none.
+          noise: of the steps; None if the sampler draws none.
           callback: called after each step, as `generate` describes.
           span: the first step and the one to stop before; None for all.
         """
-        scale, drawn = jnp.float32(float(guidance)), None if noise is None else jnp.asarray(noise)
-        how = scale, jnp.float32(float(rescale)) if float(rescale) else None
-        fixed = *nnx.split(unet), mesh_of(x), sampler, conditions, how, drawn
-
-        def steps(carry: Carry, first: ArrayLike, last: ArrayLike) -> Carry:
-            return self._sample(*fixed, carry, first, last)
-
-        return run(steps, sampler, x, callback, span)
+        how = jnp.float32(float(guidance)), jnp.float32(float(rescale)) if float(rescale) else None
+        fixed = *nnx.split(unet), mesh_of(x), conditions, how
+        return run(functools.partial(self._sample, *fixed), sampler, x, noise, callback, span)
 
     def _sampling(
         self,
         graph: nnx.GraphDef,
         state: nnx.State,
         mesh: Mesh,
-        sampler: Sampler,
         conditions: Conditions,
         how: tuple[Array, Array | None],
-        noise: ArrayLike | None,
+        sampler: Sampler,
         carry: Carry,
         first: ArrayLike,
         last: ArrayLike,
+        noise: ArrayLike | None,
     ) -> Carry:
         self.traces["sample"] += 1
         unet = nnx.merge(graph, state)

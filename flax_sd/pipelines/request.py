@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from flax_sd.errors import UserError
 from flax_sd.pipelines.span import Span
-from flax_sd.samplers import Sampler, initial_noise, step_noise
+from flax_sd.samplers import Sampler, StepNoise, initial_noise
 
 
 class Request(NamedTuple):
@@ -116,18 +116,20 @@ def read_seeds(seed: Any, count: int, problems: list[str], noun: str = "images")
 
 def draw_noise(
     request: Request, sampler: Sampler, channels: int, latents: ArrayLike | None, span: Span
-) -> tuple[Float[np.ndarray, "b h w c"], Float[np.ndarray, "m b h w c"] | None]:
-    """Returns the first x and the noise of each step, as diffusers draws them from these seeds.
+) -> tuple[Float[np.ndarray, "b h w c"], StepNoise | None]:
+    """Returns the first x and the noise of the steps, as diffusers draws them from these seeds.
 
     Given latents take no noise from the stream, which then begins with the noise of the steps; they
-    are noise, but for those that are at the level of the first step of a span.
+    are noise, but for those that are at the level of the first step of a span. The noise is None
+    for a sampler that draws none.
     """
     shape, made = (request.height, request.width, channels), np.arange(len(sampler.grid.draws))
     draws = sampler.grid.draws & (made >= span.first) & (made < span.last)
-    noise = step_noise(request.seeds, draws, *shape, after_initial=latents is None)
+    drawn = StepNoise(request.seeds, draws, *shape, after_initial=latents is None)
     first = initial_noise(request.seeds, *shape) if latents is None else latents
     x = np.asarray(first, np.float32)
-    return x if span.given else x * np.asarray(sampler.init_noise_sigma), noise
+    x = x if span.given else x * np.asarray(sampler.init_noise_sigma)
+    return x, drawn if sampler.stochastic else None
 
 
 def guided(guidance_scale: SupportsFloat) -> bool:

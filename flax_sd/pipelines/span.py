@@ -48,10 +48,10 @@ def read_span(
         problems.append(f"{START} is {start} and {END} {end}: the start should be the smaller one")
     if start is not None and not latents:
         problems.append(f"{START} needs latents, which a model with {END} returned as latents")
-    if start is not None and sampler.init(np.zeros((1, 1, 1, 1))).memory:
+    if start is not None and sampler.remembers and sampler.order == 1:
         problems.append(
-            f"{START}: {type(sampler).__name__} reads its earlier steps and has to make the first; "
-            "take another sampler, such as ddim or euler"
+            f"{START}: {scheduler.get('_class_name')} reads its earlier steps and has to make the "
+            "first; take another sampler, such as ddim or euler"
         )
     if problems:
         raise UserError("; ".join(problems))

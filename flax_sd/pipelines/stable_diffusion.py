@@ -21,7 +21,7 @@ from flax_sd.models.unet_conditions import SCORED, AddedConditions, Conditions
 from flax_sd.pipelines.additions import Prompted
 from flax_sd.pipelines.base import network
 from flax_sd.pipelines.micro_conditions import time_ids
-from flax_sd.pipelines.options import Options, check
+from flax_sd.pipelines.options import Options, check, step_options
 from flax_sd.pipelines.outputs import Arrays, Output, check_output, in_form
 from flax_sd.pipelines.programs import shared_programs
 from flax_sd.pipelines.request import Request, draw_noise, guided, read_request, spread
@@ -204,9 +204,7 @@ class StableDiffusion(Prompted):
             stride=self.model.pixels_per_latent,
         )
         config = samplers.config_of(sampler, self.scheduler_config)
-        steps = samplers.from_config(
-            config, num_inference_steps, **(options.get("step_options") or {})
-        )
+        steps = samplers.from_config(config, num_inference_steps, **step_options(options, config))
         span = read_span(options, steps, config, latents=latents is not None)
         x, noise = draw_noise(request, steps, self.unet.config.in_channels, latents, span)
         conditions = self._conditions(request, options, negative_prompt, guidance_scale)

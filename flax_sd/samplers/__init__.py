@@ -3,53 +3,41 @@
 A sampler is named as in diffusers' scheduler_config.json, and gives diffusers' numbers.
 """
 
-import difflib
 import inspect
 import numbers
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from flax_sd.diffusion import diffusers_corrections
-from flax_sd.diffusion.scheduler_config import explicit_fields
+from flax_sd.diffusion.scheduler_config import explicit_fields, read_config
 from flax_sd.errors import UserError, listed
 from flax_sd.files.json_values import JsonObject
-from flax_sd.samplers.methods.ddim import make_ddim
-from flax_sd.samplers.methods.ddpm import make_ddpm
-from flax_sd.samplers.methods.euler import make_euler
-from flax_sd.samplers.methods.euler_ancestral import make_euler_ancestral
-from flax_sd.samplers.methods.pndm import make_pndm
+from flax_sd.samplers.names import SCHEDULES, Named, find, full_name, web_names
+from flax_sd.samplers.registry import SAMPLERS, Entry
 from flax_sd.samplers.sampler import Carry, Sampler, run_steps
-from flax_sd.samplers.torch_noise import TorchGenerator, initial_noise, step_noise
+from flax_sd.samplers.torch_noise import StepNoise, TorchGenerator, initial_noise, step_noise
 
 __all__ = [
     "SAMPLERS",
+    "SCHEDULES",
     "Carry",
+    "Named",
     "Sampler",
+    "StepNoise",
     "TorchGenerator",
     "by_name",
     "config_of",
+    "find",
     "from_config",
+    "full_name",
     "initial_noise",
     "run_steps",
+    "step_defaults",
     "step_noise",
+    "web_names",
 ]
-
-
-class Entry(NamedTuple):
-    """A sampler: its class in diffusers, and its constructor."""
-
-    class_name: str  # diffusers'
-    title: str  # web UIs'
-    make: Callable[..., Sampler]  # (config, number of steps, keyword-only step options)
-
-
-SAMPLERS = {
-    "ddpm": Entry("DDPMScheduler", "DDPM", make_ddpm),
-    "ddim": Entry("DDIMScheduler", "DDIM", make_ddim),
-    "pndm": Entry("PNDMScheduler", "PLMS", make_pndm),
-    "euler": Entry("EulerDiscreteScheduler", "Euler", make_euler),
-    "euler_a": Entry("EulerAncestralDiscreteScheduler", "Euler a", make_euler_ancestral),
-}
 
 
 def from_config(
@@ -65,22 +53,39 @@ def from_config(
     Raises:
       UserError: the class, a field, an option or the number of steps is not supported.
     """
-    makers = {entry.class_name: entry.make for entry in SAMPLERS.values()}
+    entry = _entry(scheduler_config)
+    options = _read_options(entry, step_options)
+    config = read_config(entry.config_class, scheduler_config)
+    with np.errstate(all="ignore"):  # a sampler refuses weights that are not finite
+        return entry.make(config, num_inference_steps, **options)
+
+
+def step_defaults(scheduler_config: Mapping[str, object]) -> dict[str, int | float]:
+    """Returns the options that the sampler's steps have, with their defaults.
+
+    Args:
+      scheduler_config: the parsed file.
+
+    Raises:
+      UserError: the class is not supported.
+    """
+    parameters = inspect.signature(_entry(scheduler_config).make).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _entry(scheduler_config: Mapping[str, object]) -> Entry:
+    """Returns the first entry of the config's class."""
+    classes = {entry.class_name: entry for entry in reversed(tuple(SAMPLERS.values()))}
     name = scheduler_config.get("_class_name")
-    if not isinstance(name, str) or name not in makers:
-        known = ", ".join(makers)
+    if not isinstance(name, str) or name not in classes:
+        known = ", ".join(reversed(classes))
         raise UserError(f"scheduler config has _class_name {name!r}: supported are {known}")
-    make = makers[name]
-    options = _read_options(name, make, step_options)
-    return make(scheduler_config, num_inference_steps, **options)
+    return classes[name]
 
 
-def _read_options(
-    name: str, make: Callable[..., Sampler], step_options: Mapping[str, object]
-) -> dict[str, float | bool]:
-    """Returns the options in the types that `make` declares: its keyword-only parameters."""
-    parameters = inspect.signature(make).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+def _read_options(entry: Entry, step_options: Mapping[str, object]) -> dict[str, int | float]:
+    """Returns the options in the types of their defaults."""
+    defaults = step_defaults({"_class_name": entry.class_name})
     problems = []
     for option, value in step_options.items():
         if option not in defaults:
@@ -88,28 +93,35 @@ def _read_options(
         elif not isinstance(value, numbers.Real):
             problems.append(f"{option} is {value!r}: should be a number")
     if problems:
-        raise UserError(listed(f"step options of {name}:", problems))
-    return {option: type(defaults[option])(value) for option, value in step_options.items()}
+        raise UserError(listed(f"step options of {entry.class_name}:", problems))
+    given: Mapping[str, Any] = step_options
+    return {option: type(defaults[option])(value) for option, value in given.items()}
 
 
 def by_name(name: str, checkpoint_config: Mapping[str, object]) -> JsonObject:
     """Returns a checkpoint's scheduler config for another class: `Class.from_config(other.config)`.
 
     Keeps the fields that the file sets and the class reads; the rest are the class's defaults. So
-    SD 1.5's "ddim" has SD's betas and offset, and `set_alpha_to_one` from the file.
+    SD 1.5's "ddim" has SD's betas and offset, and `set_alpha_to_one` from the file. What the name
+    says besides the class beats the file.
 
     Args:
-      name: a key of `SAMPLERS`.
+      name: of a sampler, of a schedule, or of both, as `find` reads it.
       checkpoint_config: the parsed scheduler_config.json.
 
     Raises:
       UserError: there is no sampler of that name.
     """
-    if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"there is no sampler {name!r}{hint}: there are {', '.join(SAMPLERS)}")
-    return {"_class_name": SAMPLERS[name].class_name, **explicit_fields(checkpoint_config)}
+    found = find(name)
+    config = explicit_fields(checkpoint_config)
+    if found.sampler is None:
+        config["_class_name"] = checkpoint_config.get("_class_name")
+    else:
+        entry = SAMPLERS[found.sampler]
+        config |= {"_class_name": entry.class_name, **entry.config}
+    if found.schedule is not None:
+        config |= SCHEDULES[found.schedule].config
+    return config
 
 
 def config_of(
@@ -118,7 +130,8 @@ def config_of(
     """Returns what `from_config` takes: the checkpoint's config, by name, or the given one.
 
     Args:
-      sampler: None for the checkpoint's own, a key of `SAMPLERS`, or a config to take as it is.
+      sampler: None for the checkpoint's own, a name as `find` reads it, or a config to take as it
+        is.
       checkpoint_config: the parsed scheduler_config.json.
 
     Raises:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import operator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, SupportsFloat
 
 import numpy as np
 import pydantic
 from jaxtyping import Float32, Int
 
-from flax_sd.diffusion.scheduler_config import BetaConfig
+from flax_sd.diffusion.scheduler_config import BetaConfig, Prediction
 from flax_sd.errors import UserError
 
 
@@ -16,6 +16,7 @@ from flax_sd.errors import UserError
 class SpacedConfig(BetaConfig):
     """The fields that choose the timesteps."""
 
+    prediction_type: Prediction = "epsilon"
     timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
     steps_offset: Annotated[int, pydantic.Field(ge=0)] = 0
 
@@ -80,11 +81,11 @@ def _spaced(config: SpacedConfig, n: int) -> np.ndarray:
     return np.arange(total, 0, -total / n).round() - 1
 
 
-def previous(
-    alphas: Float32[np.ndarray, " T"], t_prev: Int[np.ndarray, " m"], *, final: np.float32
-) -> Float32[np.ndarray, " m"]:
-    """Returns ᾱ at the end of each step; `final` where that is below timestep 0."""
-    return np.where(t_prev >= 0, alphas[np.maximum(t_prev, 0)], final).astype(np.float32)
+def alpha_at(
+    alphas: Float32[np.ndarray, " T"], t: int | np.integer, *, final: SupportsFloat
+) -> np.float64:
+    """Returns ᾱ_t where a step ends; `final` below timestep 0."""
+    return np.float64(alphas[t] if t >= 0 else float(final))
 
 
 def refuse_no_signal(

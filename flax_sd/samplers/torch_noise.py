@@ -88,6 +88,49 @@ def initial_noise(seeds: Sequence[int], h: int, w: int, c: int) -> Float32[np.nd
     return np.stack([_image_noise(TorchGenerator(seed), h, w, c) for seed in seeds])
 
 
+class StepNoise:
+    """What the same generators draw after the initial noise, when a sampler's steps come to it."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        draws: Bool[np.ndarray, " m"],
+        h: int,
+        w: int,
+        c: int,
+        *,
+        after_initial: bool = True,
+    ):
+        """Begins the stream of each image.
+
+        Args:
+          seeds: one for each image.
+          draws: the sampler's: the steps that draw.
+          h: height of the latents.
+          w: width of the latents.
+          c: channels of the latents.
+          after_initial: false where the initial latents were given instead of drawn.
+        """
+        self._draws, self._shape = draws, (h, w, c)
+        self._generators = [TorchGenerator(seed) for seed in seeds]
+        if after_initial:
+            for generator in self._generators:
+                generator.randn((1, c, h, w))
+
+    def take(self, first: int, last: int) -> Float32[np.ndarray, "k b h w c"]:
+        """Returns the noise of the steps from one up to another; 0 at those that draw none.
+
+        Args:
+          first: the first step: the streams go on, so that steps have to be taken in their order.
+          last: the one after the last step.
+        """
+        noise = np.zeros((last - first, len(self._generators), *self._shape), np.float32)
+        for i in np.flatnonzero(self._draws[first:last]):
+            for k, generator in enumerate(self._generators):
+                noise[i, k] = _image_noise(generator, *self._shape)
+        return noise
+
+
 def step_noise(
     seeds: Sequence[int],
     draws: Bool[np.ndarray, " m"],
@@ -97,7 +140,7 @@ def step_noise(
     *,
     after_initial: bool = True,
 ) -> Float32[np.ndarray, "m b h w c"] | None:
-    """Returns what the same generators draw after the initial noise, at each step of `draws`.
+    """Returns the noise of all steps, as `StepNoise` draws it; None if no step draws any.
 
     Args:
       seeds: one for each image.
@@ -106,21 +149,11 @@ def step_noise(
       w: width of the latents.
       c: channels of the latents.
       after_initial: false where the initial latents were given instead of drawn.
-
-    Returns:
-      The noise of all steps; None if no step draws any.
     """
     draws = np.asarray(draws)
     if not draws.any():
         return None
-    noise = np.zeros((len(draws), len(seeds), h, w, c), np.float32)
-    for k, seed in enumerate(seeds):
-        generator = TorchGenerator(seed)
-        if after_initial:
-            generator.randn((1, c, h, w))
-        for i in np.flatnonzero(draws):
-            noise[i, k] = _image_noise(generator, h, w, c)
-    return noise
+    return StepNoise(seeds, draws, h, w, c, after_initial=after_initial).take(0, len(draws))
 
 
 def _image_noise(generator: TorchGenerator, h: int, w: int, c: int) -> np.ndarray:

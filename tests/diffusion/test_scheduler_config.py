@@ -22,6 +22,7 @@ def test_another_prediction_type():
         ("PNDMScheduler", "DDIMScheduler"),
         ("DDPMScheduler", "DDIMScheduler"),
         ("EulerDiscreteScheduler", "EulerDiscreteScheduler"),
+        ("UniPCMultistepScheduler", "UniPCMultistepScheduler"),
     ],
 )
 def test_pure_noise_at_the_end_wants_a_class_that_reads_it(own, becomes):

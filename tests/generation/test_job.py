@@ -7,9 +7,10 @@ import pytest
 
 from flax_sd.config.flags import read_flags
 from flax_sd.errors import UserError
-from flax_sd.generation.job import own_sampler, prepare, usual_batch
+from flax_sd.generation.job import prepare, usual_batch
 from flax_sd.generation.options import SampleOptions
 from flax_sd.generation.prompts import Row
+from flax_sd.samplers import full_name
 from flax_sd.weights import hub, safetensors
 from flax_sd.weights.diffusers_folder import read_json
 from flax_sd.weights.model_files import ModelFiles
@@ -83,11 +84,11 @@ def test_another_vae_is_part_of_the_settings(model, tmp_path):
 def test_an_own_sampler_of_an_unknown_class(tmp_path):
     tiny.save("sd2", tmp_path)
     path = tmp_path / "scheduler" / "scheduler_config.json"
-    assert own_sampler(read_json(path)) == "ddim"
+    assert full_name(None, read_json(path)) == "ddim"
     index = tmp_path / "model_index.json"  # which diffusers goes by
     odd = {"scheduler": ["diffusers", "OddScheduler"]}
     index.write_text(json.dumps(read_json(index) | odd))
-    assert own_sampler(ModelFiles(tmp_path).scheduler_config) == "OddScheduler"
+    assert full_name(None, ModelFiles(tmp_path).scheduler_config) == "OddScheduler"
     with pytest.raises(UserError, match="OddScheduler"):
         job_of(tmp_path, tmp_path, "--prompt", "a")
     record = job_of(tmp_path, tmp_path, "--prompt", "a", "--sampler", "euler").records

@@ -4,8 +4,12 @@ import pytest
 
 from flax_sd.errors import UserError
 from flax_sd.generation.prompts import Row, Settings, faults, read_rows
+from flax_sd.samplers import SAMPLERS, SCHEDULES
 
 DEFAULTS = Settings(seed=5, steps=3).model_dump()
+
+
+CHOICES = f"{', '.join(SAMPLERS)}; and behind a name {', '.join(SCHEDULES)}, as in dpmpp_2m_karras"
 
 
 def write(tmp_path, name, *lines):
@@ -39,14 +43,14 @@ def test_options_of_sd_scripts(tmp_path):
         "seed": 7,
         "guidance_scale": 5.5,
         "steps": 2,
-        "sampler": "euler_a",
+        "sampler": "k_euler_a",
     }
     assert (second.prompt, second.width, second.seed) == ("a -- dash --no-hands", 8, 5)
 
 
 def test_options_that_cannot_be_read_are_named_with_their_lines(tmp_path):
     """F12."""
-    lines = ["a", "b --cn x.png --w wide", "c --w 8 --w 16", "d --w 65", "e --n", "f --ss heun"]
+    lines = ["a", "b --cn x.png --w wide", "c --w 8 --w 16", "d --w 65", "e --n", "f --ss heunn"]
     with pytest.raises(UserError) as caught:
         read_rows(write(tmp_path, "p.txt", *lines), {})
     assert str(caught.value).split("\n  ")[1:] == [
@@ -55,7 +59,7 @@ def test_options_that_cannot_be_read_are_named_with_their_lines(tmp_path):
         "line 3: --w is there twice",
         "line 4: width is 65: should be a multiple of 8, such as 64",
         "line 5: --n has no text",
-        "line 6: sampler is 'heun': should be one of ddpm, ddim, pndm, euler, euler_a",
+        f"line 6: sampler: there is no sampler 'heunn' (did you mean heun?): there are {CHOICES}",
     ]
 
 
@@ -111,8 +115,7 @@ def test_every_bad_row_is_named_with_its_line(tmp_path):
         'line 4: steps is "many": should be a valid integer',
         "line 5: has no prompt",
         "line 6: height is 44: should be a multiple of 8, such as 48",
-        "line 6: sampler is 'eulr': should be one of ddpm, ddim, pndm, euler, euler_a; did "
-        "you mean euler?",
+        f"line 6: sampler: there is no sampler 'eulr' (did you mean euler?): there are {CHOICES}",
         "line 7: Expecting ',' delimiter at column 15",
         "line 8: a JSON str, not an object",
         "line 9: prompt holds half a surrogate pair, which is no character",

@@ -207,7 +207,7 @@ def test_what_the_base_and_pndm_cannot(ours):
     with pytest.raises(UserError, match="aesthetic_score: only SDXL's refiner reads this"):
         ours["base"].generate("a", aesthetic_score=7.0)
     given = {"latents": np.zeros((1, 3, 2, 4), np.float32), "denoising_start": 0.5}
-    with pytest.raises(UserError, match="denoising_start: PNDM reads its earlier steps"):
+    with pytest.raises(UserError, match="denoising_start: PNDMScheduler reads its earlier steps"):
         ours["base"].generate("a", sampler="pndm", **given)
 
 

@@ -2,9 +2,10 @@
 
 import contextlib
 import functools
-import inspect
 import math
+import sys
 import warnings
+from unittest import mock
 
 import diffusers
 import jax
@@ -28,27 +29,71 @@ def network(xp, x, t):
 def reference(class_name, config, n, *, convert=False):
     """diffusers' scheduler after `set_timesteps`; `convert` goes through `from_config`.
 
-    Euler's classes turn tensors into arrays in a way that NumPy 2 warns of.
+    Its classes turn tensors into arrays in ways that NumPy 2 warns of.
     """
     cls = getattr(diffusers, class_name)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        warnings.filterwarnings("ignore", "__array_", DeprecationWarning)
         scheduler = cls.from_config(config) if convert else cls(**config)
-        scheduler.set_timesteps(n)
+        set_timesteps(scheduler, n)
     return scheduler
 
 
+def set_timesteps(scheduler, n):
+    """Sets the steps, and says that they begin at the first, as repeated timesteps do not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array_", DeprecationWarning)
+        scheduler.set_timesteps(n)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+
+
 def their_loop(class_name, config, n, options):
+    """diffusers' scheduler, and the x after each of its steps."""
     scheduler = reference(class_name, config, n)
     generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    x = torch.cat([torch.randn(1, C, H, W, generator=g) for g in generators])
-    x = x * scheduler.init_noise_sigma
-    if "generator" in inspect.signature(scheduler.step).parameters:
-        options = {**options, "generator": generators}
-    for t in scheduler.timesteps:
-        out = network(torch, scheduler.scale_model_input(x, t), t)
-        x = scheduler.step(out, t, x, **options).prev_sample
-    return scheduler, x
+
+    def draw(*_, **__):
+        return torch.cat([torch.randn(1, C, H, W, generator=g) for g in generators])
+
+    return scheduler, list(steps_of(scheduler, draw(), network, draw, options))
+
+
+def steps_of(scheduler, x, denoise, draw, options):
+    """Yields the x after each step of a scheduler of diffusers, which draws noise from `draw`."""
+    x = x * getattr(scheduler, "init_noise_sigma", 1.0)
+    if isinstance(scheduler, diffusers.DPMSolverSDEScheduler):
+        scheduler.noise_sampler = BrownianPath(draw)
+    module = sys.modules[type(scheduler).__module__]
+    with mock.patch.object(module, "randn_tensor", draw, create=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array_", DeprecationWarning)
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, SCALES) else x
+            x = scheduler.step(denoise(torch, scaled, t).to(x.dtype), t, x, **options).prev_sample
+            yield x
+
+
+SCALES = "scale_model_input"  # which the schedulers of flow matching have not
+
+
+class BrownianPath:
+    """W over σ of one path, from independent draws for each stretch that is new.
+
+    In place of diffusers' `BrownianTreeNoiseSampler`, which has a seed of its own. It is asked for
+    the stretch to the middle of a step, and then for the whole of it.
+    """
+
+    def __init__(self, draw):
+        self.draw, self.middle = draw, None
+
+    def __call__(self, sigma, end):
+        sigma, end = float(sigma), float(end)
+        if self.middle is None:
+            self.middle, self.first = end, self.draw() * math.sqrt(sigma - end)
+            return self.first / math.sqrt(sigma - end)
+        whole = self.first + self.draw() * math.sqrt(self.middle - end)
+        self.middle = None
+        return whole / math.sqrt(sigma - end)
 
 
 @contextlib.contextmanager
@@ -111,7 +156,7 @@ def start(sampler):
 
 def assert_same_loop(class_name, config, n, **options):
     """Whole loops agree, from the timesteps to the last x."""
-    scheduler, theirs = their_loop(class_name, config, n, options)
+    scheduler, (*_, theirs) = their_loop(class_name, config, n, options)
     sampler = samplers.from_config({"_class_name": class_name, **config}, n, **options)
     np.testing.assert_array_equal(sampler.timesteps, scheduler.timesteps)
     assert math.isclose(sampler.init_noise_sigma, scheduler.init_noise_sigma, rel_tol=1e-6)

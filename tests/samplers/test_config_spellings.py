@@ -21,10 +21,10 @@ OF_CLASS = {
     "PNDMScheduler": {"skip_prk_steps": True},
     "DDIMScheduler": {"clip_sample": False, "prediction_type": "v_prediction"},
 }
-NAMES = [entry.class_name for entry in samplers.SAMPLERS.values()]
+NAMES = list(dict.fromkeys(entry.class_name for entry in samplers.SAMPLERS.values()))
 SPELLINGS = {  # further ones
     "beta_schedule": ["scaled_linear", "squaredcos_cap_v2", "cosine"],
-    "trained_betas": [[0.01] * 1000],
+    "trained_betas": [[0.005] * 1000],
     "variance_type": ["fixed_large"],
     "timestep_spacing": ["trailing", "leading", "linspace"],
     "timestep_type": ["continuous"],
@@ -37,7 +37,7 @@ SPELLINGS = {  # further ones
 
 def fields(name):
     parameters = inspect.signature(getattr(diffusers, name).__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.name != "self"}
+    return {p.name: p.default for p in parameters if p.name not in ("self", "kwargs")}
 
 
 def spellings(name, default):
@@ -47,7 +47,7 @@ def spellings(name, default):
 
 
 def theirs(name, raw):
-    return loops.their_loop(name, raw, STEPS, {})[1]
+    return loops.their_loop(name, raw, STEPS, {})[1][-1]
 
 
 def sampler(name, raw):
@@ -61,15 +61,19 @@ def equal(a, b):
     return alike and all(map(np.array_equal, leaves, others))
 
 
-@pytest.mark.parametrize(("name", "field"), [(name, f) for name in NAMES for f in fields(name)])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, f) for name in NAMES for f in fields(name) if f != "noise_sampler_seed"],
+)
 def test_a_field_means_what_it_means_to_diffusers(name, field):
-    base = loops.SD | OF_CLASS.get(name, {})
+    base = {key: v for key, v in loops.SD.items() if key in fields(name)} | OF_CLASS.get(name, {})
     usual = theirs(name, base)
     for value in spellings(field, fields(name)[field]):
         raw = {key: v for key, v in base.items() if key != field}
         raw |= {} if value is ABSENT else {field: value}
         try:
             reference = theirs(name, raw)
+            reference = reference if reference.isfinite().all() else None
         except Exception:  # of any kind: it does not load, or does not step
             reference = None
         try:

@@ -1,27 +1,23 @@
 """PNDM, the sampler in SD 1.x's files (Liu et al. 2022, arXiv 2202.09778).
 
 Runge-Kutta steps (PRK) make the first outputs of a linear multistep method (PLMS). Stable Diffusion
-skips PRK and takes one step twice instead. The kind of each step is data, so that a scan sees one
-program: weights of the outputs, and which of them are kept.
+skips PRK and takes one step twice instead.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Float, Int
 
-from flax_sd.diffusion.schedule import alphas_cumprod, predict_epsilon
-from flax_sd.diffusion.scheduler_config import read_config
+from flax_sd.diffusion.schedule import alphas_cumprod
 from flax_sd.errors import UserError
-from flax_sd.samplers.sampler import Carry, Grid, Sampler, Table, row
-from flax_sd.samplers.timesteps import SpacedConfig, integer_timesteps, previous
-
-ADAMS_BASHFORTH = np.array([55, -59, 37, -9], np.float32) / 24
+from flax_sd.samplers.adams_bashforth import blended
+from flax_sd.samplers.forms import Form
+from flax_sd.samplers.levels import Level, level_of, predicted_epsilon
+from flax_sd.samplers.recording import Prediction, Recording
+from flax_sd.samplers.sampler import Sampler
+from flax_sd.samplers.timesteps import SpacedConfig, alpha_at, integer_timesteps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,159 +29,85 @@ class PNDMConfig(SpacedConfig):
     set_alpha_to_one: bool = False
 
 
-class Memory(NamedTuple):
-    """The earlier outputs and states that PNDM keeps beside x."""
-
-    outputs: tuple[jax.Array, jax.Array, jax.Array]  # [b, h, w, c] each, newest first
-    average: jax.Array  # [b, h, w, c], of a round of Runge-Kutta so far
-    start: jax.Array  # [b, h, w, c], x at the round's first call, from which its steps go
-
-
-class Blend(NamedTuple):
-    """The weights by which each step uses and keeps outputs; float32 [m] unless noted."""
-
-    weights: Table  # [m, 4], of this output and the three kept ones
-    average_weight: Table  # of the average, in the output that is used
-    average_keep: Table  # of the average, in the next average
-    average_gain: Table  # of this output, in the next average
-    keeps_output: Table  # bool
-    keeps_start: Table  # bool: this x is the next start
-    from_start: Table  # bool: the step goes from the start, not from x
-
-
-class Transfer(NamedTuple):
-    """Coefficients of each step's formula (9), float32 [m]."""
-
-    signal: Table  # √ᾱ_t
-    sigma: Table  # √(1 - ᾱ_t)
-    x_weight: Table
-    output_weight: Table
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PNDM(Sampler):
-    """x_s = √(ᾱ_s / ᾱ_t) x - (ᾱ_s - ᾱ_t) ε̂ / (ᾱ_t √(1 - ᾱ_s) + √(ᾱ_t (1 - ᾱ_t) ᾱ_s)) (eq. 9)."""
-
-    blend: Blend
-    transfer: Transfer
-    prediction_type: str = dataclasses.field(metadata={"static": True})
-
-    def init(self, x: Float[ArrayLike, "b h w c"]) -> Carry:
-        """Returns the first carry, from x = noise, with an empty memory."""
-        x = jnp.asarray(x, jnp.float32)
-        zero = jnp.zeros_like(x)
-        return Carry(x, Memory((zero, zero, zero), average=zero, start=zero))
-
-    def step(
-        self,
-        carry: Carry,
-        model_output: Float[ArrayLike, "b h w c_out"],
-        i: Int[ArrayLike, ""],
-        noise: Float[ArrayLike, "b h w c"] | None = None,
-    ) -> Carry:
-        """Takes the step of one call; PNDM is deterministic and needs its steps in order."""
-        del noise
-        (x, memory), out = carry, jnp.asarray(model_output, jnp.float32)
-        at, to = row((self.blend, self.transfer), i)
-        recent = (out, *memory.outputs)
-        used = at.average_weight * memory.average
-        for weight, output in zip(at.weights, recent, strict=True):
-            used += weight * output
-        newest, second, third = (
-            jnp.where(at.keeps_output, new, old)
-            for new, old in zip(recent[:3], memory.outputs, strict=True)
-        )
-        kept = Memory(
-            outputs=(newest, second, third),
-            average=at.average_keep * memory.average + at.average_gain * out,
-            start=jnp.where(at.keeps_start, x, memory.start),
-        )
-        x = jnp.where(at.from_start, memory.start, x)
-        # diffusers blends the raw outputs, and turns v into ε with the x and t of the step's start.
-        eps = predict_epsilon(self.prediction_type, x, used, to.signal, to.sigma)
-        return Carry(to.x_weight * x - to.output_weight * eps, kept)
-
-
-def make_pndm(raw: Mapping[str, object], num_inference_steps: int) -> PNDM:
+def make_pndm(config: PNDMConfig, num_inference_steps: int) -> Sampler:
     """Builds the sampler that diffusers' `PNDMScheduler` is with this config.
 
     Raises:
       UserError: the config or the number of steps is not one that the sampler supports.
     """
-    config = read_config(PNDMConfig, raw)
     alphas = alphas_cumprod(config)
-    visited = integer_timesteps(config, num_inference_steps, alphas)
-    stride = config.num_train_timesteps // num_inference_steps
+    visited = [int(t) for t in integer_timesteps(config, num_inference_steps, alphas)]
+    run = _Run(config, alphas, config.num_train_timesteps // num_inference_steps)
     if config.skip_prk_steps:
-        blend, t, start, end = _plms_alone(visited, stride)
+        run.first_step_twice(visited[:2])
+        run.multistep(visited[1:])
     elif len(visited) >= 4:
-        blend, t, start, end = _prk_then_plms(visited, stride)
+        run.runge_kutta(visited[:4])
+        run.multistep(visited[3:])
     else:
         raise UserError(
             f"num_inference_steps is {num_inference_steps}: PNDM's Runge-Kutta steps need at least "
             "4; skip_prk_steps true leaves them out"
         )
-    return PNDM(
-        grid=Grid(t, np.full(t.shape, False), np.float32(1)),
-        stochastic=False,
-        blend=blend,
-        transfer=_transfer(config, alphas, start, end),
-        prediction_type=config.prediction_type,
-    )
+    return run.record.sampler(run.x)
 
 
-def _plms_alone(
-    visited: np.ndarray, stride: int
-) -> tuple[Blend, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns blend, timesteps, and start and end of each step, without Runge-Kutta."""
-    t = np.insert(visited, 1, visited[1:2])  # the second timestep comes twice
-    weights = np.tile(ADAMS_BASHFORTH, (len(t), 1))
-    few = np.array([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [3 / 2, -1 / 2, 0, 0]], np.float32)
-    growing = np.concatenate([few, np.array([[23, -16, 5, 0]], np.float32) / 12])
-    weights[:4] = growing[: len(t)]
-    again = np.arange(len(t)) == 1  # the first step once more, with the mean of both its ends
-    zero = np.zeros(len(t), np.float32)
-    blend = Blend(weights, zero, zero, zero, ~again, np.arange(len(t)) == 0, again)
-    return blend, t, np.where(again, t + stride, t), np.where(again, t, t - stride)
+class _Run:
+    """The steps so far: x, and up to three outputs, newest first."""
 
+    def __init__(self, config: PNDMConfig, alphas: np.ndarray, stride: int):
+        self.record, self.stride = Recording(config.prediction_type), stride
+        self.x, self.outputs = self.record.x, list[Form]()
+        self._alphas = alphas
+        self._final = np.float32(1) if config.set_alpha_to_one else alphas[0]
 
-def _prk_then_plms(
-    visited: np.ndarray, stride: int
-) -> tuple[Blend, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the same, with three rounds of Runge-Kutta first.
+    def first_step_twice(self, visited: Sequence[int]) -> None:
+        """Takes the first step, and takes it again with the mean of the outputs at its ends."""
+        t, stride = visited[0], self.stride
+        first = self._call(t)
+        self.x = self._step(first.x, first.output, t, t - stride)
+        self.outputs = [first.output]
+        if len(visited) > 1:
+            t = visited[1]
+            mean = (first.output + self._call(t).output) / 2
+            self.x = self._step(first.x, mean, t + stride, t)
 
-    A round calls the network at a timestep, twice halfway to the next, and at the next.
-    """
-    half, plms = stride // 2, visited[3:]
-    first, after = visited[:3], visited[1:4]
-    middle = after + half
-    calls = np.stack([first, middle, middle, after], axis=1).ravel()
-    ends = np.stack([first - half, middle, middle - half, after], axis=1).ravel()
-    kind = np.concatenate([np.tile(np.arange(4), 3), np.full(len(plms), 4)])  # 4 is PLMS
+    def runge_kutta(self, visited: Sequence[int]) -> None:
+        """Takes three steps of four calls: at a timestep, twice halfway to the next, and there."""
+        half, keep = self.stride // 2, self.record.keep
+        for t, after in zip(visited, visited[1:], strict=False):
+            middle = after + half
+            first = self._call(t)
+            self.outputs = [first.output, *self.outputs[:2]]
+            mean = keep(first.output / 6)
+            self.x = self._step(first.x, first.output, t, t - half)
+            for end in (middle, after):
+                output = self._call(middle).output
+                mean = keep(mean + output / 3)
+                self.x = self._step(first.x, output, t, end)
+            self.x = self._step(first.x, mean + self._call(after).output / 6, t, after)
 
-    def table(*by_kind: ArrayLike) -> np.ndarray:
-        return np.array(by_kind, np.float32)[kind]
+    def multistep(self, visited: Sequence[int]) -> None:
+        """Takes steps of the Adams-Bashforth method, of as many outputs as there are."""
+        for t in visited:
+            now = self._call(t)
+            recent = [now.output, *self.outputs]
+            self.x = self._step(now.x, blended(recent), t, t - self.stride)
+            self.outputs = recent[:3]
 
-    this, sixth = np.array([1, 0, 0, 0]), np.array([1 / 6, 0, 0, 0])
-    blend = Blend(
-        weights=table(this, this, this, sixth, ADAMS_BASHFORTH),
-        average_weight=table(0, 0, 0, 1, 0),
-        average_keep=table(1, 1, 1, 0, 0),
-        average_gain=table(1 / 6, 1 / 3, 1 / 3, 0, 0),
-        keeps_output=kind % 4 == 0,
-        keeps_start=kind % 4 == 0,
-        from_start=kind % 4 > 0,
-    )
-    t, start = np.concatenate([calls, plms]), np.concatenate([first.repeat(4), plms])
-    return blend, t, start, np.concatenate([ends, plms - stride])
+    def _call(self, t: int) -> Prediction:
+        return self.record.predict(self.x, self._level(t))
 
+    def _level(self, t: int) -> Level:
+        return level_of(t, self._alphas[t])
 
-def _transfer(
-    config: PNDMConfig, alphas: np.ndarray, start: np.ndarray, end: np.ndarray
-) -> Transfer:
-    """Returns the coefficients of steps from timesteps `start` to timesteps `end`."""
-    final = np.float32(1) if config.set_alpha_to_one else alphas[0]
-    a, a_end = alphas[start], previous(alphas, end, final=final)
-    denominator = a * np.sqrt(1 - a_end) + np.sqrt(a * (1 - a) * a_end)
-    return Transfer(np.sqrt(a), np.sqrt(1 - a), np.sqrt(a_end / a), (a_end - a) / denominator)
+    def _step(self, x: Form, output: Form, start: int, end: int) -> Form:
+        """Goes from timestep start to timestep end (eq. 9), by a blend of raw outputs.
+
+        x_s = √(ᾱ_s / ᾱ_t) x - (ᾱ_s - ᾱ_t) ε̂ / (ᾱ_t √(1 - ᾱ_s) + √(ᾱ_t (1 - ᾱ_t) ᾱ_s)).
+        """
+        a, a_end = np.float64(self._alphas[start]), alpha_at(self._alphas, end, final=self._final)
+        # diffusers turns v into ε with the x and t of the step's start.
+        epsilon = predicted_epsilon(self.record.kind, self._level(start), x, output)
+        denominator = a * np.sqrt(1 - a_end) + np.sqrt(a * (1 - a) * a_end)
+        return x * np.sqrt(a_end / a) - epsilon * ((a_end - a) / denominator)

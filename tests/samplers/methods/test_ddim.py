@@ -88,5 +88,5 @@ def test_refuses(config, n, options, message):
 def test_noise_is_asked_for():
     sampler = samplers.from_config({"_class_name": DDIM, **LATENT}, 5, eta=1.0)
     x = jnp.ones((1, 2, 3, 4))
-    with pytest.raises(UserError, match="DDIM draws noise"):
+    with pytest.raises(UserError, match="draws noise"):
         sampler.step(sampler.init(x), x, 0, None)

@@ -79,8 +79,8 @@ def test_draws_follow_churn():
     assert some.any() and not some.all()
 
 
-def test_options_of_other_issues_are_refused_by_name():
-    config = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "sigma_max": 10}
+def test_two_rules_are_refused_by_name():
+    config = {"use_karras_sigmas": True, "use_beta_sigmas": True}
     with pytest.raises(UserError) as error:
         samplers.from_config({"_class_name": EULER, **config}, 10)
     for name in config:

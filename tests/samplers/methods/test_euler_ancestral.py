@@ -31,8 +31,9 @@ def test_a_single_step_from_zero_snr_does_not_cancel():
 
 def test_variances_add_up():
     """σ_down² + σ_up² = σ_next², where ε is weighted by σ_down - σ."""
-    sampler = samplers.from_config({"_class_name": EULER_A, **SD}, 10)
-    sigma, _, dt, up = sampler.tables
+    rows = samplers.from_config({"_class_name": EULER_A, **SD}, 10).rows
+    sigma = np.sqrt(1 / rows.scale**2 - 1)
+    dt, up = rows.state[:, 0, 1], rows.state[:, 0, 3]
     np.testing.assert_allclose((sigma + dt) ** 2 + up**2, np.append(sigma[1:] ** 2, 0), atol=1e-4)
 
 
