@@ -49,6 +49,9 @@ class Ends(NamedTuple):
         )
 
 
+OWN_ENDS = Ends()  # those of what is visited
+
+
 def karras(
     largest: float, smallest: float, n: int, *, rho: float = 7.0
 ) -> Float64[np.ndarray, " n"]:

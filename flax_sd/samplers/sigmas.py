@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from flax_sd.diffusion.schedule import alphas_cumprod
 from flax_sd.diffusion.scheduler_config import BetaConfig
 from flax_sd.samplers.levels import Level
-from flax_sd.samplers.sigma_spacing import SPREADS, Ends, Spread, sigma_to_t
+from flax_sd.samplers.sigma_spacing import OWN_ENDS, SPREADS, Ends, Spread, sigma_to_t
 from flax_sd.samplers.timesteps import SpacedConfig, float_timesteps
 
 TERMINAL_ALPHA = 2**-24  # as in diffusers, where betas are rescaled: keeps the first σ finite
@@ -72,7 +72,7 @@ def sigma_steps(
     sigmas: Float32[np.ndarray, " T"],
     *,
     log_linear: bool = False,
-    ends: Ends = Ends(),  # noqa: B008  a NamedTuple does not change
+    ends: Ends = OWN_ENDS,
     rounded_karras: bool = False,
     final: SupportsFloat = 0.0,
 ) -> SigmaSteps:

@@ -16,7 +16,7 @@ from flax_sd.diffusion.scheduler_config import BetaConfig
 from flax_sd.errors import UserError
 from flax_sd.samplers.clipping import Clip
 from flax_sd.samplers.levels import Level
-from flax_sd.samplers.sigma_spacing import SPREADS, Ends, Spread, sigma_to_t
+from flax_sd.samplers.sigma_spacing import OWN_ENDS, SPREADS, Ends, Spread, sigma_to_t
 from flax_sd.samplers.timesteps import check_steps
 
 # The only supported value of a shift that pipelines of other families compute from an image's size.
@@ -123,7 +123,7 @@ def visited(
     sigmas: Float32[np.ndarray, " T"],
     *,
     last: int | None = None,
-    ends: Ends = Ends(),  # noqa: B008  a NamedTuple does not change
+    ends: Ends = OWN_ENDS,
     rule: str | None = None,
     rounded: bool | None = None,
 ) -> Visited:
