@@ -186,7 +186,7 @@ def gentle(xp, x, t):
     return 0.4 * xp.sin(0.7 * x + 0.001 * t) + 0.1 * x
 
 
-def assert_same_trajectory(config, n):
+def assert_same_trajectory(config, n, **options):
     """Each step of whole loops from the same generators agrees, in float32 on both sides."""
     given = {name: value for name, value in config.items() if name != "_class_name"}
     scheduler = loops.reference(config["_class_name"], given, n)
@@ -196,10 +196,10 @@ def assert_same_trajectory(config, n):
     def draw(*_, **__):
         return torch.cat([torch.randn(shape, generator=g) for g in generators])
 
-    sampler = samplers.from_config(config, n)
+    sampler = samplers.from_config(config, n, **options)
     x, noise = loops.start(sampler)
     carry = sampler.init(x)
-    for i, theirs in enumerate(loops.steps_of(scheduler, draw(), gentle, draw, {})):
+    for i, theirs in enumerate(loops.steps_of(scheduler, draw(), gentle, draw, options)):
         out = gentle(
             np, np.asarray(sampler.scale_input(carry.x, i)), np.asarray(sampler.timesteps[i])
         )
@@ -216,6 +216,28 @@ def test_trajectories_are_those_of_diffusers(name):
         config = {**base, "prediction_type": kind, **samplers.SAMPLERS[name].config}
         config = {key: value for key, value in config.items() if key in fields}
         assert_same_trajectory({"_class_name": class_name, **config}, n)
+
+
+CHURN = {"s_churn": 6.0, "s_tmin": 0.1, "s_tmax": 50.0, "s_noise": 1.01}
+OPTIONS = [  # of the steps
+    ("EDMEulerScheduler", CHURN),
+    ("FlowMatchHeunDiscreteScheduler", {**CHURN, "s_tmin": 0.3}),
+    ("LMSDiscreteScheduler", {"order": 2}),
+    ("DPMSolverSDEScheduler", {"s_noise": 0.7}),
+    ("TCDScheduler", {"eta": 0.8}),
+]
+
+
+@pytest.mark.parametrize(("class_name", "options"), OPTIONS)
+def test_options_of_the_steps_are_those_of_diffusers(class_name, options):
+    fields = inspect.signature(getattr(diffusers, class_name).__init__).parameters
+    config = {name: value for name, value in loops.SD.items() if name in fields}
+    config = {"_class_name": class_name, **config}
+    assert_same_trajectory(config, 12, **options)
+    plain, other = (samplers.from_config(config, 12, **each) for each in ({}, options))
+    assert plain.rows.state.shape != other.rows.state.shape or not np.allclose(
+        plain.rows.state, other.rows.state
+    )
 
 
 CLIPS = {
