@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from flax_sd import samplers
 from flax_sd.errors import UserError
 from flax_sd.generation.batches import Batch
 from flax_sd.generation.job import STEPS, Job, prepare
@@ -87,10 +88,15 @@ def _draw(sd: StableDiffusion | Refined | DDPM, job: Job, progress: Progress, mi
 
 
 def _first_of(batch: Batch, job: Job) -> str:
-    """Names the generation of the first images that need the programs that the batch needs."""
+    """Names the generation of the first images that need the programs that the batch needs.
+
+    Samplers share one if both or none draw noise at their steps.
+    """
     record = job.records[batch.images[0].name]
-    size = "{width} x {height}, {sampler}, {steps} steps".format_map(record)
-    return f"generating the first images of {size}, {batch.size} at a time, with {job.files.source}"
+    sampler = samplers.by_name(record["sampler"], job.scheduler)
+    noisy = samplers.from_config(sampler, record["steps"]).stochastic
+    kind = "{width} x {height}".format_map(record) + (", with noise at each step" if noisy else "")
+    return f"generating the first images of {kind}, {batch.size} at a time, with {job.files.source}"
 
 
 def _pixels(sd: StableDiffusion | Refined | DDPM, batch: Batch) -> UInt8[np.ndarray, "b h w 3"]:

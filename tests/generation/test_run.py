@@ -234,15 +234,16 @@ def test_unknown_flags(capsys):
 
 def test_the_first_images_that_need_a_program_are_announced(model, tmp_path, capsys):
     lines = tmp_path / "p.jsonl"
-    sizes = [{"width": 40}, {"width": 48}, {"width": 40}]  # and the model's own sampler
-    lines.write_text("\n".join(json.dumps({"prompt": "a cat", **size}) for size in sizes))
+    rows = [{"width": 40}, {"width": 48}, {"width": 40}, {"width": 40, "sampler": "euler_karras"}]
+    rows += [{"width": 40, "sampler": "euler_a"}, {"width": 40, "sampler": "lcm", "steps": 3}]
+    lines.write_text("\n".join(json.dumps({"prompt": "a cat", **row}) for row in rows))
     asked = ["--model", str(model), "--out", str(tmp_path / "out"), "--prompts", str(lines)]
     asked += ["--steps", "2", "--height", "24", "--batch-size", "1"]
     sample.run(read_flags(SampleOptions, asked))
     said = [line for line in capsys.readouterr().out.splitlines() if "generating the first" in line]
-    assert len(said) == 2
-    assert f"40 x 24, pndm, 2 steps, 1 at a time, with {model}, which compiles" in said[0]
-    assert "48 x 24" in said[1]
+    assert len(said) == 3  # samplers share a program if both or none draw noise
+    assert f"40 x 24, 1 at a time, with {model}, which compiles" in said[0]
+    assert "48 x 24" in said[1] and "40 x 24, with noise at each step, 1 at" in said[2]
 
 
 @pytest.mark.slow
